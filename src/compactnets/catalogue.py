@@ -1,0 +1,153 @@
+"""What there is to choose from: the networks with their cost, and the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from compactnets.complexity import CONVENTION, Cost, count, profile
+from compactnets.console import Tracker, stdout
+from compactnets.errors import InputError
+from compactnets.models.peers import PEERS
+from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, list_models
+from compactnets.training.recipe import list_recipes
+
+
+@dataclass(frozen=True)
+class ListedNetwork:
+    """A network and its cost in the form that its paper measures: 224 x 224 and 1000 classes, or 32 x 32 and 10.
+
+    ``macs`` and ``params`` are ``None`` where the library that builds it is not installed; ``note`` says so.
+    """
+
+    name: str
+    family: str
+    stem: str
+    input_size: tuple[int, int, int]
+    macs: int | None
+    params: int | None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON."""
+        return asdict(self)
+
+
+def default_stem(name: str) -> str:
+    """Return ``"imagenet"``, or ``"cifar"`` for a network that has only that form."""
+    return PEERS[name].stems[0] if name in PEERS else "imagenet"
+
+
+def default_form(name: str, stem: str | None = None) -> dict[str, Any]:
+    """Return stem, number of classes and input size of the form in which papers measure a network."""
+    stem = stem or default_stem(name)
+    small = stem == "cifar"
+    return {"stem": stem, "num_classes": 10 if small else 1000, "input_size": (3, 32, 32) if small else (3, 224, 224)}
+
+
+def list_rows(pattern: str = "*") -> list[ListedNetwork]:
+    """Build every network that matches ``pattern`` on the meta device and count its cost.
+
+    Raises:
+        InputError: no network matches.
+    """
+    names = list_models(pattern)
+    if not names:
+        accepted_arguments(pattern)  # raises, with the near matches
+    return [_row(name) for name in Tracker(names, len(names), "counting")]
+
+
+def _row(name: str) -> ListedNetwork:
+    family = FAMILIES.get(name, "peer")
+    note = PEERS[name].note if name in PEERS else ""
+    form = default_form(name)
+    size = form.pop("input_size")
+    try:
+        with torch.device("meta"):
+            model = create_model(name, **form).eval()
+    except InputError as error:
+        return ListedNetwork(name, family, form["stem"], size, None, None, str(error))
+    macs, params = count(model, size)
+    return ListedNetwork(name, family, form["stem"], size, macs, params, note)
+
+
+def show(rows: Iterable[ListedNetwork]) -> None:
+    """Print the networks as a table."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, caption=CONVENTION, caption_justify="left")
+    table.add_column("network", no_wrap=True)
+    table.add_column("family")
+    table.add_column("input")
+    table.add_column("MACs (M)", justify="right")
+    table.add_column("params (M)", justify="right")
+    for row in rows:
+        cost = [f"{value / 1e6:.{digits}f}" if value else "-" for value, digits in ((row.macs, 1), (row.params, 2))]
+        table.add_row(row.name, row.family, " x ".join(map(str, row.input_size)), *cost)
+    stdout.print(table)
+
+
+def recipe_rows() -> list[dict[str, str]]:
+    """Return name and description (the leading comment) of every recipe of the package."""
+    rows = []
+    for name in list_recipes():
+        text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+        rows.append({"name": name, "description": " ".join(lines)})
+    return rows
+
+
+def show_recipes(rows: Iterable[Mapping[str, str]]) -> None:
+    """Print the recipes as a table."""
+    from rich.table import Table
+
+    table = Table("recipe", "what it is", box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    for row in rows:
+        table.add_row(row["name"], row["description"])
+    stdout.print(table)
+
+
+def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` arguments of a network; values are YAML.
+
+    Raises:
+        InputError: not of this form.
+    """
+    arguments = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set takes KEY=VALUE, such as sharing=linear+none+none, found {pair!r}")
+        arguments[key] = yaml.safe_load(text)
+    return arguments
+
+
+def build_by_name(name: str, options: Mapping[str, Any], pairs: Iterable[str]) -> nn.Module:
+    """Build a network on the meta device, from options and ``key=value`` arguments."""
+    given = {key: value for key, value in options.items() if value is not None}
+    with torch.device("meta"):
+        return create_model(name, **given, **parse_arguments(pairs)).eval()
+
+
+def profile_by_name(
+    name: str,
+    input_size: tuple[int, int, int] | None,
+    batch_size: int,
+    options: Mapping[str, Any],
+    pairs: Iterable[str],
+) -> Cost:
+    """Profile a network by its name, in the form that its stem suggests where the options leave it open."""
+    accepted_arguments(name)
+    form = default_form(name, options.get("stem"))
+    default_size = form.pop("input_size")
+    size = input_size or default_size
+    given = {key: value for key, value in options.items() if value is not None}
+    model = build_by_name(name, {**form, "in_chans": size[0], **given}, pairs)
+    return profile(model, size, batch_size)
+

@@ -1,0 +1,23 @@
+"""What a network costs: multiply-adds, other operations, parameters, memory, lost inter-group connections.
+
+:func:`profile` runs a copy of the network on PyTorch's meta device, where tensors have shapes and no values: nothing
+is computed, no weight is copied, and the caller's network stays as it is.
+"""
+
+from compactnets.complexity.cost import CONVENTION, Cost, LayerCost
+from compactnets.complexity.groups import InterGroup, counted_connections, inter_group_connections, lost_share
+from compactnets.complexity.table import render
+from compactnets.complexity.trace import count, profile
+
+__all__ = [
+    "CONVENTION",
+    "Cost",
+    "InterGroup",
+    "LayerCost",
+    "count",
+    "counted_connections",
+    "inter_group_connections",
+    "lost_share",
+    "profile",
+    "render",
+]

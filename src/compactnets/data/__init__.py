@@ -1,0 +1,13 @@
+"""Labelled images: source -> decoded image -> tensor.
+
+:func:`open_source` recognises what the user named, :class:`Preprocess` is the evaluation transform that travels with
+the weights, :class:`Augment` the training transform of a recipe, and :class:`ImageDataset` joins source and transform.
+"""
+
+from compactnets.data.augment import Augment
+from compactnets.data.base import ImageDataset, ImageSource
+from compactnets.data.images import read_image
+from compactnets.data.opening import open_source
+from compactnets.data.preprocess import Preprocess
+
+__all__ = ["Augment", "ImageDataset", "ImageSource", "Preprocess", "open_source", "read_image"]

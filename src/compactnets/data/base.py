@@ -1,0 +1,143 @@
+"""What every source of labelled images gives, and the data set over it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from compactnets.data.preprocess import Preprocess
+from compactnets.data.presets import choose_preprocess
+from compactnets.errors import InputError
+
+Split = Literal["train", "val"]
+SPLITS = ("train", "val")
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is present is the split "val"
+SAMPLE = 64  # images that default_preprocess looks at
+
+
+class ImageSource(ABC):
+    """One split of a set of labelled images; images are decoded when asked for.
+
+    Attributes:
+        kind: the layout (``"folder"``, ``"parquet"``, …).
+        spec: what the user named the source by.
+        split: ``"train"`` or ``"val"``.
+        class_names: name of every class, in the order of the labels.
+        labels: ``(len,)`` int64, indices into ``class_names``.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, spec: str, split: Split, class_names: Sequence[str], labels: np.ndarray) -> None:
+        self.spec = spec
+        self.split = split
+        self.class_names = tuple(class_names)
+        self.labels = labels.astype(np.int64, copy=False)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.spec!r}, {self.split!r}): {len(self):,} images of "
+            f"{len(self.class_names):,} classes"
+        )
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, of any mode and size.
+
+        Raises:
+            InputError: it cannot be read; the message has its path, or shard and row.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return a name of image ``index`` for reports and errors: a path, or a shard and row."""
+
+    @cached_property
+    def default_preprocess(self) -> Preprocess:
+        """Preprocessing that suits the images (see :func:`compactnets.data.presets.choose_preprocess`).
+
+        Raises:
+            InputError: an image of the sample cannot be read.
+        """
+        sample = np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)
+        return choose_preprocess((self.image(int(index)) for index in sample), self.class_names)
+
+    def fingerprint(self) -> str:
+        """Return a digest of layout, split, count, class names and labels in order, without decoding an image.
+
+        The place of the data is not part of it, so that they may be moved.
+        """
+        record = [self.kind, self.split, len(self), self.class_names]
+        digest = hashlib.sha256(json.dumps(record).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """The images of ``source`` through ``transform``: item -> ((C, H, W), label).
+
+    ``transform`` (a :class:`Preprocess`, or what :meth:`Augment.transform` returns) converts to grey or RGB.
+
+    Raises:
+        InputError: on access, an image that cannot be read or transformed; the message names it.
+    """
+
+    def __init__(self, source: ImageSource, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.source = source
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.source.image(index)
+        try:
+            tensor = self.transform(image)
+        except InputError as error:
+            raise InputError(f"{self.source.name(index)}: {error}") from None
+        return tensor, int(self.source.labels[index])
+
+
+def check_same_classes(
+    spec: str, first: str, first_names: Iterable[str], second: str, second_names: Iterable[str]
+) -> None:
+    """Raise :class:`InputError` unless two splits have the same classes in the same order."""
+    first_names, second_names = tuple(first_names), tuple(second_names)
+    if first_names == second_names:
+        return
+    found = [
+        f"only {split} has {shorten(sorted(set(names) - set(others)))}"
+        for split, names, others in ((first, first_names, second_names), (second, second_names, first_names))
+        if set(names) - set(others)
+    ]
+    raise InputError(
+        f"{spec}: {first} and {second} must have the same classes, found that "
+        f"{' and '.join(found) or 'their order differs'}"
+    )
+
+
+def shorten(names: Sequence[str], limit: int = 5) -> str:
+    """Join names for an error message; past ``limit`` they are counted."""
+    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def describe(folder: Path) -> str:
+    """Say what a folder holds: its sub-folders and files, hidden ones left out."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
+    files = [entry.name for entry in entries if not entry.is_dir()]
+    return shorten([*folders[:4], *files[:4], *folders[4:], *files[4:]], limit=8) or "nothing"

@@ -1,0 +1,100 @@
+"""Decoding: a file or its bytes -> a PIL image of 8 bits per channel, and from there to grey or RGB.
+
+What is done with unusual images follows torchvision's and timm's loaders (``Image.convert``), except where that loses
+the picture:
+
+* EXIF orientation is not applied: pixels come as they are stored. Neither library applies it, and the numbers of
+  published networks were measured so.
+* Transparency is dropped, not blended: the colour stored below a transparent pixel is used.
+* 16-bit grey is reduced to its high byte, as Pillow does for 16-bit RGB; ``Image.convert`` would clip it to white.
+* Of an animation, the first frame is used.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from compactnets.errors import InputError
+
+# The formats of torchvision's image folders, and two that Parquet data sets hold. Pillow would try every plug-in it has
+# on the bytes, whatever the name of the file: the one for PostScript starts a program.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read the image file ``path``; the result is decoded and has 8 bits per channel.
+
+    Raises:
+        InputError: no such file, or none that can be decoded; the message has the path.
+    """
+    return decode_image(path, os.fspath(path))
+
+
+def decode_image(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
+    """Decode an image; the result has 8 bits per channel and holds no open file.
+
+    Args:
+        file: path, or binary file object.
+        name: what an error calls the image (its path, or shard and row).
+
+    Raises:
+        InputError: missing, truncated, broken, of an unknown format, or larger than Pillow's limit against
+            decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``; the error comes at twice that).
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            image.load()
+            return to_eight_bits(image)
+    except FileNotFoundError:
+        raise InputError(f"no image at {name}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} is not an image of a known format ({', '.join(FORMATS)})") from None
+    except Exception as error:  # the decoders raise anything on broken bytes: SyntaxError, struct.error, IndexError, …
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(
+            f"{name} cannot be read as an image: {' '.join(reason.split()) or type(error).__name__}"
+        ) from None
+
+
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Reduce 16-bit grey to 8 bits by its high byte; return other images as they are.
+
+    Raises:
+        InputError: floating-point or 32-bit pixels, whose range is unknown.
+    """
+    if image.mode == "F":
+        raise InputError("its pixels are floating-point numbers; expected 8 or 16 bits per channel")
+    if image.mode == "I" or image.mode.startswith("I;16"):  # older Pillow opens a 16-bit PNG as "I"
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 0xFFFF:
+            raise InputError(
+                f"its pixels range from {pixels.min()} to {pixels.max()}; expected 8 or 16 bits per channel"
+            )
+        return Image.fromarray((pixels >> 8).astype(np.uint8))
+    return image
+
+
+def to_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to grey (1 channel, ITU-R 601 luma) or RGB (3 channels).
+
+    Raises:
+        InputError: pixels whose range is unknown (see :func:`to_eight_bits`).
+    """
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode:
+        return image
+    image = to_eight_bits(image)
+    if image.mode in ("1", "L", "LA"):
+        return image.convert("L").convert(mode)
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns on every such image
+    return image.convert("RGB").convert(mode)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the image has one colour channel, by its mode."""
+    return image.mode in ("1", "L", "LA")

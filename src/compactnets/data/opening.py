@@ -1,0 +1,110 @@
+"""From what the user typed to a source."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from compactnets.data.base import SPLITS, ImageSource, Split, describe
+from compactnets.data.cifar import READERS, CifarSource, find_cifar
+from compactnets.data.digits import DigitsSource
+from compactnets.data.folder import FolderSource
+from compactnets.data.parquet import ParquetSource, find_shards
+from compactnets.data.presets import cifar_variant
+from compactnets.errors import InputError, did_you_mean
+
+WORDS = ("digits", *READERS)
+LAYOUTS = (
+    "train/CLASS/*.jpg with val/CLASS/*.jpg, class folders alone, train-*.parquet with validation-*.parquet, or "
+    "torchvision's cifar-10-batches-py"
+)
+
+
+def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSource:
+    """Open one split of the images that ``spec`` names.
+
+    ``spec`` is a word (``digits``, ``cifar10``, ``cifar100``) or the path of a folder, whose layout is recognised by
+    what it holds: class folders (:class:`FolderSource`), Parquet shards (:class:`ParquetSource`), torchvision's CIFAR
+    files (:class:`CifarSource`). A word always means the word: for a local folder of the same name write
+    ``./cifar10``, and a warning says so.
+
+    ``cifar10`` and ``cifar100`` are looked for in ``$COMPACTNETS_DATA``, or ``~/.cache/compactnets`` where that is not
+    set: torchvision's folder, or a folder of the word's name in any layout.
+
+    Args:
+        spec: word or path.
+        split: ``"train"`` or ``"val"``.
+        download: fetch ``cifar10`` or ``cifar100`` where it is not there. Nothing else uses the network.
+
+    Raises:
+        InputError: unknown word, missing or empty folder, unknown layout, no such split, or what the source objects to.
+    """
+    if split not in SPLITS:
+        raise InputError(f"split must be one of {', '.join(SPLITS)}, found {split!r}")
+    if download and spec not in READERS:
+        warnings.warn(f"download has no effect on {spec!r}, only on {' and '.join(READERS)}", stacklevel=2)
+    try:
+        if spec in WORDS:
+            if Path(spec).is_dir():
+                warnings.warn(f"{spec!r} is read as the word, not as the folder here: write ./{spec}", stacklevel=2)
+            return DigitsSource(split) if spec == "digits" else _open_cifar(spec, split, download)
+        path = Path(spec).expanduser()
+        if spec and path.is_dir():
+            return _open_folder(path, split, spec)
+        raise InputError(_not_a_folder(spec, path))
+    except OSError as error:
+        raise InputError(f"{spec} cannot be read: {error.strerror or error}") from None
+
+
+def data_root() -> Path:
+    """Return the folder in which words are looked for and downloads are put."""
+    return Path(os.environ.get("COMPACTNETS_DATA") or "~/.cache/compactnets").expanduser()
+
+
+def _open_folder(folder: Path, split: Split, spec: str) -> ImageSource:
+    published = find_cifar(folder)
+    if len(published) > 1:
+        names = [READERS[variant].base_folder for _, variant in published]
+        raise InputError(f"{spec} holds {' and '.join(names)}: give the path of one of them")
+    if published:
+        root, variant = published[0]
+        return CifarSource(root, variant, split, spec)
+    if shards := find_shards(folder):
+        return ParquetSource(shards, split, spec)
+    if not any(folder.iterdir()):
+        raise InputError(f"{spec} is empty: expected {LAYOUTS}")
+    if not any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        raise InputError(f"{spec} is not a source of images: expected {LAYOUTS}; found {describe(folder)}")
+    return FolderSource(folder, split, spec)
+
+
+def _open_cifar(word: str, split: Split, download: bool) -> ImageSource:
+    root, reader = data_root(), READERS[word]
+    if (root / reader.base_folder).is_dir():
+        return CifarSource(root, word, split, word, download=download)
+    if (root / word).is_dir():
+        source = _open_folder(root / word, split, word)
+        if cifar_variant(source.class_names) != word:
+            raise InputError(
+                f"{root / word} is not {word}: its classes are others ({', '.join(source.class_names[:3])}, …)"
+            )
+        return source
+    if download:
+        root.mkdir(parents=True, exist_ok=True)
+        return CifarSource(root, word, split, word, download=True)
+    raise InputError(
+        f"{word} is not in {root} (looked for {reader.base_folder}/ and {word}/): pass --download to fetch it there, "
+        f"set COMPACTNETS_DATA to the folder that holds it, or give its path"
+    )
+
+
+def _not_a_folder(spec: str, path: Path) -> str:
+    if spec and path.exists():
+        return f"{spec} is a file: expected a folder ({LAYOUTS}) or one of {', '.join(WORDS)}"
+    entries = path.parent.iterdir() if path.parent.is_dir() else ()
+    siblings = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    if os.sep in spec or "/" in spec:
+        return f"no folder at {spec}{did_you_mean(path.name, siblings)}"
+    near = did_you_mean(spec, [*WORDS, *siblings])
+    return f"unknown source {spec!r}: expected one of {', '.join(WORDS)} or the path of a folder{near}"

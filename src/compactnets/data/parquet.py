@@ -1,0 +1,232 @@
+"""Parquet shards in the Hugging Face image layout."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from compactnets.data.base import VAL_NAMES, ImageSource, Split, check_same_classes, describe, shorten
+from compactnets.data.images import decode_image
+from compactnets.errors import InputError, missing_extra
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+IN_MEMORY = 1 << 30  # bytes: a split up to this size is read at once, a larger one by row groups
+CACHED_GROUPS = 4  # row groups that are kept of a larger one
+SHARD = re.compile(rf"(train|{'|'.join(VAL_NAMES)})(?:[-_.].*)?\.parquet")
+NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
+EXPECTED = "an image column (a struct of bytes and path) and a label column (ClassLabel) in the 'huggingface' metadata"
+
+
+class ParquetSource(ImageSource):
+    """``train-*.parquet`` and ``validation-*`` (``val-*``, ``valid-*``, ``test-*``) with encoded images.
+
+    An image is a struct of ``bytes`` and ``path``; the columns and the class names are what the schema's
+    ``huggingface`` metadata declares as ``Image`` and ``ClassLabel`` (of several: ``image``, and ``label`` or
+    ``fine_label``). Opening reads the labels, and the encoded images of a split up to 1 GiB, which worker processes
+    then share where they are forked. Of a larger split the last few row groups are kept: fast in the order of the
+    file, slow in random order.
+
+    Args:
+        folder: the folder that holds the shards.
+        split: ``"train"`` or ``"val"``.
+        spec: what the user named the source by.
+
+    Raises:
+        InputError: no shards of this split or not all of them, no Parquet file, no such columns, a label outside the
+            class names, or other classes in the other split.
+    """
+
+    kind = "parquet"
+
+    def __init__(self, folder: Path, split: Split, spec: str) -> None:
+        by_split = _shards_by_split(folder)
+        names = ("train",) if split == "train" else VAL_NAMES
+        found = next((name for name in names if name in by_split), None)
+        if found is None:
+            raise InputError(
+                f"{spec} has no {split} split: expected {' or '.join(f'{name}-*.parquet' for name in names)}, found "
+                f"{describe(folder)}"
+            )
+        self.shards = by_split[found]
+        _check_complete(self.shards)
+        self._files: dict[Path, pq.ParquetFile] = {}
+        self._groups: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        first = self.shards[0]
+        self.image_column, self.label_column, class_names = _columns(first, self._open(first).schema_arrow)
+        labels, self._group_places, starts, size = [], [], [0], 0
+        for shard in self.shards:
+            file = self._open(shard)
+            check_same_classes(spec, first.name, class_names, shard.name, _columns(shard, file.schema_arrow)[2])
+            labels.append(self._read_labels(shard, len(class_names)))
+            for group in range(file.metadata.num_row_groups):
+                metadata = file.metadata.row_group(group)
+                self._group_places.append((shard, group))
+                starts.append(starts[-1] + metadata.num_rows)
+                size += metadata.total_byte_size
+        self._starts = np.array(starts)  # first row of every row group, over all shards, and the count
+        if not self._starts[-1]:
+            raise InputError(f"{spec}: {shorten([shard.name for shard in self.shards])} hold no rows")
+        others = [
+            name for name in ("train", *VAL_NAMES) if name in by_split and (name == "train") != (found == "train")
+        ]
+        for other in others[:1]:
+            shard = by_split[other][0]
+            check_same_classes(spec, found, class_names, other, _columns(shard, self._open(shard).schema_arrow)[2])
+        self._capacity = len(self._group_places) if size <= IN_MEMORY else CACHED_GROUPS
+        if size <= IN_MEMORY:
+            for group in range(len(self._group_places)):
+                self._group(group)
+        super().__init__(spec, split, class_names, np.concatenate(labels))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process that is spawned, not forked, reads the row groups again as it needs them
+        return {**self.__dict__, "_files": {}, "_groups": OrderedDict()}
+
+    def image(self, index: int) -> Image.Image:
+        record = self._record(index)
+        if not record or record["bytes"] is None:
+            raise InputError(
+                f"{self._place(index)} holds no image bytes; expected encoded images inside the Parquet file"
+            )
+        name = self._place(index) + (f" ({record['path']})" if record.get("path") else "")
+        return decode_image(io.BytesIO(record["bytes"]), name)
+
+    def name(self, index: int) -> str:
+        return (self._record(index) or {}).get("path") or self._place(index)
+
+    def _record(self, index: int) -> dict[str, Any] | None:
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self._group(group)[index - int(self._starts[group])].as_py()
+
+    def _place(self, index: int) -> str:
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        shard = self._group_places[group][0]
+        first = next(
+            start for (other, _), start in zip(self._group_places, self._starts, strict=False) if other == shard
+        )
+        return f"{shard} row {index - int(first)}"
+
+    def _group(self, number: int) -> pa.ChunkedArray:
+        """Return the image column of a row group, from memory or from disk."""
+        if number in self._groups:
+            self._groups.move_to_end(number)
+            return self._groups[number]
+        import pyarrow as pa
+
+        shard, group = self._group_places[number]
+        try:
+            table = self._open(shard).read_row_group(group, columns=[self.image_column], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(_unreadable(shard, error)) from None
+        self._groups[number] = table.column(self.image_column)
+        if len(self._groups) > self._capacity:
+            self._groups.popitem(last=False)
+        return self._groups[number]
+
+    def _open(self, shard: Path) -> pq.ParquetFile:
+        if shard not in self._files:
+            try:
+                import pyarrow as pa
+                import pyarrow.parquet as pq
+            except ImportError:
+                raise missing_extra("pyarrow", "parquet", f"reading {shard.name}") from None
+            try:
+                self._files[shard] = pq.ParquetFile(shard, memory_map=True)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(_unreadable(shard, error)) from None
+        return self._files[shard]
+
+    def _read_labels(self, shard: Path, num_classes: int) -> np.ndarray:
+        import pyarrow as pa
+
+        try:
+            column = self._open(shard).read(columns=[self.label_column]).column(self.label_column)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(_unreadable(shard, error)) from None
+        if column.null_count:
+            raise InputError(f"{shard}: {column.null_count:,} rows have no {self.label_column}")
+        labels = column.to_numpy().astype(np.int64)
+        if (wrong := np.flatnonzero((labels < 0) | (labels >= num_classes))).size:
+            row = int(wrong[0])
+            unlabelled = "; -1 marks a split published without labels" if labels[row] == -1 else ""
+            raise InputError(
+                f"{shard} row {row}: {self.label_column} {labels[row]} is outside the {num_classes} class names "
+                f"(0 to {num_classes - 1}){unlabelled}"
+            )
+        return labels
+
+
+def find_shards(folder: Path) -> Path | None:
+    """Return the folder of the Parquet shards, ``folder`` or ``folder/data``, or ``None`` where there are none."""
+    for candidate in (folder, folder / "data"):
+        if candidate.is_dir() and any(candidate.glob("*.parquet")):
+            return candidate
+    return None
+
+
+def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
+    shards = defaultdict(list)
+    for path in sorted(folder.glob("*.parquet")):
+        if match := SHARD.fullmatch(path.name):
+            shards[match[1]].append(path)
+    return shards
+
+
+def _check_complete(shards: list[Path]) -> None:
+    """Raise :class:`InputError` where numbered shards (``-00000-of-00005``) are not all there."""
+    numbers = [match for shard in shards if (match := NUMBERED.search(shard.name))]
+    totals = sorted({int(match[2]) for match in numbers})
+    if len(totals) > 1:
+        raise InputError(
+            f"{shards[0].parent}: expected shards of one set, found {shards[0].name} beside {shards[-1].name}"
+        )
+    if totals and (missing := sorted(set(range(totals[0])) - {int(match[1]) for match in numbers})):
+        raise InputError(
+            f"{shards[0].parent}: {len(missing)} of {totals[0]} shards are missing, the first is number {missing[0]} "
+            f"(found {shorten([shard.name for shard in shards], 2)})"
+        )
+
+
+def _columns(shard: Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]:
+    """Return image column, label column and class names by the schema and its ``huggingface`` metadata."""
+    import pyarrow as pa
+
+    found = shorten([f"{field.name} ({field.type})" for field in schema])
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+        images = [name for name, kind in kinds.items() if kind == "Image" and name in schema.names]
+        labels = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in schema.names]
+        image = _choose(images, "image")
+        label = _choose(labels, "label", "fine_label")
+        class_names = tuple(str(name) for name in features[label]["names"]) if label else ()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{shard}: expected {EXPECTED}, found {found} without that metadata") from None
+    if image is None or label is None or not class_names:
+        declared = shorten([f"{name}: {kind}" for name, kind in kinds.items()])
+        raise InputError(f"{shard}: expected {EXPECTED}, found {found}, declared as {declared or 'nothing'}")
+    image_type, label_type = schema.field(image).type, schema.field(label).type
+    if not (pa.types.is_struct(image_type) and image_type.get_field_index("bytes") >= 0):
+        raise InputError(f"{shard}: expected column {image} to be a struct of bytes and path, found {image_type}")
+    if not pa.types.is_integer(label_type):
+        raise InputError(f"{shard}: expected column {label} to hold integers, found {label_type}")
+    return image, label, class_names
+
+
+def _choose(names: list[str], *preferred: str) -> str | None:
+    """Return the first preferred name, or the only one, or ``None``."""
+    return next((name for name in preferred if name in names), names[0] if len(names) == 1 else None)
+
+
+def _unreadable(shard: Path, error: Exception) -> str:
+    return f"{shard} cannot be read as Parquet: {' '.join(str(error).split())[:200]}"

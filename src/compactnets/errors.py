@@ -1,0 +1,25 @@
+"""The one exception for bad input, and the suggestion that goes with a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line: what was expected, what was found, what to do. The command line prints it and exits with
+    code 2; in a program it is a plain ``ValueError``.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the known names nearest to ``name``, or ``""`` where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> InputError:
+    """Return the error for an optional dependency that is not installed, with the command that installs it."""
+    return InputError(f"{purpose} needs {package}, which is not installed: python -m pip install 'compactnets[{extra}]'")

@@ -1,0 +1,272 @@
+"""MuffNet: multi-layer feature federation (Chen et al., 2019).
+
+No code was published and the appendix with the channel numbers is lost. ``docs/muffnet.md`` derives what stands here
+from the counts that the paper prints; in short:
+
+* The stages have 4, 8 and 4 layers (3, 7 and 3 normal blocks after a reduction block: 53 layers in all, section 3.3).
+* The reduction block's formula (section 3.2) cannot be right as printed: it counts the 5x5 depthwise convolutions as
+  full ones and one inner width as ``m_i + m_j``. Depthwise, and with ``c = (m_i + m_j) / 2``, every printed total fits.
+* ``M[i][j]`` follows the ``entry`` reading (``sharing.py``) with the widths of :data:`VARIANTS`.
+
+Our choices where the paper is silent, after ShuffleNetV2 and MobileNetV2, its closest peers: ReLU after the pointwise
+convolutions, none after a depthwise one; batch normalisation after every convolution; in the residual and the reduction
+block the last ReLU comes after the addition.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from compactnets.errors import InputError
+from compactnets.models.budget import fit_widths, stage_macs
+from compactnets.models.sharing import DenseSharing, Sharing, make_sharing
+from compactnets.models.staged import Options, StagedNet, first_stage_stride, make_stem, register_family, stem_levels
+from compactnets.nn import ConvNormAct, depthwise, initialize
+
+DEPTHS = (4, 8, 4)  # layers of each stage, the reduction block's output included (section 3.3)
+HEAD_CHANNELS = 1024  # the 1x1 convolution after the last block (section 3.3)
+
+
+class NormalBlock(nn.Sequential):
+    """1x1, 3x3 depthwise, 1x1 (figure 3(a)): (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, activation: bool = True) -> None:
+        super().__init__(
+            OrderedDict(
+                compress=ConvNormAct(in_channels, in_channels),
+                depthwise=depthwise(in_channels),
+                expand=ConvNormAct(in_channels, out_channels, activation=activation),
+            )
+        )
+
+
+class ResidualBlock(nn.Module):
+    """A normal block with a residual link (figure 3(b)): (N, channels, H, W) -> the same shape."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block = NormalBlock(channels, channels, activation=False)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.block(x))
+
+
+class ReductionBlock(nn.Module):
+    """Two branches that are added (figure 3(c)): (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
+
+    Main branch: 1x1, 5x5 depthwise with the stride, 1x1, the inner width ``(in_channels + out_channels) // 2``.
+    Shortcut: 5x5 depthwise with the stride, 1x1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
+        super().__init__()
+        inner = (in_channels + out_channels) // 2
+        self.main = nn.Sequential(
+            OrderedDict(
+                compress=ConvNormAct(in_channels, inner),
+                depthwise=depthwise(inner, 5, stride),
+                expand=ConvNormAct(inner, out_channels, activation=False),
+            )
+        )
+        self.shortcut = nn.Sequential(
+            OrderedDict(
+                depthwise=depthwise(in_channels, 5, stride),
+                project=ConvNormAct(in_channels, out_channels, activation=False),
+            )
+        )
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.main(x) + self.shortcut(x))
+
+
+class MuffStage(nn.Module):
+    """A reduction block and L - 1 normal blocks, connected as ``sharing`` says (section 3.1, figure 2).
+
+    ``(N, in_channels, H, W) -> (N, sharing.out_channels, H / stride, W / stride)``. Where nothing is shared the blocks
+    are residual ones.
+    """
+
+    def __init__(self, in_channels: int, sharing: Sharing, stride: int = 2) -> None:
+        super().__init__()
+        self.sharing = sharing
+        layers = sharing.layer_channels
+        self.reduction = ReductionBlock(in_channels, layers[0], stride)
+        if sharing.is_plain:
+            self.units = nn.ModuleList(ResidualBlock(channels) for channels in layers[1:])
+        else:
+            inputs = sharing.input_channels
+            self.units = nn.ModuleList(NormalBlock(*pair) for pair in zip(inputs, layers[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduction(x)
+        if self.sharing.is_plain:
+            for unit in self.units:
+                x = unit(x)
+            return x
+        if isinstance(self.sharing, DenseSharing):
+            outputs = [x]
+            for unit in self.units:
+                outputs.append(unit(torch.cat(outputs, dim=1) if len(outputs) > 1 else x))
+            return torch.cat(outputs, dim=1)
+        waiting: list[list[Tensor]] = [[] for _ in self.sharing.entries]  # the groups that have reached each target
+        self._send(x, 0, waiting)
+        for layer, unit in enumerate(self.units, start=1):
+            self._send(unit(_gather(waiting[layer - 1])), layer, waiting)
+        return _gather(waiting[-1])
+
+    def _send(self, output: Tensor, layer: int, waiting: list[list[Tensor]]) -> None:
+        """Split one layer's output into its channel groups and hand each to its target."""
+        splits = self.sharing.splits(layer)  # type: ignore[union-attr]
+        sizes = [count for _, count in splits]
+        groups = torch.split(output, sizes, dim=1) if len(sizes) > 1 else (output,)
+        for index, (target, _) in enumerate(splits):
+            waiting[target].append(groups[index])
+
+
+def _gather(groups: list[Tensor]) -> Tensor:
+    return torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]
+
+
+def parse_sharing(sharing: str | Sequence[Any]) -> tuple[Any, ...]:
+    """Return one entry per stage of ``"average+geometric+none"`` or of a sequence of patterns and matrices.
+
+    Raises:
+        InputError: not one entry per stage.
+    """
+    parts = tuple(sharing.split("+")) if isinstance(sharing, str) else tuple(sharing)
+    if len(parts) != len(DEPTHS):
+        raise InputError(
+            f"sharing needs one pattern or matrix for each of {len(DEPTHS)} stages, such as 'average+geometric+none', "
+            f"found {len(parts)}: {sharing!r}"
+        )
+    return parts
+
+
+class MuffNet(StagedNet):
+    """The network of figure 3(d).
+
+    Args:
+        sharing: patterns of the low-, mid- and high-level stage, joined by ``+``, or a sequence of three patterns or
+            matrices (:func:`compactnets.models.sharing.make_sharing`).
+        widths: the scale of each stage's pattern; ``None`` where the stage is given as a matrix.
+        reading: ``"entry"`` or ``"row"``.
+        stem_channels: output channels of the first convolution.
+        head_channels: output channels of the 1x1 convolution before the pooling.
+        stem: ``"imagenet"`` or ``"cifar"``.
+        options: as in every network of the package (:class:`compactnets.models.staged.Options`).
+
+    Raises:
+        InputError: patterns, widths or matrices that do not make three stages.
+    """
+
+    def __init__(
+        self,
+        sharing: str | Sequence[Any] = "average+geometric+none",
+        widths: Sequence[float | None] = (8, 32, 136),
+        *,
+        reading: str = "entry",
+        stem_channels: int = 24,
+        head_channels: int = HEAD_CHANNELS,
+        stem: str = "imagenet",
+        **options: Unpack[Options],
+    ) -> None:
+        if min(stem_channels, head_channels) < 1:
+            raise InputError(f"stem_channels and head_channels must be positive, found {stem_channels}, {head_channels}")
+        parts = parse_sharing(sharing)
+        if len(widths) != len(parts):
+            raise InputError(f"widths needs one entry for each of {len(parts)} stages, found {len(widths)}: {widths}")
+        plans = [make_sharing(*stage, reading) for stage in zip(parts, DEPTHS, widths, strict=True)]
+        levels = stem_levels(stem_channels, stem)
+        stages = []
+        in_channels, reduction = levels[-1]
+        for index, plan in enumerate(plans):
+            stride = first_stage_stride(stem) if index == 0 else 2
+            stages.append(MuffStage(in_channels, plan, stride))
+            in_channels, reduction = plan.out_channels, reduction * stride
+            levels.append((in_channels, reduction))
+        super().__init__(
+            make_stem(options.get("in_chans", 3), stem_channels, stem),
+            stages,
+            ConvNormAct(in_channels, head_channels),
+            levels=levels,
+            num_features=head_channels,
+            **options,
+        )
+        initialize(self)
+
+    @property
+    def sharing(self) -> tuple[Sharing, ...]:
+        """The sharing of each stage."""
+        return tuple(stage.sharing for stage in self.stages)  # type: ignore[misc]
+
+
+SHARING = "average+geometric+none"
+
+
+def muffnet(
+    base_widths: Sequence[float],
+    plain_widths: Sequence[int],
+    *,
+    sharing: str | Sequence[Any] = SHARING,
+    widths: Sequence[float | None] | None = None,
+    reading: str = "entry",
+    stem_channels: int = 24,
+    head_channels: int = HEAD_CHANNELS,
+    stem: str = "imagenet",
+    **options: Unpack[Options],
+) -> MuffNet:
+    """Build a named MuffNet, or one with another sharing at the same cost per stage.
+
+    Args:
+        base_widths: the widths that :data:`SHARING` has in this variant.
+        plain_widths: the widths of the network without sharing whose stages cost the same.
+        sharing, widths, reading: as in :class:`MuffNet`. With another sharing and no widths, the widths are those at
+            which each stage costs what it costs without sharing (``budget.fit_widths``): so every row of Tables 1 to 4
+            is ``muffnet_x0_5`` with its pattern names.
+    """
+    parts = parse_sharing(sharing)
+    if widths is None and reading == "entry" and parts == parse_sharing(SHARING):
+        widths = base_widths
+    elif widths is None and parts == ("none", "none", "none"):
+        widths = plain_widths
+    elif widths is None:
+        plain = [make_sharing("none", depth, width) for depth, width in zip(DEPTHS, plain_widths, strict=True)]
+        target = stage_macs(plain, stem_channels, head_channels)
+        hashable = tuple(_as_tuples(part) for part in parts)
+        widths = fit_widths(hashable, DEPTHS, target, stem_channels, head_channels, reading)
+    return MuffNet(
+        parts,
+        widths,
+        reading=reading,
+        stem_channels=stem_channels,
+        head_channels=head_channels,
+        stem=stem,
+        **options,
+    )
+
+
+def _as_tuples(part: Any) -> Any:
+    is_matrix = isinstance(part, Sequence) and not isinstance(part, str)
+    return tuple(tuple(row) for row in part) if is_matrix else part
+
+
+VARIANTS = {
+    "muffnet_x0_5": {"base_widths": (8, 32, 136), "plain_widths": (23, 57, 136)},
+    "muffnet_x1_0": {"base_widths": (24, 74, 280), "plain_widths": (64, 132, 282)},
+    "muffnet_x1_5": {"base_widths": (42, 108, 396), "plain_widths": (109, 194, 398)},
+}
+
+register_family(
+    __name__,
+    muffnet,
+    VARIANTS,
+    paper_name="MuffNet: Multi-Layer Feature Federation for Mobile Deep Learning",
+    description="ICCV 2019 Workshop on Neural Architects",
+)

@@ -1,0 +1,62 @@
+"""One name for every network: the families that timm knows, and the peers that other libraries build."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import timm
+from timm.models import model_entrypoint
+from torch import nn
+
+from compactnets.errors import InputError, did_you_mean
+from compactnets.models import fifteen, menet, muffnet, shufflenet
+from compactnets.models.peers import PEERS, create_peer
+from compactnets.models.staged import Options
+
+FAMILIES = {
+    name: family.__name__.rsplit(".", 1)[-1]
+    for family in (menet, muffnet, shufflenet, fifteen)
+    for name in family.VARIANTS
+}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names that match a shell pattern, the families first; a plain word matches any name it begins."""
+    names = [*FAMILIES, *PEERS]
+    wildcard = pattern if any(sign in pattern for sign in "*?[") else f"{pattern}*"
+    return fnmatch.filter(names, wildcard)
+
+
+def accepted_arguments(name: str) -> set[str]:
+    """Return the names of the arguments that :func:`create_model` takes for ``name``.
+
+    Raises:
+        InputError: no such network; the near matches are named.
+    """
+    if name in FAMILIES:
+        return {"stem", *model_entrypoint(name).accepts}
+    if name in PEERS:
+        return {"stem", *Options.__annotations__}
+    raise InputError(f"no network is called {name!r}{did_you_mean(name, [*FAMILIES, *PEERS])} (compactnets list)")
+
+
+def create_model(name: str, **arguments: Any) -> nn.Module:
+    """Build a network of the package with fresh weights.
+
+    Args:
+        name: one of :func:`list_models`.
+        arguments: ``num_classes``, ``in_chans``, ``drop_rate``, ``global_pool``, ``stem`` (``"imagenet"`` or
+            ``"cifar"``), and what the family takes besides (``sharing``, ``fusion``, …).
+
+    Raises:
+        InputError: an unknown name or argument (the near matches are named), or a value that does not fit.
+    """
+    accepted = accepted_arguments(name)
+    for key in arguments:
+        if key not in accepted:
+            hint = did_you_mean(key, accepted)
+            raise InputError(f"{name} takes no argument {key!r}{hint or ', but ' + ', '.join(sorted(accepted))}")
+    if name in PEERS:
+        return create_peer(name, **arguments)
+    return timm.create_model(name, **arguments)

@@ -1,0 +1,196 @@
+"""Which channels of a layer go to which later layer: the M matrix of MuffNet (section 3.1) as an object.
+
+A stage has L layers of feature maps: the output of its reduction block, then those of L - 1 normal blocks. ``M[i][j]``
+channels of layer i go to target j, and column j, gathered in the order of the sources, is the input of the block that
+makes layer j + 1; the last column is the output of the stage. Every channel has exactly one target, so the rows of M
+sum to the widths of the layers. Indices count from 0 here; the paper's text counts from 1, its figure 5 from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compactnets.errors import InputError, did_you_mean
+
+PATTERNS = ("none", "average", "linear", "geometric", "dense")
+READINGS = ("entry", "row")
+
+
+@dataclass(frozen=True)
+class SharingMatrix:
+    """An upper-triangular matrix of channel counts.
+
+    Attributes:
+        entries: L rows of L counts.
+
+    Raises:
+        InputError: not square, not upper-triangular, not made of whole numbers from 0, a layer without channels, or a
+            block without input.
+    """
+
+    entries: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        size = len(self.entries)
+        if size < 1 or any(len(row) != size for row in self.entries):
+            raise InputError(f"a sharing matrix must be square, found rows of {[len(row) for row in self.entries]}")
+        for i, row in enumerate(self.entries):
+            for j, count in enumerate(row):
+                if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                    raise InputError(f"M[{i}][{j}] must be a whole number of channels from 0, found {count!r}")
+                if j < i and count:
+                    raise InputError(f"a sharing matrix is upper-triangular: M[{i}][{j}] must be 0, found {count}")
+        for i in range(size):
+            if not sum(self.entries[i]):
+                raise InputError(f"row {i} is empty: layer {i} has no channels")
+            if not any(row[i] for row in self.entries):
+                raise InputError(f"column {i} is empty: no channel reaches target {i}")
+
+    @property
+    def layer_channels(self) -> tuple[int, ...]:
+        """Channels of each layer: the sums of the rows."""
+        return tuple(map(sum, self.entries))
+
+    @property
+    def input_channels(self) -> tuple[int, ...]:
+        """Input channels of each of the L - 1 blocks after the reduction block: the sums of the columns but the last."""
+        return tuple(sum(column) for column in zip(*self.entries, strict=True))[:-1]
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the stage's output: the sum of the last column."""
+        return sum(row[-1] for row in self.entries)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is shared: every layer feeds only the next, with as many channels."""
+        size = len(self.entries)
+        diagonal = {self.entries[i][i] for i in range(size)}
+        return len(diagonal) == 1 and all(self.entries[i][j] == 0 for i in range(size) for j in range(i + 1, size))
+
+    def splits(self, layer: int) -> tuple[tuple[int, int], ...]:
+        """The pieces of one layer's output, in the order of its channels: ``(target, channels)``, empty ones left out."""
+        return tuple((target, count) for target, count in enumerate(self.entries[layer]) if count)
+
+
+@dataclass(frozen=True)
+class DenseSharing:
+    """DenseNet's pattern, for comparison (section 3.3): every block reads the outputs of all layers before it.
+
+    Not a matrix of the paper's kind: a channel is used by every later block, not once.
+    """
+
+    layer_channels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.layer_channels or min(self.layer_channels) < 1:
+            raise InputError(f"every layer needs at least one channel, found {self.layer_channels}")
+
+    @property
+    def input_channels(self) -> tuple[int, ...]:
+        """Input channels of each block: all channels made before it."""
+        return tuple(sum(self.layer_channels[:i]) for i in range(1, len(self.layer_channels)))
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the stage's output: those of all layers."""
+        return sum(self.layer_channels)
+
+    @property
+    def is_plain(self) -> bool:
+        """Always false: layers are shared."""
+        return False
+
+
+Sharing = SharingMatrix | DenseSharing
+
+
+def make_sharing(
+    pattern: str | SharingMatrix | DenseSharing | Sequence[Sequence[int]],
+    num_layers: int,
+    width: float | None = None,
+    reading: str = "entry",
+) -> Sharing:
+    """Build the sharing of one stage.
+
+    Args:
+        pattern: one of :data:`PATTERNS`, or an upper-triangular matrix of channel counts.
+        num_layers: L, the reduction block's output included.
+        width: the scale of a pattern (see below); not used with a matrix.
+        reading: how the paper's proportions are read (they are given only up to a factor, section 3.3).
+
+    With ``d = j - i`` the proportions are 1 (average), 1 / (d + 1) (linear) and 1 / 2^d (geometric).
+
+    * ``"entry"``: ``M[i][j] = width * proportion(d)``. A whole ``width`` rounds each entry half up, at least 1, so
+      that M depends on j - i alone, as the formulas have it. A fractional one rounds the sum of each row and gives it
+      out by largest remainder, at least 1 each: so a budget can be met that falls between two whole widths.
+    * ``"row"``: every layer has ``width`` channels, given out in these proportions by largest remainder.
+
+    ``none`` gives ``width`` to the next layer alone; ``dense`` makes ``width`` channels per layer (a fractional one
+    rounds their total).
+
+    Raises:
+        InputError: an unknown pattern or reading, a width that is missing or too small, a matrix of another size.
+    """
+    if isinstance(pattern, (SharingMatrix, DenseSharing)):
+        sharing: Sharing = pattern
+    elif not isinstance(pattern, str):
+        sharing = SharingMatrix(tuple(tuple(row) for row in pattern))
+    else:
+        return _from_pattern(pattern, num_layers, width, reading)
+    found = len(sharing.layer_channels)
+    if found != num_layers:
+        raise InputError(f"this stage has {num_layers} layers (reduction block included), the matrix has {found}")
+    return sharing
+
+
+def _from_pattern(pattern: str, num_layers: int, width: float | None, reading: str) -> Sharing:
+    if pattern not in PATTERNS:
+        hint = did_you_mean(pattern, PATTERNS)
+        raise InputError(f"sharing must be one of {', '.join(PATTERNS)} or a matrix, found {pattern!r}{hint}")
+    if reading not in READINGS:
+        raise InputError(f"reading must be one of {', '.join(READINGS)}, found {reading!r}")
+    if width is None or width < 1:
+        raise InputError(f"the pattern {pattern!r} needs a width of at least 1, found {width}")
+    if pattern == "dense":
+        total = _round_half_up(width * num_layers)
+        return DenseSharing(tuple(_apportion(total, [1.0] * num_layers)))
+    if pattern == "none":
+        channels = _round_half_up(width)
+        return SharingMatrix(tuple(tuple(channels * (i == j) for j in range(num_layers)) for i in range(num_layers)))
+    rows = []
+    for i in range(num_layers):
+        proportions = [_proportion(pattern, j - i) for j in range(i, num_layers)]
+        if reading == "row":
+            counts = _apportion(_round_half_up(width), proportions, minimum=0)
+        elif float(width).is_integer():
+            counts = [max(1, _round_half_up(width * share)) for share in proportions]
+        else:
+            counts = _apportion(_round_half_up(width * sum(proportions)), proportions)
+        rows.append((0,) * i + tuple(counts))
+    return SharingMatrix(tuple(rows))
+
+
+def _proportion(pattern: str, distance: int) -> float:
+    if pattern == "average":
+        return 1.0
+    return 1 / (distance + 1) if pattern == "linear" else 0.5**distance
+
+
+def _round_half_up(value: float) -> int:
+    return math.floor(value + 0.5)
+
+
+def _apportion(total: int, shares: Sequence[float], minimum: int = 1) -> list[int]:
+    """Give out ``total`` in proportion to ``shares``, by largest remainder, ties to the first; the sum is exact."""
+    total = max(total, minimum * len(shares))
+    exact = [total * share / sum(shares) for share in shares]
+    counts = [max(minimum, math.floor(value)) for value in exact]
+    while (excess := total - sum(counts)) != 0:
+        step = 1 if excess > 0 else -1
+        able = [k for k in range(len(counts)) if step > 0 or counts[k] > minimum]
+        best = max(able, key=lambda k: (step * (exact[k] - counts[k]), -k))
+        counts[best] += step
+    return counts

@@ -1,0 +1,286 @@
+"""The skeleton that every network of the package stands on, and its registration with timm.
+
+A network is a stem, a sequence of stages, a final layer and a classifier (MENet, Table I; MuffNet, figure 3(d)). The
+skeleton gives all of them the surface of a timm model: ``forward_features``, ``forward_head``,
+``forward_intermediates``, ``feature_info``, ``reset_classifier``, ``num_classes=0``, ``features_only``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint_seq
+from torch import Tensor, nn
+
+from compactnets.errors import InputError
+from compactnets.nn import ConvNormAct
+
+STEMS = ("imagenet", "cifar")
+DEPTHS = (4, 8, 4)  # units of stages 2, 3 and 4: one downsampling, then 3, 7 and 3 more (MENet, Table I)
+
+
+def check_stem(stem: str) -> None:
+    """Raise :class:`InputError` unless ``stem`` is ``"imagenet"`` or ``"cifar"``."""
+    if stem not in STEMS:
+        raise InputError(f"stem must be one of {', '.join(STEMS)}, found {stem!r}")
+
+
+def first_stage_stride(stem: str) -> int:
+    """Stride of the first stage: 2, but 1 in the cifar form (MuffNet, section 3.3)."""
+    check_stem(stem)
+    return 1 if stem == "cifar" else 2
+
+
+def make_stem(in_chans: int, out_channels: int, stem: str) -> nn.Sequential:
+    """Build the first layers: 3x3 convolution and 3x3 max-pooling, both of stride 2 (MENet, Table I).
+
+    The cifar form is the convolution alone, with stride 1 (MuffNet, section 3.3).
+    """
+    check_stem(stem)
+    if stem == "cifar":
+        return nn.Sequential(OrderedDict(conv=ConvNormAct(in_chans, out_channels, 3)))
+    conv = ConvNormAct(in_chans, out_channels, 3, stride=2)
+    return nn.Sequential(OrderedDict(conv=conv, pool=nn.MaxPool2d(3, stride=2, padding=1)))
+
+
+def stem_levels(out_channels: int, stem: str) -> list[tuple[int, int]]:
+    """``(channels, reduction)`` of every layer of :func:`make_stem`."""
+    check_stem(stem)
+    return [(out_channels, 1)] if stem == "cifar" else [(out_channels, 2), (out_channels, 4)]
+
+
+UnitFactory = Callable[[int, int, int, int, bool], nn.Module]
+
+
+def stack_stages(
+    unit: UnitFactory, width: int, depths: Sequence[int], stem_channels: int, stem: str
+) -> tuple[list[nn.Module], list[tuple[int, int]]]:
+    """Stack the stages of Table I (MENet) and return them with their ``levels`` (see :class:`StagedNet`).
+
+    Stage ``i`` (from 0) has ``depths[i]`` units of ``width * 2^i`` output channels, the first one downsampling.
+
+    Args:
+        unit: called with (stage, in_channels, out_channels, stride, downsample).
+    """
+    levels = stem_levels(stem_channels, stem)
+    stages: list[nn.Module] = []
+    in_channels, reduction = levels[-1]
+    for index, depth in enumerate(depths):
+        out_channels = width * 2**index
+        stride = first_stage_stride(stem) if index == 0 else 2
+        units = [unit(index, in_channels, out_channels, stride, True)]
+        units += [unit(index, out_channels, out_channels, 1, False) for _ in range(depth - 1)]
+        stages.append(nn.Sequential(*units))
+        in_channels, reduction = out_channels, reduction * stride
+        levels.append((in_channels, reduction))
+    return stages, levels
+
+
+class Options(TypedDict, total=False):
+    """What every network of the package takes.
+
+    ``num_classes``: outputs of the classifier, 0 for none (1000). ``in_chans``: channels of the image (3).
+    ``drop_rate``: dropout before the classifier (0). ``global_pool``: ``"avg"``, or ``""`` to return the map.
+    """
+
+    num_classes: int
+    in_chans: int
+    drop_rate: float
+    global_pool: str
+
+
+class StagedNet(nn.Module):
+    """Stem, stages, final layer, global pooling, classifier.
+
+    Args:
+        stem: the first layers, named; each is one level of ``feature_info``.
+        stages: the stages; each is one level of ``feature_info``.
+        final: what follows the last stage (MuffNet's 1x1 convolution), or ``None``.
+        levels: ``(channels, reduction)`` of every layer of the stem, then of every stage.
+        num_features: channels after ``final``.
+        num_classes: outputs of the classifier; 0 leaves it out.
+        drop_rate: dropout before the classifier.
+        global_pool: ``"avg"``, or ``""`` to return the map itself (only without a classifier).
+
+    Raises:
+        InputError: a pooling that is not known, or a classifier without pooling.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Sequential,
+        stages: Sequence[nn.Module],
+        final: nn.Module | None,
+        *,
+        levels: Sequence[tuple[int, int]],
+        num_features: int,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = num_features
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.final = final if final is not None else nn.Identity()
+        modules = [f"stem.{name}" for name, _ in stem.named_children()] + [f"stages.{i}" for i in range(len(stages))]
+        self.feature_info = [
+            {"num_chs": channels, "reduction": reduction, "module": module}
+            for (channels, reduction), module in zip(levels, modules, strict=True)
+        ]
+        self.reset_classifier(num_classes, global_pool)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one of ``num_classes`` outputs; 0 removes it."""
+        if global_pool is not None:
+            if global_pool not in ("avg", ""):
+                raise InputError(f"global_pool must be 'avg' or '' (none), found {global_pool!r}")
+            self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)) if global_pool else nn.Identity()
+        pooled = isinstance(self.global_pool, nn.Sequential)
+        if num_classes and not pooled:
+            raise InputError("a classifier needs global_pool='avg'; with global_pool='' use num_classes=0")
+        self.num_classes = num_classes
+        self.dropout = nn.Dropout(self.drop_rate) if self.drop_rate else nn.Identity()
+        reference = next(self.parameters(), None)
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        if num_classes:
+            nn.init.normal_(self.classifier.weight, std=0.01)
+            nn.init.zeros_(self.classifier.bias)
+        if reference is not None:
+            self.classifier.to(device=reference.device, dtype=reference.dtype)
+        self.classifier.train(self.training)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the classifier (:class:`torch.nn.Linear`, or ``Identity`` without classes)."""
+        return self.classifier
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the stages' activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Name patterns of stem and blocks, for timm's layer-wise learning-rate decay."""
+        block = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(?:units\.)?(\d+)?"
+        return {"stem": r"^stem", "blocks": [(block, None), (r"^final", (99999,))]}
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_features, H', W'), unpooled."""
+        x = self.stem(x)
+        if self.grad_checkpointing and self.training:
+            x = checkpoint_seq(self.stages, x)
+        else:
+            x = self.stages(x)
+        return self.final(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify: (N, num_features, H', W') -> (N, num_classes), or (N, num_features) before the logits."""
+        x = self.dropout(self.global_pool(x))
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Return the final features and the maps at ``indices`` of ``feature_info`` (timm's signature).
+
+        ``norm`` is accepted and has no effect: no level has a normalisation of its own to apply.
+        """
+        if output_fmt != "NCHW":
+            raise InputError(f"output_fmt must be 'NCHW', found {output_fmt!r}")
+        levels = [*self.stem, *self.stages]
+        take, last = feature_take_indices(len(levels), indices)
+        intermediates = []
+        for index, level in enumerate(levels[: last + 1] if stop_early else levels):
+            x = level(x)
+            if index in take:
+                intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        return (x if stop_early and last + 1 < len(levels) else self.final(x)), intermediates
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what the maps at ``indices`` do not need (timm's signature); ``prune_norm`` drops the final layer."""
+        take, last = feature_take_indices(len(self.feature_info), indices)
+        num_stem = len(self.stem)
+        ends_early = last + 1 < len(self.feature_info)
+        self.stem = self.stem[: last + 1]
+        self.stages = self.stages[: max(0, last + 1 - num_stem)]
+        if prune_norm or ends_early:
+            self.final = nn.Identity()
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or prune_norm or ends_early:
+            self.reset_classifier(0, "")
+        return take
+
+
+def register_family(
+    module_name: str,
+    network: Callable[..., StagedNet],
+    variants: Mapping[str, Mapping[str, Any]],
+    **cfg: Any,
+) -> None:
+    """Register one timm entry point per variant, as attributes of the module ``module_name``.
+
+    Args:
+        module_name: ``__name__`` of the family's module.
+        network: the class, or a function that returns it.
+        variants: name -> the arguments of ``network`` that define it.
+        cfg: what differs from the default configuration (``paper_ids``, ``license``, …).
+    """
+    module = sys.modules[module_name]
+    base = {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv.conv",
+        "classifier": "classifier",
+    }
+    module.default_cfgs = generate_default_cfgs({name: {**base, **cfg} for name in variants})  # type: ignore[attr-defined]
+
+    accepts = {name for name in inspect.signature(network).parameters if name != "options"} | {*Options.__annotations__}
+
+    def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
+        def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            return build_model_with_cfg(
+                network,
+                name,
+                pretrained,
+                feature_cfg={"flatten_sequential": True, "feature_cls": "getter"},
+                **{**arguments, **kwargs},
+            )
+
+        build.__name__ = build.__qualname__ = name
+        build.__module__ = module_name
+        build.__doc__ = f"{name}: {', '.join(f'{key}={value!r}' for key, value in arguments.items())}."
+        build.accepts = accepts  # type: ignore[attr-defined]
+        return build
+
+    for name, arguments in variants.items():
+        setattr(module, name, register_model(entry_point(name, arguments)))
+

@@ -1,0 +1,163 @@
+"""``compactnets quickstart``: the whole main job on real data that ships with a dependency, without a network."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compactnets.complexity import count
+from compactnets.console import Tracker, say, stdout
+from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.training.checkpoint import load_checkpoint
+from compactnets.training.evaluation import evaluate
+from compactnets.training.loop import train
+from compactnets.training.prediction import Guess, classify
+from compactnets.training.recipe import load_recipe
+
+RECIPE = "digits/quickstart"
+NETWORKS = ("menet_108_8x1_g3", "muffnet_x0_5")
+EXAMPLES = 5  # images that are written out and classified
+
+
+@dataclass(frozen=True)
+class QuickstartRow:
+    """One network: its cost at the size of the digits, its accuracy on the held-out images, its speed here."""
+
+    network: str
+    params: int
+    macs: int
+    images: int
+    top1_percent: float
+    train_seconds: float
+    latency_ms: float  # median, one image, all threads
+    checkpoint: str
+    predictions: tuple[tuple[str, str, Guess], ...]  # image, true class, first guess
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What the command wrote and measured."""
+
+    output: str
+    seconds: float
+    rows: tuple[QuickstartRow, ...]
+    files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
+        return asdict(self)
+
+
+def run(output: Path = Path("quickstart")) -> QuickstartResult:
+    """Train, evaluate and try the two networks; ``output`` gets a number behind it where it exists already."""
+    start = time.perf_counter()
+    folder = _free_name(output)
+    sources = open_source("digits", "train"), open_source("digits", "val")
+    examples = _write_examples(sources[1], folder / "images")
+    rows = tuple(_run_one(name, *sources, folder / name, examples) for name in NETWORKS)
+    files = tuple(str(path) for path in sorted(folder.rglob("*")) if path.is_file())
+    return QuickstartResult(str(folder), time.perf_counter() - start, rows, files)
+
+
+def _free_name(output: Path) -> Path:
+    names = itertools.chain([output], (output.with_name(f"{output.name}-{number}") for number in itertools.count(2)))
+    return next(name for name in names if not name.exists())
+
+
+def _write_examples(source: ImageSource, folder: Path) -> list[tuple[Path, str]]:
+    """Write a few held-out images, as a user would have them, and return their paths and true classes."""
+    folder.mkdir(parents=True)
+    examples = []
+    for index in range(EXAMPLES):
+        path = folder / f"digit-{index}.png"
+        source.image(index).save(path)
+        examples.append((path, source.class_names[source.labels[index]]))
+    return examples
+
+
+def _run_one(
+    name: str,
+    train_source: ImageSource,
+    val_source: ImageSource,
+    folder: Path,
+    examples: list[tuple[Path, str]],
+) -> QuickstartRow:
+    from compactnets.data import read_image
+
+    say(f"training {name} on {len(train_source):,} handwritten digits")
+    result = train(load_recipe(RECIPE, model=name), train_source, val_source, folder)
+    checkpoint = folder / "last.safetensors"  # not the best epoch: that choice would use the held-out images
+    model, record = load_checkpoint(checkpoint)
+    preprocess = Preprocess.from_dict(record.preprocess)
+    accuracy = evaluate(model, val_source, preprocess, description=f"{name}: evaluating the checkpoint")
+    size = (preprocess.channels, preprocess.size, preprocess.size)
+    macs, params = count(model, size)
+    predictions = tuple(
+        (str(path), truth, classify(model, record, read_image(path), top_k=1)[0]) for path, truth in examples
+    )
+    return QuickstartRow(
+        network=name,
+        params=params,
+        macs=macs,
+        images=accuracy.images,
+        top1_percent=accuracy.top1,
+        train_seconds=result.seconds,
+        latency_ms=median_latency_ms(model, size),
+        checkpoint=str(checkpoint),
+        predictions=predictions,
+    )
+
+
+def median_latency_ms(model: nn.Module, size: tuple[int, int, int], runs: int = 50, warm_up: int = 10) -> float:
+    """Return the median time of one image through ``model``, in milliseconds, after a warm-up."""
+    x = torch.zeros(1, *size)
+    times = []
+    with torch.inference_mode():
+        for index in Tracker(range(warm_up + runs), warm_up + runs, "timing"):
+            start = time.perf_counter()
+            model(x)
+            if index >= warm_up:
+                times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+def show(result: QuickstartResult) -> None:
+    """Print what was measured, what the networks say of the examples, and the files."""
+    from rich.table import Table
+
+    table = Table(title="Handwritten digits, 16 x 16, trained here", title_justify="left")
+    for column in ("network", "parameters", "MACs", "held-out accuracy", "training", "latency"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in result.rows:
+        table.add_row(
+            row.network,
+            f"{row.params:,}",
+            f"{row.macs / 1e6:.2f} M",
+            f"{row.top1_percent:.2f} % of {row.images}",
+            f"{row.train_seconds:.1f} s",
+            f"{row.latency_ms:.2f} ms",
+        )
+    stdout.print(table)
+    stdout.print(f"latency: median of 50, one image, {torch.get_num_threads()} threads, eager PyTorch", style="dim")
+    guesses = Table(title="A few held-out images", title_justify="left")
+    guesses.add_column("image")
+    guesses.add_column("is")
+    for row in result.rows:
+        guesses.add_column(row.network)
+    for index, (image, truth, _) in enumerate(result.rows[0].predictions):
+        cells = [row.predictions[index][2] for row in result.rows]
+        guesses.add_row(image, truth, *(f"{guess.label}  ({100 * guess.probability:.1f} %)" for guess in cells))
+    stdout.print(guesses)
+    stdout.print(f"{len(result.files)} files in {result.output}, in {result.seconds:.0f} s altogether:", highlight=False)
+    for file in result.files:
+        stdout.print(f"  {file}", highlight=False, soft_wrap=True)
+    checkpoint, image = result.rows[0].checkpoint, result.rows[0].predictions[0][0]
+    stdout.print("Next:", highlight=False)
+    stdout.print(f"  compactnets predict --checkpoint {checkpoint} {image}", highlight=False, soft_wrap=True)

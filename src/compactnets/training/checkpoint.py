@@ -1,0 +1,158 @@
+"""Checkpoints: safetensors with a JSON record beside them, which says how to build, feed and read the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compactnets.data import Preprocess
+from compactnets.errors import InputError
+from compactnets.models.registry import create_model
+
+
+class CheckpointRecord(BaseModel):
+    """What the JSON file beside the weights holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    model: str = Field(description="name for compactnets.create_model")
+    arguments: dict[str, Any] = Field(description="its arguments, num_classes among them")
+    class_names: list[str] = Field(description="identifiers of the classes, in the order of the outputs")
+    class_labels: list[str] | None = Field(None, description="what a person reads, where the identifiers are codes")
+    preprocess: dict[str, Any] = Field(description="fields of compactnets.data.Preprocess")
+    source: str = Field(description="where the weights come from")
+    license: str = Field(description="licence of the weights, as far as it is known")
+    training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names to show to a person."""
+        return self.class_labels or self.class_names
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions that a number depends on."""
+    from compactnets import __version__  # not from the metadata: a source tree on the path has none
+
+    libraries = {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "numpy")}
+    return {"compactnets": __version__, "python": platform.python_version(), **libraries}
+
+
+def record_path(checkpoint: Path) -> Path:
+    """Return where the record of a checkpoint lies: the same name with ``.json``."""
+    return checkpoint.with_suffix(".json")
+
+
+def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: CheckpointRecord) -> None:
+    """Write weights and record; each file appears whole or not at all.
+
+    Raises:
+        InputError: the name does not end in ``.safetensors``, or the folder cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"a checkpoint's name ends in .safetensors, found {path}")
+    tensors = {key: value.detach().contiguous().cpu() for key, value in state_dict.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda partial: save_file(tensors, partial, metadata={"format": "pt"}))
+        text = record.model_dump_json(indent=2) + "\n"
+        replace_file(record_path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Call ``write(partial)`` and move the result to ``path`` in one step; a failure leaves nothing behind."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def read_record(path: Path) -> CheckpointRecord:
+    """Read the record beside a checkpoint.
+
+    Raises:
+        InputError: no checkpoint, no record, or one that is not a record.
+    """
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    if path.suffix != ".safetensors":
+        raise InputError(
+            f"{path} is not a .safetensors checkpoint; one of the MENet repository becomes one with "
+            f"'compactnets convert {path} --model NAME --output FILE.safetensors'"
+        )
+    record = record_path(path)
+    if not record.is_file():
+        raise InputError(f"{path} has no record beside it: expected {record.name} in the same folder")
+    try:
+        return CheckpointRecord.model_validate(json.loads(record.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{record} is not valid JSON: {error}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(
+            f"{record} is not a checkpoint record: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        ) from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a safetensors file; nothing in it can be executed."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
+    """Copy weights into ``model``.
+
+    Raises:
+        InputError: other keys or shapes than those of the network ``name``; the first ones are named.
+    """
+    expected = model.state_dict()
+    # counters of batch normalisation: absent from files older than torch 0.4.1, and unused in evaluation
+    missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state_dict if key not in expected]
+    shapes = [key for key in state_dict if key in expected and state_dict[key].shape != expected[key].shape]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} keys missing ({', '.join(missing[:2])})")
+    if unknown:
+        problems.append(f"{len(unknown)} keys unknown ({', '.join(unknown[:2])})")
+    for key in shapes[:2]:
+        problems.append(f"{key} is {tuple(state_dict[key].shape)}, {name} has {tuple(expected[key].shape)}")
+    if problems:
+        raise InputError(f"{origin} is a checkpoint of another network than {name}: {'; '.join(problems)}")
+    model.load_state_dict(dict(state_dict), strict=False)
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CheckpointRecord]:
+    """Build the network of a checkpoint, in evaluation mode, and return it with its record.
+
+    Raises:
+        InputError: a file or record that cannot be read, or weights that do not fit the network.
+    """
+    path = Path(path)
+    record = read_record(path)
+    model = create_model(record.model, **record.arguments)
+    load_weights(model, read_tensors(path), record.model, path)
+    Preprocess.from_dict(record.preprocess)  # a record that cannot be used is refused here, not at the first image
+    return model.to(device).eval(), record

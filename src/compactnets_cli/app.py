@@ -1,0 +1,264 @@
+"""The verbs: each a typed function that names its options and calls the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    help="Compact networks whose channel groups exchange information: MENet, MuffNet and their peers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
+app.add_typer(papers, name="papers")
+
+DATA = "Image folder, CIFAR files, Parquet folder, or one of the words digits, cifar10, cifar100."
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Data = Annotated[str, typer.Option(help=DATA)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 where it is not here yet.")]
+Checkpoint = Annotated[Path, typer.Option(help="A .safetensors file with its .json record beside it.")]
+Arguments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
+]
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for the results; a new name is taken where it exists.")] = Path(
+        "quickstart"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Train a small MENet and a small MuffNet on handwritten digits, in under two minutes and without a network."""
+    from compactnets import quickstart
+
+    result = quickstart.run(output)
+    print_json(result.to_dict()) if as_json else quickstart.show(result)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
+    data: Data,
+    output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and metrics.")] = None,
+    model: Annotated[str | None, typer.Option(help="Network, instead of the recipe's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, optimizer.nesterov=true, …"),
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from (fine-tuning).")] = None,
+    device: Device = "auto",
+    download: Download = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network as a recipe says."""
+    from compactnets.console import say, stdout
+    from compactnets.data import open_source
+    from compactnets.errors import InputError
+    from compactnets.training import loop
+    from compactnets.training.recipe import load_recipe
+
+    resolved = load_recipe(recipe, settings or [], model)
+    if print_config:
+        import yaml
+
+        text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False)
+        print_json(resolved.model_dump(mode="json")) if as_json else print(text, end="")
+        return
+    if output is None:
+        raise InputError("train needs --output DIR, the folder for checkpoints and metrics")
+    sources = [open_source(data, split, download=download) for split in ("train", "val")]
+    for source in sources:
+        say(repr(source))
+    result = loop.train(resolved, *sources, output, init=init, device=loop.pick_device(device))
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        stdout.print(
+            f"best top-1 {result.best_top1:.2f} %, last {result.final.top1:.2f} %, after {result.epochs} epochs "
+            f"in {result.seconds:.0f} s; checkpoints in {output}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Data,
+    split: Annotated[Literal["train", "val"], typer.Option(help="Split of the data.")] = "val",
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
+    device: Device = "auto",
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the accuracy of a checkpoint."""
+    from compactnets.console import stdout
+    from compactnets.data import Preprocess, open_source
+    from compactnets.training.checkpoint import load_checkpoint
+    from compactnets.training.evaluation import evaluate as run
+    from compactnets.training.evaluation import match_classes
+    from compactnets.training.loop import pick_device
+
+    place = pick_device(device)
+    model, record = load_checkpoint(checkpoint, place)
+    source = open_source(data, split, download=download)
+    result = run(
+        model,
+        source,
+        Preprocess.from_dict(record.preprocess),
+        class_map=match_classes(record, source),
+        batch_size=batch_size,
+        workers=workers,
+        device=place,
+    )
+    if as_json:
+        print_json({"checkpoint": str(checkpoint), "model": record.model, "data": data, **result.to_dict()})
+    else:
+        stdout.print(
+            f"{record.model} on {data} ({split}): top-1 {result.top1:.2f} % ({result.top1_correct}/{result.images}), "
+            f"top-5 {result.top5:.2f} % ({result.top5_correct}/{result.images}), loss {result.loss:.4f}, "
+            f"{result.images / result.seconds:.0f} images/s",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Classify image files."""
+    from compactnets.console import say, stdout
+    from compactnets.training.checkpoint import load_checkpoint
+    from compactnets.training.loop import pick_device
+    from compactnets.training.prediction import predict as run
+
+    model, record = load_checkpoint(checkpoint, pick_device(device))
+    predictions = []
+    for prediction in run(model, record, images, top):
+        predictions.append(prediction)
+        if as_json or prediction.error:
+            continue
+        stdout.print(prediction.image, style="bold", highlight=False, markup=False, soft_wrap=True)
+        for guess in prediction.guesses:
+            line = f"  {100 * guess.probability:6.2f} %  {guess.label}"
+            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        print_json([prediction.to_dict() for prediction in predictions])
+    failed = [prediction for prediction in predictions if prediction.error]
+    for prediction in failed:
+        say(f"compactnets: error: {prediction.error}")
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("list")
+def list_networks(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 'muffnet*' or '*_x0_5'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the networks with their multiply-adds and parameters."""
+    from compactnets.catalogue import list_rows, show
+
+    rows = list_rows(pattern)
+    print_json([row.to_dict() for row in rows]) if as_json else show(rows)
+
+
+@app.command()
+def recipes(as_json: AsJson = False) -> None:
+    """List the recipes, each with the first line of its description."""
+    from compactnets.catalogue import recipe_rows, show_recipes
+
+    rows = recipe_rows()
+    print_json(rows) if as_json else show_recipes(rows)
+
+
+@app.command()
+def convert(
+    legacy: Annotated[Path, typer.Argument(help="A checkpoint of the MENet repository (.pth.tar).")],
+    model: Annotated[str, typer.Option(help="The network it holds, such as menet_108_8x1_g3.")],
+    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Turn a checkpoint of the MENet repository into a checkpoint of this package."""
+    from compactnets.console import stdout
+    from compactnets.training.conversion import convert as run
+
+    record = run(legacy, model, output)
+    if as_json:
+        print_json({"output": str(output), **record.model_dump(mode="json")})
+    else:
+        stdout.print(f"{legacy} -> {output}: {model}, {len(record.class_names)} classes", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(help="A network (compactnets list).")],
+    input_size: Annotated[
+        tuple[int, int, int] | None, typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar.")
+    ] = None,
+    stem: Annotated[Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.")] = None,
+    num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, for the activation memory.")] = 1,
+    arguments: Arguments = None,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count what a network costs: multiply-adds, other operations, parameters, memory."""
+    from compactnets.complexity import render
+    from compactnets.console import stdout
+    from compactnets.catalogue import profile_by_name
+
+    options = {"stem": stem, "num_classes": num_classes}
+    cost = profile_by_name(name, input_size, batch_size, options, arguments or [])
+    if as_json:
+        print_json({"model": name, **cost.to_dict()})
+    else:
+        stdout.print(render(cost, per_layer=per_layer))
+
+
+@app.command()
+def draw(
+    name: Annotated[str, typer.Argument(help="A MuffNet, such as muffnet_x0_5.")],
+    output: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")],
+    arguments: Arguments = None,
+) -> None:
+    """Draw the sharing matrices of a MuffNet (its figure 5)."""
+    from compactnets.catalogue import build_by_name
+    from compactnets.plots import draw_sharing
+
+    draw_sharing(build_by_name(name, {}, arguments or []), output)
+    print(output)
+
+
+@papers.command()
+def cost(
+    table: Annotated[str | None, typer.Option(help="Only one paper or table, such as menet or 'muffnet 6'.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every cost that the papers state with the cost measured here."""
+    from compactnets.console import stdout
+    from compactnets.papers.cost import measure_rows, render, to_json
+
+    rows = measure_rows()
+    print(to_json(rows)) if as_json else stdout.print(render(rows))
