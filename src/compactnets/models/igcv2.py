@@ -102,4 +102,4 @@ class IGCV2(StagedNet):
             num_features=channels,
             **options,
         )
-        initialize(self)
+        initialize(self, mode="fan_in")  # as the MENet repository does for MobileNet

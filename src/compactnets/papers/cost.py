@@ -190,7 +190,8 @@ def render(costs: Sequence[RowCost]) -> Group:
     ]
     counts = ", ".join(f"{number} {status}" for status, number in summary(costs).items() if number)
     lines = [*(f"({number}) {note}" for note, number in notes.items()), f"{len(costs)} rows: {counts}.", CONVENTION]
-    return Group(*itertools.chain.from_iterable((table, Text()) for table in tables), *map(Text, lines))
+    parts: list[Table | Text] = [part for table in tables for part in (table, Text())]
+    return Group(*parts, *map(Text, lines))
 
 
 def _table(paper: str, name: str, costs: Sequence[RowCost], notes: dict[str, int]) -> Table:
