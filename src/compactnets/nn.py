@@ -73,6 +73,9 @@ def initialize(module: nn.Module, mode: str = "fan_out") -> None:
     MobileNet.
     """
     for layer in module.modules():
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.is_meta:  # on the meta device there is nothing to initialise
+            continue
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
         elif isinstance(layer, nn.Linear):

@@ -121,11 +121,12 @@ def train(
     (output / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     loader = _make_loader(recipe, train_source, preprocess)
+    forward = torch.compile(model) if recipe.compile else model  # evaluation runs eagerly: it would compile again
     optimizer = make_optimizer(model, recipe.optimizer, recipe.lr)
     start = time.perf_counter()
     best_top1 = -1.0
     for epoch in range(recipe.epochs):
-        loss, images_per_second = _train_epoch(model, loader, optimizer, recipe, epoch, device)
+        loss, images_per_second = _train_epoch(forward, loader, optimizer, recipe, epoch, device)
         result = evaluate(
             model,
             val_source,

@@ -56,6 +56,7 @@ class Recipe(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: automatic mixed precision")
     channels_last: bool = Field(False, description="memory layout of images and weights")
+    compile: bool = Field(False, description="torch.compile the training step: a minute or two first, faster after")
     clip_grad_norm: float | None = Field(None, gt=0)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
