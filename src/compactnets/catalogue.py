@@ -150,4 +150,3 @@ def profile_by_name(
     given = {key: value for key, value in options.items() if value is not None}
     model = build_by_name(name, {**form, "in_chans": size[0], **given}, pairs)
     return profile(model, size, batch_size)
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,7 +23,7 @@ def say(message: str) -> None:
     stderr.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
-class Tracker:
+class Tracker(Generic[Item]):
     """A progress bar with a text behind it: ``for batch in tracker: tracker.note("loss 0.31")``.
 
     On a terminal a bar that vanishes when it is done; elsewhere a plain line every 15 seconds.

@@ -15,11 +15,19 @@ class InputError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` for the known names nearest to ``name``, or ``""`` where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.6)
+    """Return ``"; did you mean 'a' or 'b'?"`` for the known names nearest to ``name``, or ``""`` where none is near.
+
+    Names that begin with ``name`` come first.
+    """
+    names = list(known)
+    begun = [candidate for candidate in names if name and candidate.startswith(name)]
+    alike = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
+    near = list(dict.fromkeys([*begun, *alike]))[:limit]
     return f"; did you mean {' or '.join(repr(match) for match in near)}?" if near else ""
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> InputError:
     """Return the error for an optional dependency that is not installed, with the command that installs it."""
-    return InputError(f"{purpose} needs {package}, which is not installed: python -m pip install 'compactnets[{extra}]'")
+    return InputError(
+        f"{purpose} needs {package}, which is not installed: python -m pip install 'compactnets[{extra}]'"
+    )

@@ -155,7 +155,9 @@ def show(result: QuickstartResult) -> None:
         cells = [row.predictions[index][2] for row in result.rows]
         guesses.add_row(image, truth, *(f"{guess.label}  ({100 * guess.probability:.1f} %)" for guess in cells))
     stdout.print(guesses)
-    stdout.print(f"{len(result.files)} files in {result.output}, in {result.seconds:.0f} s altogether:", highlight=False)
+    stdout.print(
+        f"{len(result.files)} files in {result.output}, in {result.seconds:.0f} s altogether:", highlight=False
+    )
     for file in result.files:
         stdout.print(f"  {file}", highlight=False, soft_wrap=True)
     checkpoint, image = result.rows[0].checkpoint, result.rows[0].predictions[0][0]

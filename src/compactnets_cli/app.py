@@ -81,10 +81,11 @@ def train(
         return
     if output is None:
         raise InputError("train needs --output DIR, the folder for checkpoints and metrics")
-    sources = [open_source(data, split, download=download) for split in ("train", "val")]
-    for source in sources:
-        say(repr(source))
-    result = loop.train(resolved, *sources, output, init=init, device=loop.pick_device(device))
+    train_source = open_source(data, "train", download=download)
+    val_source = open_source(data, "val", download=download)
+    say(f"{train_source!r}\n{val_source!r}")
+    place = loop.pick_device(device)
+    result = loop.train(resolved, train_source, val_source, output, init=init, device=place)
     if as_json:
         print_json(result.to_dict())
     else:
@@ -208,14 +209,17 @@ def convert(
     if as_json:
         print_json({"output": str(output), **record.model_dump(mode="json")})
     else:
-        stdout.print(f"{legacy} -> {output}: {model}, {len(record.class_names)} classes", highlight=False, soft_wrap=True)
+        stdout.print(
+            f"{legacy} -> {output}: {model}, {len(record.class_names)} classes", highlight=False, soft_wrap=True
+        )
 
 
 @app.command()
 def profile(
     name: Annotated[str, typer.Argument(help="A network (compactnets list).")],
     input_size: Annotated[
-        tuple[int, int, int] | None, typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar.")
+        tuple[int, int, int] | None,
+        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar."),
     ] = None,
     stem: Annotated[Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
@@ -225,9 +229,9 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Count what a network costs: multiply-adds, other operations, parameters, memory."""
+    from compactnets.catalogue import profile_by_name
     from compactnets.complexity import render
     from compactnets.console import stdout
-    from compactnets.catalogue import profile_by_name
 
     options = {"stem": stem, "num_classes": num_classes}
     cost = profile_by_name(name, input_size, batch_size, options, arguments or [])
@@ -253,12 +257,15 @@ def draw(
 
 @papers.command()
 def cost(
-    table: Annotated[str | None, typer.Option(help="Only one paper or table, such as menet or 'muffnet 6'.")] = None,
+    table: Annotated[
+        str | None, typer.Argument(help="Only one paper or table: menet, muffnet, 'menet II', 'muffnet 6'.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare every cost that the papers state with the cost measured here."""
-    from compactnets.console import stdout
-    from compactnets.papers.cost import measure_rows, render, to_json
+    from compactnets.console import Tracker, stdout
+    from compactnets.papers.cost import measure_rows, render, select_rows, to_json
 
-    rows = measure_rows()
-    print(to_json(rows)) if as_json else stdout.print(render(rows))
+    rows = select_rows(table)
+    costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]
+    print(to_json(costs)) if as_json else stdout.print(render(costs))

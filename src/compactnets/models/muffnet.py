@@ -178,7 +178,9 @@ class MuffNet(StagedNet):
         **options: Unpack[Options],
     ) -> None:
         if min(stem_channels, head_channels) < 1:
-            raise InputError(f"stem_channels and head_channels must be positive, found {stem_channels}, {head_channels}")
+            raise InputError(
+                f"stem_channels and head_channels must be positive, found {stem_channels}, {head_channels}"
+            )
         parts = parse_sharing(sharing)
         if len(widths) != len(parts):
             raise InputError(f"widths needs one entry for each of {len(parts)} stages, found {len(widths)}: {widths}")

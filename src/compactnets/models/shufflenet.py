@@ -87,7 +87,9 @@ class ShuffleNet(StagedNet):
     ) -> None:
         if width is None:
             if groups not in WIDTHS:
-                raise InputError(f"groups must be one of {', '.join(map(str, WIDTHS))}, or give a width; found {groups}")
+                raise InputError(
+                    f"groups must be one of {', '.join(map(str, WIDTHS))}, or give a width; found {groups}"
+                )
             width = _next_multiple(math.floor(WIDTHS[groups] * scale), groups)
         if stem_channels is None:
             stem_channels = _next_multiple(math.floor(24 * scale), groups)

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -172,8 +171,10 @@ class StagedNet(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Name patterns of stem and blocks, for timm's layer-wise learning-rate decay."""
-        block = r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(?:units\.)?(\d+)?"
-        return {"stem": r"^stem", "blocks": [(block, None), (r"^final", (99999,))]}
+        stage = r"^stages\.(\d+)"
+        units = [] if coarse else [(rf"{stage}\.(?:units\.)?(\d+)", None)]
+        # what a stage has before its units (MuffNet's reduction block) is a block of its own
+        return {"stem": r"^stem", "blocks": [*units, (stage, None), (r"^final", (99999,))]}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_features, H', W'), unpooled."""
@@ -209,9 +210,10 @@ class StagedNet(nn.Module):
             raise InputError(f"output_fmt must be 'NCHW', found {output_fmt!r}")
         levels = [*self.stem, *self.stages]
         take, last = feature_take_indices(len(levels), indices)
+        recompute = self.grad_checkpointing and self.training
         intermediates = []
         for index, level in enumerate(levels[: last + 1] if stop_early else levels):
-            x = level(x)
+            x = checkpoint_seq([level], x) if recompute and index >= len(self.stem) else level(x)
             if index in take:
                 intermediates.append(x)
         if intermediates_only:
@@ -267,11 +269,13 @@ def register_family(
 
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            num_levels = len(stem_levels(1, kwargs.get("stem", "imagenet"))) + len(DEPTHS)
+            feature_cfg = {"flatten_sequential": True, "feature_cls": "getter", "out_indices": tuple(range(num_levels))}
             return build_model_with_cfg(
                 network,
                 name,
                 pretrained,
-                feature_cfg={"flatten_sequential": True, "feature_cls": "getter"},
+                feature_cfg={**feature_cfg, **kwargs.pop("feature_cfg", {})},
                 **{**arguments, **kwargs},
             )
 
@@ -283,4 +287,3 @@ def register_family(
 
     for name, arguments in variants.items():
         setattr(module, name, register_model(entry_point(name, arguments)))
-

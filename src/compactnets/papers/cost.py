@@ -18,7 +18,7 @@ import torch
 import compactnets
 from compactnets.complexity import CONVENTION, count
 from compactnets.errors import InputError
-from compactnets.papers.stated import Row, load_paper, stated_rows
+from compactnets.papers.stated import PAPERS, Row, load_paper, stated_rows
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -104,6 +104,22 @@ class RowCost:
             "status": self.status,
             "note": row.note,
         }
+
+
+def select_rows(name: str | None = None) -> list[Row]:
+    """Return the rows that state a cost: of all tables, of one paper (``"menet"``), or one table (``"muffnet 6"``).
+
+    Raises:
+        InputError: no such paper or table; those that exist are named.
+    """
+    paper, _, table = (name or "").partition(" ")
+    if paper and paper not in PAPERS:
+        raise InputError(f"no paper is called {paper!r}: expected one of {', '.join(PAPERS)}, and a table behind it")
+    rows = [row for row in stated_rows(paper or None) if row.states_cost]
+    tables = list(dict.fromkeys(row.table for row in rows))
+    if table and table not in tables:
+        raise InputError(f"{paper} has no table {table!r} that states a cost: it has {', '.join(tables)}")
+    return [row for row in rows if not table or row.table == table]
 
 
 def measure_rows(rows: Iterable[Row] | None = None, on_row: Callable[[RowCost], object] | None = None) -> list[RowCost]:

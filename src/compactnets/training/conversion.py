@@ -31,7 +31,9 @@ def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:
     load_weights(model, state_dict, name, legacy)
     imagenet = ImageNetInfo()
     if num_classes != imagenet.num_classes():
-        raise InputError(f"{legacy} has {num_classes} classes; the MENet repository's networks have the 1,000 of ImageNet")
+        raise InputError(
+            f"{legacy} has {num_classes} classes; the MENet repository's networks have the 1,000 of ImageNet"
+        )
     record = CheckpointRecord(
         model=name,
         arguments=arguments,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -67,13 +67,14 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    loader = DataLoader(ImageDataset(source, preprocess), batch_size=batch_size, num_workers=workers)
+    loader: Any = DataLoader(ImageDataset(source, preprocess), batch_size=batch_size, num_workers=workers)
+    batches: Iterable[tuple[Tensor, Tensor]] = Tracker(loader, len(loader), description)
     lookup = None if class_map is None else torch.tensor(class_map, device=device)
     top1 = top5 = 0
     loss = 0.0
     start = time.perf_counter()
     with torch.inference_mode():
-        for images, labels in Tracker(loader, len(loader), description):
+        for images, labels in batches:
             logits = model(images.to(device)).float()
             targets = labels.to(device) if lookup is None else lookup[labels.to(device)]
             guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices

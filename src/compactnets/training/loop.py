@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +115,16 @@ def train(
             loss that is not finite.
     """
     preprocess, model, arguments = prepare(recipe, train_source, init)
-    model = model.to(device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
+    model = model.to(device)
+    if recipe.channels_last:
+        model = model.to(memory_format=torch.channels_last)
     _claim(output)
     settings = recipe.model_dump(mode="json")
     (output / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
     loader = _make_loader(recipe, train_source, preprocess)
-    forward = torch.compile(model) if recipe.compile else model  # evaluation runs eagerly: it would compile again
+    # only the training step is compiled: evaluation would compile again, for another mode and batch
+    forward: Any = torch.compile(model) if recipe.compile else model
     optimizer = make_optimizer(model, recipe.optimizer, recipe.lr)
     start = time.perf_counter()
     best_top1 = -1.0
@@ -188,7 +191,8 @@ def prepare(
     model = create_model(recipe.model, **arguments)
     weights = read_tensors(init)
     if record.class_names != list(source.class_names):
-        say(f"classifier replaced: {init} has {len(record.class_names)} classes, {source.spec} {len(source.class_names)}")
+        found, wanted = len(record.class_names), len(source.class_names)
+        say(f"classifier replaced: {init} has {found} classes, {source.spec} has {wanted}")
         fresh = model.state_dict()
         weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
     load_weights(model, weights, recipe.model, init)
@@ -206,7 +210,7 @@ def _claim(output: Path) -> None:
         raise InputError(f"cannot make the output folder {output}: {error.strerror}") from None
 
 
-def _make_loader(recipe: Recipe, source: ImageSource, preprocess: Preprocess) -> DataLoader[tuple[Tensor, Tensor]]:
+def _make_loader(recipe: Recipe, source: ImageSource, preprocess: Preprocess) -> DataLoader[tuple[Tensor, int]]:
     dataset = ImageDataset(source, recipe.augment.transform(preprocess))
     return DataLoader(
         dataset,
@@ -221,7 +225,7 @@ def _make_loader(recipe: Recipe, source: ImageSource, preprocess: Preprocess) ->
 
 def _train_epoch(
     model: nn.Module,
-    loader: DataLoader[tuple[Tensor, Tensor]],
+    loader: DataLoader[tuple[Tensor, int]],
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     epoch: int,
@@ -231,7 +235,8 @@ def _train_epoch(
     model.train()
     autocast = _autocast(recipe, device)
     total, start = 0.0, time.perf_counter()
-    tracker = Tracker(loader, len(loader), f"epoch {epoch + 1}/{recipe.epochs}")
+    batches: Iterable[tuple[Tensor, Tensor]] = loader
+    tracker = Tracker(batches, len(loader), f"epoch {epoch + 1}/{recipe.epochs}")
     for step, (images, labels) in enumerate(tracker):
         lr = recipe.lr * lr_factor(recipe.schedule, recipe.epochs, epoch + step / len(loader))
         for group in optimizer.param_groups:

@@ -79,7 +79,7 @@ class Recipe(Section):
 def list_recipes() -> list[str]:
     """Return the names of the recipes in the package, such as ``cifar/muffnet``."""
     root = resources.files("compactnets") / "recipes"
-    groups = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    groups = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
     return [
         f"{group.name}/{file.name.removesuffix('.yaml')}"
         for group in groups

@@ -1,0 +1,134 @@
+"""The package as a whole: its README, what importing it does, and that its modules stand in layers."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "compactnets"
+EXTRAS = ("pytorchcv", "matplotlib")
+# a layer imports only from itself and the layers before it
+LAYERS = (
+    ("errors", "nn"),
+    ("console",),
+    ("models",),
+    ("complexity",),
+    ("data",),
+    ("training",),
+    ("papers", "plots"),
+    ("catalogue", "quickstart"),
+)
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_import_uses_no_network_and_no_extra() -> None:
+    code = f"""
+import socket, sys
+def refuse(*arguments, **options):
+    raise AssertionError("the import opened a connection")
+socket.socket.connect = refuse
+socket.create_connection = refuse
+import compactnets, timm
+assert len(timm.list_models("menet*")) == 16, timm.list_models("menet*")
+assert timm.list_models("muffnet*") == ["muffnet_x0_5", "muffnet_x1_0", "muffnet_x1_5"]
+loaded = [name for name in {EXTRAS!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+    done = _run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_imports_without_the_extras() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+        for package in ("compactnets", "compactnets_cli")
+        for path in sorted((ROOT / "src" / package).rglob("*.py"))
+        if path.name != "__main__.py"
+    ]
+    code = f"""
+import importlib, sys
+for name in {EXTRAS!r}:
+    sys.modules[name] = None
+for name in {modules!r}:
+    importlib.import_module(name)
+"""
+    done = _run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports, by their first name after ``compactnets.``"""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("compactnets."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("compactnets.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_lower_layers_do_not_import_upper_ones(path: Path) -> None:
+    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if own.startswith("__"):
+        return
+    level = next(index for index, layer in enumerate(LAYERS) if own in layer)
+    allowed = {name for layer in LAYERS[: level + 1] for name in layer}
+    assert _imports(path) <= allowed
+
+
+def test_readme_commands_exist() -> None:
+    """Every `compactnets VERB` of README and docs is a verb, and every option one of its options."""
+    import typer
+
+    from compactnets_cli import app
+
+    group = typer.main.get_command(app)
+    texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [
+        line.split("#")[0].strip()
+        for text in texts
+        for block in re.findall(r"```sh\n(.*?)```", text.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith("compactnets ")
+    ]
+    assert len(lines) >= 8
+    for line in lines:
+        words = line.split()[1:]
+        command = group.commands[words[0]]  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            command = command.commands[words[1]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        used = {word.strip("[]") for word in words if word.strip("[]").startswith("--")}
+        assert used <= known, line
+
+
+def test_readme_opens_with_the_two_commands() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks[0] == "python -m pip install . && compactnets quickstart\n"
+    assert blocks[1] == "python -m pip install '.[dev]' && pytest\n"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    reasons = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    extras = [item for extra in project["optional-dependencies"].values() for item in extra]
+    for requirement in [*project["dependencies"], *extras]:
+        name = re.split(r"[<>=\[]", requirement)[0]
+        assert name == "compactnets" or name.removeprefix("pytest-") in reasons, f"docs/dependencies.md lacks {name}"
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    for text in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", text.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (text.parent / target).exists(), f"{text.name}: {target}"
