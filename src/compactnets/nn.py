@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from torch import Tensor, nn
@@ -70,15 +71,22 @@ def initialize(module: nn.Module, mode: str = "fan_out") -> None:
     """Initialise in place: Kaiming normal for convolutions, N(0, 0.01) for linear layers, zero biases.
 
     ``fan_out`` is what the MENet repository configures for MENet and ShuffleNet (``init_mode``), ``fan_in`` for
-    MobileNet.
+    MobileNet. A grouped convolution counts the outputs of one group, as timm does; torch's own ``fan_out`` counts those
+    of all groups, which makes depthwise kernels so small that the first steps at the papers' learning rates diverge.
+
+    Raises:
+        ValueError: another mode.
     """
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode must be fan_in or fan_out, found {mode!r}")
     for layer in module.modules():
         weight = getattr(layer, "weight", None)
         if weight is None or weight.is_meta:  # on the meta device there is nothing to initialise
             continue
         if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")  # type: ignore[arg-type]
+            fan = weight[0].numel() if mode == "fan_in" else weight[:, 0].numel() // layer.groups
+            nn.init.normal_(weight, std=math.sqrt(2 / fan))
         elif isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.normal_(weight, std=0.01)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
             nn.init.zeros_(layer.bias)

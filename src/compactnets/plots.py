@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from compactnets.errors import InputError, missing_extra
 from compactnets.models.muffnet import MuffNet
-from compactnets.models.sharing import DenseSharing
+from compactnets.models.sharing import DenseSharing, Sharing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def draw_sharing(model: nn.Module, output: Path) -> None:
     """Draw the sharing matrices of a MuffNet along one diagonal, as in its figure 5, and write the picture.
 
-    Rows are source layers, columns the targets that take their channel groups; a cell holds the number of channels,
-    its colour their share of the layer. A stage with DenseNet's pattern has no matrix: each layer's width is written
-    at every block that reads it.
+    Rows are source layers, columns the targets that take their channel groups: target j is the input of the block that
+    makes layer j + 1, and the last one of a stage is its output. A cell holds the number of channels; its colour is
+    darker the nearer this comes to the largest of its stage. A stage with DenseNet's pattern has no matrix: each
+    layer's width is written at every target that reads it.
+
+    Args:
+        model: the network, on any device.
+        output: the file; its suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
 
     Raises:
         InputError: another network than MuffNet, matplotlib missing, or a file that cannot be written.
@@ -25,46 +33,59 @@ def draw_sharing(model: nn.Module, output: Path) -> None:
     if not isinstance(model, MuffNet):
         raise InputError(f"only MuffNet has sharing matrices, found a {type(model).__name__}")
     try:
-        import matplotlib
+        from matplotlib import rc_context
     except ImportError:
         raise missing_extra("matplotlib", "plot", "drawing") from None
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
-    stages = [_entries(sharing) for sharing in model.sharing]
-    size = sum(map(len, stages))
-    figure = Figure(figsize=(8, 8.4), layout="constrained")
+    size = sum(len(sharing.layer_channels) for sharing in model.sharing)
+    figure = Figure(figsize=(9, 9.2), layout="constrained")
     axes = figure.add_subplot()
-    colours = matplotlib.colormaps["Blues"]
-    offset = 0
-    for number, entries in enumerate(stages, start=1):
-        for i, row in enumerate(entries):
-            for j, channels in enumerate(row):
-                if channels:
-                    share = channels / sum(row)
-                    corner = (offset + j, offset + i)
-                    axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(0.15 + 0.75 * share), edgecolor="white"))
-                    colour = "white" if share > 0.6 else "black"
-                    axes.text(corner[0] + 0.5, corner[1] + 0.5, str(channels), ha="center", va="center", color=colour)
-        frame = Rectangle((offset, offset), len(entries), len(entries), fill=False, edgecolor="0.4", linewidth=1.2)
-        axes.add_patch(frame)
-        beside = offset + len(entries) + 0.2 if number < len(stages) else offset - 0.2
-        side = "left" if number < len(stages) else "right"
-        axes.text(beside, offset + len(entries) / 2, f"stage {number}", ha=side, va="center", color="0.3")
-        offset += len(entries)
-    axes.set(xlim=(0, size), ylim=(size, 0), aspect="equal", xlabel="target layer", ylabel="source layer")
-    axes.set_xticks([k + 0.5 for k in range(size)], [str(k) for k in range(size)])
-    axes.set_yticks([k + 0.5 for k in range(size)], [str(k) for k in range(size)])
-    axes.set_title("Channels of each source layer (row) by the target that reads them (column)")
-    axes.spines[["top", "right"]].set_visible(False)
+    first = 0
+    for number, sharing in enumerate(model.sharing, start=1):
+        _draw_stage(axes, sharing, first, number, label_left=number == len(model.sharing))
+        first += len(sharing.layer_channels)
+    ticks = range(size)
+    axes.set(xlim=(-0.6, size - 0.4), ylim=(size - 0.4, -0.6), aspect="equal", xticks=ticks, yticks=ticks)
+    axes.set_title("M of MuffNet: how many channels of a layer go to which target")
+    axes.set_xlabel(
+        "target j: input of the block that makes layer j + 1; the last of a stage is its output", labelpad=8
+    )
+    axes.set_ylabel("source: layer i", labelpad=8)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, colors="0.35")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output)
+        with rc_context({"svg.fonttype": "none"}):  # text stays text
+            figure.savefig(output, dpi=120)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {output}: {error}") from None
 
 
-def _entries(sharing: Any) -> list[list[int]]:
+def _draw_stage(axes: Axes, sharing: Sharing, first: int, number: int, label_left: bool) -> None:
+    """Draw one stage, whose first layer has the index ``first``, with its name beside it."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    entries = _entries(sharing)
+    size, largest = len(entries), max(map(max, entries))
+    for i, row in enumerate(entries):
+        for j, channels in enumerate(row):
+            if not channels:
+                continue
+            x, y, shade = first + j, first + i, channels / largest
+            face = colormaps["Blues"](0.12 + 0.7 * shade)
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="white"))
+            axes.text(x, y, str(channels), ha="center", va="center", color="white" if shade > 0.6 else "black")
+    corner = (first - 0.5, first - 0.5)
+    axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="0.35", linewidth=1.2))
+    kind = "\nwhole layers (dense)" if isinstance(sharing, DenseSharing) else ""
+    beside, side = (first - 0.8, "right") if label_left else (first + size - 0.2, "left")
+    text = f"stage {number}\n{sharing.out_channels} channels out{kind}"
+    axes.text(beside, first + (size - 1) / 2, text, ha=side, va="center", fontsize=11, linespacing=1.4)
+
+
+def _entries(sharing: Sharing) -> list[list[int]]:
     if isinstance(sharing, DenseSharing):
         widths = sharing.layer_channels
         return [[width if j >= i else 0 for j in range(len(widths))] for i, width in enumerate(widths)]

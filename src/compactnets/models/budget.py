@@ -5,13 +5,12 @@ Costs are multiply-adds (``macs``), which the paper calls FLOPs. Sizes are the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
-from typing import Any
 
 from compactnets.errors import InputError
-from compactnets.models.sharing import PATTERNS, Sharing, make_sharing
+from compactnets.models.sharing import Sharing, make_sharing
 
 SIZES = (56, 28, 14, 7)  # what each reduction block reads, and the last stage's map, at 224 x 224
 
@@ -67,7 +66,7 @@ def stage_macs(
 
 @cache
 def fit_widths(
-    parts: tuple[Any, ...],
+    parts: tuple[str | Sharing, ...],
     depths: tuple[int, ...],
     target: tuple[int, ...],
     stem_channels: int,
@@ -76,56 +75,51 @@ def fit_widths(
 ) -> tuple[float | None, ...]:
     """Return the widths at which every stage costs what ``target`` says ("the FLOPs of each stage the same", 5.2).
 
+    A reduction block couples two stages, so the widths are sought together: from any start, go to the best neighbour
+    until none is better, with finer and finer steps: 0.1 in the end, 1 where nothing is shared. Better is the smaller
+    largest misfit of a stage; among equals, the smaller sum of squares.
+
     Args:
-        parts: a pattern or a matrix (as a tuple of tuples) per stage; a matrix has no width: ``None`` stands for it.
+        parts: a pattern, or a sharing that stays as it is, per stage; the latter has no width: ``None`` stands for it.
         depths: layers of each stage.
         target: MACs of each stage (:func:`stage_macs`).
 
-    Each stage is fitted in turn until nothing moves, since a reduction block couples two of them; then the
-    neighbourhood of that is searched for the least sum of the misfits' fourth powers. Widths go in steps of 0.1, of 1
-    where nothing is shared.
+    Raises:
+        InputError: a stage costs more than its target even at one channel; or as in :func:`make_sharing`.
     """
-    for part, depth in zip(parts, depths, strict=True):
-        if isinstance(part, str) and part not in PATTERNS:
-            make_sharing(part, depth, 1.0)  # raises, with the names that exist
-    steps = [0.0 if not isinstance(part, str) else 1.0 if part == "none" else 0.1 for part in parts]
 
-    def misfits(widths: Sequence[float]) -> list[float]:
-        plans = [
-            make_sharing(part, depth, width if step else None, reading)
-            for part, depth, width, step in zip(parts, depths, widths, steps, strict=True)
-        ]
-        macs = stage_macs(plans, stem_channels, head_channels)
-        return [found / wanted - 1 for found, wanted in zip(macs, target, strict=True)]
+    @cache
+    def plan(index: int, width: float | None) -> Sharing:
+        return make_sharing(parts[index], depths[index], width, reading)
 
-    widths = [16.0] * len(parts)
-    for _ in range(20):
-        before = list(widths)
-        for index, step in enumerate(steps):
-            if step:
-                widths[index] = _solve(
-                    lambda width, index=index: misfits([*widths[:index], width, *widths[index + 1 :]])[index], step
-                )
-        if widths == before:
-            break
-    reach = [1 if step == 1.0 else 5 for step in steps]
-    ranges = [
-        [round(width + offset * step, 1) for offset in range(-span, span + 1)] if step else [width]
-        for width, step, span in zip(widths, steps, reach, strict=True)
-    ]
-    trials = (trial for trial in product(*ranges) if min(trial) >= 1)
-    best = min(trials, key=lambda trial: sum(misfit**4 for misfit in misfits(trial)))
-    return tuple(width if step else None for width, step in zip(best, steps, strict=True))
+    def misfits(widths: Sequence[float | None]) -> list[float]:
+        macs = stage_macs([plan(*stage) for stage in enumerate(widths)], stem_channels, head_channels)
+        return [found / wanted - 1 if width else 0.0 for found, wanted, width in zip(macs, target, widths, strict=True)]
+
+    def badness(widths: Sequence[float | None]) -> tuple[float, float]:
+        found = misfits(widths)
+        return max(map(abs, found)), sum(misfit**2 for misfit in found)
+
+    widths: tuple[float | None, ...] = tuple(16.0 if isinstance(part, str) else None for part in parts)
+    for step, reach in ((32, 2), (8, 2), (2, 2), (0.5, 2), (0.1, 5)):
+        before = None
+        while widths != before:
+            before = widths
+            ranges = [_around(*stage, step, reach) for stage in zip(widths, parts, strict=True)]
+            widths = min(product(*ranges), key=badness)
+    for number, (width, misfit) in enumerate(zip(widths, misfits(widths), strict=True), start=1):
+        if width == 1 and misfit > 0:
+            raise InputError(
+                f"no width fits stage {number}: it costs more than {target[number - 1] / 1e6:.2f} M MACs even at one "
+                "channel; give the widths, or a smaller stage before it"
+            )
+    return widths
 
 
-def _solve(misfit: Callable[[float], float], step: float) -> float:
-    """Return the multiple of ``step`` at which the misfit turns positive; it grows with the width, by jumps."""
-    low, high = 1.0, 2.0
-    if misfit(low) > 0:
-        raise InputError("no width fits: the pattern costs more than the stage's budget even at one channel")
-    while misfit(high) < 0:
-        high *= 2
-    while high - low > step / 2:
-        middle = (low + high) / 2
-        low, high = (middle, high) if misfit(middle) < 0 else (low, middle)
-    return max(1.0, round(round(high / step) * step, 1))
+def _around(width: float | None, part: str | Sharing, step: float, reach: int) -> Sequence[float | None]:
+    """Return the widths within ``reach`` steps, no less than 1; whole ones where nothing is shared."""
+    if width is None:
+        return [None]
+    if part == "none" and step < 1:
+        step, reach = 1, 1
+    return sorted({max(1.0, round(width + step * count, 1)) for count in range(-reach, reach + 1)})

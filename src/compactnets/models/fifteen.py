@@ -58,7 +58,7 @@ class FifteenNet(StagedNet):
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
 
     Raises:
-        InputError: an unknown unit.
+        InputError: an unknown unit, or widths that leave it no channels.
     """
 
     def __init__(
@@ -72,6 +72,11 @@ class FifteenNet(StagedNet):
     ) -> None:
         if unit not in ("resnet", "resnext", "xception"):
             raise InputError(f"unit must be one of resnet, resnext, xception, found {unit!r}")
+        if min(width, stem_channels) < 1 or (unit == "xception" and width <= stem_channels):
+            raise InputError(
+                f"width and stem_channels must be positive, and with unit = 'xception' width exceed stem_channels "
+                f"(stage 2 concatenates both), found {width} and {stem_channels}"
+            )
 
         def make_unit(stage: int, in_channels: int, out_channels: int, stride: int, downsample: bool) -> nn.Module:
             if unit == "xception":

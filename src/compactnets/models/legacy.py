@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +37,7 @@ BRANCHES = {"s_bn_merge": "merge", "s_bn_conv": "evolve", "s_bn_evolve": "match"
 PREFIXES = ("module.", "_orig_mod.")
 UNIT = re.compile(r"features\.stage_(\d+)_(\d+)\.(\w+)\.(\w+)")
 STEM = re.compile(r"features\.init\.(conv|bn)\.(\w+)")
+FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # how torch names what a pickle would import, and run
 
 
 def strip_prefixes(key: str) -> str:
@@ -91,15 +93,28 @@ def load_legacy(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} was refused: it holds Python objects other than tensors, which loading would execute "
-            f"({str(error).splitlines()[0].strip()})"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} is not a PyTorch checkpoint: {str(error).splitlines()[0]}") from None
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # on the pickle's protocol
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # bytes that are no checkpoint end in any exception
+        raise InputError(f"{path} {_refusal(path, error)}") from None
     state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    if not isinstance(state_dict, dict) or not all(isinstance(value, Tensor) for value in state_dict.values()):
+    if not (isinstance(state_dict, dict) and state_dict and all(map(_is_entry, state_dict.items()))):
         raise InputError(f"{path} holds no state dict: expected a dictionary of tensors under 'state_dict'")
     return convert_state_dict(state_dict)
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Say why torch did not load a file; its own message advises to load it unsafely."""
+    with path.open("rb") as file:
+        begins_as_pickle = file.read(2).startswith((b"\x80", b"PK"))
+    named = FORBIDDEN.search(str(error))
+    if isinstance(error, pickle.UnpicklingError) and (named or begins_as_pickle):
+        found = named[1] if named else "Python objects"
+        return f"was refused: it holds {found}, and only tensors and plain values are read"
+    return "is not a PyTorch checkpoint, or a damaged one: expected a file that torch.save has written"

@@ -143,6 +143,11 @@ def _check(width: int, fusion_width: int, groups: int, expansion: float, stem_ch
         raise InputError(f"fusion must be one of {', '.join(FUSIONS)}, found {fusion!r}")
     if min(width, fusion_width, groups, stem_channels) < 1 or expansion <= 0:
         raise InputError("residual_width, fusion_width, groups, stem_channels and expansion must be positive")
+    if fusion_width * expansion ** (len(DEPTHS) - 1) < 0.5:
+        raise InputError(
+            f"fusion_width must leave a channel in the last stage: {fusion_width} x {expansion}^{len(DEPTHS) - 1} is "
+            f"rounded to none"
+        )
     if width % (4 * groups):
         raise InputError(
             f"residual_width must be a multiple of 4 x groups = {4 * groups} (a quarter of it is the bottleneck, which "

@@ -140,7 +140,7 @@ def parse_sharing(sharing: str | Sequence[Any]) -> tuple[Any, ...]:
     Raises:
         InputError: not one entry per stage.
     """
-    parts = tuple(sharing.split("+")) if isinstance(sharing, str) else tuple(sharing)
+    parts = tuple(map(str.strip, sharing.split("+"))) if isinstance(sharing, str) else tuple(sharing)
     if len(parts) != len(DEPTHS):
         raise InputError(
             f"sharing needs one pattern or matrix for each of {len(DEPTHS)} stages, such as 'average+geometric+none', "
@@ -234,15 +234,17 @@ def muffnet(
             is ``muffnet_x0_5`` with its pattern names.
     """
     parts = parse_sharing(sharing)
-    if widths is None and reading == "entry" and parts == parse_sharing(SHARING):
-        widths = base_widths
-    elif widths is None and parts == ("none", "none", "none"):
-        widths = plain_widths
-    elif widths is None:
-        plain = [make_sharing("none", depth, width) for depth, width in zip(DEPTHS, plain_widths, strict=True)]
-        target = stage_macs(plain, stem_channels, head_channels)
-        hashable = tuple(_as_tuples(part) for part in parts)
-        widths = fit_widths(hashable, DEPTHS, target, stem_channels, head_channels, reading)
+    if widths is None:
+        stages = list(zip(parts, DEPTHS, strict=True))
+        parts = tuple(part if isinstance(part, str) else make_sharing(part, depth) for part, depth in stages)
+        if parts == parse_sharing(SHARING) and reading == "entry":
+            widths = base_widths
+        elif parts == ("none", "none", "none"):
+            widths = plain_widths
+        else:
+            plain = [make_sharing("none", depth, width) for depth, width in zip(DEPTHS, plain_widths, strict=True)]
+            target = stage_macs(plain, stem_channels, head_channels)
+            widths = fit_widths(parts, DEPTHS, target, stem_channels, head_channels, reading)
     return MuffNet(
         parts,
         widths,
@@ -252,11 +254,6 @@ def muffnet(
         stem=stem,
         **options,
     )
-
-
-def _as_tuples(part: Any) -> Any:
-    is_matrix = isinstance(part, Sequence) and not isinstance(part, str)
-    return tuple(tuple(row) for row in part) if is_matrix else part
 
 
 VARIANTS = {

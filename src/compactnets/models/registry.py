@@ -35,7 +35,7 @@ def accepted_arguments(name: str) -> set[str]:
         InputError: no such network; the near matches are named.
     """
     if name in FAMILIES:
-        return {"stem", *model_entrypoint(name).accepts}
+        return {"stem", *model_entrypoint(name).accepts}  # type: ignore[attr-defined]
     if name in PEERS:
         return {"stem", *Options.__annotations__}
     raise InputError(f"no network is called {name!r}{did_you_mean(name, [*FAMILIES, *PEERS])} (compactnets list)")
@@ -57,6 +57,14 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
         if key not in accepted:
             hint = did_you_mean(key, accepted)
             raise InputError(f"{name} takes no argument {key!r}{hint or ', but ' + ', '.join(sorted(accepted))}")
-    if name in PEERS:
-        return create_peer(name, **arguments)
-    return timm.create_model(name, **arguments)
+    try:
+        return create_peer(name, **arguments) if name in PEERS else timm.create_model(name, **arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # what a layer raises for a value that it cannot take
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise InputError(f"{name} cannot be built with {given or 'its own values'}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

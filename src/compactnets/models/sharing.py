@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from compactnets.errors import InputError, did_you_mean
 
@@ -55,7 +58,7 @@ class SharingMatrix:
 
     @property
     def input_channels(self) -> tuple[int, ...]:
-        """Input channels of each of the L - 1 blocks after the reduction block: the sums of the columns but the last."""
+        """Input channels of the L - 1 blocks after the reduction block: the sums of the columns but the last."""
         return tuple(sum(column) for column in zip(*self.entries, strict=True))[:-1]
 
     @property
@@ -71,7 +74,7 @@ class SharingMatrix:
         return len(diagonal) == 1 and all(self.entries[i][j] == 0 for i in range(size) for j in range(i + 1, size))
 
     def splits(self, layer: int) -> tuple[tuple[int, int], ...]:
-        """The pieces of one layer's output, in the order of its channels: ``(target, channels)``, empty ones left out."""
+        """The pieces of one layer's output in the order of its channels: ``(target, channels)``, no empty ones."""
         return tuple((target, count) for target, count in enumerate(self.entries[layer]) if count)
 
 
@@ -116,7 +119,7 @@ def make_sharing(
     """Build the sharing of one stage.
 
     Args:
-        pattern: one of :data:`PATTERNS`, or an upper-triangular matrix of channel counts.
+        pattern: one of :data:`PATTERNS`, or an upper-triangular matrix of channel counts (rows, an array or a tensor).
         num_layers: L, the reduction block's output included.
         width: the scale of a pattern (see below); not used with a matrix.
         reading: how the paper's proportions are read (they are given only up to a factor, section 3.3).
@@ -132,18 +135,26 @@ def make_sharing(
     rounds their total).
 
     Raises:
-        InputError: an unknown pattern or reading, a width that is missing or too small, a matrix of another size.
+        InputError: an unknown pattern or reading, a width that is missing or too small, something else than a matrix,
+            or one of another size.
     """
-    if isinstance(pattern, (SharingMatrix, DenseSharing)):
-        sharing: Sharing = pattern
-    elif not isinstance(pattern, str):
-        sharing = SharingMatrix(tuple(tuple(row) for row in pattern))
-    else:
+    if isinstance(pattern, str):
         return _from_pattern(pattern, num_layers, width, reading)
+    sharing = pattern if isinstance(pattern, (SharingMatrix, DenseSharing)) else SharingMatrix(_rows(pattern))
     found = len(sharing.layer_channels)
     if found != num_layers:
         raise InputError(f"this stage has {num_layers} layers (reduction block included), the matrix has {found}")
     return sharing
+
+
+def _rows(matrix: Any) -> tuple[tuple[int, ...], ...]:
+    try:  # the counts of an array or a tensor become plain numbers
+        return tuple(tuple(count.item() if hasattr(count, "item") else count for count in row) for row in matrix)
+    except (TypeError, ValueError, RuntimeError):  # the last two from the item() of something with more dimensions
+        found = " ".join(repr(matrix).split())
+        raise InputError(
+            f"the sharing of a stage is one of {', '.join(PATTERNS)} or a matrix given by its rows, found {found}"
+        ) from None
 
 
 def _from_pattern(pattern: str, num_layers: int, width: float | None, reading: str) -> Sharing:
@@ -152,8 +163,8 @@ def _from_pattern(pattern: str, num_layers: int, width: float | None, reading: s
         raise InputError(f"sharing must be one of {', '.join(PATTERNS)} or a matrix, found {pattern!r}{hint}")
     if reading not in READINGS:
         raise InputError(f"reading must be one of {', '.join(READINGS)}, found {reading!r}")
-    if width is None or width < 1:
-        raise InputError(f"the pattern {pattern!r} needs a width of at least 1, found {width}")
+    if not isinstance(width, (int, float, np.number)) or not 1 <= width < math.inf:
+        raise InputError(f"the pattern {pattern!r} needs a width of at least 1, found {width!r}")
     if pattern == "dense":
         total = _round_half_up(width * num_layers)
         return DenseSharing(tuple(_apportion(total, [1.0] * num_layers)))

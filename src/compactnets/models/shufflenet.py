@@ -40,7 +40,7 @@ class ShuffleUnit(nn.Module):
         compress_groups: int | None = None,
     ) -> None:
         super().__init__()
-        bottleneck = _next_multiple(out_channels // 4, groups)
+        bottleneck = _next_multiple(max(1, out_channels // 4), groups)
         self.compress = ConvNormAct(in_channels, bottleneck, groups=compress_groups or groups)
         self.shuffle = ChannelShuffle(bottleneck, groups) if groups > 1 else nn.Identity()
         self.depthwise = depthwise(bottleneck, stride=stride)
@@ -85,6 +85,8 @@ class ShuffleNet(StagedNet):
         stem: str = "imagenet",
         **options: Unpack[Options],
     ) -> None:
+        if groups < 1:
+            raise InputError(f"groups must be positive, found {groups}")
         if width is None:
             if groups not in WIDTHS:
                 raise InputError(
@@ -93,9 +95,10 @@ class ShuffleNet(StagedNet):
             width = _next_multiple(math.floor(WIDTHS[groups] * scale), groups)
         if stem_channels is None:
             stem_channels = _next_multiple(math.floor(24 * scale), groups)
-        if width <= stem_channels or width % groups or stem_channels % groups:
+        if not 0 < stem_channels < width or width % groups or stem_channels % groups:
             raise InputError(
-                f"width must exceed stem_channels, and groups = {groups} divide both; found {width} and {stem_channels}"
+                f"width must exceed stem_channels (stage 2 concatenates both), and both be positive multiples of "
+                f"groups = {groups}; found {width} and {stem_channels}"
             )
 
         def unit(stage: int, in_channels: int, out_channels: int, stride: int, downsample: bool) -> ShuffleUnit:

@@ -44,6 +44,8 @@ def make_stem(in_chans: int, out_channels: int, stem: str) -> nn.Sequential:
     The cifar form is the convolution alone, with stride 1 (MuffNet, section 3.3).
     """
     check_stem(stem)
+    if in_chans < 1:
+        raise InputError(f"in_chans must be positive, found {in_chans}")
     if stem == "cifar":
         return nn.Sequential(OrderedDict(conv=ConvNormAct(in_chans, out_channels, 3)))
     conv = ConvNormAct(in_chans, out_channels, 3, stride=2)
@@ -135,7 +137,7 @@ class StagedNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.final = final if final is not None else nn.Identity()
         modules = [f"stem.{name}" for name, _ in stem.named_children()] + [f"stages.{i}" for i in range(len(stages))]
-        self.feature_info = [
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": channels, "reduction": reduction, "module": module}
             for (channels, reduction), module in zip(levels, modules, strict=True)
         ]
@@ -153,8 +155,9 @@ class StagedNet(nn.Module):
         self.num_classes = num_classes
         self.dropout = nn.Dropout(self.drop_rate) if self.drop_rate else nn.Identity()
         reference = next(self.parameters(), None)
-        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.classifier: nn.Module = nn.Identity()
         if num_classes:
+            self.classifier = nn.Linear(self.num_features, num_classes)
             nn.init.normal_(self.classifier.weight, std=0.01)
             nn.init.zeros_(self.classifier.bias)
         if reference is not None:
@@ -179,11 +182,8 @@ class StagedNet(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_features, H', W'), unpooled."""
         x = self.stem(x)
-        if self.grad_checkpointing and self.training:
-            x = checkpoint_seq(self.stages, x)
-        else:
-            x = self.stages(x)
-        return self.final(x)
+        recompute = self.grad_checkpointing and self.training
+        return self.final(checkpoint_seq(self.stages, x) if recompute else self.stages(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify: (N, num_features, H', W') -> (N, num_classes), or (N, num_features) before the logits."""

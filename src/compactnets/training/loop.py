@@ -85,7 +85,7 @@ def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
     return 1.0
 
 
-def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -93,6 +93,8 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": settings.weight_decay if settings.decay_norm_and_bias else 0.0},
     ]
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov)
 
 

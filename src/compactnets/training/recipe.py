@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -21,13 +22,19 @@ class Section(BaseModel):
 
 
 class Optimizer(Section):
-    """Stochastic gradient descent, as both papers use it."""
+    """``sgd`` is what both papers use; ``adamw`` forgives more in short runs."""
 
-    name: Literal["sgd"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum; adamw: its first beta")
+    nesterov: bool = Field(False, description="sgd only")
     weight_decay: float = Field(1e-4, ge=0)
     decay_norm_and_bias: bool = Field(True, description="also decay batch normalisation and biases")
+
+    @model_validator(mode="after")
+    def _nesterov_is_sgd(self) -> Optimizer:
+        if self.nesterov and self.name != "sgd":
+            warnings.warn(f"optimizer: nesterov has no effect with name = {self.name!r}", stacklevel=2)
+        return self
 
 
 class Schedule(Section):
