@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from torch import nn
 
 from compactnets.complexity import count
 from compactnets.console import Tracker, say, stdout
-from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data import ImageSource, Preprocess, open_source, read_image
 from compactnets.training.checkpoint import load_checkpoint
 from compactnets.training.evaluation import evaluate
 from compactnets.training.loop import train
 from compactnets.training.prediction import Guess, classify
-from compactnets.training.recipe import load_recipe
+from compactnets.training.recipe import Recipe, load_recipe
 
 RECIPE = "digits/quickstart"
 NETWORKS = ("menet_108_8x1_g3", "muffnet_x0_5")
@@ -55,13 +56,17 @@ class QuickstartResult:
         return asdict(self)
 
 
-def run(output: Path = Path("quickstart")) -> QuickstartResult:
-    """Train, evaluate and try the two networks; ``output`` gets a number behind it where it exists already."""
+def run(output: Path = Path("quickstart"), overrides: Sequence[str] = ()) -> QuickstartResult:
+    """Train, evaluate and try the two networks; ``output`` gets a number behind it where it exists already.
+
+    Args:
+        overrides: ``key=value`` changes of the recipe.
+    """
     start = time.perf_counter()
     folder = _free_name(output)
     sources = open_source("digits", "train"), open_source("digits", "val")
     examples = _write_examples(sources[1], folder / "images")
-    rows = tuple(_run_one(name, *sources, folder / name, examples) for name in NETWORKS)
+    rows = tuple(_run_one(load_recipe(RECIPE, overrides, name), *sources, folder / name, examples) for name in NETWORKS)
     files = tuple(str(path) for path in sorted(folder.rglob("*")) if path.is_file())
     return QuickstartResult(str(folder), time.perf_counter() - start, rows, files)
 
@@ -83,27 +88,25 @@ def _write_examples(source: ImageSource, folder: Path) -> list[tuple[Path, str]]
 
 
 def _run_one(
-    name: str,
+    recipe: Recipe,
     train_source: ImageSource,
     val_source: ImageSource,
     folder: Path,
     examples: list[tuple[Path, str]],
 ) -> QuickstartRow:
-    from compactnets.data import read_image
-
-    say(f"training {name} on {len(train_source):,} handwritten digits")
-    result = train(load_recipe(RECIPE, model=name), train_source, val_source, folder)
+    say(f"training {recipe.model} on {len(train_source):,} handwritten digits")
+    result = train(recipe, train_source, val_source, folder)
     checkpoint = folder / "last.safetensors"  # not the best epoch: that choice would use the held-out images
     model, record = load_checkpoint(checkpoint)
     preprocess = Preprocess.from_dict(record.preprocess)
-    accuracy = evaluate(model, val_source, preprocess, description=f"{name}: evaluating the checkpoint")
+    accuracy = evaluate(model, val_source, preprocess, description=f"{recipe.model}: evaluating the checkpoint")
     size = (preprocess.channels, preprocess.size, preprocess.size)
     macs, params = count(model, size)
     predictions = tuple(
         (str(path), truth, classify(model, record, read_image(path), top_k=1)[0]) for path, truth in examples
     )
     return QuickstartRow(
-        network=name,
+        network=recipe.model,
         params=params,
         macs=macs,
         images=accuracy.images,
@@ -132,20 +135,26 @@ def show(result: QuickstartResult) -> None:
     """Print what was measured, what the networks say of the examples, and the files."""
     from rich.table import Table
 
-    table = Table(title="Handwritten digits, 16 x 16, trained here", title_justify="left")
-    for column in ("network", "parameters", "MACs", "held-out accuracy", "training", "latency"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+    table = Table(title="Handwritten digits, trained here", title_justify="left")
+    table.add_column("network", no_wrap=True)
+    for column in ("parameters", "MACs", "accuracy", "training", "latency"):
+        table.add_column(column, justify="right")
     for row in result.rows:
         table.add_row(
             row.network,
             f"{row.params:,}",
             f"{row.macs / 1e6:.2f} M",
-            f"{row.top1_percent:.2f} % of {row.images}",
+            f"{row.top1_percent:.2f} %",
             f"{row.train_seconds:.1f} s",
             f"{row.latency_ms:.2f} ms",
         )
     stdout.print(table)
-    stdout.print(f"latency: median of 50, one image, {torch.get_num_threads()} threads, eager PyTorch", style="dim")
+    images, threads = result.rows[0].images, torch.get_num_threads()
+    stdout.print(
+        f"accuracy on {images} held-out images; latency of one image, median of 50, {threads} threads, eager PyTorch",
+        style="dim",
+        highlight=False,
+    )
     guesses = Table(title="A few held-out images", title_justify="left")
     guesses.add_column("image")
     guesses.add_column("is")

@@ -89,13 +89,14 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
     """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay."""
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
+    # fused: one kernel for all parameters; these networks have hundreds of small ones
     groups = [
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": settings.weight_decay if settings.decay_norm_and_bias else 0.0},
     ]
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(settings.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov)
+        return torch.optim.AdamW(groups, lr=lr, betas=(settings.momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
 
 
 def train(
