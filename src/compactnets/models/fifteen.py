@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from compactnets.errors import InputError
 from compactnets.models.shufflenet import ShuffleUnit
-from compactnets.models.staged import DEPTHS, Options, StagedNet, make_stem, register_family, stack_stages
-from compactnets.nn import ConvNormAct, initialize
+from compactnets.models.stacked import StackedNet
+from compactnets.models.staged import Options, register_family
+from compactnets.nn import ConvNormAct
 
 CARDINALITY = 16
 
@@ -45,7 +46,7 @@ class Bottleneck(nn.Module):
         return self.act(self.expand(self.spatial(self.compress(x))) + self.shortcut(x))
 
 
-class FifteenNet(StagedNet):
+class FifteenNet(StackedNet):
     """The skeleton of Table I with another unit.
 
     The paper's footnote 1 counts 15 building blocks, its Table I has 16 modules; here there are 16.
@@ -83,16 +84,7 @@ class FifteenNet(StagedNet):
                 return ShuffleUnit(in_channels, out_channels, 1, downsample=downsample, stride=stride)
             return Bottleneck(in_channels, out_channels, stride, CARDINALITY if unit == "resnext" else 1)
 
-        stages, levels = stack_stages(make_unit, width, DEPTHS, stem_channels, stem)
-        super().__init__(
-            make_stem(options.get("in_chans", 3), stem_channels, stem),
-            stages,
-            None,
-            levels=levels,
-            num_features=levels[-1][0],
-            **options,
-        )
-        initialize(self)
+        super().__init__(make_unit, width, stem_channels, stem, **options)
 
 
 VARIANTS: dict[str, dict[str, str | int]] = {

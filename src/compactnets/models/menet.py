@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.errors import InputError
-from compactnets.models.staged import DEPTHS, Options, StagedNet, make_stem, register_family, stack_stages
-from compactnets.nn import ChannelShuffle, ConvNormAct, depthwise, initialize
+from compactnets.models.stacked import DEPTHS, StackedNet
+from compactnets.models.staged import Options, register_family
+from compactnets.nn import ChannelShuffle, ConvNormAct, depthwise
 
 FUSIONS = ("product", "add")
 
@@ -83,7 +84,7 @@ class MEModule(nn.Module):
         return self.act(residual + x)
 
 
-class MENet(StagedNet):
+class MENet(StackedNet):
     """``w-MENet-k x alpha`` (section III-C, Table I).
 
     Args:
@@ -126,16 +127,7 @@ class MENet(StagedNet):
                 fusion=fusion,
             )
 
-        stages, levels = stack_stages(unit, residual_width, DEPTHS, stem_channels, stem)
-        super().__init__(
-            make_stem(options.get("in_chans", 3), stem_channels, stem),
-            stages,
-            None,
-            levels=levels,
-            num_features=levels[-1][0],
-            **options,
-        )
-        initialize(self)
+        super().__init__(unit, residual_width, stem_channels, stem, **options)
 
 
 def _check(width: int, fusion_width: int, groups: int, expansion: float, stem_channels: int, fusion: str) -> None:

@@ -267,5 +267,5 @@ register_family(
     muffnet,
     VARIANTS,
     paper_name="MuffNet: Multi-Layer Feature Federation for Mobile Deep Learning",
-    description="ICCV 2019 Workshop on Neural Architects",
+    description="ICCV Workshops 2019",
 )

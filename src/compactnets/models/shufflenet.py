@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.errors import InputError
-from compactnets.models.staged import DEPTHS, Options, StagedNet, make_stem, register_family, stack_stages
-from compactnets.nn import ChannelShuffle, ConvNormAct, depthwise, initialize
+from compactnets.models.stacked import StackedNet
+from compactnets.models.staged import Options, register_family
+from compactnets.nn import ChannelShuffle, ConvNormAct, depthwise
 
 WIDTHS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}  # output channels of stage 2 at 1x (ShuffleNet, Table 1)
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -60,7 +61,7 @@ def _next_multiple(value: float, divisor: int) -> int:
     return math.ceil(value / divisor) * divisor
 
 
-class ShuffleNet(StagedNet):
+class ShuffleNet(StackedNet):
     """ShuffleNet v1.
 
     Args:
@@ -107,16 +108,7 @@ class ShuffleNet(StagedNet):
                 in_channels, out_channels, groups, downsample=downsample, stride=stride, compress_groups=compress_groups
             )
 
-        stages, levels = stack_stages(unit, width, DEPTHS, stem_channels, stem)
-        super().__init__(
-            make_stem(options.get("in_chans", 3), stem_channels, stem),
-            stages,
-            None,
-            levels=levels,
-            num_features=levels[-1][0],
-            **options,
-        )
-        initialize(self)
+        super().__init__(unit, width, stem_channels, stem, **options)
 
 
 VARIANTS: dict[str, dict[str, float | int]] = {

@@ -23,7 +23,7 @@ from compactnets.errors import InputError
 from compactnets.nn import ConvNormAct
 
 STEMS = ("imagenet", "cifar")
-DEPTHS = (4, 8, 4)  # units of stages 2, 3 and 4: one downsampling, then 3, 7 and 3 more (MENet, Table I)
+NUM_STAGES = 3  # of every registered family
 
 
 def check_stem(stem: str) -> None:
@@ -56,33 +56,6 @@ def stem_levels(out_channels: int, stem: str) -> list[tuple[int, int]]:
     """``(channels, reduction)`` of every layer of :func:`make_stem`."""
     check_stem(stem)
     return [(out_channels, 1)] if stem == "cifar" else [(out_channels, 2), (out_channels, 4)]
-
-
-UnitFactory = Callable[[int, int, int, int, bool], nn.Module]
-
-
-def stack_stages(
-    unit: UnitFactory, width: int, depths: Sequence[int], stem_channels: int, stem: str
-) -> tuple[list[nn.Module], list[tuple[int, int]]]:
-    """Stack the stages of Table I (MENet) and return them with their ``levels`` (see :class:`StagedNet`).
-
-    Stage ``i`` (from 0) has ``depths[i]`` units of ``width * 2^i`` output channels, the first one downsampling.
-
-    Args:
-        unit: called with (stage, in_channels, out_channels, stride, downsample).
-    """
-    levels = stem_levels(stem_channels, stem)
-    stages: list[nn.Module] = []
-    in_channels, reduction = levels[-1]
-    for index, depth in enumerate(depths):
-        out_channels = width * 2**index
-        stride = first_stage_stride(stem) if index == 0 else 2
-        units = [unit(index, in_channels, out_channels, stride, True)]
-        units += [unit(index, out_channels, out_channels, 1, False) for _ in range(depth - 1)]
-        stages.append(nn.Sequential(*units))
-        in_channels, reduction = out_channels, reduction * stride
-        levels.append((in_channels, reduction))
-    return stages, levels
 
 
 class Options(TypedDict, total=False):
@@ -269,7 +242,7 @@ def register_family(
 
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-            num_levels = len(stem_levels(1, kwargs.get("stem", "imagenet"))) + len(DEPTHS)
+            num_levels = len(stem_levels(1, kwargs.get("stem", "imagenet"))) + NUM_STAGES
             feature_cfg = {"flatten_sequential": True, "feature_cls": "getter", "out_indices": tuple(range(num_levels))}
             return build_model_with_cfg(
                 network,
