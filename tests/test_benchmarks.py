@@ -1,0 +1,50 @@
+"""Recorded results and the pages made of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def runs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("runs", ROOT / "benchmarks" / "runs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_records_say(runs: ModuleType) -> None:
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == runs.render()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_names_what_its_numbers_rest_on(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert all(record[key] for key in ("command", "commit", "device", "runs"))
+    for run in record["runs"]:
+        assert {"seed", "recipe", "versions", "macs", "params", "epochs"} <= set(run)
+        assert len(run["epochs"]) == run["recipe"]["epochs"]
+
+
+def test_collect_reads_a_run(runs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compactnets.data import open_source
+    from compactnets.training.loop import train
+    from compactnets.training.recipe import load_recipe
+
+    recipe = load_recipe("digits/quickstart", ["epochs=2", "preprocess.size=8"], "shufflenet_g3_x0_25")
+    result = train(recipe, open_source("digits", "train"), open_source("digits", "val"), tmp_path / "run")
+    monkeypatch.setattr(runs, "RESULTS", tmp_path / "results")
+    runs.collect("digits", "compactnets train …", [tmp_path / "run"], "0000000", "A test.")
+    page = runs.render()
+    assert f"{result.final.top1:.2f}" in page
+    assert "| shufflenet_g3_x0_25 |" in page
+    assert str(tmp_path) not in (tmp_path / "results" / "digits.json").read_text()
