@@ -246,13 +246,14 @@ def draw(
     name: Annotated[str, typer.Argument(help="A MuffNet, such as muffnet_x0_5.")],
     output: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")],
     arguments: Arguments = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the sharing matrices of a MuffNet (its figure 5)."""
     from compactnets.catalogue import build_by_name
     from compactnets.plots import draw_sharing
 
     draw_sharing(build_by_name(name, {}, arguments or []), output)
-    print(output)
+    print_json({"model": name, "output": str(output)}) if as_json else print(output)
 
 
 @papers.command()

@@ -269,3 +269,21 @@ def test_papers_cost_as_json(run: Callable[..., Outcome]) -> None:
     document = run("papers", "cost", "menet VI", "--json").json
     assert document["summary"]["misses"] == 0
     assert [row["macs"]["stated"] for row in document["rows"]] == [144_000_000, 152_000_000, 163_000_000, 179_000_000]
+
+
+def test_draw_writes_a_picture(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    picture = tmp_path / "m.svg"
+    assert run("draw", "muffnet_x0_5", "--output", picture, "--json").json["output"] == str(picture)
+    assert "<svg" in picture.read_text()
+
+
+def test_every_verb_takes_json() -> None:
+    import typer
+
+    from compactnets_cli import app
+
+    group = typer.main.get_command(app)
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    commands |= commands.pop("papers").commands
+    for name, command in commands.items():
+        assert any("--json" in parameter.opts for parameter in command.params), name
