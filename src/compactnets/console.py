@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
@@ -62,8 +61,3 @@ class Tracker(Generic[Item]):
             if done < self.total and time.perf_counter() - last > PLAIN_INTERVAL:
                 last = time.perf_counter()
                 say(f"{self.description}: {done}/{self.total} {self.text}".rstrip())
-
-
-def is_interactive() -> bool:
-    """Whether a person watches standard error."""
-    return sys.stderr.isatty()

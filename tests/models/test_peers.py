@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compactnets.errors import InputError
 from compactnets.models.igcv2 import IGCV2, InterleavedBlock
-from compactnets.models.peers import PEERS, ChannelSelect, create_peer
+from compactnets.models.peer_builders import ChannelSelect
+from compactnets.models.peers import PEERS, create_peer
 from compactnets.models.staged import StagedNet
 
 FORMS = [(name, stem) for name, peer in PEERS.items() for stem in peer.stems]
