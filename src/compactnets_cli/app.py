@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from compactnets_cli.data import data as data_verbs
+
 app = typer.Typer(
     help="Compact networks whose channel groups exchange information: MENet, MuffNet and their peers.",
     no_args_is_help=True,
@@ -17,13 +19,14 @@ app = typer.Typer(
 )
 papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
 app.add_typer(papers, name="papers")
+app.add_typer(data_verbs, name="data")
 
-DATA = "Image folder, CIFAR files, Parquet folder, or one of the words digits, cifar10, cifar100."
+DATA = "Folder of images, Parquet or WebDataset shards, CIFAR files; digits, cifar10, cifar100; or hf:OWNER/NAME."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Data = Annotated[str, typer.Option(help=DATA)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 where it is not here yet.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME where it is missing.")]
 Checkpoint = Annotated[Path, typer.Option(help="A .safetensors file with its .json record beside it.")]
 Arguments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
@@ -65,12 +68,13 @@ def train(
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a network as a recipe says."""
+    """Train a network as a recipe says; a run that stopped goes on by the same command."""
     from compactnets.console import say, stdout
     from compactnets.data import open_source
     from compactnets.errors import InputError
-    from compactnets.training import loop
-    from compactnets.training.recipe import load_recipe
+    from compactnets.training.distributed import join_world
+    from compactnets.training.loop import train as run
+    from compactnets.training.recipe_files import load_recipe
 
     resolved = load_recipe(recipe, settings or [], model)
     if print_config:
@@ -81,11 +85,13 @@ def train(
         return
     if output is None:
         raise InputError("train needs --output DIR, the folder for checkpoints and metrics")
-    train_source = open_source(data, "train", download=download)
-    val_source = open_source(data, "val", download=download)
-    say(f"{train_source!r}\n{val_source!r}")
-    place = loop.pick_device(device)
-    result = loop.train(resolved, train_source, val_source, output, init=init, device=place)
+    with join_world(device) as world:
+        train_source = open_source(data, "train", download=download)
+        val_source = open_source(data, "val", download=download)
+        say(f"{train_source!r}\n{val_source!r}")
+        result = run(resolved, train_source, val_source, output, init=init, world=world)
+    if not world.is_main:
+        return
     if as_json:
         print_json(result.to_dict())
     else:
@@ -112,22 +118,24 @@ def evaluate(
     from compactnets.console import stdout
     from compactnets.data import Preprocess, open_source
     from compactnets.training.checkpoint import load_checkpoint
+    from compactnets.training.distributed import join_world
     from compactnets.training.evaluation import evaluate as run
     from compactnets.training.evaluation import match_classes
-    from compactnets.training.loop import pick_device
 
-    place = pick_device(device)
-    model, record = load_checkpoint(checkpoint, place)
-    source = open_source(data, split, download=download)
-    result = run(
-        model,
-        source,
-        Preprocess.from_dict(record.preprocess),
-        class_map=match_classes(record, source),
-        batch_size=batch_size,
-        workers=workers,
-        device=place,
-    )
+    with join_world(device) as world:
+        model, record = load_checkpoint(checkpoint, world.device)
+        source = open_source(data, split, download=download)
+        result = run(
+            model,
+            source,
+            Preprocess.from_dict(record.preprocess),
+            class_map=match_classes(record, source),
+            batch_size=batch_size,
+            workers=workers,
+            world=world,
+        )
+    if not world.is_main:
+        return
     if as_json:
         print_json({"checkpoint": str(checkpoint), "model": record.model, "data": data, **result.to_dict()})
     else:
@@ -151,7 +159,7 @@ def predict(
     """Classify image files."""
     from compactnets.console import say, stdout
     from compactnets.training.checkpoint import load_checkpoint
-    from compactnets.training.loop import pick_device
+    from compactnets.training.distributed import pick_device
     from compactnets.training.prediction import predict as run
 
     model, record = load_checkpoint(checkpoint, pick_device(device))

@@ -96,7 +96,19 @@ def test_help_is_quick_and_names_every_verb() -> None:
             check=True,
         )
         seconds.append(time.perf_counter() - start)
-    for verb in ("quickstart", "train", "eval", "predict", "list", "convert", "profile", "papers", "recipes", "draw"):
+    for verb in (
+        "quickstart",
+        "train",
+        "eval",
+        "predict",
+        "list",
+        "convert",
+        "profile",
+        "papers",
+        "recipes",
+        "draw",
+        "data",
+    ):
         assert verb in done.stdout
     assert min(seconds) < 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import pickle
 import warnings
 
@@ -10,9 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from compactnets.data import Augment, Preprocess
+from compactnets.data.order import Draws
 from compactnets.data.presets import CIFAR10, IMAGENET
+from compactnets.data.transform import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from compactnets.errors import InputError
 
 from .helpers import noise
@@ -24,6 +30,7 @@ SETTINGS = [
     Augment(crop="resized", flip=True, color_jitter=0.4),
     Augment(rotation=10, translate=0.1),
     Augment(crop="pad", pad=2, color_jitter=0.1, rotation=5),
+    Augment(crop="resized", hue=0.2, cutout=7),
 ]
 
 
@@ -45,6 +52,7 @@ def test_the_defaults_are_the_evaluation(preprocess: Preprocess, mode: str) -> N
     assert torch.equal(Augment().transform(preprocess)(image), preprocess(image))
 
 
+@pytest.mark.filterwarnings("ignore:augment. hue has no effect on grey")
 @pytest.mark.parametrize("augment", SETTINGS)
 @pytest.mark.parametrize("preprocess", [CIFAR10, GREY, IMAGENET])
 @pytest.mark.parametrize("antialias", [True, False])
@@ -153,6 +161,91 @@ def test_color_jitter_changes_colours_within_bounds() -> None:
     assert 110 < max(means) <= 122
 
 
+def test_resized_crops_are_distributed_as_torchvision_s() -> None:
+    """Two-sample Kolmogorov-Smirnov test of place and size, at the level of 0.1 %."""
+    count = 3000
+    transform = Augment(crop="resized").transform(IMAGENET)
+    peer = v2.RandomResizedCrop(224)
+    torch.manual_seed(0)
+    theirs = [peer.make_params([torch.empty(3, 375, 500)]) for _ in range(count)]
+    ours = [transform.area(Draws.of(0, 0, index), 500, 375) for index in range(count)]
+    for name in ("left", "top", "width", "height"):
+        values = np.sort([getattr(box, name) for box in ours]), np.sort([params[name] for params in theirs])
+        places = np.concatenate(values)
+        below = [np.searchsorted(each, places, side="right") / count for each in values]
+        assert np.abs(below[0] - below[1]).max() < 1.95 * math.sqrt(2 / count), name
+
+
+@pytest.mark.parametrize(("width", "height"), [(1000, 9), (9, 1000)])
+def test_a_shape_without_a_random_crop_gets_torchvision_s(width: int, height: int) -> None:
+    """No area of an allowed shape fits: the largest in the middle."""
+    augment = Augment(crop="resized", scale=(0.9, 1.0))
+    params = v2.RandomResizedCrop(224, scale=augment.scale).make_params([torch.empty(3, height, width)])
+    box = augment.transform(IMAGENET).area(Draws.of(0, 0, 0), width, height)
+    assert box._asdict() == params
+
+
+def test_colours_change_in_any_order() -> None:
+    """Every result is that of one of the 24 orders, and all occur."""
+    image = noise(4, 4)
+    transform = Augment(color_jitter=0.4, hue=0.1).transform(
+        Preprocess(size=4, resize=None, mean=(0.0,) * 3, std=(1.0,) * 3)
+    )
+    seen = set()
+    for index in range(150):
+        draws = Draws.of(0, 0, index)
+        steps = [
+            (functional.adjust_brightness, draws.uniform(BRIGHTNESS, 0.6, 1.4)),
+            (functional.adjust_contrast, draws.uniform(CONTRAST, 0.6, 1.4)),
+            (functional.adjust_saturation, draws.uniform(SATURATION, 0.6, 1.4)),
+            (functional.adjust_hue, draws.uniform(HUE, -0.1, 0.1)),
+        ]
+        found = transform.pixels(image, draws).numpy()
+        matches = []
+        for order in itertools.permutations(range(4)):
+            changed = image
+            for step in order:
+                changed = steps[step][0](changed, steps[step][1])
+            if np.array_equal(np.asarray(changed), found):
+                matches.append(order)
+        assert matches
+        if len(matches) == 1:
+            seen.add(matches[0])
+    assert len(seen) > 18
+
+
+def test_hue_turns_the_colours() -> None:
+    red = Image.new("RGB", (12, 12), (200, 20, 20))
+    results = [np.rint(result[:, 0, 0] * 255) for result in draws(Augment(hue=0.5), PLAIN, red, 100)]
+    assert {int(result.argmax()) for result in results} == {0, 1, 2}
+    assert all(abs(result.max() - 200) <= 2 for result in results)
+    with pytest.warns(UserWarning, match="hue has no effect on grey"):
+        Augment(hue=0.1).transform(GREY)
+
+
+def test_cutout_is_the_mean() -> None:
+    """What is cut out is zero after normalisation, and nothing else is; of the whole square a part at the border."""
+    preprocess = Preprocess(size=12, resize=None, mean=(0.301, 0.502, 0.703), std=(0.2, 0.3, 0.4))
+    counts = set()
+    for result in draws(Augment(cutout=6), preprocess, noise(12, 12), 300):
+        cut = result == 0
+        np.testing.assert_array_equal(cut[0], cut[1])
+        rows, columns = np.nonzero(cut[0])
+        assert cut[0][rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+        counts.add((np.ptp(rows) + 1, np.ptp(columns) + 1))
+    assert {height for height, _ in counts} == {width for _, width in counts} == {3, 4, 5, 6}
+
+
+def test_a_change_leaves_the_others_as_they_were() -> None:
+    """Each has random numbers of its own: with cutout on, the crops and flips are those without."""
+    image = noise(12, 12)
+    plain = Augment(crop="pad", flip=True).transform(PLAIN)
+    more = Augment(crop="pad", flip=True, cutout=4).transform(PLAIN)
+    for index in range(20):
+        numbers = Draws.of(0, 0, index)
+        assert torch.equal(plain.pixels(image, numbers), more.pixels(image, numbers))
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -166,6 +259,8 @@ def test_color_jitter_changes_colours_within_bounds() -> None:
         ({"ratio": (float("nan"), 1.0)}, "ratio"),
         ({"color_jitter": -0.1}, "color_jitter"),
         ({"rotation": 200}, "rotation"),
+        ({"hue": 0.6}, "hue"),
+        ({"cutout": -1}, "cutout"),
         ({"translate": 2}, "translate"),
     ],
 )
@@ -179,6 +274,8 @@ def test_errors_name_the_field(fields: dict[str, object], named: str) -> None:
 def test_padding_beyond_the_image() -> None:
     with pytest.raises(InputError, match="pad must be below the crop's size 12, found 12"):
         Augment(crop="pad", pad=12).transform(PLAIN)
+    with pytest.raises(InputError, match="cutout must be below the crop's size 12, found 12"):
+        Augment(cutout=12).transform(PLAIN)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 import compactnets  # noqa: F401  (registers the families with timm)
 from compactnets.data import ImageDataset, Preprocess, open_source
@@ -97,6 +98,38 @@ def test_reference_preprocessing(shared: Path) -> None:
     network.load_state_dict(load_legacy(shared / "weights" / "108-MENet-8x1-group-3.pth.tar"))
     with torch.inference_mode():
         np.testing.assert_allclose(network(images).numpy(), reference["logits"], atol=1e-4)
+
+
+def levels(*shape: int) -> torch.Tensor:
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("preprocess", [IMAGENET, CIFAR10, Preprocess(size=8, resize=None, mean=(0.3,), std=(0.7,))])
+@pytest.mark.parametrize("shape", [(7, 40, 33), (1, 8, 8), (0, 8, 8), (3, 300, 301), ()])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "view"])
+def test_normalising_has_torchvision_s_bits(preprocess: Preprocess, shape: tuple[int, ...], layout: str) -> None:
+    """Every level of 8 bits, in any layout in memory, in parts or not."""
+    pixels = levels(shape[0], preprocess.channels, *shape[1:]) if shape else levels(preprocess.channels, 50, 60)
+    if pixels.numel():
+        pixels.flatten()[: min(256, pixels.numel())] = torch.arange(256, dtype=torch.uint8)[: pixels.numel()]
+    if layout == "channels_last" and shape:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    if layout == "view":
+        pixels = torch.cat([pixels, pixels], dim=-1)[..., : pixels.shape[-1]]
+    peer = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(preprocess.mean, preprocess.std)])
+    found = preprocess.normalize(pixels)
+    assert torch.equal(found, peer(pixels))
+    if layout != "view":
+        assert found.stride() == pixels.stride()
+
+
+def test_a_call_is_geometry_and_normalisation() -> None:
+    image = noise(300, 280)
+    pixels = IMAGENET.pixels(image)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(IMAGENET.normalize(pixels.permute(2, 0, 1)), IMAGENET(image))
+    assert IMAGENET(image).is_contiguous()
 
 
 def test_record_round_trip() -> None:

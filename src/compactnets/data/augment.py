@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
-from compactnets.data.preprocess import (
-    INTERPOLATIONS,
-    Fit,
-    Preprocess,
-    ToChannels,
-    float_to_image,
-    image_to_float,
-    tensor_steps,
-)
+from compactnets.data.preprocess import Preprocess
+from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
 
@@ -27,7 +16,8 @@ class Augment(BaseModel):
     """Random changes of a training image; size, interpolation and normalisation come from :class:`Preprocess`.
 
     The defaults change nothing: the transform is then the evaluation transform. Order: crop, rotation and translation,
-    flip, colour, normalisation. The random numbers are torch's.
+    flip, colour, normalisation, cutout. Each change has random numbers of its own, which follow from seed, epoch and
+    image (:class:`compactnets.data.order.Draws`).
 
     Raises:
         pydantic.ValidationError: an unknown field, a value outside its range; the message names the field.
@@ -55,8 +45,17 @@ class Augment(BaseModel):
         description="j changes brightness, contrast and, of RGB, saturation by a factor from 1 - j (not below 0) to "
         "1 + j, in random order",
     )
+    hue: float = Field(
+        default=0.0, ge=0, le=0.5, description="largest turn of the hue either way, as a share of the circle; of RGB"
+    )
     rotation: float = Field(default=0.0, ge=0, le=180, description="largest rotation either way, in degrees")
     translate: float = Field(default=0.0, ge=0, le=1, description="largest shift either way, as a share of the size")
+    cutout: int = Field(
+        default=0,
+        ge=0,
+        description="side of a square, in pixels, that is set to the mean (DeVries and Taylor 2017); its centre is any "
+        "pixel, so that it may reach over the border; 0: none",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Augment:
@@ -74,41 +73,22 @@ class Augment(BaseModel):
                 )
         return self
 
-    def transform(self, preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
-        """Return the transform: PIL image of any mode and size -> (C, size, size) float32.
+    def transform(self, preprocess: Preprocess) -> TrainTransform:
+        """Return the transform of images that are prepared as ``preprocess`` says.
 
         Raises:
-            InputError: ``pad`` is not below the size, so that a crop could hold nothing but padding.
+            InputError: ``pad`` or ``cutout`` is not below the size, so that nothing of the image could be left.
         """
-        steps = self._crop(preprocess)
-        if self.rotation or self.translate:
-            interpolation = INTERPOLATIONS[preprocess.interpolation]
-            shift = (self.translate, self.translate) if self.translate else None
-            steps.append(v2.RandomAffine(degrees=self.rotation, translate=shift, interpolation=interpolation))
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if self.color_jitter:
-            jitter = self.color_jitter
-            saturation = jitter if preprocess.channels == 3 else None
-            steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=saturation))
-        return v2.Compose([*steps, *tensor_steps(preprocess)])
-
-    def _crop(self, preprocess: Preprocess) -> list[Callable[..., Any]]:
-        size, interpolation = preprocess.size, INTERPOLATIONS[preprocess.interpolation]
-        if self.crop == "none":
-            return [Fit(preprocess), v2.CenterCrop(size)]
-        if self.crop == "pad":
-            if self.pad >= size:
-                raise InputError(f"augment: pad must be below the crop's size {size}, found {self.pad}")
-            if not self.pad and preprocess.resize is None:
-                warnings.warn(
-                    "augment: crop = 'pad' has no effect with pad = 0 and resize none: the image has the crop's size",
-                    stacklevel=3,
-                )
-            return [Fit(preprocess), v2.RandomCrop(size, padding=self.pad or None)]
-        crop = v2.RandomResizedCrop(
-            size, scale=self.scale, ratio=self.ratio, interpolation=interpolation, antialias=preprocess.antialias
-        )
-        if preprocess.antialias or interpolation is InterpolationMode.NEAREST:
-            return [ToChannels(preprocess.channels), crop]
-        return [ToChannels(preprocess.channels), image_to_float, crop, float_to_image]  # as in Fit
+        size = preprocess.size
+        if self.crop == "pad" and self.pad >= size:
+            raise InputError(f"augment: pad must be below the crop's size {size}, found {self.pad}")
+        if self.cutout >= size:
+            raise InputError(f"augment: cutout must be below the crop's size {size}, found {self.cutout}")
+        if self.crop == "pad" and not self.pad and preprocess.resize is None:
+            warnings.warn(
+                "augment: crop = 'pad' has no effect with pad = 0 and resize none: the image has the crop's size",
+                stacklevel=2,
+            )
+        if self.hue and preprocess.channels == 1:
+            warnings.warn("augment: hue has no effect on grey images", stacklevel=2)
+        return TrainTransform(self, preprocess)

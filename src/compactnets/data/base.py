@@ -61,6 +61,13 @@ class ImageSource(ABC):
             InputError: it cannot be read; the message has its path, or shard and row.
         """
 
+    def encoded(self, index: int) -> bytes | None:
+        """Return the file of image ``index``, undecoded, or ``None`` where there is none.
+
+        Training decodes JPEG files from it no further than it needs; what is missing is :meth:`image`'s to report.
+        """
+        return None
+
     @abstractmethod
     def name(self, index: int) -> str:
         """Return a name of image ``index`` for reports and errors: a path, or a shard and row."""
@@ -109,6 +116,27 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         except InputError as error:
             raise InputError(f"{self.source.name(index)}: {error}") from None
         return tensor, int(self.source.labels[index])
+
+
+class MissingSplitError(InputError):
+    """The source is fine, but has no images of the split that was asked for."""
+
+
+def check_labels(labels: np.ndarray, num_classes: int, place: Callable[[int], str], what: str = "label") -> None:
+    """Raise :class:`InputError` unless all labels are indices of ``num_classes`` names.
+
+    Args:
+        labels: ``(N,)`` integers.
+        place: what an error calls the image of an index.
+        what: what an error calls a label.
+    """
+    if (wrong := np.flatnonzero((labels < 0) | (labels >= num_classes))).size:
+        index = int(wrong[0])
+        unlabelled = "; -1 marks a split published without labels" if labels[index] == -1 else ""
+        raise InputError(
+            f"{place(index)}: {what} {labels[index]} is outside the {num_classes} class names (0 to {num_classes - 1})"
+            f"{unlabelled}"
+        )
 
 
 def check_same_classes(

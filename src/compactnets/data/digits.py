@@ -9,7 +9,6 @@ from PIL import Image
 
 from compactnets.data.base import ImageSource, Split
 from compactnets.data.preprocess import Fit, Preprocess
-from compactnets.errors import missing_extra
 
 SIZE = 16  # what the 8 x 8 pixels are enlarged to
 
@@ -46,11 +45,9 @@ class DigitsSource(ImageSource):
 
 @cache
 def _load(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError:
-        raise missing_extra("scikit-learn", "digits", "the source 'digits'") from None
+    from sklearn.datasets import load_digits  # here, because importing it takes a second
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     indices = np.arange(len(digits.target))
     train, val = train_test_split(indices, test_size=0.2, random_state=0, stratify=digits.target)

@@ -6,52 +6,65 @@ import os
 import warnings
 from pathlib import Path
 
-from compactnets.data.base import SPLITS, ImageSource, Split, describe
+from compactnets.data.archives import expand_pattern, find_archives, is_pattern
+from compactnets.data.base import SPLITS, ImageSource, MissingSplitError, Split, describe
 from compactnets.data.cifar import READERS, CifarSource, find_cifar
 from compactnets.data.digits import DigitsSource
-from compactnets.data.folder import FolderSource
+from compactnets.data.flat import FlatSource, find_flat
+from compactnets.data.folder import FolderSource, class_folders, holds_images, is_divided
+from compactnets.data.huggingface import PREFIX, HuggingFaceSource
 from compactnets.data.parquet import ParquetSource, find_shards
 from compactnets.data.presets import cifar_variant
+from compactnets.data.webdataset import WebDatasetSource
 from compactnets.errors import InputError, did_you_mean
 
 WORDS = ("digits", *READERS)
 LAYOUTS = (
-    "train/CLASS/*.jpg with val/CLASS/*.jpg, class folders alone, train-*.parquet with validation-*.parquet, or "
-    "torchvision's cifar-10-batches-py"
+    "train/CLASS/*.jpg with val/CLASS/*.jpg (or val/*.jpg with val.txt), class folders alone, train-*.parquet with "
+    "validation-*.parquet, train-*.tar with val-*.tar, or torchvision's cifar-10-batches-py"
 )
 
 
 def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSource:
     """Open one split of the images that ``spec`` names.
 
-    ``spec`` is a word (``digits``, ``cifar10``, ``cifar100``) or the path of a folder, whose layout is recognised by
-    what it holds: class folders (:class:`FolderSource`), Parquet shards (:class:`ParquetSource`), torchvision's CIFAR
-    files (:class:`CifarSource`). A word always means the word: for a local folder of the same name write
-    ``./cifar10``, and a warning says so.
+    ``spec`` is one of
+
+    * a word: ``digits``, ``cifar10``, ``cifar100``; a local folder of the same name is ``./cifar10``, and a warning
+      says so;
+    * ``hf:OWNER/NAME``: a data set of the Hugging Face Hub (:class:`HuggingFaceSource`);
+    * tar archives by a pattern, ``shards/{train-{000..146},val-{00..06}}.tar`` (:class:`WebDatasetSource`);
+    * the path of a folder, whose layout is recognised by what it holds: torchvision's CIFAR files
+      (:class:`CifarSource`), Parquet shards (:class:`ParquetSource`), class folders (:class:`FolderSource`), a
+      validation folder without them (:class:`FlatSource`), tar archives (:class:`WebDatasetSource`).
 
     ``cifar10`` and ``cifar100`` are looked for in ``$COMPACTNETS_DATA``, or ``~/.cache/compactnets`` where that is not
     set: torchvision's folder, or a folder of the word's name in any layout.
 
     Args:
-        spec: word or path.
+        spec: word, name, pattern or path.
         split: ``"train"`` or ``"val"``.
-        download: fetch ``cifar10`` or ``cifar100`` where it is not there. Nothing else uses the network.
+        download: fetch ``cifar10`` or ``cifar100`` where it is not there, or ``hf:…``. Nothing else uses the network.
 
     Raises:
         InputError: unknown word, missing or empty folder, unknown layout, no such split, or what the source objects to.
     """
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, found {split!r}")
-    if download and spec not in READERS:
-        warnings.warn(f"download has no effect on {spec!r}, only on {' and '.join(READERS)}", stacklevel=2)
+    if download and spec not in READERS and not spec.startswith(PREFIX):
+        warnings.warn(f"download has no effect on {spec!r}, only on {', '.join(READERS)} and hf:…", stacklevel=2)
     try:
         if spec in WORDS:
             if Path(spec).is_dir():
                 warnings.warn(f"{spec!r} is read as the word, not as the folder here: write ./{spec}", stacklevel=2)
             return DigitsSource(split) if spec == "digits" else _open_cifar(spec, split, download)
+        if spec.startswith(PREFIX):
+            return HuggingFaceSource(spec, split, download=download)
         path = Path(spec).expanduser()
-        if spec and path.is_dir():
+        if spec and os.path.isdir(path):  # unlike is_dir, no error for a pattern longer than a path may be
             return _open_folder(path, split, spec)
+        if is_pattern(spec):
+            return WebDatasetSource(expand_pattern(spec), split, spec, index_cache())
         raise InputError(_not_a_folder(spec, path))
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror or error}") from None
@@ -60,6 +73,11 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
 def data_root() -> Path:
     """Return the folder in which words are looked for and downloads are put."""
     return Path(os.environ.get("COMPACTNETS_DATA") or "~/.cache/compactnets").expanduser()
+
+
+def index_cache() -> Path:
+    """Return the folder that remembers where the images of tar archives lie."""
+    return data_root() / "indexes"
 
 
 def _open_folder(folder: Path, split: Split, spec: str) -> ImageSource:
@@ -72,9 +90,16 @@ def _open_folder(folder: Path, split: Split, spec: str) -> ImageSource:
         return CifarSource(root, variant, split, spec)
     if shards := find_shards(folder):
         return ParquetSource(shards, split, spec)
+    if split == "val" and (flat := find_flat(folder, spec)):
+        return FlatSource(folder, *flat, spec)
+    divided = is_divided(folder) or any(holds_images(folder / name) for name in class_folders(folder))
+    if not divided and (archives := find_archives(folder)):
+        return WebDatasetSource(archives, split, spec, index_cache())
     if not any(folder.iterdir()):
         raise InputError(f"{spec} is empty: expected {LAYOUTS}")
     if not any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
+        if find_flat(folder, spec):
+            raise MissingSplitError(f"{spec} has no train split: it holds images and the ground truth of the val split")
         raise InputError(f"{spec} is not a source of images: expected {LAYOUTS}; found {describe(folder)}")
     return FolderSource(folder, split, spec)
 

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from compactnets.data.base import VAL_NAMES, ImageSource, Split, check_same_classes, describe, shorten
+from compactnets.data.base import (
+    VAL_NAMES,
+    ImageSource,
+    MissingSplitError,
+    Split,
+    check_labels,
+    check_same_classes,
+    describe,
+    shorten,
+)
 from compactnets.data.images import decode_image
-from compactnets.errors import InputError, missing_extra
+from compactnets.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +62,7 @@ class ParquetSource(ImageSource):
         names = ("train",) if split == "train" else VAL_NAMES
         found = next((name for name in names if name in by_split), None)
         if found is None:
-            raise InputError(
+            raise MissingSplitError(
                 f"{spec} has no {split} split: expected {' or '.join(f'{name}-*.parquet' for name in names)}, found "
                 f"{describe(folder)}"
             )
@@ -101,6 +110,10 @@ class ParquetSource(ImageSource):
         name = self._place(index) + (f" ({record['path']})" if record.get("path") else "")
         return decode_image(io.BytesIO(record["bytes"]), name)
 
+    def encoded(self, index: int) -> bytes | None:
+        data: bytes | None = (self._record(index) or {}).get("bytes")
+        return data
+
     def name(self, index: int) -> str:
         return (self._record(index) or {}).get("path") or self._place(index)
 
@@ -135,11 +148,9 @@ class ParquetSource(ImageSource):
 
     def _open(self, shard: Path) -> pq.ParquetFile:
         if shard not in self._files:
-            try:
-                import pyarrow as pa
-                import pyarrow.parquet as pq
-            except ImportError:
-                raise missing_extra("pyarrow", "parquet", f"reading {shard.name}") from None
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
             try:
                 self._files[shard] = pq.ParquetFile(shard, memory_map=True)
             except (pa.ArrowException, OSError) as error:
@@ -156,13 +167,7 @@ class ParquetSource(ImageSource):
         if column.null_count:
             raise InputError(f"{shard}: {column.null_count:,} rows have no {self.label_column}")
         labels = column.to_numpy().astype(np.int64)
-        if (wrong := np.flatnonzero((labels < 0) | (labels >= num_classes))).size:
-            row = int(wrong[0])
-            unlabelled = "; -1 marks a split published without labels" if labels[row] == -1 else ""
-            raise InputError(
-                f"{shard} row {row}: {self.label_column} {labels[row]} is outside the {num_classes} class names "
-                f"(0 to {num_classes - 1}){unlabelled}"
-            )
+        check_labels(labels, num_classes, lambda row: f"{shard} row {row}", self.label_column)
         return labels
 
 
@@ -207,8 +212,7 @@ def _columns(shard: Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]
         kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
         images = [name for name, kind in kinds.items() if kind == "Image" and name in schema.names]
         labels = [name for name, kind in kinds.items() if kind == "ClassLabel" and name in schema.names]
-        image = _choose(images, "image")
-        label = _choose(labels, "label", "fine_label")
+        image, label = choose_columns(images, labels)
         class_names = tuple(str(name) for name in features[label]["names"]) if label else ()
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{shard}: expected {EXPECTED}, found {found} without that metadata") from None
@@ -223,9 +227,13 @@ def _columns(shard: Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]
     return image, label, class_names
 
 
-def _choose(names: list[str], *preferred: str) -> str | None:
-    """Return the first preferred name, or the only one, or ``None``."""
-    return next((name for name in preferred if name in names), names[0] if len(names) == 1 else None)
+def choose_columns(images: list[str], labels: list[str]) -> tuple[str | None, str | None]:
+    """Choose image and label among the columns declared as such: the usual name, or the only one, or ``None``."""
+    chosen = []
+    for names, preferred in ((images, ("image",)), (labels, ("label", "fine_label"))):
+        only = names[0] if len(names) == 1 else None
+        chosen.append(next((name for name in preferred if name in names), only))
+    return chosen[0], chosen[1]
 
 
 def _unreadable(shard: Path, error: Exception) -> str:

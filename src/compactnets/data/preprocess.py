@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from compactnets.data.images import to_channels
@@ -20,6 +21,7 @@ from compactnets.errors import InputError, did_you_mean
 INTERPOLATIONS = {
     mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.NEAREST)
 }
+CHUNK = 1 << 17  # numbers that the processor normalises at a time: small enough to stay in its cache
 MAX_PIXELS = 1 << 27  # after resizing the shorter edge; a 1 x 60,000 image would become 256 x 15 million
 
 
@@ -105,11 +107,46 @@ class Preprocess:
         Raises:
             InputError: pixels of unknown range, or an image too narrow to resize.
         """
-        return self._transform(image)
+        return self.normalize(self.pixels(image).permute(2, 0, 1).contiguous())
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Do the geometry alone: grey or RGB, resize, centre crop: -> (size, size, C) uint8.
+
+        Raises:
+            InputError: as when called.
+        """
+        return to_pixels(self.centre_crop(self._fit(image)))
+
+    def centre_crop(self, image: Image.Image) -> Image.Image:
+        """Cut the ``size`` x ``size`` pixels in the middle; halves are rounded to even, as torchvision does."""
+        left, top = round((image.width - self.size) / 2), round((image.height - self.size) / 2)
+        return image.crop((left, top, left + self.size, top + self.size))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Scale to [0, 1], subtract the mean and divide by the deviation, on the device where the pixels are.
+
+        Args:
+            pixels: ``(C, H, W)`` or ``(N, C, H, W)`` uint8.
+
+        Returns:
+            float32 of the same shape and strides; the same bits as torchvision's ``ToDtype`` and ``Normalize`` give.
+        """
+        images = torch.empty_like(pixels, dtype=torch.float32)
+        last = images.ndim == 4 and not images.is_contiguous()
+        flat = images.permute(0, 2, 3, 1) if last else images
+        if images.device.type != "cpu" or images.ndim != 4 or not flat.is_contiguous() or not images.numel():
+            mean, std = _statistics(self.mean, self.std, str(images.device))
+            return images.copy_(pixels).mul_(1 / 255).sub_(mean).div_(std)
+        mean, std = _tiled(self.mean, self.std, images[0, 0].numel(), last)
+        source = (pixels.permute(0, 2, 3, 1) if last else pixels).flatten(1)
+        rows = max(1, CHUNK // len(mean))
+        for into, part in zip(flat.flatten(1).split(rows), source.split(rows), strict=True):
+            into.copy_(part).mul_(1 / 255).sub_(mean).div_(std)
+        return images
 
     @cached_property
-    def _transform(self) -> Callable[[Image.Image], Tensor]:
-        return v2.Compose([Fit(self), v2.CenterCrop(self.size), *tensor_steps(self)])
+    def _fit(self) -> Fit:
+        return Fit(self)
 
 
 class Fit:
@@ -127,21 +164,29 @@ class Fit:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         image = to_channels(image, self.channels)
+        width, height = self.target(*image.size)
+        if image.size == (width, height):
+            return image
+        if self.on_pil:
+            return functional.resize(image, [height, width], self.interpolation)
+        tensor = functional.resize(image_to_float(image), [height, width], self.interpolation, antialias=False)
+        return float_to_image(tensor)
+
+    def target(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height after the resize; the longer edge is rounded down, as torchvision does.
+
+        Raises:
+            InputError: an image too narrow to resize.
+        """
         if self.resize is None:
-            return image if image.size == (self.size, self.size) else self._resize(image, [self.size, self.size])
-        shorter, longer = sorted(image.size)
+            return self.size, self.size
+        shorter, longer = sorted((width, height))
         if longer * self.resize**2 > MAX_PIXELS * shorter:
             raise InputError(
-                f"an image of {image.width} x {image.height} pixels is too narrow to resize its shorter edge to "
-                f"{self.resize}"
+                f"an image of {width} x {height} pixels is too narrow to resize its shorter edge to {self.resize}"
             )
-        return self._resize(image, [self.resize])
-
-    def _resize(self, image: Image.Image, size: list[int]) -> Image.Image:
-        if self.on_pil:
-            return functional.resize(image, size, self.interpolation)
-        tensor = functional.resize(image_to_float(image), size, self.interpolation, antialias=False)
-        return float_to_image(tensor)
+        longer = int(self.resize * longer / shorter)
+        return (self.resize, longer) if width <= height else (longer, self.resize)
 
 
 def image_to_float(image: Image.Image) -> Tensor:
@@ -154,23 +199,24 @@ def float_to_image(tensor: Tensor) -> Image.Image:
     return functional.to_pil_image(tensor.round().clamp(0, 255).to(torch.uint8))
 
 
-class ToChannels:
-    """:func:`compactnets.data.images.to_channels` as a step that can be pickled."""
-
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        return to_channels(image, self.channels)
+def to_pixels(image: Image.Image) -> Tensor:
+    """PIL image, grey or RGB -> (H, W, C) uint8."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def tensor_steps(preprocess: Preprocess) -> list[Callable[..., Any]]:
-    """The last steps of every transform: PIL image -> (C, H, W) float32, scaled to [0, 1] and normalised."""
-    return [
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(mean=list(preprocess.mean), std=list(preprocess.std)),
-    ]
+@lru_cache(maxsize=16)
+def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
+    """Mean and deviation as (C, 1, 1) on the device; kept, because copying them there would stall it."""
+    return torch.tensor(mean, device=device)[:, None, None], torch.tensor(std, device=device)[:, None, None]
+
+
+@lru_cache(maxsize=16)
+def _tiled(mean: tuple[float, ...], std: tuple[float, ...], pixels: int, last: bool) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every number of an image, in its order in memory: plain loops, without broadcasting."""
+    values = torch.tensor([mean, std])
+    tiled = values.repeat(1, pixels) if last else values.repeat_interleave(pixels, dim=1)
+    return tiled[0], tiled[1]
 
 
 def _is_length(value: object) -> bool:

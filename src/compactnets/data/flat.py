@@ -1,0 +1,135 @@
+"""A validation folder of images without class folders, and the file that says what they show."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from compactnets.data.base import VAL_NAMES, ImageSource, MissingSplitError, check_labels, describe, shorten
+from compactnets.data.folder import FLAT, SPLIT_NAMES, class_folders, holds_images, is_divided, is_image
+from compactnets.data.ground_truth import TRUTH_FILES, read_truth
+from compactnets.data.images import read_image
+from compactnets.errors import InputError
+
+MOST_CLASSES = 1_000_000  # that are taken from numbers alone
+KITS = ("ILSVRC2012_devkit_t12/data", "devkit/data")
+
+
+class FlatSource(ImageSource):
+    """The split ``"val"`` of images that lie in one folder, in the order of their names.
+
+    Their classes come from a ground truth in one of the forms of
+    :func:`compactnets.data.ground_truth.read_truth`. Where it holds class names, these are the classes; where it holds
+    numbers, they count the sorted class folders of ``train/``, without which they are ImageNet's (for files named
+    ``ILSVRC2012_val_*`` or a highest number of 999: WordNet identifiers from timm) or the numbers as text.
+
+    Args:
+        root: the data set's folder, or the folder of the images itself.
+        folder: the folder of the images.
+        truth: the ground truth.
+        spec: what the user named the source by.
+
+    Raises:
+        InputError: the ground truth cannot be read, does not match the images, or names classes that ``train/`` lacks.
+    """
+
+    kind = "flat"
+
+    def __init__(self, root: Path, folder: Path, truth: Path, spec: str) -> None:
+        self.root, self.folder, self.truth = root, folder, truth
+        with os.scandir(folder) as entries:
+            self.names = sorted(entry.name for entry in entries if entry.is_file() and is_image(entry.name))
+        classes = read_truth(truth, self.names)
+        train = root / "train"
+        trained = class_folders(train) if train.is_dir() else ()
+        if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in classes) or set(classes) <= set(trained):
+            class_names = trained or tuple(sorted(set(classes)))
+            positions = {name: position for position, name in enumerate(class_names)}
+            if unknown := sorted(set(classes) - set(positions)):
+                raise InputError(
+                    f"{truth} names {len(unknown)} classes that {train} has no folder of: {shorten(unknown)} (it has "
+                    f"{shorten(class_names, 3)})"
+                )
+            labels = np.array([positions[name] for name in classes], dtype=np.int64)
+        else:
+            labels = np.array(classes).astype(np.int64)
+            class_names = trained or _names_of_numbers(truth, self.names, int(labels.max()))
+            if labels.min() == 1 and labels.max() == len(class_names):
+                raise InputError(
+                    f"{truth}: class numbers run from 1 to {labels.max()}; expected 0 to {len(class_names) - 1}, in "
+                    f"the order of the sorted class names"
+                )
+            check_labels(labels, len(class_names), lambda index: f"{truth}: {self.names[index]}", "class")
+        super().__init__(spec, "val", class_names, labels)
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(self.folder / self.names[index])
+
+    def encoded(self, index: int) -> bytes | None:
+        try:
+            return (self.folder / self.names[index]).read_bytes()
+        except OSError:
+            return None
+
+    def name(self, index: int) -> str:
+        return (self.folder / self.names[index]).relative_to(self.root).as_posix()
+
+
+def find_flat(root: Path, spec: str) -> tuple[Path, Path] | None:
+    """Return the folder of a flat validation split and its ground truth; ``None`` where the split is not flat.
+
+    The folder is ``val`` (``valid``, ``validation``, ``test``) or ``images`` within it, as in Tiny ImageNet, or
+    ``root`` itself; ground truth is looked for in it, above it, in ``root``, in ImageNet's development kit beside it,
+    and for Kaggle's ``ILSVRC/Data/CLS-LOC`` where its archive puts it.
+
+    Raises:
+        MissingSplitError: a flat folder without ground truth.
+    """
+    bare = None
+    for folder in (root / name for name in VAL_NAMES):
+        if not folder.is_dir():
+            continue
+        inner = class_folders(folder)
+        if inner not in FLAT:
+            return None
+        images = folder / "images" if inner else folder
+        if not holds_images(images):
+            continue
+        if truth := _find_truth(images, folder, root):
+            return images, truth
+        bare = bare or images
+    undivided = bool(set(class_folders(root)) - set(SPLIT_NAMES)) and not is_divided(root)
+    if bare is not None and not undivided:  # a class may itself be called "test"
+        raise MissingSplitError(
+            f"{spec} has no val split: {bare.relative_to(root)}/ has no class folders and no ground truth was found; "
+            f"expected {bare.relative_to(root)}/CLASS/*.jpg, or one of {', '.join(TRUTH_FILES)} in "
+            f"{', '.join(dict.fromkeys(map(str, (bare, bare.parent, root))))} (ImageNet's development kit in "
+            f"{root / KITS[0]}); found {describe(root)}, and in {bare.name}/ {describe(bare)}"
+        )
+    if holds_images(root) and not class_folders(root) and (truth := _find_truth(root, root, root.parent)):
+        return root, truth
+    return None
+
+
+def _find_truth(*folders: Path) -> Path | None:
+    places = [*folders, *(folder / kit for folder in folders[-1:] for kit in KITS)]
+    if folders[-1].parts[-2:] == ("Data", "CLS-LOC"):
+        places += folders[-1].parents[1:3]
+    found = (place / name for place in places for name in TRUTH_FILES if (place / name).is_file())
+    return next(found, None)
+
+
+def _names_of_numbers(truth: Path, files: Sequence[str], highest: int) -> tuple[str, ...]:
+    from timm.data import ImageNetInfo
+
+    imagenet: tuple[str, ...] = tuple(ImageNetInfo().label_names())  # sorted, as class folders are
+    if highest == len(imagenet) - 1 or files[0].startswith("ILSVRC2012_val_"):
+        return imagenet
+    if highest >= MOST_CLASSES:
+        raise InputError(f"{truth}: expected class numbers below {MOST_CLASSES:,}, found {highest}")
+    return tuple(str(number) for number in range(highest + 1))

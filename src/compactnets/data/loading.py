@@ -1,0 +1,116 @@
+"""The two loaders that training and evaluation ask for: from memory for small images, by worker processes otherwise."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from compactnets.data.augment import Augment
+from compactnets.data.base import ImageSource
+from compactnets.data.batches import Batch, LoaderSettings, OnError, TrainLoader
+from compactnets.data.memory import MemoryLoader, gathers, small_images
+from compactnets.data.preprocess import Preprocess
+from compactnets.data.workers import EvalLoader, WorkerLoader
+from compactnets.errors import InputError
+
+__all__ = ["Batch", "EvalLoader", "TrainLoader", "make_eval_loader", "make_train_loader"]
+
+Decoding = Literal["fast", "exact"]
+
+
+def make_train_loader(
+    source: ImageSource,
+    augment: Augment,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    micro_batches: int = 1,
+    device: torch.device | str = "cpu",
+    channels_last: bool = False,
+    on_error: OnError = "raise",
+    max_skipped: int = 100,
+    decoding: Decoding = "fast",
+) -> TrainLoader:
+    """Make the loader of the training images.
+
+    Args:
+        batch_size: images per step of all processes together; the whole source where it has fewer.
+        workers: processes that decode and augment; 0 does it in this one. Small images in memory need none.
+        rank: this process, of ``world_size`` that train together.
+        micro_batches: parts in which a process goes through its share of a batch.
+        channels_last: the layout in memory of the images.
+        on_error: what to do with an image that cannot be read: ``"raise"``, or ``"skip"``: the next of the epoch's
+            order that can be read takes its place, and a line on standard error names it once.
+        max_skipped: images that may be unreadable before that is an error after all.
+        decoding: ``"fast"`` (:mod:`compactnets.data.decoding`) or ``"exact"``: whole images, resized by Pillow.
+
+    Raises:
+        InputError: a batch that cannot be divided, or a transform that leaves nothing of an image.
+    """
+    parts = world_size * micro_batches
+    if batch_size % parts:
+        raise InputError(
+            f"batch_size = {batch_size} cannot be divided among {world_size} processes x {micro_batches} "
+            f"micro-batches: expected a multiple of {parts}, such as {-(-batch_size // parts) * parts}"
+        )
+    if (most := min(batch_size, len(source) // parts * parts)) == 0:
+        raise InputError(
+            f"{source.spec} has {len(source)} training images, too few for {world_size} processes x {micro_batches} "
+            f"micro-batches: expected at least {parts}"
+        )
+    settings = LoaderSettings(
+        batch_size=most,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        device=torch.device(device),
+        channels_last=channels_last,
+        on_error=on_error,
+        max_skipped=max_skipped,
+    )
+    transform = augment.transform(preprocess)
+    if gathers(augment) and (images := small_images(source, preprocess, augment.pad)) is not None:
+        return MemoryLoader(source, transform, settings, images)
+    return WorkerLoader(source, transform, settings, workers, fast=decoding == "fast")
+
+
+def make_eval_loader(
+    source: ImageSource,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    channels_last: bool = False,
+    decoding: Decoding = "exact",
+) -> EvalLoader:
+    """Make the loader of the images to evaluate on: every image once over all processes, in the order of the source.
+
+    The arguments are those of :func:`make_train_loader`; ``batch_size`` is that of one process. Iterating raises
+    :class:`InputError` at an image that cannot be read: none is replaced or left out.
+    """
+    images = small_images(source, preprocess)
+    return EvalLoader(
+        source,
+        Augment().transform(preprocess),
+        LoaderSettings(
+            batch_size=batch_size,
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+            device=torch.device(device),
+            channels_last=channels_last,
+            on_error="raise",
+            max_skipped=0,
+        ),
+        workers,
+        images,
+        fast=decoding == "fast",
+    )

@@ -1,0 +1,108 @@
+"""``compactnets data check`` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compactnets_cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process; return exit code, output and errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compactnets", "data", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat [a]", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(2):
+                pixels = random.integers(0, 256, (9, 7, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    return tmp_path
+
+
+def test_clean(run: Run, folder: Path) -> None:
+    code, out, _ = run("check", folder)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith(f"{folder} (folder), ")
+    assert lines[1:] == [
+        "  train: 4 images of 2 classes, 2 each",
+        "    width 7, height 9 pixels; PNG 4, RGB 4",
+        "  val: 4 images of 2 classes, 2 each",
+        "    width 7, height 9 pixels; PNG 4, RGB 4",
+        "cannot be read: 0",
+        "same image under two classes: 0",
+        "same image in both splits: 0",
+    ]
+
+
+def test_problems(run: Run, folder: Path) -> None:
+    broken = folder / "val" / "dog" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    (folder / "train" / "dog" / "copy.png").write_bytes((folder / "train" / "cat [a]" / "0.png").read_bytes())
+    code, out, _ = run("check", folder)
+    assert code == 1
+    assert "cannot be read: 1\n" in out
+    assert str(broken) in out
+    assert "  train/cat [a]/0.png (train, cat [a]) = train/dog/copy.png (train, dog)\n" in out
+    assert run("check", folder, "--split", "val")[0] == 1
+    code, out, _ = run("check", folder, "--json", "--workers", 1)
+    assert code == 1
+    report = json.loads(out)
+    assert report["clean"] is False
+    assert [found["name"] for found in report["unreadable"]] == ["val/dog/1.png"]
+    assert [[found["class_name"] for found in group] for group in report["conflicts"]] == [["cat [a]", "dog"]]
+    assert report["splits"]["train"]["images"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("check", "nowhere/at/all"), "no folder at nowhere/at/all"),
+        (("check", "hf:no such name"), "expected hf:OWNER/NAME"),
+        (("check", "digits", "--split", "both", "--workers", "-1"), "greater than or equal to 0"),
+        (("check", "digits", "--split", "test"), "test"),
+        (("check",), "Missing argument"),
+    ],
+)
+def test_bad_input_is_code_2(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert message in err
+    assert not out
+
+
+def test_help(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "check" in out
+    code, out, _ = run("check", "--help")
+    assert code == 0
+    for option in ("--split", "--workers", "--json", "--download"):
+        assert option in out
