@@ -13,10 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "compactnets"
-EXTRAS = ("pytorchcv", "matplotlib")
+EXTRAS = ("pytorchcv", "datasets")
+HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
 LAYERS = (
-    ("errors", "nn"),
+    ("errors", "environment", "nn"),
     ("console",),
     ("models",),
     ("complexity",),
@@ -41,7 +42,7 @@ socket.create_connection = refuse
 import compactnets, timm
 assert len(timm.list_models("menet*")) == 16, timm.list_models("menet*")
 assert timm.list_models("muffnet*") == ["muffnet_x0_5", "muffnet_x1_0", "muffnet_x1_5"]
-loaded = [name for name in {EXTRAS!r} if name in sys.modules]
+loaded = [name for name in {EXTRAS + HEAVY!r} if name in sys.modules]
 assert not loaded, loaded
 """
     done = _run(code)

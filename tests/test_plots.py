@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -29,7 +28,6 @@ def texts(path: Path) -> list[str]:
 
 
 def test_every_count_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     model = build()
     path = tmp_path / "new folder" / "m.svg"
     draw_sharing(model, path)
@@ -43,7 +41,6 @@ def test_every_count_is_drawn(tmp_path: Path) -> None:
 
 
 def test_dense_sharing_is_drawn_by_whole_layers(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     draw_sharing(build("none+none+dense", (23, 57, 52)), tmp_path / "m.svg")
     found = Counter(texts(tmp_path / "m.svg"))
     assert found["52"] == 4 + 3 + 2 + 1
@@ -53,7 +50,6 @@ def test_dense_sharing_is_drawn_by_whole_layers(tmp_path: Path) -> None:
 
 def test_top_left_is_m_0_0(tmp_path: Path) -> None:
     """Cells lie on and above the diagonal, from the upper left corner to the lower right one."""
-    pytest.importorskip("matplotlib")
     path = tmp_path / "m.svg"
     draw_sharing(build(), path)
     place = r'<text[^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>(\d+)</text>'
@@ -68,7 +64,6 @@ def test_top_left_is_m_0_0(tmp_path: Path) -> None:
 
 
 def test_text_does_not_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
     saved: list[Figure] = []
@@ -98,14 +93,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"drawing needs matplotlib.*python -m pip install 'compactnets\[plot\]'"):
-        draw_sharing(build(), tmp_path / "m.svg")
-
-
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     with pytest.raises(InputError, match="cannot write .*m.png"):
         draw_sharing(build(), tmp_path / "file" / "m.png")

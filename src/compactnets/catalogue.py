@@ -16,7 +16,7 @@ from compactnets.console import Tracker, stdout
 from compactnets.errors import InputError
 from compactnets.models.peers import PEERS
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, list_models
-from compactnets.training.recipe import list_recipes
+from compactnets.training.recipe_files import list_recipes
 
 
 @dataclass(frozen=True)

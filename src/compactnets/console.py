@@ -25,11 +25,15 @@ def say(message: str) -> None:
 class Tracker(Generic[Item]):
     """A progress bar with a text behind it: ``for batch in tracker: tracker.note("loss 0.31")``.
 
-    On a terminal a bar that vanishes when it is done; elsewhere a plain line every 15 seconds.
+    On a terminal a bar that vanishes when it is done; elsewhere a plain line every 15 seconds, or every ``frequency``
+    items. ``done`` of the ``total`` items were there before.
     """
 
-    def __init__(self, items: Iterable[Item], total: int, description: str) -> None:
-        self.items, self.total, self.description = items, total, description
+    def __init__(
+        self, items: Iterable[Item], total: int, description: str, done: int = 0, frequency: int | None = None
+    ) -> None:
+        self.items, self.total, self.description, self.done = items, total, description, done
+        self.frequency = frequency
         self.text = ""
 
     def note(self, text: str) -> None:
@@ -49,15 +53,16 @@ class Tracker(Generic[Item]):
             TextColumn("{task.fields[text]}"),
         )
         with Progress(*columns, console=stderr, transient=True) as progress:
-            task = progress.add_task(self.description, total=self.total, text="")
+            task = progress.add_task(self.description, total=self.total, completed=self.done, text="")
             for item in self.items:
                 yield item
                 progress.update(task, advance=1, text=self.text)
 
     def _lines(self) -> Iterator[Item]:
         last = time.perf_counter()
-        for done, item in enumerate(self.items, start=1):
+        for done, item in enumerate(self.items, start=self.done + 1):
             yield item
-            if done < self.total and time.perf_counter() - last > PLAIN_INTERVAL:
+            due = done % self.frequency == 0 if self.frequency else time.perf_counter() - last > PLAIN_INTERVAL
+            if done < self.total and due:
                 last = time.perf_counter()
                 say(f"{self.description}: {done}/{self.total} {self.text}".rstrip())

@@ -1,4 +1,4 @@
-"""Drawings; matplotlib comes with the extra ``plot``."""
+"""Drawings of networks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from compactnets.errors import InputError, missing_extra
+from compactnets.errors import InputError
 from compactnets.models.muffnet import MuffNet
 from compactnets.models.sharing import DenseSharing, Sharing
 
@@ -28,14 +28,11 @@ def draw_sharing(model: nn.Module, output: Path) -> None:
         output: the file; its suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: another network than MuffNet, matplotlib missing, or a file that cannot be written.
+        InputError: another network than MuffNet, or a file that cannot be written.
     """
     if not isinstance(model, MuffNet):
         raise InputError(f"only MuffNet has sharing matrices, found a {type(model).__name__}")
-    try:
-        from matplotlib import rc_context
-    except ImportError:
-        raise missing_extra("matplotlib", "plot", "drawing") from None
+    from matplotlib import rc_context  # here, because importing it takes a second
     from matplotlib.figure import Figure
 
     size = sum(len(sharing.layer_channels) for sharing in model.sharing)

@@ -20,7 +20,8 @@ from compactnets.training.checkpoint import load_checkpoint
 from compactnets.training.evaluation import evaluate
 from compactnets.training.loop import train
 from compactnets.training.prediction import Guess, classify
-from compactnets.training.recipe import Recipe, load_recipe
+from compactnets.training.recipe import Recipe
+from compactnets.training.recipe_files import load_recipe
 
 RECIPE = "digits/quickstart"
 NETWORKS = ("menet_108_8x1_g3", "muffnet_x0_5")

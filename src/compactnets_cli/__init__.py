@@ -6,6 +6,7 @@ wait for them: only a verb that runs imports what it needs.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from compactnets_cli.app import app
@@ -24,5 +25,7 @@ def main() -> None:
             raise
         # from a loader's process the message comes inside a traceback, whose last line it is
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
-        print(f"compactnets: error: {message}", file=sys.stderr)
+        rank = int(os.environ.get("RANK", "0"))  # torchrun's processes often find the same error
+        where = f" (process {rank})" if rank else ""
+        print(f"compactnets: error: {message}{where}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -8,28 +8,17 @@ from typing import Any
 
 import pytest
 
-from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint, software_versions
+from compactnets.environment import software_versions
+from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
 from compactnets.training.recipe import Recipe
 
-TINY = "shufflenet_g3_x0_25"
+from .helpers import TINY, make_tiny_recipe
 
 
 @pytest.fixture
 def tiny_recipe() -> Callable[..., Recipe]:
     """A recipe that takes a second on the digits; keyword arguments replace its settings."""
-
-    def make(**changes: Any) -> Recipe:
-        settings: dict[str, Any] = {
-            "model": TINY,
-            "epochs": 1,
-            "batch_size": 32,
-            "lr": 0.05,
-            "model_arguments": {"stem": "cifar"},
-            "preprocess": {"size": 8},
-        }
-        return Recipe.model_validate({**settings, **changes})
-
-    return make
+    return make_tiny_recipe
 
 
 @pytest.fixture

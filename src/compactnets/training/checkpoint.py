@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +40,6 @@ class CheckpointRecord(BaseModel):
     def labels(self) -> list[str]:
         """The names to show to a person."""
         return self.class_labels or self.class_names
-
-
-def software_versions() -> dict[str, str]:
-    """Return the versions that a number depends on."""
-    from compactnets import __version__  # not from the metadata: a source tree on the path has none
-
-    libraries = {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "numpy")}
-    return {"compactnets": __version__, "python": platform.python_version(), **libraries}
 
 
 def record_path(checkpoint: Path) -> Path:

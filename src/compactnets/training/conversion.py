@@ -7,10 +7,11 @@ from pathlib import Path
 from timm.data import ImageNetInfo
 
 from compactnets.data.presets import IMAGENET
+from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.models.legacy import load_legacy
 from compactnets.models.registry import create_model
-from compactnets.training.checkpoint import CheckpointRecord, load_weights, save_checkpoint, software_versions
+from compactnets.training.checkpoint import CheckpointRecord, load_weights, save_checkpoint
 
 
 def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from compactnets.console import Tracker
-from compactnets.data import ImageDataset, ImageSource, Preprocess
+from compactnets.data import ImageSource, Preprocess
 from compactnets.data.base import shorten
+from compactnets.data.loading import EvalLoader, make_eval_loader
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import CheckpointRecord
+from compactnets.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Evaluation:
         return {**asdict(self), "top1_percent": self.top1, "top5_percent": self.top5}
 
 
+class EvaluationStopped(Exception):  # noqa: N818 (like StopIteration, not an error)
+    """An evaluation was asked to stop before its end."""
+
+
 def evaluate(
     model: nn.Module,
     source: ImageSource,
@@ -52,38 +57,76 @@ def evaluate(
     class_map: Sequence[int] | None = None,
     batch_size: int = 128,
     workers: int = 0,
-    device: torch.device | str = "cpu",
+    world: World | None = None,
     description: str = "evaluating",
 ) -> Evaluation:
-    """Evaluate ``model`` on every image of ``source``.
+    """Evaluate ``model`` on every image of ``source``; several processes share them, each image counted once.
 
     Args:
         class_map: for each label of the source, the output of the network that stands for it
             (:func:`match_classes`); ``None`` where they are the same.
         batch_size: images per step; the result does not depend on it.
+        world: this process and its device; the processor where it is not given.
 
     Raises:
         InputError: an image that cannot be read; none is replaced or left out.
     """
+    world = world or World()
+    loader = make_eval_loader(
+        source,
+        preprocess,
+        batch_size=batch_size,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+    )
+    try:
+        return evaluate_batches(model, loader, world, class_map=class_map, description=description)
+    finally:
+        loader.close()
+
+
+def evaluate_batches(
+    model: nn.Module,
+    loader: EvalLoader,
+    world: World,
+    *,
+    class_map: Sequence[int] | None = None,
+    description: str = "evaluating",
+    stop: Callable[[], bool] | None = None,
+) -> Evaluation:
+    """Evaluate ``model`` on what a loader holds, as :func:`evaluate` does; training keeps its loader between epochs.
+
+    Args:
+        stop: asked after each batch.
+
+    Raises:
+        InputError: an image that cannot be read.
+        EvaluationStopped: ``stop`` said yes, in any process.
+    """
     was_training = model.training
     model.eval()
-    loader: Any = DataLoader(ImageDataset(source, preprocess), batch_size=batch_size, num_workers=workers)
-    batches: Iterable[tuple[Tensor, Tensor]] = Tracker(loader, len(loader), description)
-    lookup = None if class_map is None else torch.tensor(class_map, device=device)
-    top1 = top5 = 0
-    loss = 0.0
+    lookup = None if class_map is None else torch.tensor(class_map, device=world.device)
+    sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # images, top-1, top-5, loss
+    stopped = False
     start = time.perf_counter()
     with torch.inference_mode():
-        for images, labels in batches:
-            logits = model(images.to(device)).float()
-            targets = labels.to(device) if lookup is None else lookup[labels.to(device)]
-            guesses = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            hits = guesses == targets[:, None]
-            top1 += int(hits[:, 0].sum())
-            top5 += int(hits.any(dim=1).sum())
-            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+        for batch in Tracker(loader, len(loader), description):
+            logits = model(batch.images).float()
+            targets = batch.labels if lookup is None else lookup[batch.labels]
+            hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+            loss = F.cross_entropy(logits, targets, reduction="sum")
+            sums += torch.stack([hits.new_tensor(len(hits), dtype=torch.float64), hits[:, 0].sum(), hits.sum(), loss])
+            if stopped := stop is not None and stop():
+                break
     model.train(was_training)
-    return Evaluation(len(source), top1, top5, loss / len(source), time.perf_counter() - start)
+    *counts, loss_sum, stops = world.sum([*sums.tolist(), float(stopped)])
+    images, top1, top5 = (round(count) for count in counts)
+    if stops:
+        raise EvaluationStopped
+    assert images == len(loader.source)
+    return Evaluation(images, top1, top5, loss_sum / images, time.perf_counter() - start)
 
 
 def match_classes(record: CheckpointRecord, source: ImageSource) -> list[int] | None:

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import torch
-import yaml
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from typing import Any, NoReturn
 
 from compactnets.console import Tracker, say
-from compactnets.data import ImageDataset, ImageSource, Preprocess
-from compactnets.errors import InputError
-from compactnets.models.registry import accepted_arguments, create_model
-from compactnets.training.checkpoint import (
-    CheckpointRecord,
-    load_weights,
-    read_record,
-    read_tensors,
-    save_checkpoint,
-    software_versions,
-)
-from compactnets.training.evaluation import Evaluation, evaluate
-from compactnets.training.recipe import Optimizer, Recipe, Schedule
+from compactnets.data import ImageSource
+from compactnets.data.loading import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
+from compactnets.environment import software_versions
+from compactnets.training.checkpoint import CheckpointRecord
+from compactnets.training.distributed import World
+from compactnets.training.evaluation import Evaluation, EvaluationStopped, evaluate_batches
+from compactnets.training.interruption import Interrupted, Interruption
+from compactnets.training.optimization import describe_lr
+from compactnets.training.preparation import prepare
+from compactnets.training.recipe import Recipe
+from compactnets.training.run_folder import RunFolder
+from compactnets.training.state import Progress, describe_run, load_state, save_state
+from compactnets.training.step import Learner
+from compactnets.training.watch import LossWatch
 
-RUN_FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "recipe.yaml")
+CHECK_INTERVAL = 25  # steps that an accelerator may run ahead before its losses are read
+LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
+SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint than this is not saved again
 
 
 @dataclass(frozen=True)
@@ -57,48 +51,6 @@ class TrainResult:
         }
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of this name; ``auto`` is the first GPU, or the processor where there is none.
-
-    Raises:
-        InputError: a device that this machine does not have.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
-    """Return the learning rate's share of its peak at ``epoch``, a fraction counted from the start of training."""
-    if epoch < schedule.warmup_epochs:
-        return epoch / schedule.warmup_epochs
-    if schedule.name == "cosine":
-        progress = (epoch - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    if schedule.name == "step":
-        return schedule.gamma ** math.floor(epoch / schedule.step_epochs)
-    return 1.0
-
-
-def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
-    """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    # fused: one kernel for all parameters; these networks have hundreds of small ones
-    groups = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": settings.weight_decay if settings.decay_norm_and_bias else 0.0},
-    ]
-    if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(settings.momentum, 0.999), fused=True)
-    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
-
-
 def train(
     recipe: Recipe,
     train_source: ImageSource,
@@ -106,169 +58,227 @@ def train(
     output: Path,
     *,
     init: Path | None = None,
-    device: torch.device | str = "cpu",
+    world: World | None = None,
 ) -> TrainResult:
-    """Train as ``recipe`` says and write ``last`` and ``best`` checkpoints, metrics and the recipe to ``output``.
+    """Train as ``recipe`` says and write a run folder to ``output``; a run that stopped there goes on.
+
+    On a processor a run that was stopped after any step ends with the same bits as one that was not.
 
     Args:
         init: checkpoint to start from; its classifier is replaced where the classes differ.
+        world: this process and its device (:func:`compactnets.training.distributed.join_world`); the processor where
+            it is not given.
 
     Raises:
-        InputError: a network, setting or source that does not fit, an output folder that holds a run already, or a
-            loss that is not finite.
+        InputError: a network, setting or source that does not fit, an output folder that holds another run, or a loss
+            that is not finite.
+        Interrupted: SIGINT or SIGTERM, after saving; a ``SystemExit`` with code 130 or 143.
     """
-    preprocess, model, arguments = prepare(recipe, train_source, init)
-    model = model.to(device)
-    if recipe.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    _claim(output)
-    settings = recipe.model_dump(mode="json")
-    (output / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return _Run(recipe, train_source, val_source, output, init, world or World()).complete()
 
-    loader = _make_loader(recipe, train_source, preprocess)
-    # only the training step is compiled: evaluation would compile again, for another mode and batch
-    forward: Any = torch.compile(model) if recipe.compile else model
-    optimizer = make_optimizer(model, recipe.optimizer, recipe.lr)
-    start = time.perf_counter()
-    best_top1 = -1.0
-    for epoch in range(recipe.epochs):
-        loss, images_per_second = _train_epoch(forward, loader, optimizer, recipe, epoch, device)
-        result = evaluate(
-            model,
-            val_source,
-            preprocess,
+
+class _Run:
+    """The parts of a run, and the loop over them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train_source: ImageSource,
+        val_source: ImageSource,
+        output: Path,
+        init: Path | None,
+        world: World,
+    ) -> None:
+        self.recipe, self.train_source, self.val_source = recipe, train_source, val_source
+        self.output, self.world = output, world
+        self.preprocess, model, self.arguments = prepare(recipe, train_source, init)
+        self.described = describe_run(recipe, train_source, val_source, init)
+        self.loader, self.eval_loader = self._make_loader(), self._make_eval_loader()
+        self.learner = Learner(model.to(world.device), recipe, self.loader.steps, len(train_source.class_names), world)
+        found = load_state(output, self.described)
+        world.largest(0)  # all have read the folder before one writes to it
+        self.folder = RunFolder(output, recipe, world) if world.is_main else None
+        self.progress = Progress()
+        if found is not None:
+            self.progress, learned = found
+            self.learner.load_state_dict(learned)
+            self.loader.skipped = self.progress.skipped if world.is_main else 0
+        self.watch = self._make_watch()
+        self.interruption = Interruption()
+        self.saved = self.clock = time.monotonic()
+
+    def _make_loader(self) -> TrainLoader:
+        recipe, world = self.recipe, self.world
+        return make_train_loader(
+            self.train_source,
+            recipe.augment,
+            self.preprocess,
             batch_size=recipe.batch_size,
+            seed=recipe.seed,
             workers=recipe.workers,
-            device=device,
-            description=f"epoch {epoch + 1}/{recipe.epochs} evaluating",
+            rank=world.rank,
+            world_size=world.size,
+            micro_batches=recipe.accumulate,
+            device=world.device,
+            channels_last=recipe.channels_last,
+            on_error=recipe.on_error,
+            max_skipped=recipe.max_skipped,
         )
+
+    def _make_eval_loader(self) -> EvalLoader:
+        return make_eval_loader(
+            self.val_source,
+            self.preprocess,
+            batch_size=self.recipe.batch_size,
+            workers=self.recipe.workers,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            device=self.world.device,
+            channels_last=self.recipe.channels_last,
+        )
+
+    def _make_watch(self) -> LossWatch:
+        interval = 1 if self.world.device.type == "cpu" else CHECK_INTERVAL
+        return LossWatch(self.train_source.name, interval, self.progress.loss_total, self.progress.loss_count)
+
+    def complete(self) -> TrainResult:
+        """Train from where the run stands to its end."""
+        progress, recipe = self.progress, self.recipe
+        self._announce()
+        try:
+            with self.interruption:
+                for epoch in range(progress.epoch, recipe.epochs):
+                    self._train_epoch(epoch)
+                    self._end_epoch(epoch)
+        finally:
+            self.loader.close()
+            self.eval_loader.close()
+            if self.folder is not None:
+                self.folder.close(progress)
+        if progress.skipped:
+            say(f"{progress.skipped} training images could not be read; others took their place")
+        assert progress.final is not None  # the last epoch has an evaluation
+        final = Evaluation(**progress.final)
+        return TrainResult(self.output, recipe.epochs, final, progress.best_top1, progress.seconds)
+
+    def _announce(self) -> None:
+        progress, total = self.progress, self.recipe.epochs * self.loader.steps
+        say(describe_lr(self.recipe))
+        if progress.epoch == self.recipe.epochs:
+            say(f"{self.output} holds this run, finished")
+        elif progress.step:
+            say(f"{self.output}: going on after step {progress.step} of {total}")
+
+    def _train_epoch(self, epoch: int) -> None:
+        """Take the steps of the epoch that are left."""
+        progress, recipe, steps = self.progress, self.recipe, self.loader.steps
+        done = progress.step - epoch * steps
+        self.learner.model.train()
+        self._lap(training=False)
+        start, title = time.monotonic(), f"epoch {epoch + 1}/{recipe.epochs}"
+        tracker = Tracker(self.loader.epoch(epoch, done), steps, title, done, recipe.print_frequency)
+        for taken, batch in enumerate(tracker, start=1):
+            losses = self.learner.step(batch, progress.step)
+            progress.step += 1
+            self.interruption.nothing_to_lose = False
+            self.watch.add(f"{title}, step {done + taken}", losses, batch.indices)
+            pace = (time.monotonic() - start) / taken
+            rate, left = self.loader.batch_size / pace, round(pace * (recipe.epochs * steps - progress.step))
+            best = f", best top-1 {progress.best_top1:.2f} %" if progress.final else ""
+            tracker.note(f"loss {self.watch.mean:.3f}{best}, {rate:.0f} images/s, {timedelta(seconds=left)} left")
+            if self.folder is not None and progress.step % LOG_INTERVAL == 0:
+                scalars = {"loss": self.watch.mean, "lr": self.learner.lr(progress.step), "images_per_second": rate}
+                self.folder.write_scalars(progress.step, "step", scalars)
+            due = self.world.is_main and time.monotonic() - self.saved >= 60 * recipe.checkpoint_minutes
+            if request := self.world.largest(self.interruption.signum or int(due)):
+                self._lap(training=True)
+                self._save()
+                self._lap(training=False)
+                if request > 1:
+                    self._leave(request)
+        self.watch.check()
+        self._lap(training=True)
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Evaluate, and write what the epoch gave."""
+        progress, recipe, loader = self.progress, self.recipe, self.loader
+        last = epoch + 1 == recipe.epochs
+        result = self._evaluate(epoch) if last or (epoch + 1) % recipe.eval_epochs == 0 else None
+        self._lap(training=False)
         metrics = {
             "epoch": epoch + 1,
-            "train_loss": loss,
-            "val_loss": result.loss,
-            "top1_percent": result.top1,
-            "top5_percent": result.top5,
-            "images_per_second": images_per_second,
-            "seconds": time.perf_counter() - start,
+            "train_loss": self._mean_loss(),
+            "lr": self.learner.lr(progress.step - 1),
+            "images_per_second": loader.steps * loader.batch_size / max(progress.epoch_seconds, 1e-9),
+            "seconds": progress.seconds,
         }
-        with (output / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-        record = CheckpointRecord(
-            model=recipe.model,
-            arguments=arguments,
-            class_names=list(train_source.class_names),
-            preprocess=preprocess.to_dict(),
-            source=f"trained by compactnets on {train_source.spec}",
+        report = f"epoch {epoch + 1}/{recipe.epochs}: loss {metrics['train_loss']:.4f}"
+        better = False
+        if result is not None:
+            metrics |= {"val_loss": result.loss, "top1_percent": result.top1, "top5_percent": result.top5}
+            report += f", val loss {result.loss:.4f}, top-1 {result.top1:.2f} %"
+            better = result.top1 > progress.best_top1
+            progress.best_top1 = max(progress.best_top1, result.top1)
+            progress.final = asdict(result)
+        progress.history.append(metrics)
+        progress.epoch, progress.epoch_seconds, progress.loss_total, progress.loss_count = epoch + 1, 0.0, 0.0, 0
+        self.watch = self._make_watch()
+        if self.folder is not None:
+            self.folder.write_epoch(progress)
+            if result is not None:
+                record = self._record(metrics)
+                for name in ("last", "best") if better else ("last",):
+                    self.folder.write_weights(name, self.learner.evaluated.state_dict(), record)
+        if last or self.world.largest(int(time.monotonic() - self.saved > SAVE_INTERVAL)):
+            self._save()
+        say(f"{report}, {metrics['images_per_second']:.0f} images/s")
+
+    def _evaluate(self, epoch: int) -> Evaluation:
+        try:
+            return evaluate_batches(
+                self.learner.evaluated,
+                self.eval_loader,
+                self.world,
+                description=f"epoch {epoch + 1}/{self.recipe.epochs} evaluating",
+                stop=lambda: self.interruption.signum is not None,
+            )
+        except EvaluationStopped:  # the epoch's steps are kept; the evaluation is done again
+            self._save()
+            self._leave(self.world.largest(self.interruption.signum or 0))
+
+    def _record(self, metrics: dict[str, Any]) -> CheckpointRecord:
+        return CheckpointRecord(
+            model=self.recipe.model,
+            arguments=self.arguments,
+            class_names=list(self.train_source.class_names),
+            preprocess=self.preprocess.to_dict(),
+            source=f"trained by compactnets on {self.train_source.spec}",
             license="that of whoever trained it",
-            training={"recipe": settings, "data": train_source.spec, **metrics},
+            training={"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics},
             versions=software_versions(),
         )
-        save_checkpoint(output / "last.safetensors", model.state_dict(), record)
-        if result.top1 > best_top1:
-            best_top1 = result.top1
-            save_checkpoint(output / "best.safetensors", model.state_dict(), record)
-        say(
-            f"epoch {epoch + 1}/{recipe.epochs}: loss {loss:.4f}, val loss {result.loss:.4f}, "
-            f"top-1 {result.top1:.2f} %, {images_per_second:.0f} images/s"
-        )
-    return TrainResult(output, recipe.epochs, result, best_top1, time.perf_counter() - start)
 
+    def _mean_loss(self) -> float:
+        return self.world.sum([self.watch.total])[0] / self.world.size / max(self.watch.count, 1)
 
-def prepare(
-    recipe: Recipe, source: ImageSource, init: Path | None = None
-) -> tuple[Preprocess, nn.Module, dict[str, Any]]:
-    """Return the preprocessing, the network with its first weights, and the arguments that build the network again."""
-    preprocess = recipe.resolve_preprocess(source.default_preprocess)
-    given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
-    if given:
-        raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data, leave them out")
-    accepted_arguments(recipe.model)
-    torch.manual_seed(recipe.seed)
-    arguments = {**recipe.model_arguments, "num_classes": len(source.class_names), "in_chans": preprocess.channels}
-    if init is None:
-        return preprocess, create_model(recipe.model, **arguments), arguments
-    record = read_record(init)
-    if record.model != recipe.model:
-        raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
-    arguments = {**record.arguments, **arguments}
-    model = create_model(recipe.model, **arguments)
-    weights = read_tensors(init)
-    if record.class_names != list(source.class_names):
-        found, wanted = len(record.class_names), len(source.class_names)
-        say(f"classifier replaced: {init} has {found} classes, {source.spec} has {wanted}")
-        fresh = model.state_dict()
-        weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
-    load_weights(model, weights, recipe.model, init)
-    return preprocess, model, arguments
+    def _save(self) -> None:
+        """Write where the run stands; all processes take part."""
+        progress = self.progress
+        self.watch.check()
+        progress.loss_total, progress.loss_count = self._mean_loss() * self.watch.count, self.watch.count
+        progress.skipped = round(self.world.sum([self.loader.skipped])[0])
+        if self.world.is_main:
+            save_state(self.output, self.described, progress, self.learner.state_dict())
+        self.saved = time.monotonic()
 
+    def _leave(self, signum: int) -> NoReturn:
+        step, total = self.progress.step, self.recipe.epochs * self.loader.steps
+        say(f"stopped after step {step} of {total}; the same command goes on from there")
+        raise Interrupted(signum)
 
-def _claim(output: Path) -> None:
-    """Make the output folder; a folder that holds a run is left alone."""
-    found = [name for name in RUN_FILES if (output / name).exists()]
-    if found:
-        raise InputError(f"{output} holds a run already ({', '.join(found)}): choose another --output, or remove it")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the output folder {output}: {error.strerror}") from None
-
-
-def _make_loader(recipe: Recipe, source: ImageSource, preprocess: Preprocess) -> DataLoader[tuple[Tensor, int]]:
-    dataset = ImageDataset(source, recipe.augment.transform(preprocess))
-    return DataLoader(
-        dataset,
-        batch_size=min(recipe.batch_size, len(source)),
-        shuffle=True,
-        drop_last=True,  # a last batch of one image has no variance for batch normalisation
-        num_workers=recipe.workers,
-        persistent_workers=recipe.workers > 0,
-        generator=torch.Generator().manual_seed(recipe.seed),
-    )
-
-
-def _train_epoch(
-    model: nn.Module,
-    loader: DataLoader[tuple[Tensor, int]],
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    epoch: int,
-    device: torch.device | str,
-) -> tuple[float, float]:
-    """Train for one epoch and return the mean loss and the images per second."""
-    model.train()
-    autocast = _autocast(recipe, device)
-    total, start = 0.0, time.perf_counter()
-    batches: Iterable[tuple[Tensor, Tensor]] = loader
-    tracker = Tracker(batches, len(loader), f"epoch {epoch + 1}/{recipe.epochs}")
-    for step, (images, labels) in enumerate(tracker):
-        lr = recipe.lr * lr_factor(recipe.schedule, recipe.epochs, epoch + step / len(loader))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        images = images.to(
-            device, memory_format=torch.channels_last if recipe.channels_last else torch.contiguous_format
-        )
-        with autocast():
-            logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels.to(device), label_smoothing=recipe.label_smoothing)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise InputError(
-                f"the loss became {value} at epoch {epoch + 1}, step {step + 1}: lower lr (now {lr:g}) or lengthen "
-                f"schedule.warmup_epochs; the checkpoints of the epochs before are kept"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if recipe.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad_norm)
-        optimizer.step()
-        total += value
-        seen = (step + 1) * (loader.batch_size or 1)
-        tracker.note(f"loss {total / (step + 1):.3f}, {seen / (time.perf_counter() - start):.0f} images/s")
-    seconds = time.perf_counter() - start
-    return total / len(loader), len(loader) * (loader.batch_size or 1) / seconds
-
-
-def _autocast(recipe: Recipe, device: torch.device | str) -> Callable[[], Any]:
-    if recipe.precision == "float32":
-        return nullcontext
-    return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    def _lap(self, *, training: bool) -> None:
+        """Count the time since the last lap."""
+        now = time.monotonic()
+        self.progress.seconds += now - self.clock
+        self.progress.epoch_seconds += (now - self.clock) if training else 0.0
+        self.clock = now

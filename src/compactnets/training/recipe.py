@@ -3,47 +3,121 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compactnets.data import Augment, Preprocess
-from compactnets.errors import InputError, did_you_mean
+from compactnets.data.menet_transforms import menet_transform
 
 
 class Section(BaseModel):
     """A group of settings: an unknown key is an error, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def warn_unless(self, used: bool, keys: tuple[str, ...], where: str, condition: str) -> None:
+        """Warn of each of ``keys`` that is not at its default although nothing reads it."""
+        for key in keys:
+            # a complete recipe that was saved and read again states the defaults too: those do not warn
+            if not used and getattr(self, key) != type(self).model_fields[key].get_default():
+                warnings.warn(f"{where}{key} has no effect {condition}", stacklevel=2)
+
+
+ADAPTIVE = ("adam", "adamw")
+OPTIMIZER_SETTINGS = {
+    "momentum": ("sgd", "rmsprop"),
+    "nesterov": ("sgd",),
+    "betas": ADAPTIVE,
+    "alpha": ("rmsprop",),
+    "rho": ("adadelta",),
+    "eps": ("adam", "adamw", "rmsprop", "adadelta"),
+    "centered": ("rmsprop",),
+}
 
 
 class Optimizer(Section):
-    """``sgd`` is what both papers use; ``adamw`` forgives more in short runs."""
+    """One of torch's optimizers; ``sgd`` is what both papers use, ``adamw`` forgives more in short runs."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum; adamw: its first beta")
-    nesterov: bool = Field(False, description="sgd only")
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "adadelta"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd, rmsprop")
+    nesterov: bool = Field(False, description="sgd")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="adam, adamw")
+    alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop: how slowly the mean square moves")
+    rho: float = Field(0.9, ge=0, lt=1, description="adadelta: how slowly the mean square moves")
+    eps: float | None = Field(None, gt=0, description="all but sgd; torch's own value where it is not given")
+    centered: bool = Field(False, description="rmsprop: divide by the variance instead of the mean square")
     weight_decay: float = Field(1e-4, ge=0)
     decay_norm_and_bias: bool = Field(True, description="also decay batch normalisation and biases")
 
     @model_validator(mode="after")
-    def _nesterov_is_sgd(self) -> Optimizer:
-        if self.nesterov and self.name != "sgd":
-            warnings.warn(f"optimizer: nesterov has no effect with name = {self.name!r}", stacklevel=2)
+    def _settings_have_an_effect(self) -> Optimizer:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers from 0 to below 1, found {self.betas}")
+        for key, names in OPTIMIZER_SETTINGS.items():
+            self.warn_unless(self.name in names, (key,), "optimizer: ", f"with name = {self.name!r}")
         return self
 
 
 class Schedule(Section):
-    """How the learning rate moves from its peak."""
+    """How the learning rate moves from its peak; an epoch may be a fraction."""
 
-    name: Literal["cosine", "step", "constant"] = "cosine"
+    name: Literal["cosine", "linear", "step", "multistep", "exponential", "constant"] = "cosine"
     warmup_epochs: float = Field(0, ge=0, description="linear from zero to the peak; fractions of an epoch are fine")
+    end: float = Field(0.0, ge=0, le=1, description="cosine, linear: share of the peak that is left at the end")
     step_epochs: int = Field(30, gt=0, description="step: epochs between two divisions")
-    gamma: float = Field(0.1, gt=0, le=1, description="step: factor at each division")
+    milestones: tuple[int, ...] = Field((), description="multistep: the epochs of the divisions")
+    gamma: float = Field(
+        0.1, gt=0, le=1, description="factor of step and multistep at each division, of exponential per epoch"
+    )
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Schedule:
+        if self.name == "multistep" and not self.milestones:
+            raise ValueError("name = 'multistep' needs milestones, the epochs at which the rate is divided")
+        if list(self.milestones) != sorted(set(self.milestones)) or any(epoch <= 0 for epoch in self.milestones):
+            raise ValueError(f"milestones must be rising positive epochs, found {list(self.milestones)}")
+        condition = f"with name = {self.name!r}"
+        self.warn_unless(self.name in ("cosine", "linear"), ("end",), "schedule: ", condition)
+        self.warn_unless(self.name == "step", ("step_epochs",), "schedule: ", condition)
+        self.warn_unless(self.name == "multistep", ("milestones",), "schedule: ", condition)
+        self.warn_unless(self.name in ("step", "multistep", "exponential"), ("gamma",), "schedule: ", condition)
+        return self
+
+
+class Mix(Section):
+    """Mixing two images of a batch and their labels (timm's ``Mixup``); off where both alphas are zero."""
+
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution (Zhang et al. 2018)")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix's Beta distribution (Yun et al. 2019)")
+    probability: float = Field(1.0, gt=0, le=1, description="share of the batches that are mixed")
+    switch_probability: float = Field(0.5, ge=0, le=1, description="share of CutMix where both are on")
+    last_epochs_without: int = Field(0, ge=0, description="epochs at the end that see unmixed images")
+
+    @property
+    def active(self) -> bool:
+        """Whether any batch is mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Mix:
+        self.warn_unless(
+            self.active, ("probability", "last_epochs_without"), "mix: ", "with mixup and cutmix both zero"
+        )
+        both = self.mixup > 0 and self.cutmix > 0
+        self.warn_unless(both, ("switch_probability",), "mix: ", "unless mixup and cutmix are both on")
+        return self
+
+
+# settings that say how a run is done, not what it computes: they may change where a run goes on
+FREE_TO_CHANGE = (
+    "workers",
+    "compile",
+    "print_frequency",
+    "checkpoint_minutes",
+    "on_error",
+    "max_skipped",
+)
 
 
 class Recipe(Section):
@@ -55,115 +129,81 @@ class Recipe(Section):
 
     model: str
     epochs: int = Field(gt=0)
-    batch_size: int = Field(128, gt=1)
-    lr: float = Field(0.1, gt=0, description="peak learning rate, for this batch size")
+    batch_size: int = Field(128, gt=1, description="images per step over all processes together")
+    lr: float = Field(0.1, gt=0, description="peak learning rate at a batch of lr_batch_size")
+    lr_batch_size: int | None = Field(
+        None,
+        gt=0,
+        description="batch that lr is for, and scaled from; not given: what batch_size was in the file",
+    )
+    lr_scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
+        "auto", description="with batch_size / lr_batch_size; auto: square root for adam and adamw, linear otherwise"
+    )
     seed: int = Field(0, ge=0)
     workers: int = Field(0, ge=0, description="processes that load images, besides the training one")
     model_arguments: dict[str, Any] = Field(default_factory=dict, description="what create_model takes besides")
+    initialization: Literal["fan_out", "fan_in"] | None = Field(
+        None, description="Kaiming initialisation of this mode instead of the network's own"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: automatic mixed precision")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of automatic mixed precision")
     channels_last: bool = Field(False, description="memory layout of images and weights")
-    compile: bool = Field(False, description="torch.compile the training step: a minute or two first, faster after")
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
+        False, description="torch.compile the training step, in this mode: a minute or two first, faster after"
+    )
+    accumulate: int = Field(1, gt=0, description="parts into which each process cuts its batch, one after the other")
     clip_grad_norm: float | None = Field(None, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="average the weights over steps, and evaluate that")
+    sync_batchnorm: bool = Field(True, description="several processes: batch statistics over all of them")
+    eval_epochs: int = Field(1, gt=0, description="epochs between two evaluations; the last epoch has one always")
+    print_frequency: int | None = Field(None, gt=0, description="steps between two lines of a log; else 15 seconds")
+    checkpoint_minutes: float = Field(5, ge=0, description="largest time that a kill can cost")
+    on_error: Literal["raise", "skip"] = Field("raise", description="a training image that cannot be read")
+    max_skipped: int = Field(100, gt=0, description="skip: unreadable images at which the run stops after all")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    mix: Mix = Mix()
     augment: Augment = Augment()
     preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data where not given")
 
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _named_transform(cls, value: Any) -> Any:
+        return menet_transform(value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
-    def _warmup_is_shorter(self) -> Recipe:
+    def _settings_fit_together(self) -> Recipe:
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs must be less than epochs = {self.epochs}, found {self.schedule.warmup_epochs}"
             )
+        if self.mix.last_epochs_without >= self.epochs:
+            raise ValueError(
+                f"mix.last_epochs_without must be less than epochs = {self.epochs}, found "
+                f"{self.mix.last_epochs_without}"
+            )
+        if self.mix.active and self.batch_size % 2:
+            raise ValueError(f"batch_size must be even where images are mixed in pairs, found {self.batch_size}")
+        late = [epoch for epoch in self.schedule.milestones if epoch >= self.epochs]
+        if late:
+            raise ValueError(f"schedule.milestones must be below epochs = {self.epochs}, found {late[0]}")
+        if self.schedule.name == "step" and self.schedule.step_epochs >= self.epochs:
+            warnings.warn(
+                f"schedule: step_epochs = {self.schedule.step_epochs} has no effect in {self.epochs} epochs",
+                stacklevel=2,
+            )
+        self.warn_unless(self.on_error == "skip", ("max_skipped",), "", "with on_error = 'raise'")
         return self
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate at ``batch_size``: ``lr``, scaled as ``lr_scaling`` says."""
+        scaling = self.lr_scaling
+        if scaling == "auto":
+            scaling = "sqrt" if self.optimizer.name in ADAPTIVE else "linear"
+        ratio = self.batch_size / (self.lr_batch_size or self.batch_size)
+        return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[scaling]
 
     def resolve_preprocess(self, default: Preprocess) -> Preprocess:
         """Return the preprocessing: the data's own, with the recipe's fields over it."""
         return Preprocess.from_dict({**default.to_dict(), **self.preprocess}) if self.preprocess else default
-
-
-def list_recipes() -> list[str]:
-    """Return the names of the recipes in the package, such as ``cifar/muffnet``."""
-    root = resources.files("compactnets") / "recipes"
-    groups = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
-    return [
-        f"{group.name}/{file.name.removesuffix('.yaml')}"
-        for group in groups
-        for file in sorted(group.iterdir(), key=lambda entry: entry.name)
-        if file.name.endswith(".yaml")
-    ]
-
-
-def load_recipe(name: str, overrides: Iterable[str] = (), model: str | None = None) -> Recipe:
-    """Read a recipe by its name in the package or the path of a YAML file.
-
-    Args:
-        overrides: ``key=value`` strings; nested keys with dots (``optimizer.nesterov=true``), values as YAML.
-        model: replaces the recipe's network.
-
-    Raises:
-        InputError: no such recipe, not YAML, or a key or value that the recipe does not take.
-    """
-    settings = _read(name)
-    if model is not None:
-        settings["model"] = model
-    for override in overrides:
-        _apply(settings, override)
-    try:
-        return Recipe.model_validate(settings)
-    except ValidationError as error:
-        raise InputError(f"recipe {name}: {_explain(error)}") from None
-
-
-def _read(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise InputError(f"no recipe file at {path}")
-        text = path.read_text(encoding="utf-8")
-    elif name in list_recipes():
-        text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        known = list_recipes()
-        raise InputError(f"no recipe {name!r}{did_you_mean(name, known)} (one of {', '.join(known)}, or a .yaml file)")
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"recipe {name} must be a mapping of settings, found {type(settings).__name__}")
-    return settings
-
-
-def _apply(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set takes key=value, such as epochs=2 or optimizer.nesterov=true, found {override!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {key}: the value {text!r} is not valid YAML") from None
-    *parents, last = key.split(".")
-    for parent in parents:
-        settings = settings.setdefault(parent, {})
-        if not isinstance(settings, dict):
-            raise InputError(f"--set {key}: {parent} is a single value, not a group of settings")
-    settings[last] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """Say the first problem in one line, with the near match of a key that does not exist."""
-    problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        section: Any = Recipe
-        for part in path[:-1]:
-            section = section.model_fields[part].annotation
-        known = list(section.model_fields)
-        return f"unknown key {key!r}{did_you_mean(path[-1], known) or '; known: ' + ', '.join(known)}"
-    if problem["type"] == "missing":
-        return f"the key {key!r} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, found {problem['input']!r}" if key else message

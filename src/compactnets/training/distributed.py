@@ -1,0 +1,152 @@
+"""Several processes that train one network, as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from compactnets.console import stderr, stdout
+from compactnets.errors import InputError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of them: ``rank`` of ``size``, on ``device``."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    size: int = 1
+    control: Any = None  # a gloo group: small messages between processors do not wait for an accelerator
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add each value over all processes, exactly for integers up to 2**53."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(total, group=self.control)
+        return [float(value) for value in total]
+
+    def largest(self, value: int) -> int:
+        """Return the largest of the values that the processes give."""
+        if self.size == 1:
+            return value
+        highest = torch.tensor(value)
+        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=self.control)
+        return int(highest)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device of this name; ``auto`` is the first GPU, or the processor where there is none.
+
+    Raises:
+        InputError: a device that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"no device {name!r} here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextmanager
+def join_world(device: str = "auto") -> Iterator[World]:
+    """Join the processes that ``torchrun`` started; alone where it did not.
+
+    Each process gets the GPU of its local rank, or the processor; NCCL carries the gradients between GPUs, gloo
+    between processors. All but the first process are silent.
+
+    Raises:
+        InputError: a device that this machine does not have, or fewer GPUs than processes.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(pick_device(device))
+        return
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    place = pick_device(device)
+    if place.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local_rank} of this machine has no GPU: torchrun's --nproc-per-node must be at most "
+                f"{torch.cuda.device_count()}, or use --device cpu"
+            )
+        place = torch.device("cuda", local_rank)
+        torch.cuda.set_device(place)
+    stdout.quiet = stderr.quiet = rank > 0
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    control = distributed.new_group(backend="gloo") if place.type == "cuda" else None
+    try:
+        yield World(place, rank, size, control)
+    finally:
+        stdout.quiet = stderr.quiet = False
+        distributed.destroy_process_group()
+
+
+def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
+    """Let every batch normalisation take its statistics over all processes: torch's on GPUs, ours on processors."""
+    if world.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for name, child in model.named_children():
+        if type(child) is nn.BatchNorm2d:
+            own = ProcessorSyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
+            own.track_running_stats = child.track_running_stats
+            own.train(child.training)
+            own.load_state_dict(child.state_dict())
+            setattr(model, name, own)
+        else:
+            synchronize_batchnorm(child, world)
+    return model
+
+
+class ProcessorSyncBatchNorm(nn.BatchNorm2d):
+    """What torch's ``SyncBatchNorm`` computes, which runs on accelerators only; every process has an equal share."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        processes, wide = distributed.get_world_size(), x.float() if x.dtype.itemsize < 4 else x
+        mean = _SumOverProcesses.apply(wide.mean((0, 2, 3))) / processes
+        centred = wide - mean[:, None, None]
+        variance = _SumOverProcesses.apply(centred.square().mean((0, 2, 3))) / processes
+        y = centred * (variance + self.eps).rsqrt()[:, None, None]
+        if self.affine:
+            y = y * self.weight[:, None, None] + self.bias[:, None, None]
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                count = processes * x.numel() // x.shape[1]
+                share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+        return y.to(x.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """All-reduce whose gradient is the all-reduce of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total

@@ -1,0 +1,73 @@
+"""Optimizer and learning rate of a recipe."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from compactnets.training.recipe import ADAPTIVE, Optimizer, Recipe, Schedule
+
+
+def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
+    """Return the learning rate's share of its peak at ``epoch``, a fraction counted from the start of training.
+
+    A function of the epoch alone, so that a run that goes on needs no memory of the steps before.
+    """
+    if epoch < schedule.warmup_epochs:
+        return epoch / schedule.warmup_epochs
+    if schedule.name in ("cosine", "linear"):
+        progress = min(1.0, (epoch - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs))
+        left = 1 - progress if schedule.name == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return schedule.end + (1 - schedule.end) * left
+    # those of whole epochs, as torch's StepLR, MultiStepLR and ExponentialLR stepped once per epoch
+    if schedule.name == "step":
+        return schedule.gamma ** math.floor(epoch / schedule.step_epochs)
+    if schedule.name == "multistep":
+        return schedule.gamma ** sum(milestone <= epoch for milestone in schedule.milestones)
+    if schedule.name == "exponential":
+        return schedule.gamma ** math.floor(epoch)
+    return 1.0
+
+
+def describe_lr(recipe: Recipe) -> str:
+    """Say what the peak learning rate is and where it comes from."""
+    peak, reference = recipe.peak_lr, recipe.lr_batch_size or recipe.batch_size
+    if peak == recipe.lr:
+        return f"learning rate {peak:g} at a batch of {recipe.batch_size}"
+    rule = "square root" if math.isclose(peak, recipe.lr * math.sqrt(recipe.batch_size / reference)) else "linear"
+    return (
+        f"learning rate {peak:g} at a batch of {recipe.batch_size}: the recipe's {recipe.lr:g} at {reference}, scaled "
+        f"({rule}; lr_scaling=none keeps it)"
+    )
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
+    """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": settings.weight_decay if settings.decay_norm_and_bias else 0.0},
+    ]
+    eps: dict[str, Any] = {} if settings.eps is None else {"eps": settings.eps}
+    # fused or foreach: few kernels for all parameters; these networks have hundreds of small ones
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
+    if settings.name in ADAPTIVE:
+        adaptive: Any = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        optimizer: torch.optim.Optimizer = adaptive(groups, lr=lr, betas=settings.betas, fused=True, **eps)
+        return optimizer
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(
+            groups,
+            lr=lr,
+            alpha=settings.alpha,
+            momentum=settings.momentum,
+            centered=settings.centered,
+            foreach=True,
+            **eps,
+        )
+    return torch.optim.Adadelta(groups, lr=lr, rho=settings.rho, foreach=True, **eps)

@@ -1,0 +1,50 @@
+"""From a recipe to a network with its first weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compactnets.console import say
+from compactnets.data import ImageSource, Preprocess
+from compactnets.errors import InputError
+from compactnets.models.registry import accepted_arguments, create_model
+from compactnets.nn import initialize
+from compactnets.training.checkpoint import load_weights, read_record, read_tensors
+from compactnets.training.recipe import Recipe
+
+
+def prepare(
+    recipe: Recipe, source: ImageSource, init: Path | None = None
+) -> tuple[Preprocess, nn.Module, dict[str, Any]]:
+    """Return the preprocessing, the network with its first weights, and the arguments that build the network again."""
+    preprocess = recipe.resolve_preprocess(source.default_preprocess)
+    given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
+    if given:
+        raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data, leave them out")
+    accepted_arguments(recipe.model)
+    torch.manual_seed(recipe.seed)
+    arguments = {**recipe.model_arguments, "num_classes": len(source.class_names), "in_chans": preprocess.channels}
+    if init is None:
+        model = create_model(recipe.model, **arguments)
+        if recipe.initialization is not None:
+            initialize(model, recipe.initialization)
+        return preprocess, model, arguments
+    if recipe.initialization is not None:
+        raise InputError("initialization is for fresh weights: leave it out where --init gives them")
+    record = read_record(init)
+    if record.model != recipe.model:
+        raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
+    arguments = {**record.arguments, **arguments}
+    model = create_model(recipe.model, **arguments)
+    weights = read_tensors(init)
+    if record.class_names != list(source.class_names):
+        found, wanted = len(record.class_names), len(source.class_names)
+        say(f"classifier replaced: {init} has {found} classes, {source.spec} has {wanted}")
+        fresh = model.state_dict()
+        weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
+    load_weights(model, weights, recipe.model, init)
+    return preprocess, model, arguments

@@ -1,0 +1,104 @@
+"""What a run leaves behind: weights, metrics, events, a plot, its recipe and its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from compactnets.environment import describe_environment
+from compactnets.errors import InputError
+from compactnets.training.checkpoint import CheckpointRecord, replace_file, save_checkpoint
+from compactnets.training.curves import draw_curves
+from compactnets.training.distributed import World
+from compactnets.training.recipe import Recipe
+from compactnets.training.state import Progress, has_state
+
+FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "recipe.yaml", "environment.json")
+STARTED = {"recipe.yaml", "environment.json"}  # all that a run killed before its first checkpoint leaves
+REDRAW = 30.0  # seconds between two drawings of the curves, which take a moment each
+
+
+class RunFolder:
+    """The output folder of a run; only the main process has one.
+
+    Raises:
+        InputError: the folder cannot be made or written, or holds the files of something else than a run of ours.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, world: World) -> None:
+        self.path = path
+        found = [name for name in FILES if (path / name).exists()]
+        if found and not has_state(path) and set(found) != STARTED:
+            raise InputError(
+                f"{path} holds {', '.join(found)} but no checkpoint to go on from: choose another --output, or "
+                f"remove it"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+            replace_file(path / "recipe.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
+            self._add_session(world)
+        except OSError as error:
+            raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
+        self._events: Any = None
+        self._drawn = time.monotonic()
+
+    def _add_session(self, world: World) -> None:
+        """Append this start of the run to environment.json: a run may go on under other versions, or elsewhere."""
+        file = self.path / "environment.json"
+        try:
+            sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"]
+        except (OSError, ValueError, KeyError, TypeError):
+            sessions = []
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        session = {"started": now, "command": command, "processes": world.size, **describe_environment(world.device)}
+        text = json.dumps({"sessions": [*sessions, session]}, indent=1) + "\n"
+        replace_file(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+    def write_scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Write ``GROUP/NAME`` scalars of a step to the TensorBoard events."""
+        for name, value in values.items():
+            self._writer(step).add_scalar(f"{group}/{name}", value, step)
+
+    def write_epoch(self, progress: Progress) -> None:
+        """Write metrics.jsonl, the events and the plot after an epoch."""
+        lines = "".join(json.dumps(line) + "\n" for line in progress.history)
+        replace_file(self.path / "metrics.jsonl", lambda partial: partial.write_text(lines, encoding="utf-8"))
+        self.write_scalars(progress.step, "epoch", progress.history[-1])
+        self._writer(progress.step).flush()
+        if time.monotonic() - self._drawn > REDRAW:
+            self._draw(progress)
+
+    def write_weights(self, name: str, weights: Mapping[str, Tensor], record: CheckpointRecord) -> None:
+        """Write ``NAME.safetensors`` and its record."""
+        save_checkpoint(self.path / f"{name}.safetensors", weights, record)
+
+    def close(self, progress: Progress) -> None:
+        """Finish the events, and draw the curves a last time."""
+        if self._events is not None:
+            self._events.close()
+        if progress.history:
+            self._draw(progress)
+
+    def _draw(self, progress: Progress) -> None:
+        draw_curves(progress.history, self.path / "curves.svg")
+        self._drawn = time.monotonic()
+
+    def _writer(self, step: int) -> Any:
+        if self._events is None:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            from torch.utils.tensorboard import SummaryWriter
+
+            # what a killed process wrote past the checkpoint that the run goes on from is hidden
+            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+        return self._events

@@ -1,0 +1,140 @@
+"""Where a run stands, on disk: enough to go on bit for bit, and to refuse going on as another run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compactnets.console import say
+from compactnets.data import ImageSource
+from compactnets.errors import InputError
+from compactnets.training.checkpoint import replace_file
+from compactnets.training.recipe import FREE_TO_CHANGE, Recipe
+
+FOLDER = "checkpoints"
+FORMAT = 1
+KEPT = 2  # the newest, and the one before in case the newest is damaged
+NAME = re.compile(r"step-(\d+)\.pt")
+
+
+@dataclass
+class Progress:
+    """What the loop remembers from step to step besides the learner's weights."""
+
+    step: int = 0  # taken since the start of the run
+    epoch: int = 0  # epochs that ended, with their evaluation
+    loss_total: float = 0.0  # of the epoch's steps so far
+    loss_count: int = 0
+    seconds: float = 0.0  # spent so far, over all starts
+    epoch_seconds: float = 0.0  # spent on training steps in this epoch
+    skipped: int = 0  # unreadable images that were replaced
+    best_top1: float = -1.0
+    final: dict[str, Any] | None = None  # fields of the last Evaluation
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+
+
+def describe_run(
+    recipe: Recipe, train_source: ImageSource, val_source: ImageSource, init: Path | None
+) -> dict[str, Any]:
+    """Return what must be the same where a run goes on: settings by their dotted keys, the data, the first weights."""
+    settings = _flatten(recipe.model_dump(mode="json"))
+    described = {key: value for key, value in settings.items() if key.partition(".")[0] not in FREE_TO_CHANGE}
+    described["training data"] = f"{len(train_source)} images, {train_source.fingerprint()[:12]}"
+    described["validation data"] = f"{len(val_source)} images, {val_source.fingerprint()[:12]}"
+    described["--init"] = None if init is None else str(init)
+    return described
+
+
+def save_state(output: Path, described: Mapping[str, Any], progress: Progress, learner: Mapping[str, Any]) -> None:
+    """Write ``checkpoints/step-N.pt`` in one piece and remove all but the last two.
+
+    Raises:
+        InputError: the folder cannot be written (no space, no permission).
+    """
+    folder = output / FOLDER
+    document = {"format": FORMAT, "run": dict(described), "progress": asdict(progress), "learner": dict(learner)}
+    try:
+        folder.mkdir(exist_ok=True)
+        replace_file(folder / f"step-{progress.step:09d}.pt", lambda partial: _write(document, partial))
+        for old in _states(output)[KEPT:]:
+            old.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write a checkpoint to {folder}: {error.strerror}") from None
+
+
+def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, dict[str, Any]] | None:
+    """Read the newest state of a run that can be read; ``None`` where it has none yet.
+
+    Raises:
+        InputError: states of another run (the message says what differs), or none that can be read.
+    """
+    states = _states(output)
+    for path in states:
+        try:
+            document = torch.load(path, map_location="cpu", weights_only=True)
+            progress, found, learner = Progress(**document["progress"]), document["run"], document["learner"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"{path} cannot be read ({reason[:120]}): trying the checkpoint before it")
+            continue
+        if differences := _differences(found, described):
+            raise InputError(
+                f"{output} holds another run: {'; '.join(differences)}. Give the same recipe and data to go on, or "
+                f"another --output"
+            )
+        return progress, learner
+    if states:
+        raise InputError(
+            f"no checkpoint in {output / FOLDER} can be read: choose another --output, or remove {output} to start "
+            f"again"
+        )
+    return None
+
+
+def has_state(output: Path) -> bool:
+    """Whether the folder holds a state of a run."""
+    return bool(_states(output))
+
+
+def _write(document: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(document, file)
+        file.flush()
+        os.fsync(file.fileno())  # a power cut after the rename must not leave an empty file under the final name
+
+
+def _states(output: Path) -> list[Path]:
+    """The states of a run, newest first; what a killed process left half-written is removed."""
+    folder = output / FOLDER
+    if not folder.is_dir():
+        return []
+    for partial in folder.glob(".*.partial"):
+        with suppress(FileNotFoundError):
+            partial.unlink()
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    keys = list(dict.fromkeys([*wanted, *found]))
+    changed = [key for key in keys if found.get(key) != wanted.get(key)]
+    told = [f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in changed[:4]]
+    return [*told, f"{len(changed) - 4} more"] if len(changed) > 4 else told
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,135 @@
+"""One step of training: a batch in, new weights out."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.mixup import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from compactnets.data.loading import Batch
+from compactnets.data.order import mix_seed
+from compactnets.training.distributed import World, synchronize_batchnorm
+from compactnets.training.optimization import lr_factor, make_optimizer
+from compactnets.training.recipe import Recipe
+
+
+class Learner:
+    """A network, its average, its optimizer, and the step that joins them.
+
+    Everything random in a step (dropout, mixing) follows from the recipe's seed, the number of the step and the
+    process, so that a run that goes on draws what it would have drawn.
+
+    Args:
+        model: the network with its first weights, on the world's device.
+        steps: steps of an epoch.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, steps: int, num_classes: int, world: World) -> None:
+        self.recipe, self.steps, self.world = recipe, steps, world
+        if recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        if world.size > 1 and recipe.sync_batchnorm:
+            model = synchronize_batchnorm(model, world)
+        self.model = model
+        self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr)
+        # float16 has few exponents: small gradients vanish unless the loss is scaled up
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
+        self.forward: Any = model
+        if world.size > 1:
+            # the statistics that are not synchronised follow the first process, as torch does it by default
+            self.forward = DistributedDataParallel(
+                model, broadcast_buffers=not recipe.sync_batchnorm, gradient_as_bucket_view=True
+            )
+        # only the training step is compiled: evaluation would compile again, for another mode and batch
+        if recipe.compile:
+            mode = None if recipe.compile is True else recipe.compile
+            self.forward = torch.compile(self.forward, mode=mode)
+        mix = recipe.mix
+        self.mixer = (
+            Mixup(
+                mixup_alpha=mix.mixup,
+                cutmix_alpha=mix.cutmix,
+                prob=mix.probability,
+                switch_prob=mix.switch_probability,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=num_classes,
+            )
+            if mix.active
+            else None
+        )
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network to evaluate and to ship: the average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of step number ``step``."""
+        recipe = self.recipe
+        return recipe.peak_lr * lr_factor(recipe.schedule, recipe.epochs, step / self.steps)
+
+    def step(self, batch: Batch, step: int) -> Tensor:
+        """Take step number ``step`` of the run, counted from zero, and return the loss of every image, detached."""
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        torch.manual_seed(mix_seed(recipe.seed, step, self.world.rank))
+        images, targets = self._mix(batch, step)
+        losses = []
+        parts = zip(images.chunk(recipe.accumulate), targets.chunk(recipe.accumulate), strict=True)
+        for number, (part, target) in enumerate(parts, start=1):
+            last = number == recipe.accumulate
+            with nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
+                per_image = self._losses(part, target)
+                self.scaler.scale(per_image.mean() / recipe.accumulate).backward()
+            losses.append(per_image.detach())
+        if recipe.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, step=step)
+        return torch.cat(losses)
+
+    def _losses(self, images: Tensor, targets: Tensor) -> Tensor:
+        precision = self.recipe.precision
+        dtype = torch.float32 if precision == "float32" else getattr(torch, precision)
+        with torch.autocast(self.world.device.type, dtype=dtype, enabled=precision != "float32"):
+            logits = self.forward(images)
+        smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing  # mixed targets are smoothed
+        return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
+
+    def _mix(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        recipe, epoch = self.recipe, step // self.steps
+        if self.mixer is None or epoch >= recipe.epochs - recipe.mix.last_epochs_without:
+            return batch.images, batch.labels
+        np.random.seed(mix_seed(recipe.seed, step) % 2**32)  # timm draws from numpy's global generator
+        images, targets = self.mixer(batch.images, batch.labels)
+        return images, targets
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])

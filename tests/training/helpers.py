@@ -1,0 +1,44 @@
+"""Small sources and recipes for the tests of training; processes that the tests start import this file as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compactnets.data import ImageSource, open_source
+from compactnets.training.recipe import Recipe
+
+TINY = "shufflenet_g3_x0_25"
+
+
+class Part(ImageSource):
+    """The first images of a source, under other class names if given."""
+
+    kind = "part"
+
+    def __init__(self, whole: ImageSource, count: int, class_names: list[str] | None = None) -> None:
+        super().__init__(whole.spec, whole.split, class_names or whole.class_names, whole.labels[:count])
+        self.whole = whole
+
+    def image(self, index: int) -> Any:
+        return self.whole.image(index)
+
+    def name(self, index: int) -> str:
+        return self.whole.name(index)
+
+
+def digits_part(train: int, val: int) -> tuple[ImageSource, ImageSource]:
+    """The first images of both splits of the digits."""
+    return Part(open_source("digits", "train"), train), Part(open_source("digits", "val"), val)
+
+
+def make_tiny_recipe(**changes: Any) -> Recipe:
+    """A recipe that takes a second on the digits; keyword arguments replace its settings."""
+    settings: dict[str, Any] = {
+        "model": TINY,
+        "epochs": 1,
+        "batch_size": 32,
+        "lr": 0.05,
+        "model_arguments": {"stem": "cifar"},
+        "preprocess": {"size": 8},
+    }
+    return Recipe.model_validate({**settings, **changes})

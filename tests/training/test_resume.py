@@ -1,0 +1,276 @@
+"""A run that was stopped, in any way and after any step, ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from compactnets import InputError
+from compactnets.data import ImageSource
+from compactnets.training import loop
+from compactnets.training.interruption import Interrupted
+from compactnets.training.recipe import Recipe
+from compactnets.training.state import FOLDER
+from compactnets.training.step import Learner
+
+from .helpers import digits_part, make_tiny_recipe
+
+Sources = tuple[ImageSource, ImageSource]
+STEPS = 3  # of an epoch: 100 images in batches of 32
+# everything that draws random numbers or remembers something from step to step
+HARD = {
+    "epochs": 2,
+    "model_arguments": {"stem": "cifar", "drop_rate": 0.3},
+    "optimizer": {"name": "adamw"},
+    "augment": {"rotation": 10, "translate": 0.1},
+    "ema_decay": 0.9,
+    "mix": {"mixup": 0.2, "cutmix": 1.0},
+    "accumulate": 2,
+    "label_smoothing": 0.1,
+    "clip_grad_norm": 1.0,
+    "schedule": {"warmup_epochs": 0.5},
+}
+
+
+def weights(run: Path) -> bytes:
+    return (run / "last.safetensors").read_bytes() + (run / "best.safetensors").read_bytes()
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGTERM) -> None:
+    """Send the signal while step number ``step`` (from zero) is under way."""
+    take = Learner.step
+
+    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
+        losses = take(self, batch, number)
+        if number == step:
+            signal.raise_signal(signum)
+        return losses
+
+    monkeypatch.setattr(Learner, "step", step_and_signal)
+
+
+@pytest.fixture(scope="module")
+def sources() -> Sources:
+    return digits_part(100, 40)
+
+
+@pytest.fixture(scope="module")
+def straight(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    loop.train(make_tiny_recipe(**HARD), *sources, run)
+    return run
+
+
+@pytest.mark.parametrize("step", range(1, 2 * STEPS))
+def test_a_signal_after_any_step(
+    step: int, sources: Sources, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = make_tiny_recipe(**HARD), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signum, code = (signal.SIGTERM, 143) if step % 2 else (signal.SIGINT, 130)
+        stop_after(patch, step, signum)
+        with pytest.raises(Interrupted) as stopped:
+            loop.train(recipe, *sources, run)
+        assert stopped.value.code == code
+    assert (run / FOLDER / f"step-{step + 1:09d}.pt").exists()
+    # the settings that may change
+    loop.train(make_tiny_recipe(**HARD, workers=1, print_frequency=1), *sources, run)
+    assert weights(run) == weights(straight)
+    assert metrics(run) == metrics(straight)
+
+
+def test_a_signal_during_the_evaluation(
+    sources: Sources, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run, measure = make_tiny_recipe(**HARD), tmp_path / "run", loop.evaluate_batches
+
+    def signal_and_measure(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return measure(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_batches", signal_and_measure)
+        with pytest.raises(Interrupted):
+            loop.train(recipe, *sources, run)
+    assert not (run / "metrics.jsonl").exists()
+    loop.train(recipe, *sources, run)
+    assert weights(run) == weights(straight)
+    assert metrics(run) == metrics(straight)
+
+
+def test_a_finished_run_is_not_trained_again(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = loop.train(make_tiny_recipe(), *sources, tmp_path)
+    monkeypatch.setattr(Learner, "step", None)
+    again = loop.train(make_tiny_recipe(), *sources, tmp_path)
+    assert again == first
+
+
+def test_a_signal_before_the_first_step_leaves_at_once(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step may compile for minutes: there is nothing to save yet."""
+
+    def never_ends(self: Learner, batch: Any, number: int) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal did not end the step")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", never_ends)
+        with pytest.raises(Interrupted):
+            loop.train(make_tiny_recipe(), *sources, tmp_path / "run")
+    assert loop.train(make_tiny_recipe(), *sources, tmp_path / "run").epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 3}, "epochs was 2, now 3"),
+        ({"schedule": {"name": "linear"}}, "schedule.name was 'cosine', now 'linear'"),
+        ({"lr": 0.01}, "lr was 0.05, now 0.01"),
+        ({"seed": 7}, "seed was 0, now 7"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_recipe_is_refused(changes: dict[str, Any], message: str, sources: Sources, straight: Path) -> None:
+    before = {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as error:
+        loop.train(make_tiny_recipe(**{**HARD, **changes}), *sources, straight)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
+
+
+def test_other_data_are_refused(straight: Path) -> None:
+    with pytest.raises(InputError, match="training data was '100 images, .*', now '96 images, "):
+        loop.train(make_tiny_recipe(**HARD), *digits_part(96, 40), straight)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "a pickle that runs code"])
+def test_a_damaged_checkpoint_falls_back(
+    damage: str,
+    sources: Sources,
+    straight: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, run = make_tiny_recipe(**HARD, checkpoint_minutes=0), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted):
+            loop.train(recipe, *sources, run)
+    older, newest = sorted((run / FOLDER).iterdir())
+    content = newest.read_bytes()
+    if damage == "a pickle that runs code":
+        torch.save({"progress": Canary(str(tmp_path / "canary"))}, newest)
+    else:
+        newest.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "other bytes": b"x" * 999}[damage])
+    loop.train(recipe, *sources, run)
+    assert f"{newest.name} cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "canary").exists()
+    assert weights(run) == weights(straight)
+    assert older.name != newest.name
+
+
+class Canary:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
+def test_a_run_without_a_readable_checkpoint_is_refused(sources: Sources, tmp_path: Path) -> None:
+    loop.train(make_tiny_recipe(), *sources, tmp_path)
+    for state in (tmp_path / FOLDER).iterdir():
+        state.write_bytes(b"")
+    with pytest.raises(InputError, match="no checkpoint in .* can be read"):
+        loop.train(make_tiny_recipe(), *sources, tmp_path)
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import yaml
+sys.path.insert(0, {tests!r})
+from helpers import digits_part
+from compactnets.training.loop import train
+from compactnets.training.recipe import Recipe
+from compactnets.training.step import Learner
+
+kill, take = {kill}, Learner.step
+def step(self, batch, number):
+    losses = take(self, batch, number)
+    if number == kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return losses
+Learner.step = step
+if __name__ == "__main__":
+    recipe = Recipe.model_validate(yaml.safe_load({recipe!r}))
+    train(recipe, *digits_part(100, 40), Path({run!r}))
+"""
+
+
+def run_child(recipe: Recipe, run: Path, kill: int | None) -> int:
+    text = yaml.safe_dump(recipe.model_dump(mode="json"))
+    code = CHILD.format(tests=str(Path(__file__).parent), kill=kill, recipe=text, run=str(run))
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **threads}, check=False, capture_output=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+    return done.returncode
+
+
+def test_kill_9_after_random_steps(straight: Path, tmp_path: Path) -> None:
+    """The kernel ends the process in the middle of a step; at most the steps since the last checkpoint are lost."""
+    recipe, run = make_tiny_recipe(**HARD, workers=2, checkpoint_minutes=0), tmp_path / "run"
+    for kill in sorted(random.Random(time.time_ns()).sample(range(1, 2 * STEPS), 2)):
+        assert run_child(recipe, run, kill) == -signal.SIGKILL
+    assert run_child(recipe, run, None) == 0
+    assert weights(run) == weights(straight)
+    assert metrics(run) == metrics(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_line_saves_and_goes_on(signum: int, tmp_path: Path) -> None:
+    """The signal reaches the loaders as well, as from a terminal or a scheduler; the exit code says which it was."""
+    command = [sys.executable, "-m", "compactnets", "train", "digits/quickstart", "--data", "digits", "--model"]
+    settings = ["epochs=3", "workers=2", "schedule.warmup_epochs=0.5", "print_frequency=1"]
+    command += ["shufflenet_g3_x0_25", *(word for setting in settings for word in ("--set", setting)), "--output"]
+    stopped, straight = tmp_path / "stopped", tmp_path / "straight"
+    for _ in range(2):
+        process = subprocess.Popen([*command, str(stopped)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        next(line for line in lines if ": 9/" in line or ": 20/" in line)
+        started = time.monotonic()
+        os.killpg(process.pid, signum)
+        rest = list(lines)
+        assert process.wait() == 128 + signum
+        assert time.monotonic() - started < 10
+        assert "the same command goes on from there" in rest[-1]
+        assert not any("Traceback" in line for line in rest)
+    for run in (stopped, straight):
+        done = subprocess.run([*command, str(run)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert weights(stopped) == weights(straight)
