@@ -26,7 +26,21 @@ def test_the_page_is_what_the_records_say(runs: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == runs.render()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda path: path.stem)
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "speed").glob("*.json")), ids=lambda path: path.stem)
+def test_a_speed_names_its_spread_and_environment(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert all(record[key] for key in ("command", "commit", "date", "note", "rows"))
+    assert {"versions", "processor", "threads", "device"} <= set(record["environment"])
+    for row in record["rows"]:
+        for key in ("reference_seconds", "our_seconds", "ratio"):
+            assert 0 < row[key]["p10"] <= row[key]["median"] <= row[key]["p90"]
+            assert row[key]["n"] >= 5
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "training").glob("*.json")), ids=lambda path: path.stem)
 def test_a_record_names_what_its_numbers_rest_on(path: Path) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     assert all(record[key] for key in ("command", "commit", "device", "runs"))
@@ -38,7 +52,7 @@ def test_a_record_names_what_its_numbers_rest_on(path: Path) -> None:
 def test_collect_reads_a_run(runs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from compactnets.data import open_source
     from compactnets.training.loop import train
-    from compactnets.training.recipe import load_recipe
+    from compactnets.training.recipe_files import load_recipe
 
     recipe = load_recipe("digits/quickstart", ["epochs=2", "preprocess.size=8"], "shufflenet_g3_x0_25")
     result = train(recipe, open_source("digits", "train"), open_source("digits", "val"), tmp_path / "run")
@@ -47,4 +61,4 @@ def test_collect_reads_a_run(runs: ModuleType, tmp_path: Path, monkeypatch: pyte
     page = runs.render()
     assert f"{result.final.top1:.2f}" in page
     assert "| shufflenet_g3_x0_25 |" in page
-    assert str(tmp_path) not in (tmp_path / "results" / "digits.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "results" / "training" / "digits.json").read_text()

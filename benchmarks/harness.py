@@ -1,0 +1,99 @@
+"""What the benchmarks share: alternating blocks, ratios with their spread, and records that name everything."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compactnets.environment import describe_environment
+
+ROOT = Path(__file__).parents[1]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median, 10th and 90th percentile, and the count."""
+    ordered = sorted(values)
+    low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.9))
+    return {"median": statistics.median(ordered), "p10": low, "p90": high, "n": len(ordered)}
+
+
+def compare(
+    reference: Callable[[], None],
+    ours: Callable[[], None],
+    rounds: int,
+    steps: int,
+    wait: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Time ``steps`` calls of each in turn, ``rounds`` times after a warm-up: seconds per call, and their ratio.
+
+    Args:
+        wait: called before each reading of the clock, where calls only queue their work.
+    """
+
+    def block(call: Callable[[], None]) -> float:
+        if wait:
+            wait()
+        start = time.perf_counter()
+        for _ in range(steps):
+            call()
+        if wait:
+            wait()
+        return (time.perf_counter() - start) / steps
+
+    block(reference), block(ours)
+    pairs = []
+    for number in range(rounds):
+        # alternate which goes first: what the machine does besides drifts
+        if number % 2:
+            second, first = block(ours), block(reference)
+        else:
+            first, second = block(reference), block(ours)
+        pairs.append((first, second))
+    return {
+        "reference_seconds": spread([first for first, _ in pairs]),
+        "our_seconds": spread([second for _, second in pairs]),
+        "ratio": spread([first / second for first, second in pairs]),
+        "steps_per_block": steps,
+    }
+
+
+def describe(row: dict[str, Any], reference: str, ours: str) -> str:
+    """Return one line for a person."""
+    ratio, images = row["ratio"], row["images_per_step"]
+    rates = [images / row[key]["median"] for key in ("reference_seconds", "our_seconds")]
+    return (
+        f"{row['network']}: {ours} {rates[1]:.0f} images/s, {reference} {rates[0]:.0f} images/s, ratio "
+        f"{ratio['median']:.2f} (p10 {ratio['p10']:.2f}, p90 {ratio['p90']:.2f}, n = {ratio['n']})"
+    )
+
+
+def commit() -> str:
+    """Return the commit of the checkout, with ``+`` behind it where files differ from it."""
+    try:
+        head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "src"], capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
+
+
+def write_record(path: Path, device: torch.device, content: dict[str, Any]) -> None:
+    """Write a record: command, commit, date and environment, then ``content``."""
+    record = {
+        "command": ["python", *sys.argv],
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": describe_environment(device),
+        **content,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

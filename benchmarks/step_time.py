@@ -1,0 +1,106 @@
+"""Time of a training step: a plain loop, as the MENet repository has it, against ours, in one run.
+
+    python benchmarks/step_time.py muffnet_x0_5 menet_228_12x1_g3 [--output benchmarks/results/speed/step-time-cpu.json]
+
+Plain: eager, NCHW, float32, torch's SGD, the loss read after every step. Ours: the package's own step
+(``compactnets.training.step.Learner``) with the settings of the recipe ``cifar/short``, its SGD in place of AdamW so
+that both do the same arithmetic. Both train the same network on the same random images (a step takes as long on
+photographs). Blocks of steps alternate; the ratio is taken within each pair of neighbouring blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import compare, describe, write_record
+from torch import nn
+
+from compactnets import create_model
+from compactnets.data.loading import Batch
+from compactnets.training.distributed import World, pick_device
+from compactnets.training.recipe_files import load_recipe
+from compactnets.training.step import Learner
+
+NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against a plain loop (eager, NCHW, float32)."
+
+
+def plain_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """Return a step as the MENet repository's ``main.py`` takes it."""
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    model.train()
+
+    def step() -> None:
+        loss = criterion(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def our_step(name: str, settings: list[str], images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+    """Return the package's step."""
+    recipe = load_recipe("cifar/short", ["optimizer.name=sgd", "lr=1e-3", "clip_grad_norm=null", *settings], name)
+    world = World(images.device)
+    model = create_model(name, num_classes=10, stem="cifar").to(world.device)
+    learner = Learner(model, recipe, steps=1000, num_classes=10, world=world)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    batch = Batch(images.contiguous(memory_format=layout), labels, torch.arange(len(images)))
+    learner.model.train()
+    taken = 0
+
+    def step() -> None:
+        nonlocal taken
+        losses = learner.step(batch, taken)
+        taken += 1
+        if world.device.type == "cpu" or taken % 25 == 0:  # as often as the engine reads them
+            losses.mean().item()
+
+    return step
+
+
+def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time both steps of one network."""
+    device = pick_device(arguments.device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(arguments.batch_size, 3, arguments.size, arguments.size, generator=generator).to(device)
+    labels = torch.randint(10, (arguments.batch_size,), generator=generator).to(device)
+    plain = plain_step(create_model(name, num_classes=10, stem="cifar").to(device), images, labels)
+    ours = our_step(name, arguments.set, images, labels)
+    start = time.perf_counter()
+    ours()
+    first = time.perf_counter() - start
+    wait = torch.cuda.synchronize if device.type == "cuda" else None
+    result = compare(plain, ours, arguments.rounds, arguments.steps, wait)
+    return {"network": name, "images_per_step": arguments.batch_size, "first_step_seconds": first, **result}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["muffnet_x0_5", "menet_228_12x1_g3"])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=4, help="steps of a block")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting of our recipe")
+    parser.add_argument("--output", type=Path, help="JSON record to write")
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.networks:
+        rows.append(measure(name, arguments))
+        print(describe(rows[-1], "plain", "ours"), flush=True)
+    if arguments.output:
+        content = {"note": NOTE.format(arguments), "settings": vars(arguments), "rows": rows}
+        write_record(arguments.output, pick_device(arguments.device), content)
+
+
+if __name__ == "__main__":
+    main()
