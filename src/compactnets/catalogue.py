@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -98,7 +99,8 @@ def recipe_rows() -> list[dict[str, str]]:
     rows = []
     for name in list_recipes():
         text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        lines = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+        head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+        lines = [line.removeprefix("#").strip() for line in head]
         rows.append({"name": name, "description": " ".join(lines)})
     return rows
 

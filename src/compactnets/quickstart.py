@@ -68,7 +68,8 @@ def run(output: Path = Path("quickstart"), overrides: Sequence[str] = ()) -> Qui
     sources = open_source("digits", "train"), open_source("digits", "val")
     examples = _write_examples(sources[1], folder / "images")
     rows = tuple(_run_one(load_recipe(RECIPE, overrides, name), *sources, folder / name, examples) for name in NETWORKS)
-    files = tuple(str(path) for path in sorted(folder.rglob("*")) if path.is_file())
+    paths = sorted(folder.rglob("*"), key=lambda path: (path.parent, path))
+    files = tuple(str(path) for path in paths if path.is_file())
     return QuickstartResult(str(folder), time.perf_counter() - start, rows, files)
 
 
@@ -168,8 +169,9 @@ def show(result: QuickstartResult) -> None:
     stdout.print(
         f"{len(result.files)} files in {result.output}, in {result.seconds:.0f} s altogether:", highlight=False
     )
-    for file in result.files:
-        stdout.print(f"  {file}", highlight=False, soft_wrap=True)
+    for folder, files in itertools.groupby(map(Path, result.files), key=lambda path: path.parent):
+        names = ", ".join(file.name for file in files)
+        stdout.print(f"  {folder}: {names}", highlight=False, markup=False, soft_wrap=True)
     checkpoint, image = result.rows[0].checkpoint, result.rows[0].predictions[0][0]
     stdout.print("Next:", highlight=False)
     stdout.print(f"  compactnets predict --checkpoint {checkpoint} {image}", highlight=False, soft_wrap=True)

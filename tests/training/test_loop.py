@@ -16,10 +16,10 @@ from compactnets import InputError
 from compactnets.data import ImageSource, Preprocess
 from compactnets.training import loop
 from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
-from compactnets.training.distributed import pick_device
+from compactnets.training.distributed import World, pick_device
 from compactnets.training.evaluation import evaluate, match_classes
 from compactnets.training.prediction import predict
-from compactnets.training.preparation import prepare
+from compactnets.training.preparation import fit_batch, prepare
 from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe
 
@@ -234,3 +234,16 @@ def test_devices() -> None:
 def test_compiled_step_trains(tiny_recipe: MakeRecipe, digits: tuple[ImageSource, ImageSource], tmp_path: Path) -> None:
     result = loop.train(tiny_recipe(compile=True, epochs=4), *digits, tmp_path / "run")
     assert result.best_top1 > 30
+
+
+def test_a_batch_larger_than_the_source_is_cut_and_the_rate_with_it(
+    tiny_recipe: MakeRecipe, digits: tuple[ImageSource, ImageSource], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = Part(digits[0], 21)
+    fitted = fit_batch(tiny_recipe(batch_size=64, lr=0.1, mix={"mixup": 0.2}), small, World())
+    assert (fitted.batch_size, fitted.lr_batch_size) == (20, 64)
+    assert fitted.peak_lr == pytest.approx(0.1 * 20 / 64)
+    assert "batch_size is 20, not 64: digits has 21 training images" in capsys.readouterr().err
+    assert fit_batch(tiny_recipe(batch_size=16), small, World()) == tiny_recipe(batch_size=16)
+    with pytest.raises(InputError, match="gives each of 2 processes an odd number of images.*multiple of 4"):
+        fit_batch(tiny_recipe(batch_size=10, mix={"cutmix": 1.0}), small, World(size=2))

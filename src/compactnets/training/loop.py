@@ -12,12 +12,13 @@ from compactnets.console import Tracker, say
 from compactnets.data import ImageSource
 from compactnets.data.loading import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
 from compactnets.environment import software_versions
+from compactnets.errors import InputError
 from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import Evaluation, EvaluationStopped, evaluate_batches
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
-from compactnets.training.preparation import prepare
+from compactnets.training.preparation import fit_batch, prepare
 from compactnets.training.recipe import Recipe
 from compactnets.training.run_folder import RunFolder
 from compactnets.training.state import Progress, describe_run, load_state, save_state
@@ -74,7 +75,8 @@ def train(
             that is not finite.
         Interrupted: SIGINT or SIGTERM, after saving; a ``SystemExit`` with code 130 or 143.
     """
-    return _Run(recipe, train_source, val_source, output, init, world or World()).complete()
+    world = world or World()
+    return _Run(fit_batch(recipe, train_source, world), train_source, val_source, output, init, world).complete()
 
 
 class _Run:
@@ -96,7 +98,7 @@ class _Run:
         self.loader, self.eval_loader = self._make_loader(), self._make_eval_loader()
         self.learner = Learner(model.to(world.device), recipe, self.loader.steps, len(train_source.class_names), world)
         found = load_state(output, self.described)
-        world.largest(0)  # all have read the folder before one writes to it
+        self._check_same_step(found[0].step if found else 0)
         self.folder = RunFolder(output, recipe, world) if world.is_main else None
         self.progress = Progress()
         if found is not None:
@@ -106,6 +108,15 @@ class _Run:
         self.watch = self._make_watch()
         self.interruption = Interruption()
         self.saved = self.clock = time.monotonic()
+
+    def _check_same_step(self, step: int) -> None:
+        """All processes have read the folder before one writes to it, and found the same there."""
+        last, first = self.world.largest(step), -self.world.largest(-step)
+        if first != last:
+            raise InputError(
+                f"the processes found different checkpoints in {self.output} (steps {first} to {last}): expected a "
+                f"folder that all machines share"
+            )
 
     def _make_loader(self) -> TrainLoader:
         recipe, world = self.recipe, self.world

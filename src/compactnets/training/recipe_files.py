@@ -46,7 +46,8 @@ def load_recipe(name: str, overrides: Iterable[str] = (), model: str | None = No
         _apply(settings, override)
     changed = {override.partition("=")[0] for override in overrides}
     if "lr" not in changed:
-        settings.setdefault("lr_batch_size", batch_size)
+        if settings.get("lr_batch_size") is None:  # null, as a saved recipe has it, says the same as leaving it out
+            settings["lr_batch_size"] = batch_size
     elif "lr_batch_size" not in changed:
         settings.pop("lr_batch_size", None)
     try:
@@ -105,4 +106,5 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"the key {key!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}, found {problem['input']!r}" if key else message
+    found = "" if repr(problem["input"]) in message else f", found {problem['input']!r}"
+    return f"{key}: {message}{found}" if key else message

@@ -44,10 +44,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
         self.forward: Any = model
         if world.size > 1:
-            # the statistics that are not synchronised follow the first process, as torch does it by default
-            self.forward = DistributedDataParallel(
-                model, broadcast_buffers=not recipe.sync_batchnorm, gradient_as_bucket_view=True
-            )
+            self.forward = DistributedDataParallel(model)
         # only the training step is compiled: evaluation would compile again, for another mode and batch
         if recipe.compile:
             mode = None if recipe.compile is True else recipe.compile
