@@ -296,6 +296,6 @@ def test_every_verb_takes_json() -> None:
 
     group = typer.main.get_command(app)
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    commands |= commands.pop("papers").commands
+    commands |= {**commands.pop("papers").commands, **commands.pop("data").commands}
     for name, command in commands.items():
         assert any("--json" in parameter.opts for parameter in command.params), name

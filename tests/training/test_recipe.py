@@ -166,8 +166,8 @@ def test_overrides_reach_nested_keys_and_keep_their_types() -> None:
     [
         ([], 0.1, 256, 0.1),
         (["batch_size=1024"], 0.1, 256, 0.4),
-        (["batch_size=1024", "lr=0.3"], 0.3, None, 0.3),
-        (["lr=0.3", "batch_size=1024"], 0.3, None, 0.3),
+        (["batch_size=1024", "lr=0.3"], 0.3, 1024, 0.3),
+        (["lr=0.3", "batch_size=1024"], 0.3, 1024, 0.3),
         (["batch_size=1024", "lr=0.3", "lr_batch_size=512"], 0.3, 512, 0.6),
         (["batch_size=1024", "lr_batch_size=512"], 0.1, 512, 0.2),
         (["batch_size=1024", "lr_scaling=none"], 0.1, 256, 0.1),
@@ -175,9 +175,7 @@ def test_overrides_reach_nested_keys_and_keep_their_types() -> None:
         (["batch_size=1024", "optimizer={name: adamw}"], 0.1, 256, 0.2),
     ],
 )
-def test_the_files_batch_is_the_rates_reference(
-    overrides: list[str], lr: float, reference: int | None, peak: float
-) -> None:
+def test_the_files_batch_is_the_rates_reference(overrides: list[str], lr: float, reference: int, peak: float) -> None:
     recipe = load_recipe("imagenet/menet", overrides)
     assert (recipe.lr, recipe.lr_batch_size) == (lr, reference)
     assert recipe.peak_lr == pytest.approx(peak)

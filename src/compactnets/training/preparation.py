@@ -61,8 +61,7 @@ def fit_batch(recipe: Recipe, source: ImageSource, world: World) -> Recipe:
         parts = world.size * recipe.accumulate * (2 if recipe.mix.active else 1)
         fitting = max(len(source) // parts * parts, parts)  # fewer images than that are refused by the loader
         say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
-        reference = recipe.lr_batch_size or recipe.batch_size
-        recipe = recipe.model_copy(update={"batch_size": fitting, "lr_batch_size": reference})
+        recipe = recipe.model_copy(update={"batch_size": fitting})
     if recipe.mix.active and recipe.batch_size // world.size % 2:
         raise InputError(
             f"batch_size = {recipe.batch_size} gives each of {world.size} processes an odd number of images, which "

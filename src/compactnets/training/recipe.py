@@ -166,6 +166,13 @@ class Recipe(Section):
     augment: Augment = Augment()
     preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data where not given")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_is_for_this_batch(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("lr_batch_size") is None:
+            return {**values, "lr_batch_size": values.get("batch_size", cls.model_fields["batch_size"].default)}
+        return values
+
     @field_validator("augment", mode="before")
     @classmethod
     def _named_transform(cls, value: Any) -> Any:
@@ -201,7 +208,8 @@ class Recipe(Section):
         scaling = self.lr_scaling
         if scaling == "auto":
             scaling = "sqrt" if self.optimizer.name in ADAPTIVE else "linear"
-        ratio = self.batch_size / (self.lr_batch_size or self.batch_size)
+        assert self.lr_batch_size is not None
+        ratio = self.batch_size / self.lr_batch_size
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[scaling]
 
     def resolve_preprocess(self, default: Preprocess) -> Preprocess:

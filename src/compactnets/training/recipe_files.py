@@ -106,5 +106,6 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"the key {key!r} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    found = "" if repr(problem["input"]) in message else f", found {problem['input']!r}"
+    stated = problem["type"] == "value_error"  # the package's own validators say what they found
+    found = "" if stated else f", found {problem['input']!r}"
     return f"{key}: {message}{found}" if key else message
