@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,27 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compactnets_cli import main
+from .helpers import Outcome
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; return exit code, output and errors."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["compactnets", "data", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+Run = Callable[..., Outcome]
 
 
 @pytest.fixture
@@ -47,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_clean(run: Run, folder: Path) -> None:
-    code, out, _ = run("check", folder)
+    code, out, _ = run("data", "check", folder)
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith(f"{folder} (folder), ")
@@ -66,13 +47,13 @@ def test_problems(run: Run, folder: Path) -> None:
     broken = folder / "val" / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:50])
     (folder / "train" / "dog" / "copy.png").write_bytes((folder / "train" / "cat [a]" / "0.png").read_bytes())
-    code, out, _ = run("check", folder)
+    code, out, _ = run("data", "check", folder)
     assert code == 1
     assert "cannot be read: 1\n" in out
     assert str(broken) in out
     assert "  train/cat [a]/0.png (train, cat [a]) = train/dog/copy.png (train, dog)\n" in out
-    assert run("check", folder, "--split", "val")[0] == 1
-    code, out, _ = run("check", folder, "--json", "--workers", 1)
+    assert run("data", "check", folder, "--split", "val")[0] == 1
+    code, out, _ = run("data", "check", folder, "--json", "--workers", 1)
     assert code == 1
     report = json.loads(out)
     assert report["clean"] is False
@@ -92,17 +73,17 @@ def test_problems(run: Run, folder: Path) -> None:
     ],
 )
 def test_bad_input_is_code_2(run: Run, arguments: tuple[str, ...], message: str) -> None:
-    code, out, err = run(*arguments)
+    code, out, err = run("data", *arguments)
     assert code == 2
     assert message in err
     assert not out
 
 
 def test_help(run: Run) -> None:
-    code, out, _ = run("--help")
+    code, out, _ = run("data", "--help")
     assert code == 0
     assert "check" in out
-    code, out, _ = run("check", "--help")
+    code, out, _ = run("data", "check", "--help")
     assert code == 0
     for option in ("--split", "--workers", "--json", "--download"):
         assert option in out
