@@ -14,7 +14,8 @@ import compactnets
 from compactnets import InputError
 from compactnets.errors import missing_extra
 from compactnets.papers.cost import NEEDS_PEERS, Comparison, RowCost, measure_rows, render, summary, to_json
-from compactnets.papers.stated import Row, load_paper, stated_rows
+from compactnets.papers.records import Row
+from compactnets.papers.stated import load_paper, stated_rows
 
 STATING = [row for row in stated_rows() if row.states_cost]
 SLACK = 2.0  # a tolerance may be this many times the deviation, or SMALLEST

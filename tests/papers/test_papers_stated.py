@@ -16,7 +16,8 @@ from torch import nn
 import compactnets
 from compactnets import InputError
 from compactnets.models.budget import reduction_block_macs
-from compactnets.papers.stated import METRICS, PAPERS, Claim, Paper, Row, load_paper, load_papers, stated_rows
+from compactnets.papers.records import METRICS, Claim, Paper, Row
+from compactnets.papers.stated import PAPERS, load_paper, load_papers, stated_rows
 
 ROWS = {
     "menet": {"I": 3, "II": 11, "III": 9, "IV": 13, "V": 4, "VI": 4, "VII": 4, "VIII": 6, "readme": 6},

@@ -18,7 +18,8 @@ import torch
 import compactnets
 from compactnets.complexity import CONVENTION, count
 from compactnets.errors import InputError
-from compactnets.papers.stated import PAPERS, Row, load_paper, stated_rows
+from compactnets.papers.records import Row
+from compactnets.papers.stated import PAPERS, load_paper, stated_rows
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -1,0 +1,246 @@
+"""The records that a paper's tables, claims and discrepancies are read into; what they mean is in their docstrings."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from compactnets.errors import InputError, did_you_mean
+
+METRICS = ("top1", "top5", "cifar10", "cifar100", "map")
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Scalar = bool | int | float | str
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tolerance(_Record):
+    """The largest deviation of our count from the stated one, in percent."""
+
+    macs: NonNegativeFloat | None = None
+    params: NonNegativeFloat | None = None
+
+
+class Row(_Record):
+    """One row of a table, its numbers as printed.
+
+    Attributes:
+        paper, table: where the row stands.
+        key: the row's name within its table: the sharing pattern, or the model's name unless the table has it twice.
+        label: the row's label as printed.
+        source: ``"own"`` (the paper's network), ``"reimplemented"`` (a peer that the authors trained) or ``"cited"`` (a
+            peer's published figure).
+        cites: number of the reference that the label names.
+        model, arguments: our name of the network, and the arguments of ``compactnets.create_model`` that make it.
+        input_size: channels, height and width of the input that the counts are for.
+        macs, macs_unit, macs_floored: multiply-adds, one unit of the last printed digit, and whether the count is cut
+            off there instead of rounded.
+        params, params_unit: parameters, and one unit of the last printed digit.
+        top1, top5: accuracy on ImageNet, in percent.
+        cifar10, cifar100: top-1 accuracy, in percent.
+        map: mean average precision (PASCAL VOC 2007 or MS COCO), in percent.
+        ap: average precision by class, in percent.
+        decimals: decimals with which the accuracies and precisions are printed.
+        tolerance: how far our counts may be from the stated ones.
+        note: why our count differs.
+    """
+
+    paper: str
+    table: str
+    key: str
+    label: str
+    source: Literal["own", "reimplemented", "cited"]
+    cites: int | None = None
+    model: str
+    arguments: dict[str, Scalar] = {}
+    input_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    macs: PositiveInt | None = None
+    macs_unit: PositiveInt | None = None
+    macs_floored: bool = False
+    params: PositiveInt | None = None
+    params_unit: PositiveInt | None = None
+    top1: Percent | None = None
+    top5: Percent | None = None
+    cifar10: Percent | None = None
+    cifar100: Percent | None = None
+    map: Percent | None = None
+    ap: dict[str, Percent] | None = None
+    decimals: int | None = None
+    tolerance: Tolerance = Tolerance()
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Row:
+        for name, stated, unit, tolerance in (
+            ("macs", self.macs, self.macs_unit, self.tolerance.macs),
+            ("params", self.params, self.params_unit, self.tolerance.params),
+        ):
+            if stated is not None and (unit is None or self.input_size is None):
+                raise ValueError(f"a row with {name} needs {name}_unit and input_size")
+            if (stated is None) != (tolerance is None):
+                raise ValueError(f"{name} and tolerance.{name} go together")
+        if self.decimals is None and any(getattr(self, metric) is not None for metric in METRICS):
+            raise ValueError("a row with accuracies needs decimals")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Paper, table and key: ``menet/II/vgg16``."""
+        return f"{self.paper}/{self.table}/{self.key}"
+
+    @property
+    def states_cost(self) -> bool:
+        """Whether the row states multiply-adds or parameters."""
+        return self.macs is not None or self.params is not None
+
+    def value(self, name: str) -> float:
+        """Return a stated number: ``macs``, ``params``, an accuracy, or the precision of a class as ``ap.boat``."""
+        metric, _, label = name.partition(".")
+        if metric not in (*METRICS, "macs", "params", "ap"):
+            raise InputError(f"a row has no {metric!r}: expected macs, params, ap.CLASS or one of {', '.join(METRICS)}")
+        value = (self.ap or {}).get(label) if metric == "ap" else getattr(self, metric)
+        if value is None:
+            raise InputError(f"{self.name} states no {name}")
+        return value
+
+
+class LayoutRow(_Record):
+    """One line of an architecture table: the output's side, the layer, its channels in each network of the table."""
+
+    stage: str
+    size: PositiveInt
+    layer: str | None = None
+    channels: tuple[PositiveInt, ...] = ()
+    stride: PositiveInt = 1
+    repeat: PositiveInt = 1
+    note: str | None = None
+
+
+class Table(_Record):
+    """One table: its rows and, for an architecture table, the lines of its body."""
+
+    table: str
+    section: str
+    caption: str
+    rows: tuple[Row, ...]
+    classes: dict[str, str] = {}
+    layout: tuple[LayoutRow, ...] = ()
+
+
+class Training(_Record):
+    """Training or evaluation settings as one place of a paper states them."""
+
+    task: str
+    where: str
+    settings: dict[str, Scalar]
+
+
+class Claim(_Record):
+    """A comparison that the text draws: ``of`` minus, or divided by, the largest of ``against``.
+
+    Attributes:
+        key: name by which a discrepancy refers to it.
+        where: section.
+        text: the claim, in short.
+        of, against: stated numbers, as ``TABLE/KEY/NAME``.
+        measure: ``"difference"`` or ``"ratio"``.
+        relation: ``"equal"`` within half a ``unit``, ``"at_least"`` or ``"above"`` the ``stated`` value.
+        stated: the value in the text.
+        unit: one unit of its last printed digit.
+        holds: whether the tables bear it out.
+    """
+
+    key: str | None = None
+    where: str
+    text: str
+    of: str
+    against: Annotated[tuple[str, ...], Field(min_length=1)]
+    measure: Literal["difference", "ratio"] = "difference"
+    relation: Literal["equal", "at_least", "above"] = "equal"
+    stated: float
+    unit: PositiveFloat = 0.1
+    holds: bool = True
+
+
+class Discrepancy(_Record):
+    """A place where a paper disagrees with itself, its repository or a count.
+
+    Attributes:
+        where: the place.
+        what: the disagreement, in one or two sentences.
+        values: stated numbers (``TABLE/KEY/NAME``) that should be equal and are not.
+        claims: keys of the claims that do not hold.
+    """
+
+    where: str
+    what: str
+    values: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
+
+
+class Paper(_Record):
+    """Everything that one paper states."""
+
+    paper: str
+    title: str
+    authors: str
+    reference: str
+    code: str | None = None
+    tables: tuple[Table, ...]
+    training: tuple[Training, ...]
+    claims: tuple[Claim, ...]
+    discrepancies: tuple[Discrepancy, ...]
+
+    @model_validator(mode="after")
+    def _references(self) -> Paper:
+        for table in self.tables:
+            keys = [row.key for row in table.rows]
+            if repeated := {key for key in keys if keys.count(key) > 1}:
+                raise ValueError(f"table {table.table} has two rows called {', '.join(sorted(repeated))}")
+        known = {claim.key for claim in self.claims if claim.key}
+        for discrepancy in self.discrepancies:
+            for reference in discrepancy.values:
+                self.value(reference)
+            if unknown := set(discrepancy.claims) - known:
+                raise ValueError(f"no claim is called {', '.join(sorted(unknown))}")
+        for claim in self.claims:
+            self.evaluate(claim)
+        return self
+
+    def table(self, name: str) -> Table:
+        """Return a table by its number as printed (``"II"``, ``"5"``; ``"readme"`` for the repository's)."""
+        for table in self.tables:
+            if table.table == name:
+                return table
+        raise InputError(f"{self.paper} has no table {name!r}: expected {', '.join(t.table for t in self.tables)}")
+
+    def row(self, table: str, key: str) -> Row:
+        """Return a row by its table and key."""
+        rows = {row.key: row for row in self.table(table).rows}
+        if key not in rows:
+            raise InputError(f"table {table} of {self.paper} has no row {key!r}{did_you_mean(key, rows)}")
+        return rows[key]
+
+    def value(self, reference: str) -> float:
+        """Return the number that ``TABLE/KEY/NAME`` names, such as ``II/vgg16/top1``."""
+        parts = reference.split("/")
+        if len(parts) != 3:
+            raise InputError(f"expected TABLE/KEY/NAME, such as II/vgg16/top1, found {reference!r}")
+        return self.row(parts[0], parts[1]).value(parts[2])
+
+    def evaluate(self, claim: Claim) -> float:
+        """Return the difference or ratio that the tables give for ``claim``."""
+        of, against = self.value(claim.of), max(map(self.value, claim.against))
+        return of / against if claim.measure == "ratio" else round(of - against, 6)
+
+    def holds(self, claim: Claim) -> bool:
+        """Tell whether the tables bear ``claim`` out."""
+        found = self.evaluate(claim)
+        if claim.relation == "equal":
+            return math.isclose(found, claim.stated, rel_tol=0, abs_tol=claim.unit / 2 + 1e-9)
+        return found > claim.stated if claim.relation == "above" else found >= claim.stated
