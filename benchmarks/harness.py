@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from compactnets.environment import describe_environment
@@ -21,9 +22,8 @@ ROOT = Path(__file__).parents[1]
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return median, 10th and 90th percentile, and the count."""
-    ordered = sorted(values)
-    low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.9))
-    return {"median": statistics.median(ordered), "p10": low, "p90": high, "n": len(ordered)}
+    low, high = np.quantile(values, [0.1, 0.9], method="nearest").tolist()
+    return {"median": statistics.median(values), "p10": low, "p90": high, "n": len(values)}
 
 
 def compare(

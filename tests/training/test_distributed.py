@@ -134,6 +134,12 @@ def test_every_batch_norm_is_converted_and_keeps_its_state() -> None:
     assert all(torch.equal(before[key], value) for key, value in converted.state_dict().items())
 
 
+def test_another_batch_norm_is_said_to_stay_apart() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.warns(UserWarning, match="BatchNorm1d is not synchronised between processes on cpu"):
+        assert synchronize_batchnorm(model, World(size=2)) is model
+
+
 @pytest.mark.slow
 def test_a_killed_process_restarts_all_of_them(tmp_path: Path) -> None:
     """torchrun's elastic restart: the run goes on from its last checkpoint and ends as it would have."""

@@ -100,3 +100,12 @@ def test_recipe_of_the_run_trains_the_same_again(run: Path, tmp_path: Path) -> N
     assert yaml.safe_load((run / "recipe.yaml").read_text())["lr_batch_size"] == 32
     loop.train(recipe, *digits_part(64, 20), tmp_path / "again")
     assert (tmp_path / "again" / "last.safetensors").read_bytes() == (run / "last.safetensors").read_bytes()
+
+
+def test_an_environment_that_is_not_one_is_left_alone(tmp_path: Path) -> None:
+    files = {"environment.json": "precious", "recipe.yaml": "model: precious"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match="environment.json is not the list of this run's starts"):
+        RunFolder(tmp_path, RECIPE, World())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files

@@ -35,7 +35,7 @@ class SmallImages(NamedTuple):
     unreadable: dict[int, str]  # what is wrong with these
 
 
-# one copy for all loaders of a source: evaluation makes a loader after each epoch
+# one copy for all loaders of a source: training and the evaluations after it read it once
 _KEPT: WeakKeyDictionary[ImageSource, dict[Preprocess, SmallImages | None]] = WeakKeyDictionary()
 
 

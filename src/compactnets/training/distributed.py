@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,7 +99,11 @@ def join_world(device: str = "auto") -> Iterator[World]:
 
 
 def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
-    """Let every batch normalisation take its statistics over all processes: torch's on GPUs, ours on processors."""
+    """Let every batch normalisation take its statistics over all processes: torch's on GPUs, ours on processors.
+
+    Changes ``model`` in place and returns it. On processors a kind of batch normalisation other than
+    ``torch.nn.BatchNorm2d`` keeps its own statistics, with a warning.
+    """
     if world.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
@@ -108,13 +113,20 @@ def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
             own.train(child.training)
             own.load_state_dict(child.state_dict())
             setattr(model, name, own)
-        else:
-            synchronize_batchnorm(child, world)
+            continue
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, ProcessorSyncBatchNorm):
+            warnings.warn(
+                f"{type(child).__name__} is not synchronised between processes on {world.device.type}", stacklevel=2
+            )
+        synchronize_batchnorm(child, world)
     return model
 
 
 class ProcessorSyncBatchNorm(nn.BatchNorm2d):
-    """What torch's ``SyncBatchNorm`` computes, which runs on accelerators only; every process has an equal share."""
+    """What torch's ``SyncBatchNorm`` computes, which runs on accelerators only: (N, C, H, W) -> the same shape.
+
+    Every process must have the same N, H and W.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -43,7 +43,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a forked loader: it lives and ends with its parent
+        if os.getpid() != self._process:  # a forked child that has not set handlers of its own yet
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return

@@ -201,6 +201,7 @@ class _Run:
                 scalars = {"loss": self.watch.mean, "lr": self.learner.lr(progress.step), "images_per_second": rate}
                 self.folder.write_scalars(progress.step, "step", scalars)
             due = self.world.is_main and time.monotonic() - self.saved >= 60 * recipe.checkpoint_minutes
+            # 1 asks for a checkpoint, more is the number of a signal
             if request := self.world.largest(self.interruption.signum or int(due)):
                 self._lap(training=True)
                 self._save()

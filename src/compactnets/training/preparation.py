@@ -21,7 +21,14 @@ from compactnets.training.recipe import Recipe
 def prepare(
     recipe: Recipe, source: ImageSource, init: Path | None = None
 ) -> tuple[Preprocess, nn.Module, dict[str, Any]]:
-    """Return the preprocessing, the network with its first weights, and the arguments that build the network again."""
+    """Return the preprocessing, the network with its first weights, and the arguments that build the network again.
+
+    Args:
+        init: checkpoint whose weights come first; its classifier is replaced where the classes differ.
+
+    Raises:
+        InputError: a network or argument that does not exist, or a checkpoint of another network.
+    """
     preprocess = recipe.resolve_preprocess(source.default_preprocess)
     given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
     if given:

@@ -46,7 +46,7 @@ def load_recipe(name: str, overrides: Iterable[str] = (), model: str | None = No
         _apply(settings, override)
     changed = {override.partition("=")[0] for override in overrides}
     if "lr" not in changed:
-        if settings.get("lr_batch_size") is None:  # null, as a saved recipe has it, says the same as leaving it out
+        if settings.get("lr_batch_size") is None:  # null says the same as leaving it out
             settings["lr_batch_size"] = batch_size
     elif "lr_batch_size" not in changed:
         settings.pop("lr_batch_size", None)

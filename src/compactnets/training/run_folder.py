@@ -44,26 +44,28 @@ class RunFolder:
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
+            sessions = self._read_sessions()
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
             replace_file(path / "recipe.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
-            self._add_session(world)
+            self._write_sessions([*sessions, _describe_session(world)])
         except OSError as error:
             raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
         self._events: Any = None
         self._drawn = time.monotonic()
 
-    def _add_session(self, world: World) -> None:
-        """Append this start of the run to environment.json: a run may go on under other versions, or elsewhere."""
+    def _read_sessions(self) -> list[dict[str, Any]]:
+        """Return the starts of the run so far: it may go on under other versions, or elsewhere."""
         file = self.path / "environment.json"
+        if not file.exists():
+            return []
         try:
-            sessions = json.loads(file.read_text(encoding="utf-8"))["sessions"]
-        except (OSError, ValueError, KeyError, TypeError):
-            sessions = []
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        session = {"started": now, "command": command, "processes": world.size, **describe_environment(world.device)}
-        text = json.dumps({"sessions": [*sessions, session]}, indent=1) + "\n"
-        replace_file(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+            return list(json.loads(file.read_text(encoding="utf-8"))["sessions"])
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{file} is not the list of this run's starts: mend it, or move it away") from None
+
+    def _write_sessions(self, sessions: list[dict[str, Any]]) -> None:
+        text = json.dumps({"sessions": sessions}, indent=1) + "\n"
+        replace_file(self.path / "environment.json", lambda partial: partial.write_text(text, encoding="utf-8"))
 
     def write_scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Write ``GROUP/NAME`` scalars of a step to the TensorBoard events."""
@@ -102,3 +104,9 @@ class RunFolder:
             # what a killed process wrote past the checkpoint that the run goes on from is hidden
             self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
         return self._events
+
+
+def _describe_session(world: World) -> dict[str, Any]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return {"started": now, "command": command, "processes": world.size, **describe_environment(world.device)}

@@ -80,6 +80,8 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
     for path in states:
         try:
             document = torch.load(path, map_location="cpu", weights_only=True)
+            if document["format"] != FORMAT:
+                raise ValueError(f"its format is {document['format']}, expected {FORMAT}")
             progress, found, learner = Progress(**document["progress"]), document["run"], document["learner"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]

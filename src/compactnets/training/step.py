@@ -28,7 +28,10 @@ class Learner:
 
     Args:
         model: the network with its first weights, on the world's device.
+        recipe: how to train it.
         steps: steps of an epoch.
+        num_classes: outputs of the network, for labels that are mixed.
+        world: this process and its device.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, steps: int, num_classes: int, world: World) -> None:
