@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ from compactnets.environment import describe_environment
 ROOT = Path(__file__).parents[1]
 
 
+Call = Callable[[], None]
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return median, 10th and 90th percentile, and the count."""
     low, high = np.quantile(values, [0.1, 0.9], method="nearest").tolist()
@@ -27,11 +32,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def compare(
-    reference: Callable[[], None],
-    ours: Callable[[], None],
+    reference: Call,
+    ours: Call,
     rounds: int,
     steps: int,
-    wait: Callable[[], None] | None = None,
+    wait: Call | None = None,
 ) -> dict[str, Any]:
     """Time ``steps`` calls of each in turn, ``rounds`` times after a warm-up: seconds per call, and their ratio.
 
@@ -39,7 +44,7 @@ def compare(
         wait: called before each reading of the clock, where calls only queue their work.
     """
 
-    def block(call: Callable[[], None]) -> float:
+    def block(call: Call) -> float:
         if wait:
             wait()
         start = time.perf_counter()
@@ -64,6 +69,46 @@ def compare(
         "ratio": spread([first / second for first, second in pairs]),
         "steps_per_block": steps,
     }
+
+
+class Elsewhere:
+    """A call in a process of its own, whose settings (memory, compiler) do not reach the other side's.
+
+    Args:
+        make: returns the call and what waits for its queued work; runs, with ``arguments``, in the other process.
+    """
+
+    def __init__(self, make: Callable[..., tuple[Call, Call]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._connection.recv()
+
+    def __call__(self) -> None:
+        self._ask(0)
+
+    def wait(self) -> None:
+        """Wait until what was called has been done."""
+        self._ask(1)
+
+    def close(self) -> None:
+        """End the other process."""
+        self._connection.send(None)
+        self._process.join()
+
+    def _ask(self, which: int) -> None:
+        self._connection.send(which)
+        self._connection.recv()
+
+
+def _serve(connection: Connection, make: Callable[..., tuple[Call, Call]], arguments: Sequence[Any]) -> None:
+    calls = make(*arguments)
+    connection.send(None)
+    while (which := connection.recv()) is not None:
+        calls[which]()
+        connection.send(None)
 
 
 def describe(row: dict[str, Any], reference: str, ours: str) -> str:

@@ -5,32 +5,35 @@
 Plain: eager, NCHW, float32, torch's SGD, the loss read after every step. Ours: the package's own step
 (``compactnets.training.step.Learner``) with the settings of the recipe ``cifar/short``, its SGD in place of AdamW so
 that both do the same arithmetic. Both train the same network on the same random images (a step takes as long on
-photographs). Blocks of steps alternate; the ratio is taken within each pair of neighbouring blocks.
+photographs), each in a process of its own. Blocks of steps alternate; the ratio is taken within each pair of
+neighbouring blocks.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import compare, describe, write_record
+from harness import Call, Elsewhere, compare, describe, write_record
 from torch import nn
 
 from compactnets import create_model
 from compactnets.data.loading import Batch
 from compactnets.training.distributed import World, pick_device
+from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 
 NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against a plain loop (eager, NCHW, float32)."
 
 
-def plain_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def plain_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
     """Return a step as the MENet repository's ``main.py`` takes it."""
+    device, images, labels = make_batch(arguments)
+    model = create_model(name, num_classes=10, stem="cifar").to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     model.train()
@@ -42,15 +45,17 @@ def plain_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
         optimizer.step()
         loss.item()
 
-    return step
+    return step, waiting(device)
 
 
-def our_step(name: str, settings: list[str], images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
+def our_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
     """Return the package's step."""
-    recipe = load_recipe("cifar/short", ["optimizer.name=sgd", "lr=1e-3", "clip_grad_norm=null", *settings], name)
-    world = World(images.device)
-    model = create_model(name, num_classes=10, stem="cifar").to(world.device)
-    learner = Learner(model, recipe, steps=1000, num_classes=10, world=world)
+    device, images, labels = make_batch(arguments)
+    recipe = load_recipe("cifar/short", ["optimizer.name=sgd", "lr=1e-3", "clip_grad_norm=null", *arguments.set], name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    model = create_model(name, num_classes=10, stem="cifar").to(device)
+    learner = Learner(model, recipe, steps=1000, num_classes=10, world=World(device))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     batch = Batch(images.contiguous(memory_format=layout), labels, torch.arange(len(images)))
     learner.model.train()
@@ -60,25 +65,41 @@ def our_step(name: str, settings: list[str], images: torch.Tensor, labels: torch
         nonlocal taken
         losses = learner.step(batch, taken)
         taken += 1
-        if world.device.type == "cpu" or taken % 25 == 0:  # as often as the engine reads them
+        if device.type == "cpu" or taken % 25 == 0:  # as often as the engine reads them
             losses.mean().item()
 
-    return step
+    return step, waiting(device)
+
+
+def make_batch(arguments: argparse.Namespace) -> tuple[torch.device, torch.Tensor, torch.Tensor]:
+    """Return the device, random images and labels."""
+    device = pick_device(arguments.device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(arguments.batch_size, 3, arguments.size, arguments.size, generator=generator)
+    labels = torch.randint(10, (arguments.batch_size,), generator=generator)
+    return device, images.to(device), labels.to(device)
+
+
+def waiting(device: torch.device) -> Call:
+    """Return what waits for the device."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time both steps of one network."""
-    device = pick_device(arguments.device)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(arguments.batch_size, 3, arguments.size, arguments.size, generator=generator).to(device)
-    labels = torch.randint(10, (arguments.batch_size,), generator=generator).to(device)
-    plain = plain_step(create_model(name, num_classes=10, stem="cifar").to(device), images, labels)
-    ours = our_step(name, arguments.set, images, labels)
+    """Time both steps of one network, each in a process of its own."""
+    plain, ours = Elsewhere(plain_step, name, arguments), Elsewhere(our_step, name, arguments)
     start = time.perf_counter()
     ours()
+    ours.wait()
     first = time.perf_counter() - start
-    wait = torch.cuda.synchronize if device.type == "cuda" else None
+
+    def wait() -> None:
+        plain.wait()
+        ours.wait()
+
     result = compare(plain, ours, arguments.rounds, arguments.steps, wait)
+    plain.close()
+    ours.close()
     return {"network": name, "images_per_step": arguments.batch_size, "first_step_seconds": first, **result}
 
 

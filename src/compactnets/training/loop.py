@@ -19,6 +19,7 @@ from compactnets.training.evaluation import Evaluation, EvaluationStopped, evalu
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
 from compactnets.training.preparation import fit_batch, prepare
+from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe import Recipe
 from compactnets.training.run_folder import RunFolder
 from compactnets.training.state import Progress, describe_run, load_state, save_state
@@ -63,7 +64,8 @@ def train(
 ) -> TrainResult:
     """Train as ``recipe`` says and write a run folder to ``output``; a run that stopped there goes on.
 
-    On a processor a run that was stopped after any step ends with the same bits as one that was not.
+    On a processor a run that was stopped after any step ends with the same bits as one that was not, and the process
+    keeps the memory that tensors free (:func:`compactnets.training.processor.keep_freed_memory`).
 
     Args:
         init: checkpoint to start from; its classifier is replaced where the classes differ.
@@ -93,6 +95,8 @@ class _Run:
     ) -> None:
         self.recipe, self.train_source, self.val_source = recipe, train_source, val_source
         self.output, self.world = output, world
+        if world.device.type == "cpu":
+            keep_freed_memory()
         self.preprocess, model, self.arguments = prepare(recipe, train_source, init)
         self.described = describe_run(recipe, train_source, val_source, init)
         self.loader, self.eval_loader = self._make_loader(), self._make_eval_loader()

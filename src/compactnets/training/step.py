@@ -17,6 +17,7 @@ from compactnets.data.loading import Batch
 from compactnets.data.order import mix_seed
 from compactnets.training.distributed import World, synchronize_batchnorm
 from compactnets.training.optimization import lr_factor, make_optimizer
+from compactnets.training.processor import processor_form
 from compactnets.training.recipe import Recipe
 
 
@@ -46,8 +47,11 @@ class Learner:
         # float16 has few exponents: small gradients vanish unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
         self.forward: Any = model
+        if world.device.type == "cpu" and recipe.channels_last:
+            half, compiled = recipe.precision != "float32", bool(recipe.compile)
+            self.forward = processor_form(model, half=half, compiled=compiled).train()
         if world.size > 1:
-            self.forward = DistributedDataParallel(model)
+            self.forward = DistributedDataParallel(self.forward)
         # only the training step is compiled: evaluation would compile again, for another mode and batch
         if recipe.compile:
             mode = None if recipe.compile is True else recipe.compile
