@@ -90,6 +90,33 @@ def test_worker_processes_and_large_splits(tmp_path: Path, monkeypatch: pytest.M
     assert [label for _, labels in batches for label in labels.tolist()] == [0, 1] * 10
 
 
+def test_large_splits_are_mapped_to_be_shuffled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row by row the same, in this process and a pickled one, out of shards in their order."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(parquet, "IN_MEMORY", 0)
+    for number in range(2):
+        write_shard(tmp_path / f"train-{number:05d}-of-00002.parquet", [0, 1] * 5)
+    source = open_source(str(tmp_path), "train")
+    assert isinstance(source, ParquetSource)
+    before = [(source.name(row), source.encoded(row), source.image(row).tobytes()) for row in range(20)]
+    source.prepare_for_shuffling()
+    assert source._mapped is not None
+    for one in (source, pickle.loads(pickle.dumps(source))):
+        monkeypatch.setattr(one, "_group", lambda number: pytest.fail("a row group was read"))
+        assert [(one.name(row), one.encoded(row), one.image(row).tobytes()) for row in range(20)] == before
+
+
+def test_large_splits_without_the_library_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "IN_MEMORY", 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    write_shard(tmp_path / "train.parquet", [0, 1])
+    source = open_source(str(tmp_path), "train")
+    with pytest.warns(UserWarning, match=r"slow to read in random order; after python -m pip install"):
+        source.prepare_for_shuffling()
+    assert source.image(1).size == (8, 8)
+
+
 @pytest.mark.parametrize(
     ("shards", "split", "message"),
     [

@@ -68,6 +68,10 @@ class ImageSource(ABC):
         """
         return None
 
+    def prepare_for_shuffling(self) -> None:
+        """Make reading in random order fast, where it is not; a training loader calls it before it reads."""
+        return
+
     @abstractmethod
     def name(self, index: int) -> str:
         """Return a name of image ``index`` for reports and errors: a path, or a shard and row."""

@@ -108,6 +108,21 @@ class HuggingFaceSource(ImageSource):
         raise InputError(f"{place} holds no image: neither bytes nor a file that is there")
 
 
+def map_parquet(spec: str, shards: list[Path], column: str) -> Any:
+    """Return a column of Parquet shards as a memory-mapped data set, copied once into the library's cache.
+
+    Raises:
+        InputError: the library is missing, or the shards cannot be copied.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise missing_extra("datasets", "hf", f"a memory-mapped copy of {spec}") from None
+    with _errors_as_one_line(spec):
+        dataset = datasets.Dataset.from_parquet([str(shard.resolve()) for shard in shards], columns=[column])
+        return dataset.cast_column(column, datasets.Image(decode=False))
+
+
 def _builder(spec: str, name: str, config: str | None, download: bool) -> Any:
     """Return a builder of the library whose data are in its cache."""
     try:

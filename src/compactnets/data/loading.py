@@ -76,6 +76,7 @@ def make_train_loader(
     transform = augment.transform(preprocess)
     if gathers(augment) and (images := small_images(source, preprocess, augment.pad)) is not None:
         return MemoryLoader(source, transform, settings, images)
+    source.prepare_for_shuffling()
     return WorkerLoader(source, transform, settings, workers, fast=decoding == "fast")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
+import warnings
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +44,8 @@ class ParquetSource(ImageSource):
     An image is a struct of ``bytes`` and ``path``; the columns and the class names are what the schema's
     ``huggingface`` metadata declares as ``Image`` and ``ClassLabel`` (of several: ``image``, and ``label`` or
     ``fine_label``). Opening reads the labels, and the encoded images of a split up to 1 GiB, which worker processes
-    then share where they are forked. Of a larger split the last few row groups are kept: fast in the order of the
-    file, slow in random order.
+    then share where they are forked. Of a larger split the last few row groups are kept, which is fast in the order of
+    the file; to be shuffled, it is copied once into the cache of the ``datasets`` library, memory-mapped.
 
     Args:
         folder: the folder that holds the shards.
@@ -91,6 +93,8 @@ class ParquetSource(ImageSource):
         for other in others[:1]:
             shard = by_split[other][0]
             check_same_classes(spec, found, class_names, other, _columns(shard, self._open(shard).schema_arrow)[2])
+        self._mapped: Any = None  # datasets.Dataset
+        self._bytes = size
         self._capacity = len(self._group_places) if size <= IN_MEMORY else CACHED_GROUPS
         if size <= IN_MEMORY:
             for group in range(len(self._group_places)):
@@ -100,6 +104,28 @@ class ParquetSource(ImageSource):
     def __getstate__(self) -> dict[str, Any]:
         # a worker process that is spawned, not forked, reads the row groups again as it needs them
         return {**self.__dict__, "_files": {}, "_groups": OrderedDict()}
+
+    def prepare_for_shuffling(self) -> None:
+        """Copy a split that is too large for memory, once, to where any row of it is at hand.
+
+        Without the ``datasets`` library it stays where it is, and a warning says what that costs.
+
+        Raises:
+            InputError: the copy cannot be made.
+        """
+        if self._bytes <= IN_MEMORY or self._mapped is not None:
+            return
+        from compactnets.data.huggingface import map_parquet
+
+        if importlib.util.find_spec("datasets") is None:
+            warnings.warn(
+                f"{self.spec}: {self._bytes / 1e9:.1f} GB of Parquet are slow to read in random order; after "
+                f"python -m pip install 'compactnets[hf]' they are copied once and then fast",
+                stacklevel=2,
+            )
+            return
+        self._mapped = map_parquet(self.spec, self.shards, self.image_column)
+        self._groups.clear()
 
     def image(self, index: int) -> Image.Image:
         record = self._record(index)
@@ -118,6 +144,9 @@ class ParquetSource(ImageSource):
         return (self._record(index) or {}).get("path") or self._place(index)
 
     def _record(self, index: int) -> dict[str, Any] | None:
+        if self._mapped is not None:
+            mapped: dict[str, Any] | None = self._mapped[index][self.image_column]
+            return mapped
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self._group(group)[index - int(self._starts[group])].as_py()
 
