@@ -28,8 +28,10 @@ from .helpers import digits_part, make_tiny_recipe
 TOLERANCE = 1e-3
 SETTINGS: dict[str, Any] = {"epochs": 2, "lr": 0.005, "augment": {"rotation": 10}}
 
+PATIENCE = 120  # seconds for a run that takes three
 CHILD = """
-import sys
+import faulthandler, sys
+faulthandler.dump_traceback_later({patience}, exit=True)  # a process that hangs says where
 from pathlib import Path
 import yaml
 sys.path.insert(0, {tests!r})
@@ -49,7 +51,7 @@ def run_processes(folder: Path, processes: int, before: str = "", options: Seque
     recipe, script, run = folder / "recipe.yaml", folder / "train.py", folder / "run"
     recipe.write_text(yaml.safe_dump(make_tiny_recipe(**settings).model_dump(mode="json")))
     tests = str(Path(__file__).parent)
-    script.write_text(CHILD.format(tests=tests, recipe=str(recipe), run=str(run), before=before))
+    script.write_text(CHILD.format(patience=PATIENCE, tests=tests, recipe=str(recipe), run=str(run), before=before))
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *options]
     done = subprocess.run(
         [sys.executable, "-m", *launch, str(script)],
@@ -59,6 +61,7 @@ def run_processes(folder: Path, processes: int, before: str = "", options: Seque
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    assert "Timeout (0:" not in done.stderr, done.stderr  # faulthandler's
     return run
 
 
