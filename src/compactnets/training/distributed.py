@@ -16,6 +16,8 @@ from torch import Tensor, distributed, nn
 from compactnets.console import stderr, stdout
 from compactnets.errors import InputError
 
+PATIENCE = timedelta(minutes=30)  # another process may be compiling or evaluating
+
 
 @dataclass(frozen=True)
 class World:
@@ -89,7 +91,12 @@ def join_world(device: str = "auto") -> Iterator[World]:
         place = torch.device("cuda", local_rank)
         torch.cuda.set_device(place)
     stdout.quiet = stderr.quiet = rank > 0
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    # torchrun may give the processes that it starts again the store that their predecessors' addresses are in
+    store, rank, size = next(distributed.rendezvous("env://", timeout=PATIENCE))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.PrefixStore(f"attempt {attempt}", store)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     control = distributed.new_group(backend="gloo") if place.type == "cuda" else None
     try:
         yield World(place, rank, size, control)
