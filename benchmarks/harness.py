@@ -20,8 +20,6 @@ import torch
 from compactnets.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
-
-
 Call = Callable[[], None]
 
 
@@ -71,7 +69,7 @@ def compare(
     }
 
 
-class Elsewhere:
+class RemoteCall:
     """A call in a process of its own, whose settings (memory, compiler) do not reach the other side's.
 
     Args:

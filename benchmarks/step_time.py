@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Call, Elsewhere, compare, describe, write_record
+from harness import Call, RemoteCall, compare, describe, write_record
 from torch import nn
 
 from compactnets import create_model
@@ -87,7 +87,7 @@ def waiting(device: torch.device) -> Call:
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time both steps of one network, each in a process of its own."""
-    plain, ours = Elsewhere(plain_step, name, arguments), Elsewhere(our_step, name, arguments)
+    plain, ours = RemoteCall(plain_step, name, arguments), RemoteCall(our_step, name, arguments)
     start = time.perf_counter()
     ours()
     ours.wait()
