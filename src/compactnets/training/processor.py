@@ -1,8 +1,8 @@
 """The same network and the same memory, used in the way that a processor is fast with.
 
 What a training step of a compact network costs on a processor is seldom its multiply-adds. Measured on two cores with
-PyTorch 2.15 at CIFAR size (``benchmarks/step_time.py``; docs/training.md has the figures): bfloat16 kernels for the
-gradients of depthwise convolutions of stride 2 or more than 3 x 3 that take up to 60 times as long as their float32
+PyTorch 2.15 at CIFAR size (``benchmarks/step_time.py``; docs/results.md has the ratios): bfloat16 kernels for the
+gradients of depthwise convolutions of stride 2 or more than 3 x 3 that take up to 90 times as long as their float32
 ones, batch normalisation over channel counts that no vector length divides, and memory that is given back to the
 system after every layer and cleared again before the next.
 """
@@ -26,8 +26,9 @@ LIMITS: dict[type[nn.Module], float] = {nn.ReLU: math.inf, nn.ReLU6: 6.0}  # upp
 def keep_freed_memory() -> bool:
     """Let the C library keep what tensors free for the tensors after them, in this process from now on.
 
-    By default a large tensor is mapped anew each time, and the system clears each of its pages: a tenth of a step's
-    time. Affects glibc's own allocator only. Returns whether it took effect.
+    By default a large tensor is mapped anew each time, and the system clears each of its pages: 66,000 page faults in a
+    step of muffnet_x0_5 at CIFAR size, 7 % of its processor time. Affects glibc's own allocator
+    only. Returns whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -42,7 +43,8 @@ def keep_freed_memory() -> bool:
 def processor_form(model: nn.Module, *, half: bool, compiled: bool) -> nn.Module:
     """Return a network that computes what ``model`` computes in training, in less time on a processor.
 
-    It shares parameters and buffers with ``model``, and leaves ``model`` as it is. Its results differ by rounding.
+    (N, C, H, W) images in, (N, classes) logits out. It shares parameters and buffers with ``model``, and leaves
+    ``model`` as it is. Its results differ by rounding.
 
     Args:
         half: it will run under autocast to bfloat16 or float16.
@@ -99,7 +101,7 @@ def _successions(parent: nn.Module) -> list[tuple[str, str | None]]:
 
 
 class RowBatchNorm(nn.Module):
-    """Batch normalisation in training, with the ReLU behind it: (N, C, H, W) -> (N, C, H, W).
+    """Batch normalisation (arXiv:1502.03167) in training, with the ReLU behind it: (N, C, H, W) -> (N, C, H, W).
 
     Works on the rows of an image in channels_last layout, W x C adjacent numbers, so that vectors are full whatever C
     is, and on statistics as two plain sums. Statistics are float32 also where the input is bfloat16 (the compiler's own
@@ -108,6 +110,9 @@ class RowBatchNorm(nn.Module):
     Args:
         norm: the layer whose parameters and buffers it uses and updates.
         limit: upper bound of the ReLU behind it, infinity for a plain one; none without ReLU.
+
+    Raises:
+        ValueError: on a call, ``norm`` keeps no running average with a momentum.
     """
 
     def __init__(self, norm: nn.BatchNorm2d, limit: float | None = None) -> None:
