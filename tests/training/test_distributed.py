@@ -7,7 +7,10 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from torch import nn
 
 from compactnets import create_model
 from compactnets.training import loop
-from compactnets.training.distributed import ProcessorSyncBatchNorm, World, synchronize_batchnorm
+from compactnets.training.distributed import ProcessorSyncBatchNorm, World, _agree_on_name, synchronize_batchnorm
 from compactnets.training.preparation import prepare
 
 from .helpers import digits_part, make_tiny_recipe
@@ -143,26 +146,57 @@ def test_another_batch_norm_is_said_to_stay_apart() -> None:
         assert synchronize_batchnorm(model, World(size=2)) is model
 
 
+def test_processes_started_again_never_take_what_the_dead_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One store for all attempts, as torchrun gives it, with tickets of processes that died."""
+    store = torch.distributed.HashStore()
+    names = set()
+    for size in (3, 3, 2):
+        for rank in range(1, 3):
+            store.set(f"ticket {rank}", f"dead {len(names)} {rank}")
+        with ThreadPoolExecutor(size) as processes:
+            first = processes.submit(store, 0, size)
+            time.sleep(0.1)  # long enough to answer the dead
+            others = [processes.submit(store, rank, size) for rank in range(1, size)]
+            (name,) = {process.result(timeout=30) for process in (first, *others)}
+        assert name not in names
+        names.add(name)
+    monkeypatch.setattr("compactnets.training.distributed.PATIENCE", timedelta(seconds=0.1))
+    with pytest.raises(TimeoutError, match=r"processes \[1, 2\] of 3 did not come within 0:00:00.1"):
+        _agree_on_name(store, 0, 3)
+    with pytest.raises(torch.distributed.DistStoreError):
+        _agree_on_name(store, 1, 3)
+
+
 @pytest.mark.slow
 def test_a_killed_process_restarts_all_of_them(tmp_path: Path) -> None:
-    """torchrun's elastic restart: the run goes on from its last checkpoint and ends as it would have."""
+    """torchrun's elastic restart: the run goes on from its last checkpoint and ends as it would have.
+
+    One restart is enough, though the second process comes late, when the first has looked for its address.
+    """
     settings = {**SETTINGS, "checkpoint_minutes": 0}
     calm, shot = tmp_path / "calm", tmp_path / "shot"
     for folder in (calm, shot):
         folder.mkdir()
     straight = run_processes(calm, 2, **settings)
     kill = f"""
-import os, signal
+import os, signal, time
+dead, again = Path({str(shot / "dead")!r}), Path({str(shot / "again")!r})
+if dead.exists():
+    if os.environ["RANK"] == "0":
+        again.touch()
+    while not again.exists():
+        time.sleep(0.1)
+    time.sleep(4 * int(os.environ["RANK"]))
 from compactnets.training.step import Learner
 take = Learner.step
 def step(self, batch, number):
-    if number == 4 and self.world.rank == 1 and not Path({str(shot / "dead")!r}).exists():
-        Path({str(shot / "dead")!r}).touch()
+    if number == 4 and self.world.rank == 1 and not dead.exists():
+        dead.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return take(self, batch, number)
 Learner.step = step
 """
-    restarted = run_processes(shot, 2, before=kill, options=("--max-restarts", "3"), **settings)
+    restarted = run_processes(shot, 2, before=kill, options=("--max-restarts", "1"), **settings)
     assert (shot / "dead").exists()
     assert len(json.loads((restarted / "environment.json").read_text())["sessions"]) >= 2
     assert (restarted / "last.safetensors").read_bytes() == (straight / "last.safetensors").read_bytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,10 +93,8 @@ def join_world(device: str = "auto") -> Iterator[World]:
         place = torch.device("cuda", local_rank)
         torch.cuda.set_device(place)
     stdout.quiet = stderr.quiet = rank > 0
-    # torchrun may give the processes that it starts again the store that their predecessors' addresses are in
     store, rank, size = next(distributed.rendezvous("env://", timeout=PATIENCE))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = distributed.PrefixStore(f"attempt {attempt}", store)
+    store = distributed.PrefixStore(_agree_on_name(store, rank, size), store)
     backend = "nccl" if place.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     control = distributed.new_group(backend="gloo") if place.type == "cuda" else None
@@ -103,6 +103,37 @@ def join_world(device: str = "auto") -> Iterator[World]:
     finally:
         stdout.quiet = stderr.quiet = False
         distributed.destroy_process_group()
+
+
+def _agree_on_name(store: distributed.Store, rank: int, size: int) -> str:
+    """Return a name that these processes share and that none before them had.
+
+    torchrun hands the processes that it starts again the store of their predecessors, where the addresses of the dead
+    stand (pytorch issue 135712), and its TORCHELASTIC_RESTART_COUNT differs between machines (issue 108158). So every
+    process leaves a ticket of its own under its rank, and the first answers all tickets it finds, those of the dead
+    too, until each of the living has confirmed.
+
+    Raises:
+        TimeoutError: a process did not come within ``PATIENCE``.
+    """
+    if rank > 0:
+        ticket = uuid.uuid4().hex
+        store.set(f"ticket {rank}", ticket)
+        store.wait([f"answer {ticket}"], PATIENCE)
+        name = store.get(f"answer {ticket}").decode()
+        store.set(f"{name} {rank}", "here")
+        return name
+    name, missing, end = uuid.uuid4().hex, set(range(1, size)), time.monotonic() + PATIENCE.total_seconds()
+    while missing:
+        if time.monotonic() > end:
+            raise TimeoutError(f"processes {sorted(missing)} of {size} did not come within {PATIENCE}")
+        for other in list(missing):
+            if store.check([f"{name} {other}"]):
+                missing.remove(other)
+            elif store.check([f"ticket {other}"]):
+                store.set(f"answer {store.get(f'ticket {other}').decode()}", name)
+        time.sleep(0.01)
+    return name
 
 
 def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
