@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from compactnets_cli.data import data as data_verbs
+from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json
 
 app = typer.Typer(
     help="Compact networks whose channel groups exchange information: MENet, MuffNet and their peers.",
@@ -20,22 +20,6 @@ app = typer.Typer(
 papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
 app.add_typer(papers, name="papers")
 app.add_typer(data_verbs, name="data")
-
-DATA = "Folder of images, Parquet or WebDataset shards, CIFAR files; digits, cifar10, cifar100; or hf:OWNER/NAME."
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Data = Annotated[str, typer.Option(help=DATA)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME where it is missing.")]
-Checkpoint = Annotated[Path, typer.Option(help="A .safetensors file with its .json record beside it.")]
-Arguments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
-]
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @app.command()

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from compactnets_cli.options import AsJson, Download, print_json
+
 SHOWN = 20  # problems of a kind that are printed; --json has all
 
 data = typer.Typer(help="Look at images before a run does.", no_args_is_help=True)
@@ -19,8 +21,8 @@ def check(
         int | None,
         typer.Option(min=0, help="Processes that decode; one per core, or none for under 1,000 images."),
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    download: Download = False,
+    as_json: AsJson = False,
 ) -> None:
     """Decode every image; list the unreadable, those under two classes and those in both splits.
 
@@ -29,7 +31,6 @@ def check(
     from compactnets.console import stdout
     from compactnets.data.checking import check_source
     from compactnets.data.report import render
-    from compactnets_cli.app import print_json
 
     report = check_source(source, split, workers=workers, download=download)
     if as_json:

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 from compactnets.data import Augment, Preprocess
 from compactnets.data.order import Draws
 from compactnets.data.presets import CIFAR10, IMAGENET
-from compactnets.data.transform import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from compactnets.data.transform import BRIGHTNESS, CONTRAST, HUE, SATURATION, TrainTransform
 from compactnets.errors import InputError
 
 from .helpers import noise
@@ -41,7 +41,7 @@ def levels(result: np.ndarray) -> np.ndarray:
 
 def draws(augment: Augment, preprocess: Preprocess, image: Image.Image, count: int) -> list[np.ndarray]:
     torch.manual_seed(0)
-    transform = augment.transform(preprocess)
+    transform = TrainTransform(augment, preprocess)
     return [transform(image).numpy() for _ in range(count)]
 
 
@@ -49,7 +49,7 @@ def draws(augment: Augment, preprocess: Preprocess, image: Image.Image, count: i
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 def test_the_defaults_are_the_evaluation(preprocess: Preprocess, mode: str) -> None:
     image = noise(70, 50, mode)
-    assert torch.equal(Augment().transform(preprocess)(image), preprocess(image))
+    assert torch.equal(TrainTransform(Augment(), preprocess)(image), preprocess(image))
 
 
 @pytest.mark.filterwarnings("ignore:augment. hue has no effect on grey")
@@ -70,7 +70,7 @@ def test_shape_and_reproducible(augment: Augment, preprocess: Preprocess, antial
 @pytest.mark.parametrize("augment", SETTINGS)
 def test_pickles_for_spawned_workers(augment: Augment) -> None:
     image = noise(32, 32)
-    transform = augment.transform(CIFAR10)
+    transform = TrainTransform(augment, CIFAR10)
     torch.manual_seed(3)
     expected = transform(image)
     torch.manual_seed(3)
@@ -164,7 +164,7 @@ def test_color_jitter_changes_colours_within_bounds() -> None:
 def test_resized_crops_are_distributed_as_torchvision_s() -> None:
     """Two-sample Kolmogorov-Smirnov test of place and size, at the level of 0.1 %."""
     count = 3000
-    transform = Augment(crop="resized").transform(IMAGENET)
+    transform = TrainTransform(Augment(crop="resized"), IMAGENET)
     peer = v2.RandomResizedCrop(224)
     torch.manual_seed(0)
     theirs = [peer.make_params([torch.empty(3, 375, 500)]) for _ in range(count)]
@@ -181,15 +181,15 @@ def test_a_shape_without_a_random_crop_gets_torchvision_s(width: int, height: in
     """No area of an allowed shape fits: the largest in the middle."""
     augment = Augment(crop="resized", scale=(0.9, 1.0))
     params = v2.RandomResizedCrop(224, scale=augment.scale).make_params([torch.empty(3, height, width)])
-    box = augment.transform(IMAGENET).area(Draws.of(0, 0, 0), width, height)
+    box = TrainTransform(augment, IMAGENET).area(Draws.of(0, 0, 0), width, height)
     assert box._asdict() == params
 
 
 def test_colours_change_in_any_order() -> None:
     """Every result is that of one of the 24 orders, and all occur."""
     image = noise(4, 4)
-    transform = Augment(color_jitter=0.4, hue=0.1).transform(
-        Preprocess(size=4, resize=None, mean=(0.0,) * 3, std=(1.0,) * 3)
+    transform = TrainTransform(
+        Augment(color_jitter=0.4, hue=0.1), Preprocess(size=4, resize=None, mean=(0.0,) * 3, std=(1.0,) * 3)
     )
     seen = set()
     for index in range(150):
@@ -220,7 +220,7 @@ def test_hue_turns_the_colours() -> None:
     assert {int(result.argmax()) for result in results} == {0, 1, 2}
     assert all(abs(result.max() - 200) <= 2 for result in results)
     with pytest.warns(UserWarning, match="hue has no effect on grey"):
-        Augment(hue=0.1).transform(GREY)
+        TrainTransform(Augment(hue=0.1), GREY)
 
 
 def test_cutout_is_the_mean() -> None:
@@ -239,8 +239,8 @@ def test_cutout_is_the_mean() -> None:
 def test_a_change_leaves_the_others_as_they_were() -> None:
     """Each has random numbers of its own: with cutout on, the crops and flips are those without."""
     image = noise(12, 12)
-    plain = Augment(crop="pad", flip=True).transform(PLAIN)
-    more = Augment(crop="pad", flip=True, cutout=4).transform(PLAIN)
+    plain = TrainTransform(Augment(crop="pad", flip=True), PLAIN)
+    more = TrainTransform(Augment(crop="pad", flip=True, cutout=4), PLAIN)
     for index in range(20):
         numbers = Draws.of(0, 0, index)
         assert torch.equal(plain.pixels(image, numbers), more.pixels(image, numbers))
@@ -273,9 +273,9 @@ def test_errors_name_the_field(fields: dict[str, object], named: str) -> None:
 
 def test_padding_beyond_the_image() -> None:
     with pytest.raises(InputError, match="pad must be below the crop's size 12, found 12"):
-        Augment(crop="pad", pad=12).transform(PLAIN)
+        TrainTransform(Augment(crop="pad", pad=12), PLAIN)
     with pytest.raises(InputError, match="cutout must be below the crop's size 12, found 12"):
-        Augment(cutout=12).transform(PLAIN)
+        TrainTransform(Augment(cutout=12), PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_setting_without_effect_warns(fields: dict[str, object], named: str) -
     with pytest.warns(UserWarning, match=f"{named} = .* has no effect"):
         Augment(**fields)
     with pytest.warns(UserWarning, match="pad = 0"):
-        Augment(crop="pad", pad=0).transform(PLAIN)
+        TrainTransform(Augment(crop="pad", pad=0), PLAIN)
 
 
 @pytest.mark.parametrize("augment", SETTINGS)

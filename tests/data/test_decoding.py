@@ -15,6 +15,7 @@ from compactnets.data import Augment, Preprocess, decoding, open_source
 from compactnets.data.decoding import Box, decode_region, read_frame
 from compactnets.data.order import Draws
 from compactnets.data.presets import IMAGENET
+from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
 from .helpers import encode, noise, write_shard
@@ -147,7 +148,7 @@ JPEG = encode(picture(60, 50), "JPEG")
 )
 def test_what_is_refused(data: bytes) -> None:
     assert read_frame(data) is None
-    assert Augment(crop="resized").transform(PHOTO).decode(data, Draws.of(0, 0, 0)) is None
+    assert TrainTransform(Augment(crop="resized"), PHOTO).decode(data, Draws.of(0, 0, 0)) is None
 
 
 def test_header_of_usual_files() -> None:
@@ -170,7 +171,7 @@ def test_a_bomb_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_broken_bytes_never_raise(decoder: str) -> None:
     """Whatever is broken is refused, or decodes to what Pillow makes of it or to garbage, as in Pillow."""
     rng = np.random.default_rng(0)
-    transform = Augment(crop="resized").transform(PHOTO)
+    transform = TrainTransform(Augment(crop="resized"), PHOTO)
     refused = 0
     for trial in range(300):
         data = bytearray(encode(picture(120, 100), "JPEG", progressive=bool(trial % 2)))
@@ -194,7 +195,7 @@ def test_broken_bytes_never_raise(decoder: str) -> None:
 )
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_transform_of_a_file_is_that_of_its_image(decoder: str, augment: Augment, interpolation: str) -> None:
-    transform = augment.transform(Preprocess.from_dict({**PHOTO.to_dict(), "interpolation": interpolation}))
+    transform = TrainTransform(augment, Preprocess.from_dict({**PHOTO.to_dict(), "interpolation": interpolation}))
     for index, size in enumerate([(90, 80), (80, 95), (101, 99), (50, 40)] * 3):
         data = encode(picture(*size), "JPEG", subsampling=index % 3)
         draws = Draws.of(0, 0, index)
@@ -208,14 +209,14 @@ def test_the_transform_of_a_file_is_that_of_its_image(decoder: str, augment: Aug
 
 @pytest.mark.parametrize("change", [{"mean": [0.5], "std": [0.5]}, {"interpolation": "nearest"}, {"antialias": False}])
 def test_other_preprocessing_takes_the_exact_path(change: dict[str, object]) -> None:
-    transform = Augment(crop="resized").transform(Preprocess.from_dict({**PHOTO.to_dict(), **change}))
+    transform = TrainTransform(Augment(crop="resized"), Preprocess.from_dict({**PHOTO.to_dict(), **change}))
     assert transform.decode(JPEG, Draws.of(0, 0, 0)) is None
 
 
 def test_an_image_of_the_size_is_not_resized() -> None:
     data = encode(picture(SIZE, SIZE), "JPEG")
     plain = Preprocess.from_dict({**PHOTO.to_dict(), "resize": None})
-    assert Augment(crop="pad").transform(plain).decode(data, Draws.of(0, 0, 0)) is None
+    assert TrainTransform(Augment(crop="pad"), plain).decode(data, Draws.of(0, 0, 0)) is None
 
 
 def test_sources_give_their_files(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_sources_give_their_files(tmp_path: Path) -> None:
 def test_photographs(shared: Path, decoder: str) -> None:
     """Every tenth photograph of the sample: what the package says of the differences holds."""
     source = open_source(str(shared / "data" / "imagenet_sample"), "val")
-    transform = Augment(crop="resized", flip=True).transform(IMAGENET)
+    transform = TrainTransform(Augment(crop="resized", flip=True), IMAGENET)
     full, reduced = [], []
     for index in range(0, len(source), 10):
         draws, data = Draws.of(0, 0, index), source.encoded(index)

@@ -13,6 +13,7 @@ from compactnets.data import Augment
 from compactnets.data.menet_transforms import MENET_TRANSFORMS, menet_transform
 from compactnets.data.order import Draws
 from compactnets.data.presets import IMAGENET
+from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 from compactnets.training.recipe_files import load_recipe
 
@@ -52,7 +53,7 @@ def test_the_papers_recipe_has_the_examples_transform() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("conservative")])
 def test_crops_reach_down_to_the_named_area(name: str) -> None:
-    transform = Augment.model_validate(menet_transform(name)).transform(IMAGENET)
+    transform = TrainTransform(Augment.model_validate(menet_transform(name)), IMAGENET)
     boxes = [transform.area(Draws.of(0, 0, index), 500, 400) for index in range(3_000)]
     shares = np.array([box.width * box.height for box in boxes]) / (500 * 400)
     smallest = SMALLEST[name.split("_")[0]]
@@ -65,7 +66,7 @@ def test_conservative_crops_anywhere_from_the_resized_image() -> None:
     """Every pixel of the picture says where it is: red its column, green its row."""
     grid = np.zeros((256, 256, 3), np.uint8)
     grid[..., 0], grid[..., 1] = np.arange(256)[None], np.arange(256)[:, None]
-    transform = Augment.model_validate(menet_transform("conservative")).transform(IMAGENET)
+    transform = TrainTransform(Augment.model_validate(menet_transform("conservative")), IMAGENET)
     std, mean = torch.tensor(IMAGENET.std)[:, None, None], torch.tensor(IMAGENET.mean)[:, None, None]
     torch.manual_seed(0)
     corners, mirrored = set(), 0
@@ -85,8 +86,8 @@ def test_conservative_crops_anywhere_from_the_resized_image() -> None:
 
 def test_colour_jitter_changes_the_colours_within_its_range() -> None:
     image = Image.new("RGB", (300, 300), (150, 100, 50))
-    plain = Augment.model_validate(menet_transform("conservative")).transform(IMAGENET)
-    jittered = Augment.model_validate(menet_transform("conservative_with_color_jitter")).transform(IMAGENET)
+    plain = TrainTransform(Augment.model_validate(menet_transform("conservative")), IMAGENET)
+    jittered = TrainTransform(Augment.model_validate(menet_transform("conservative_with_color_jitter")), IMAGENET)
     torch.manual_seed(0)
     reference = plain(image)
     assert all(torch.equal(plain(image), reference) for _ in range(5))

@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 from compactnets.data import Augment, ImageDataset, Preprocess, open_source
 from compactnets.data.folder import FolderSource
 from compactnets.data.presets import IMAGENET
+from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
 Tree = Callable[..., Path]
@@ -134,7 +135,7 @@ def test_fingerprint(image_tree: Tree) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches(image_tree: Tree, workers: int) -> None:
     source = open_source(str(image_tree(*PATHS)), "train")
-    dataset = ImageDataset(source, Augment(crop="pad", pad=2, flip=True).transform(source.default_preprocess))
+    dataset = ImageDataset(source, TrainTransform(Augment(crop="pad", pad=2, flip=True), source.default_preprocess))
     images, labels = next(iter(DataLoader(dataset, batch_size=4, num_workers=workers)))
     assert images.shape == (4, 3, 8, 8)
     assert images.dtype == torch.float32

@@ -154,9 +154,9 @@ def test_processes_started_again_never_take_what_the_dead_left(monkeypatch: pyte
         for rank in range(1, 3):
             store.set(f"ticket {rank}", f"dead {len(names)} {rank}")
         with ThreadPoolExecutor(size) as processes:
-            first = processes.submit(store, 0, size)
+            first = processes.submit(_agree_on_name, store, 0, size)
             time.sleep(0.1)  # long enough to answer the dead
-            others = [processes.submit(store, rank, size) for rank in range(1, size)]
+            others = [processes.submit(_agree_on_name, store, rank, size) for rank in range(1, size)]
             (name,) = {process.result(timeout=30) for process in (first, *others)}
         assert name not in names
         names.add(name)

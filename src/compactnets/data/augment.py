@@ -7,10 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compactnets.data.preprocess import Preprocess
-from compactnets.data.transform import TrainTransform
-from compactnets.errors import InputError
-
 
 class Augment(BaseModel):
     """Random changes of a training image; size, interpolation and normalisation come from :class:`Preprocess`.
@@ -72,23 +68,3 @@ class Augment(BaseModel):
                     stacklevel=2,
                 )
         return self
-
-    def transform(self, preprocess: Preprocess) -> TrainTransform:
-        """Return the transform of images that are prepared as ``preprocess`` says.
-
-        Raises:
-            InputError: ``pad`` or ``cutout`` is not below the size, so that nothing of the image could be left.
-        """
-        size = preprocess.size
-        if self.crop == "pad" and self.pad >= size:
-            raise InputError(f"augment: pad must be below the crop's size {size}, found {self.pad}")
-        if self.cutout >= size:
-            raise InputError(f"augment: cutout must be below the crop's size {size}, found {self.cutout}")
-        if self.crop == "pad" and not self.pad and preprocess.resize is None:
-            warnings.warn(
-                "augment: crop = 'pad' has no effect with pad = 0 and resize none: the image has the crop's size",
-                stacklevel=2,
-            )
-        if self.hue and preprocess.channels == 1:
-            warnings.warn("augment: hue has no effect on grey images", stacklevel=2)
-        return TrainTransform(self, preprocess)

@@ -100,7 +100,7 @@ class ImageSource(ABC):
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """The images of ``source`` through ``transform``: item -> ((C, H, W), label).
 
-    ``transform`` (a :class:`Preprocess`, or what :meth:`Augment.transform` returns) converts to grey or RGB.
+    ``transform`` (a :class:`Preprocess`, or a ``TrainTransform``) converts to grey or RGB.
 
     Raises:
         InputError: on access, an image that cannot be read or transformed; the message names it.

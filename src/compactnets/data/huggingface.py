@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from compactnets.data.base import VAL_NAMES, ImageSource, MissingSplitError, Split, check_labels, shorten
+from compactnets.data.columns import choose_columns
 from compactnets.data.images import decode_image
-from compactnets.data.parquet import choose_columns
 from compactnets.errors import InputError, missing_extra
 
 PREFIX = "hf:"

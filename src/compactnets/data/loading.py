@@ -11,6 +11,7 @@ from compactnets.data.base import ImageSource
 from compactnets.data.batches import Batch, LoaderSettings, OnError, TrainLoader
 from compactnets.data.memory import MemoryLoader, gathers, small_images
 from compactnets.data.preprocess import Preprocess
+from compactnets.data.transform import TrainTransform
 from compactnets.data.workers import EvalLoader, WorkerLoader
 from compactnets.errors import InputError
 
@@ -73,7 +74,7 @@ def make_train_loader(
         on_error=on_error,
         max_skipped=max_skipped,
     )
-    transform = augment.transform(preprocess)
+    transform = TrainTransform(augment, preprocess)
     if gathers(augment) and (images := small_images(source, preprocess, augment.pad)) is not None:
         return MemoryLoader(source, transform, settings, images)
     source.prepare_for_shuffling()
@@ -100,7 +101,7 @@ def make_eval_loader(
     images = small_images(source, preprocess)
     return EvalLoader(
         source,
-        Augment().transform(preprocess),
+        TrainTransform(Augment(), preprocess),
         LoaderSettings(
             batch_size=batch_size,
             seed=0,

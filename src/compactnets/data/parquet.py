@@ -24,6 +24,7 @@ from compactnets.data.base import (
     describe,
     shorten,
 )
+from compactnets.data.columns import choose_columns
 from compactnets.data.images import decode_image
 from compactnets.errors import InputError
 
@@ -254,15 +255,6 @@ def _columns(shard: Path, schema: pa.Schema) -> tuple[str, str, tuple[str, ...]]
     if not pa.types.is_integer(label_type):
         raise InputError(f"{shard}: expected column {label} to hold integers, found {label_type}")
     return image, label, class_names
-
-
-def choose_columns(images: list[str], labels: list[str]) -> tuple[str | None, str | None]:
-    """Choose image and label among the columns declared as such: the usual name, or the only one, or ``None``."""
-    chosen = []
-    for names, preferred in ((images, ("image",)), (labels, ("label", "fine_label"))):
-        only = names[0] if len(names) == 1 else None
-        chosen.append(next((name for name in preferred if name in names), only))
-    return chosen[0], chosen[1]
 
 
 def _unreadable(shard: Path, error: Exception) -> str:

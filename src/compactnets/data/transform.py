@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from compactnets.data.augment import Augment
 from compactnets.data.decoding import Box, Frame, decode_region, read_frame
 from compactnets.data.images import to_channels
 from compactnets.data.order import Draws
@@ -23,9 +25,7 @@ from compactnets.data.preprocess import (
     image_to_float,
     to_pixels,
 )
-
-if TYPE_CHECKING:
-    from compactnets.data.augment import Augment
+from compactnets.errors import InputError
 
 # the places of the random numbers (see Draws)
 TOP, LEFT, FLIP, CUT_ROW, CUT_COLUMN, ANGLE, SHIFT_X, SHIFT_Y = range(8)
@@ -34,15 +34,34 @@ AREA = 16  # four numbers for each attempt at a resized crop
 ATTEMPTS = 10
 
 
+def _check(augment: Augment, preprocess: Preprocess) -> None:
+    size = preprocess.size
+    if augment.crop == "pad" and augment.pad >= size:
+        raise InputError(f"augment: pad must be below the crop's size {size}, found {augment.pad}")
+    if augment.cutout >= size:
+        raise InputError(f"augment: cutout must be below the crop's size {size}, found {augment.cutout}")
+    if augment.crop == "pad" and not augment.pad and preprocess.resize is None:
+        warnings.warn(
+            "augment: crop = 'pad' has no effect with pad = 0 and resize none: the image has the crop's size",
+            stacklevel=3,
+        )
+    if augment.hue and preprocess.channels == 1:
+        warnings.warn("augment: hue has no effect on grey images", stacklevel=3)
+
+
 class TrainTransform:
     """The changes of an :class:`Augment` before the record of a :class:`Preprocess`.
 
     Called on a PIL image of any mode and size it gives ``(C, size, size)`` float32, with random numbers that torch's
     generator chooses. The loaders take its two halves: :meth:`pixels` or :meth:`decode` per image, in 8 bits, and
     :meth:`finish` per batch.
+
+    Raises:
+        InputError: ``pad`` or ``cutout`` is not below the size, so that nothing of the image could be left.
     """
 
     def __init__(self, augment: Augment, preprocess: Preprocess) -> None:
+        _check(augment, preprocess)
         self.augment, self.preprocess = augment, preprocess
         self.fit = Fit(preprocess)
         self.interpolation = INTERPOLATIONS[preprocess.interpolation]
