@@ -13,7 +13,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "compactnets"
-EXTRAS = ("pytorchcv", "datasets")
+EXTRAS = (
+    "pytorchcv",
+    "datasets",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "executorch",
+    "ncnn",
+    "pnnx",
+    "coremltools",
+)
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
 LAYERS = (
@@ -23,7 +34,7 @@ LAYERS = (
     ("complexity",),
     ("data",),
     ("training",),
-    ("papers", "plots"),
+    ("papers", "plots", "deploy"),
     ("catalogue", "quickstart"),
 )
 

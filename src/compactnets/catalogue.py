@@ -16,7 +16,7 @@ from compactnets.complexity import CONVENTION, Cost, count, profile
 from compactnets.console import Tracker, stdout
 from compactnets.errors import InputError
 from compactnets.models.peers import PEERS
-from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, list_models
+from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
 from compactnets.training.recipe_files import list_recipes
 
 
@@ -38,18 +38,6 @@ class ListedNetwork:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
         return asdict(self)
-
-
-def default_stem(name: str) -> str:
-    """Return ``"imagenet"``, or ``"cifar"`` for a network that has only that form."""
-    return PEERS[name].stems[0] if name in PEERS else "imagenet"
-
-
-def default_form(name: str, stem: str | None = None) -> dict[str, Any]:
-    """Return stem, number of classes and input size of the form in which papers measure a network."""
-    stem = stem or default_stem(name)
-    small = stem == "cifar"
-    return {"stem": stem, "num_classes": 10 if small else 1000, "input_size": (3, 32, 32) if small else (3, 224, 224)}
 
 
 def list_rows(pattern: str = "*") -> list[ListedNetwork]:

@@ -1,4 +1,4 @@
-"""The one exception for bad input, and the suggestion that goes with a misspelt name."""
+"""The exceptions for bad input and for results past a limit, and the suggestion that goes with a misspelt name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ class InputError(ValueError):
 
     The message is one line: what was expected, what was found, what to do. The command line prints it and exits with
     code 2; in a program it is a plain ``ValueError``.
+    """
+
+
+class LimitError(Exception):
+    """A result lies past a limit that was set: nothing is kept.
+
+    The message is one line; the command line prints it and exits with code 3.
     """
 
 

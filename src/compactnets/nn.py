@@ -18,6 +18,9 @@ class ConvNormAct(nn.Sequential):
         ValueError: ``groups`` does not divide both channel counts (from :class:`torch.nn.Conv2d`).
     """
 
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
     def __init__(
         self,
         in_channels: int,

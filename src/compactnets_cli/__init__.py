@@ -15,12 +15,15 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on standard error and exit code 2."""
+    """Run the command line; bad input is one line on standard error and exit code 2, a result past a limit 3."""
     try:
         app(prog_name="compactnets")
     except Exception as error:
-        from compactnets.errors import InputError
+        from compactnets.errors import InputError, LimitError
 
+        if isinstance(error, LimitError):
+            print(f"compactnets: {error}", file=sys.stderr)
+            raise SystemExit(3) from None
         if not isinstance(error, InputError):
             raise
         # from a loader's process the message comes inside a traceback, whose last line it is

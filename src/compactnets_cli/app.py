@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from compactnets_cli.data import data as data_verbs
+from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
 app.add_typer(papers, name="papers")
 app.add_typer(data_verbs, name="data")
+app.add_typer(deploy_verbs)
 
 
 @app.command()
@@ -98,16 +100,16 @@ def evaluate(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracy of a checkpoint."""
+    """Measure the accuracy of a checkpoint or of an exported network."""
     from compactnets.console import stdout
     from compactnets.data import Preprocess, open_source
-    from compactnets.training.checkpoint import load_checkpoint
+    from compactnets.deploy.artifact import device_for, load_network
     from compactnets.training.distributed import join_world
     from compactnets.training.evaluation import evaluate as run
     from compactnets.training.evaluation import match_classes
 
-    with join_world(device) as world:
-        model, record = load_checkpoint(checkpoint, world.device)
+    with join_world(device_for(checkpoint, device)) as world:
+        model, record = load_network(checkpoint, world.device)
         source = open_source(data, split, download=download)
         result = run(
             model,
@@ -140,13 +142,13 @@ def predict(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Classify image files."""
+    """Classify image files with a checkpoint or an exported network."""
     from compactnets.console import say, stdout
-    from compactnets.training.checkpoint import load_checkpoint
+    from compactnets.deploy.artifact import device_for, load_network
     from compactnets.training.distributed import pick_device
     from compactnets.training.prediction import predict as run
 
-    model, record = load_checkpoint(checkpoint, pick_device(device))
+    model, record = load_network(checkpoint, pick_device(device_for(checkpoint, device)))
     predictions = []
     for prediction in run(model, record, images, top):
         predictions.append(prediction)

@@ -14,7 +14,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 Data = Annotated[str, typer.Option(help=DATA)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME where it is missing.")]
-Checkpoint = Annotated[Path, typer.Option(help="A .safetensors file with its .json record beside it.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Option(help="A .safetensors file with its .json record, or the folder of an exported network."),
+]
 Arguments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
 ]

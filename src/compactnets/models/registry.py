@@ -41,6 +41,18 @@ def accepted_arguments(name: str) -> set[str]:
     raise InputError(f"no network is called {name!r}{did_you_mean(name, [*FAMILIES, *PEERS])} (compactnets list)")
 
 
+def default_stem(name: str) -> str:
+    """Return ``"imagenet"``, or ``"cifar"`` for a network that has only that form."""
+    return PEERS[name].stems[0] if name in PEERS else "imagenet"
+
+
+def default_form(name: str, stem: str | None = None) -> dict[str, Any]:
+    """Return stem, number of classes and input size of the form in which papers measure a network."""
+    stem = stem or default_stem(name)
+    small = stem == "cifar"
+    return {"stem": stem, "num_classes": 10 if small else 1000, "input_size": (3, 32, 32) if small else (3, 224, 224)}
+
+
 def create_model(name: str, **arguments: Any) -> nn.Module:
     """Build a network of the package with fresh weights.
 

@@ -44,7 +44,7 @@ class Prediction:
 def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top_k: int = 5) -> tuple[Guess, ...]:
     """Return the ``top_k`` best guesses for one image, with the checkpoint's own preprocessing."""
     preprocess = Preprocess.from_dict(record.preprocess)
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         probabilities = model(preprocess(image)[None].to(device)).float().softmax(dim=1)[0]
     values, indices = probabilities.topk(min(top_k, len(probabilities)))

@@ -1,0 +1,9 @@
+"""From a checkpoint to the runtimes of devices: deploy form, export, verification."""
+
+from compactnets.deploy.artifact import Artifact, load_artifact
+from compactnets.deploy.export import export, load_for_export
+from compactnets.deploy.formats import FORMATS
+from compactnets.deploy.record import ArtifactRecord
+from compactnets.deploy.rewrite import deploy_form
+
+__all__ = ["FORMATS", "Artifact", "ArtifactRecord", "deploy_form", "export", "load_artifact", "load_for_export"]

@@ -1,0 +1,86 @@
+"""An exported network as a module: evaluation and prediction take it like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compactnets.deploy.formats import Runner
+from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
+from compactnets.errors import InputError
+from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
+
+
+class Artifact(nn.Module):
+    """Runs an exported network in its own runtime, on the processor: (N, C, H, W) float32 -> (N, classes).
+
+    Where the format fixes the batch, images go through in batches of that size, the last one filled up with zeros.
+    """
+
+    def __init__(self, runner: Runner, record: ArtifactRecord) -> None:
+        super().__init__()
+        self.runner, self.record = runner, record
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch, *shape = self.record.input
+        if any(wanted not in (None, found) for wanted, found in zip(shape, images.shape[1:], strict=True)):
+            raise InputError(f"this artifact takes images of {shape}, found {list(images.shape[1:])}")
+        if not len(images):
+            return torch.zeros(0, len(self.record.network.class_names))
+        pixels = np.ascontiguousarray(images.numpy(), dtype=np.float32)
+        return torch.from_numpy(run_in_batches(self.runner, pixels, batch))
+
+
+def run_in_batches(runner: Runner, images: np.ndarray, batch: int | None) -> np.ndarray:
+    """Run on any number of images, in batches of ``batch`` where the artifact has one size of batch only."""
+    if batch is None:
+        return runner(images)
+    results = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        missing = batch - len(part)
+        filled = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
+        results.append(runner(filled)[: len(part)])
+    return np.concatenate(results)
+
+
+def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
+    """Load an artifact into its runtime, by its folder or main file.
+
+    Args:
+        threads: threads of the runtime; its own choice where not given.
+
+    Raises:
+        InputError: a record or file that cannot be used, or a runtime that is not installed.
+    """
+    record, form = read_artifact(Path(path))
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    return Artifact(form.open(folder / form.file, threads), record).eval()
+
+
+def load_network(path: Path, device: torch.device) -> tuple[nn.Module, CheckpointRecord]:
+    """Load a checkpoint on ``device``, or an artifact, with what says how to feed and read it.
+
+    Raises:
+        InputError: neither, or one that cannot be used.
+    """
+    if artifact_folder(path) is None:
+        return load_checkpoint(path, device)
+    artifact = load_artifact(path)
+    return artifact, artifact.record.network
+
+
+def device_for(path: Path, device: str) -> str:
+    """Return the device for a checkpoint or an artifact: artifacts run on the processor.
+
+    Raises:
+        InputError: another device for an artifact.
+    """
+    if artifact_folder(path) is None:
+        return device
+    if device not in ("auto", "cpu"):
+        raise InputError(f"{path} is an exported network, which runs on cpu, found --device {device}")
+    return "cpu"

@@ -1,0 +1,70 @@
+"""Core ML. It is written and checked anywhere, but runs on Apple's systems only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compactnets.deploy.formats import INPUT, OUTPUT, Runner
+from compactnets.deploy.quiet import quiet
+from compactnets.errors import InputError
+
+
+def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.mlpackage`` in float32 for the shape of ``example``, and check its specification.
+
+    Raises:
+        InputError: the specification that was written has other inputs or outputs.
+    """
+    with quiet():
+        import coremltools
+
+        traced = torch.jit.trace(model, example, check_trace=False)
+        package = coremltools.convert(
+            traced,
+            inputs=[coremltools.TensorType(INPUT, shape=tuple(example.shape))],
+            outputs=[coremltools.TensorType(OUTPUT)],
+            convert_to="mlprogram",
+            minimum_deployment_target=coremltools.target.iOS16,
+            compute_precision=coremltools.precision.FLOAT32,
+            skip_model_load=True,
+        )
+        package.save(str(folder / "model.mlpackage"))
+        specification = coremltools.utils.load_spec(str(folder / "model.mlpackage"))
+    with torch.inference_mode():
+        expected = {INPUT: list(example.shape), OUTPUT: list(model(example).shape)}
+    description = specification.description
+    found = {
+        feature.name: list(feature.type.multiArrayType.shape) for feature in (*description.input, *description.output)
+    }
+    if found != expected:
+        raise InputError(f"coremltools wrote {found} where {expected} was expected")
+    operations = [
+        operation.type
+        for function in specification.mlProgram.functions.values()
+        for block in function.block_specializations.values()
+        for operation in block.operations
+        if operation.type != "const"
+    ]
+    return {
+        "specification": specification.specificationVersion,
+        "operations": len(operations),
+        "convolutions": operations.count("conv"),
+    }
+
+
+def open_runner(path: Path, threads: int | None) -> Runner:
+    """Load into Core ML, on the processor alone, where results are float32."""
+    import coremltools
+
+    package = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = package.predict({INPUT: images})[OUTPUT]
+        return logits
+
+    return run

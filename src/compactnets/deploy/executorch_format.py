@@ -1,0 +1,72 @@
+"""ExecuTorch, with everything that XNNPACK can do delegated to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compactnets.deploy.formats import Runner, trace_program
+from compactnets.deploy.quiet import quiet
+from compactnets.deploy.rewrite import separate_padding
+from compactnets.errors import InputError
+
+
+def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.pte`` for the shape of ``example``, and count what is delegated.
+
+    Raises:
+        InputError: a convolution is left out of the delegation.
+    """
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.devtools.backend_debug import get_delegation_info
+        from executorch.exir import to_edge_transform_and_lower
+
+        program = trace_program(separate_padding(model), example, any_shape=False)
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        info = get_delegation_info(edge.exported_program().graph_module)
+        left = {
+            name: counts.non_delegated
+            for name, counts in info.delegation_by_operator.items()
+            if counts.non_delegated and name != "getitem"  # which only takes a delegate's outputs apart
+        }
+        buffer = edge.to_executorch().buffer
+    if outside := [name for name in left if "conv" in name or "linear" in name or "addmm" in name]:
+        raise InputError(
+            f"XNNPACK does not take {', '.join(outside)} of this network, so that ExecuTorch would run it many times "
+            f"slower: export to another format"
+        )
+    (folder / "model.pte").write_bytes(buffer)
+    return {
+        "delegated_operators": info.num_delegated_nodes,
+        "delegates": info.num_delegated_subgraphs,
+        "other_operators": left,
+    }
+
+
+def open_runner(path: Path, threads: int | None) -> Runner:
+    """Load into ExecuTorch's runtime; its pool of threads is one for the process, which ``threads`` sets."""
+    with quiet():
+        from executorch.runtime import Runtime, Verification
+
+        try:
+            program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+            method = program.load_method("forward")
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{path} cannot be loaded by ExecuTorch: {str(error).splitlines()[0]}") from None
+        if threads:
+            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+            _unsafe_reset_threadpool(threads)
+    if method is None:
+        raise InputError(f"{path} cannot be loaded by ExecuTorch: it has no method 'forward'")
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = method.execute([torch.from_numpy(images)])[0].numpy().copy()
+        return logits
+
+    return run

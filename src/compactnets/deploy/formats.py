@@ -1,0 +1,156 @@
+"""The formats of an exported network, and what each can do; their code is imported when one is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compactnets.errors import InputError, did_you_mean, missing_extra
+
+Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
+
+INPUT, OUTPUT = "image", "logits"  # the names that every artifact gives to its input and output, where it has names
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: what ``--format`` takes.
+        file: name of the artifact's main file.
+        others: its further files.
+        packages: distributions that write and run it; their versions go into the record.
+        extra: the extra of this package that installs them; ``None`` where nothing more is needed.
+        any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
+        any_size: whether one artifact takes images of any size.
+        runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
+    """
+
+    name: str
+    file: str
+    others: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    extra: str | None = None
+    any_batch: bool = True
+    any_size: bool = True
+    runs_on: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of an artifact, the main one first."""
+        return (self.file, *self.others)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run such an artifact."""
+        return sys.platform.startswith(self.runs_on)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages.
+
+        Raises:
+            InputError: one of them is not installed; the message has the command that installs it.
+        """
+        found = {}
+        for package in self.packages:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                raise missing_extra(package, self.extra or "", f"the format {self.name}") from None
+        return found
+
+    def write(self, model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+        """Write the artifact of a deploy form.
+
+        Args:
+            model: the deploy form.
+            example: ``(N, C, H, W)`` float32, N at least 1; its batch and size hold where the format has to fix them.
+            folder: where :attr:`files` go; it exists and is empty.
+
+        Returns:
+            what the record should say besides (opset, delegation, …).
+
+        Raises:
+            InputError: the extra is missing, or the network cannot be expressed.
+        """
+        self.versions()
+        details: dict[str, Any] = self._module().write(model, example, folder)
+        return details
+
+    def open(self, path: Path, threads: int | None = None) -> Runner:
+        """Load an artifact into its runtime; nothing in the file is executed besides the network.
+
+        Args:
+            path: the main file.
+            threads: threads to run on; the runtime's own choice where it is not given.
+
+        Raises:
+            InputError: the extra is missing, or the file cannot be loaded.
+        """
+        self.versions()
+        if not self.runs_here:
+            raise InputError(f"{path} is a {self.name} artifact, which runs on {self.runs_on} only")
+        runner: Runner = self._module().open_runner(path, threads)
+        return runner
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"compactnets.deploy.{self.name}_format")
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("onnx", "model.onnx", packages=("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
+        Format(
+            "openvino",
+            "model.xml",
+            ("model.bin",),
+            packages=("openvino", "onnx", "onnxscript"),
+            extra="openvino",
+        ),
+        Format(
+            "executorch", "model.pte", packages=("executorch",), extra="executorch", any_batch=False, any_size=False
+        ),
+        Format("ncnn", "model.ncnn.param", ("model.ncnn.bin",), packages=("ncnn", "pnnx"), extra="ncnn"),
+        Format(
+            "coreml",
+            "model.mlpackage",
+            packages=("coremltools",),
+            extra="coreml",
+            any_batch=False,
+            any_size=False,
+            runs_on="darwin",
+        ),
+        Format("torch", "model.pt2"),
+    )
+}
+
+
+def find_format(name: str) -> Format:
+    """Return the format of this name.
+
+    Raises:
+        InputError: no such format.
+    """
+    if name not in FORMATS:
+        raise InputError(f"no format is called {name!r}: {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def trace_program(model: nn.Module, example: Tensor, *, any_shape: bool) -> torch.export.ExportedProgram:
+    """Trace a deploy form with ``torch.export``; with ``any_shape`` batch, height and width stay open."""
+    shapes = None
+    if any_shape:
+        example = torch.zeros(2, *example.shape[1:])  # a batch of one would be taken as fixed
+        shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+    return torch.export.export(model, (example,), dynamic_shapes=shapes)

@@ -1,0 +1,61 @@
+"""OpenVINO's intermediate representation, made from ONNX.
+
+OpenVINO's own converter of PyTorch programs reports its use to its makers unless a person has opted out; its reader of
+ONNX does not, and gives the same network.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from compactnets.deploy import onnx_format
+from compactnets.deploy.formats import Runner
+from compactnets.errors import InputError
+
+
+def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.xml`` and ``model.bin`` in float32: batch, height and width are open."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        onnx_format.save(model, example, path)
+        network = openvino.Core().read_model(path)
+        openvino.save_model(network, folder / "model.xml", compress_to_fp16=False)
+    return {"opset": onnx_format.OPSET}
+
+
+def open_runner(path: Path, threads: int | None) -> Runner:
+    """Compile for the processor in float32, once for each shape that comes: open shapes would run slower."""
+    import openvino
+
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    try:
+        core.read_model(path)
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {_last_line(error)}") from None
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(images: np.ndarray) -> np.ndarray:
+        if images.shape not in compiled:
+            network = core.read_model(path)
+            network.reshape(list(images.shape))
+            compiled[images.shape] = core.compile_model(network, "CPU", settings).create_infer_request()
+        request = compiled[images.shape]
+        request.infer([images], share_inputs=True)
+        logits: np.ndarray = request.get_output_tensor(0).data.copy()
+        return logits
+
+    return run
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

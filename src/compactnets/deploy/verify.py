@@ -1,0 +1,129 @@
+"""Comparison of an artifact, in its own runtime, with the network that it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from compactnets.data import Preprocess, open_source
+from compactnets.deploy.artifact import run_in_batches
+from compactnets.deploy.formats import Format, Runner
+from compactnets.deploy.record import Check, Verification
+from compactnets.errors import LimitError
+
+BATCHES = (1, 2, 5)
+NUM_IMAGES = max(BATCHES)
+TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
+
+
+def verify(
+    form: Format,
+    model: nn.Module,
+    deployed: nn.Module,
+    folder: Path,
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 1,
+    images: str | None = None,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Run the artifact in ``folder`` on real images in batches of 1, 2 and 5, at two sizes, and compare.
+
+    A format that fixes batch and size is written again for the other batches and sizes, in a scratch folder.
+
+    Args:
+        model: the network as it was trained, in evaluation mode: what is right.
+        deployed: its deploy form, to write further artifacts.
+        images: a source of images; two photographs of scikit-learn where it is not given.
+        tolerance: the largest difference allowed, as a share of the largest absolute logit.
+
+    Raises:
+        LimitError: a difference past the tolerance, or a result that is not finite.
+        InputError: images or an artifact that cannot be used.
+    """
+    if not form.runs_here:
+        note = f"{form.name} runs on {form.runs_on} only: the specification was checked, the network was not run"
+        return Verification(ran=False, note=note, tolerance=tolerance)
+    pictures, origin = load_pictures(images)
+    other = dataclasses.replace(
+        preprocess,
+        size=max(1, preprocess.size * 3 // 4),
+        resize=None if preprocess.resize is None else max(1, preprocess.resize * 3 // 4),
+    )
+    checks = []
+    for batch, prepared, runner in _cases(form, deployed, folder, preprocess, other, batch_size):
+        pixels = torch.stack([prepared(picture) for picture in pictures])
+        with torch.inference_mode():
+            expected = model(pixels).numpy()
+        found = run_in_batches(runner, pixels.numpy(), batch)
+        checks.append(compare(expected, found, batch, prepared.size))
+        difference = checks[-1].relative_difference
+        if not difference <= tolerance:  # also where it is not a number
+            raise LimitError(
+                f"the {form.name} artifact differs from PyTorch by {difference:.2g} of the largest logit at batch "
+                f"{batch} and {prepared.size} x {prepared.size} pixels, past the tolerance of {tolerance:.2g}: it was "
+                f"not kept"
+            )
+    return Verification(ran=True, images=origin, tolerance=tolerance, checks=checks)
+
+
+def compare(expected: np.ndarray, found: np.ndarray, batch: int, size: int) -> Check:
+    """Compare logits, both ``(images, classes)``."""
+    if found.shape != expected.shape:
+        raise LimitError(f"the artifact gives {found.shape} where PyTorch gives {expected.shape}: it was not kept")
+    difference = float(np.abs(found - expected).max())
+    return Check(
+        batch=batch,
+        size=size,
+        images=len(expected),
+        max_difference=difference,
+        relative_difference=difference / max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny)),
+        top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
+    )
+
+
+def _cases(
+    form: Format, deployed: nn.Module, folder: Path, kept: Preprocess, other: Preprocess, batch_size: int
+) -> Iterator[tuple[int, Preprocess, Runner]]:
+    """Yield every batch and size to compare, with an artifact that takes them."""
+    runner = form.open(folder / form.file)
+    if form.any_batch and form.any_size:
+        for batch, prepared in itertools.product(BATCHES, (kept, other)):
+            yield batch, prepared, runner
+        return
+    yield batch_size, kept, runner
+    *more, last = [batch for batch in BATCHES if batch != batch_size]
+    for batch, prepared in [*((batch, kept) for batch in more), (last, other)]:
+        with tempfile.TemporaryDirectory() as scratch:
+            form.write(deployed, example_input(prepared, batch), Path(scratch))
+            yield batch, prepared, form.open(Path(scratch) / form.file)
+
+
+def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:
+    """Return zeros of the shape that the preprocessing gives."""
+    return torch.zeros(batch_size, preprocess.channels, preprocess.size, preprocess.size)
+
+
+def load_pictures(spec: str | None) -> tuple[list[Image.Image], str]:
+    """Return five real images and where they come from: a source's first five, or parts of two photographs.
+
+    Raises:
+        InputError: a source that cannot be opened.
+    """
+    if spec is not None:
+        source = open_source(spec, "val")
+        return [source.image(index % len(source)) for index in range(NUM_IMAGES)], f"the first images of {spec}"
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(array) for array in load_sample_images().images]  # 640 x 427 pixels
+    boxes = [(0, 0, 400, 400), (240, 27, 640, 427), (100, 50, 340, 290)]
+    pictures = [photographs[index % 2].crop(boxes[index // 2]) for index in range(NUM_IMAGES)]
+    return pictures, "parts of the two photographs that scikit-learn ships"

@@ -1,0 +1,107 @@
+"""compactnets export, and eval and predict on what it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from compactnets.errors import InputError
+from compactnets.models.registry import create_model
+from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+
+from .helpers import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    arguments = {"num_classes": 10, "in_chans": 1, "stem": "cifar"}
+    torch.manual_seed(0)
+    model = create_model("muffnet_x0_5", **arguments)
+    record = CheckpointRecord(
+        model="muffnet_x0_5",
+        arguments=arguments,
+        class_names=[str(digit) for digit in range(10)],
+        preprocess={
+            "size": 8,
+            "resize": None,
+            "interpolation": "bilinear",
+            "antialias": True,
+            "mean": [0.4],
+            "std": [0.3],
+        },
+        source="a test",
+        license="none",
+    )
+    path = tmp_path / "digits.safetensors"
+    save_checkpoint(path, model.state_dict(), record)
+    return path
+
+
+def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    exported = run("export", checkpoint, "--format", "torch", "--output", folder, "--images", "digits")
+    assert exported.code == 0, exported.err
+    assert "same top-1" in exported.out
+    assert "100 %" in exported.out
+    results = [run("eval", "--checkpoint", path, "--data", "digits", "--json").json for path in (checkpoint, folder)]
+    assert results[1]["top1_correct"] == results[0]["top1_correct"]
+    assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
+    Image.new("L", (8, 8), 90).save(tmp_path / "a.png")
+    for path in (folder, folder / "model.pt2"):
+        guesses = run("predict", "--checkpoint", path, tmp_path / "a.png", "--json").json[0]["guesses"]
+        expected = run("predict", "--checkpoint", checkpoint, tmp_path / "a.png", "--json").json[0]["guesses"]
+        assert [guess["label"] for guess in guesses] == [guess["label"] for guess in expected]
+    wrong = run("eval", "--checkpoint", folder, "--data", "digits", "--device", "cuda")
+    assert wrong.code == 2
+    assert "which runs on cpu, found --device cuda" in wrong.err
+
+
+def test_exit_code_3_past_the_tolerance(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    done = run("export", checkpoint, "--format", "torch", "--output", folder, "--tolerance", "0")
+    assert done.code == 3
+    assert done.err.startswith("compactnets: the torch artifact differs from PyTorch by")
+    assert len(done.err.splitlines()) == 1
+    assert not folder.exists()
+
+
+def test_a_network_by_its_name(run: Run, tmp_path: Path) -> None:
+    chosen = ["--size", "32", "--set", "num_classes=3", "--json"]
+    done = run("export", "muffnet_x0_5", "--format", "torch", "--output", tmp_path / "a", *chosen)
+    assert done.code == 0, done.err
+    assert done.json["input"] == [None, 3, None, None]
+    assert done.json["network"]["preprocess"]["size"] == 32
+    assert json.loads((tmp_path / "a" / "artifact.json").read_text())["network"]["class_names"] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["menet_108", "--format", "torch"], "no network is called 'menet_108'"),
+        (["muffnet_x0_5", "--format", "tflite"], "no format is called 'tflite'"),
+        (["nowhere.safetensors", "--format", "torch"], "no checkpoint at nowhere.safetensors"),
+        (["muffnet_x0_5", "--format", "torch", "--images", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run("export", *arguments, "--output", tmp_path / "a")
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(self: object) -> dict[str, str]:
+        raise InputError("the format onnx needs onnx")
+
+    monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
+    done = run("export", "muffnet_x0_5", "--format", "onnx", "--output", tmp_path / "a")
+    assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")

@@ -1,0 +1,47 @@
+"""Artifacts of the small network, each format written once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from compactnets.deploy import FORMATS, export
+from compactnets.errors import InputError
+
+from .helpers import tiny_network, tiny_record
+
+Make = Callable[[str], Path]
+
+
+def needs(name: str) -> None:
+    """Skip where the extra of a format is not installed."""
+    try:
+        FORMATS[name].versions()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    @cache
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp("artifacts") / name
+        export(tiny_network(), tiny_record(), name, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def artifact(written: Make, tmp_path: Path) -> Make:
+    """A copy of the artifact of a format, for a test to do with what it likes."""
+
+    def make(name: str) -> Path:
+        needs(name)
+        return Path(shutil.copytree(written(name), tmp_path / name))
+
+    return make

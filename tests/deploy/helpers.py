@@ -1,0 +1,69 @@
+"""A small network with every kind of layer that the deploy form changes, and weights that are not at their start."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from compactnets.models.menet import MEModule
+from compactnets.models.muffnet import MuffStage
+from compactnets.models.sharing import make_sharing
+from compactnets.models.staged import StagedNet, make_stem
+from compactnets.nn import ConvNormAct
+from compactnets.training.checkpoint import CheckpointRecord
+
+SIZE, CLASSES = 24, 5
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Give normalisations the statistics and scales of a trained network, so that folding them changes something."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+    return model
+
+
+def tiny_network(in_chans: int = 3) -> nn.Module:
+    """One downsampling and one standard ME module, and a MuffNet stage: float32, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stages = nn.Sequential(
+            MEModule(12, 36, 5, 3, downsample=True, stride=2), MEModule(36, 36, 5, 3), ConvNormAct(36, 10)
+        )
+        sharing = make_sharing("average", 3, 4)
+        model = StagedNet(
+            make_stem(in_chans, 12, "cifar"),
+            [stages, MuffStage(10, sharing)],
+            None,
+            levels=[(12, 1), (10, 2), (sharing.out_channels, 4)],
+            num_features=sharing.out_channels,
+            num_classes=CLASSES,
+            in_chans=in_chans,
+            drop_rate=0.2,
+        )
+        return randomize(model).eval()
+
+
+def tiny_record(in_chans: int = 3) -> CheckpointRecord:
+    return CheckpointRecord(
+        model="tiny",
+        arguments={},
+        class_names=[f"n{index}" for index in range(CLASSES)],
+        class_labels=["cat", "dog", "bird", "fish", "ant"],
+        preprocess={
+            "size": SIZE,
+            "resize": 28,
+            "interpolation": "bilinear",
+            "antialias": True,
+            "mean": [0.4] * in_chans,
+            "std": [0.2] * in_chans,
+        },
+        source="a test",
+        license="none",
+    )

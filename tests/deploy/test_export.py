@@ -1,0 +1,147 @@
+"""What export keeps, refuses and leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from compactnets.deploy import export, load_artifact, load_for_export, torch_format
+from compactnets.deploy.record import NAME
+from compactnets.deploy.verify import compare, load_pictures
+from compactnets.errors import InputError, LimitError
+from compactnets.training.checkpoint import save_checkpoint
+
+from .conftest import Make, needs
+from .helpers import tiny_network, tiny_record
+
+
+def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
+    """Batch 1, 2 and 5 at two sizes, on real images."""
+    record = json.loads((artifact("torch") / NAME).read_text())
+    checks = record["verification"]["checks"]
+    assert [(check["batch"], check["size"]) for check in checks] == [
+        (1, 24), (1, 18), (2, 24), (2, 18), (5, 24), (5, 18),
+    ]  # fmt: skip
+    assert all(0 <= check["relative_difference"] < 1e-5 for check in checks)
+    assert all(check["top1_agreement"] == 1 and check["images"] == 5 for check in checks)
+    assert record["input"] == [None, 3, None, None]
+
+
+def test_fixed_formats_are_written_again_for_other_batches_and_sizes(artifact: Make) -> None:
+    record = json.loads((artifact("executorch") / NAME).read_text())
+    assert [(check["batch"], check["size"]) for check in record["verification"]["checks"]] == [
+        (1, 24),
+        (2, 24),
+        (5, 18),
+    ]
+    assert record["input"] == [1, 3, 24, 24]
+
+
+@pytest.mark.slow
+def test_size_and_batch(tmp_path: Path) -> None:
+    """The crop keeps its share of the image: 28 of 24 pixels is 56 of 48."""
+    needs("executorch")
+    record = export(tiny_network(), tiny_record(), "executorch", tmp_path / "a", size=48, batch_size=4)
+    assert record.input == [4, 3, 48, 48]
+    assert (record.network.preprocess["size"], record.network.preprocess["resize"]) == (48, 56)
+    loaded, images = load_artifact(tmp_path / "a"), torch.randn(6, 3, 48, 48)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images), tiny_network()(images), rtol=1e-4, atol=1e-5)
+
+
+def test_past_the_tolerance_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = torch_format.write
+
+    def wrong(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> dict[str, Any]:
+        next(model.parameters()).data[0] += 0.1
+        return write(model, example, folder)
+
+    monkeypatch.setattr(torch_format, "write", wrong)
+    with pytest.raises(LimitError, match=r"^the torch artifact differs from PyTorch by .* at batch 1 and 24 x 24"):
+        export(tiny_network(), tiny_record(), "torch", tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    model = tiny_network()
+    next(model.parameters()).data[0] = float("nan")
+    with pytest.raises(LimitError, match="differs from PyTorch by nan"):
+        export(model, tiny_record(), "torch", tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_compare_counts_classes_and_differences() -> None:
+    expected = np.array([[1.0, 2.0], [4.0, -8.0]], np.float32)
+    check = compare(expected, np.array([[2.0, 1.0], [4.0, -8.0]], np.float32), 2, 24)
+    assert (check.max_difference, check.relative_difference, check.top1_agreement) == (1.0, 0.125, 0.5)
+    with pytest.raises(LimitError, match=r"gives \(1, 2\) where PyTorch gives \(2, 2\)"):
+        compare(expected, expected[:1], 2, 24)
+
+
+def test_an_artifact_is_replaced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a"
+    export(tiny_network(), tiny_record(), "torch", folder)
+    before = (folder / NAME).read_text()
+    export(tiny_network(), tiny_record(), "torch", folder, size=32)
+    assert (folder / NAME).read_text() != before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    (folder / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"holds notes.txt, which no export wrote"):
+        export(tiny_network(), tiny_record(), "torch", folder)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match="must be a folder"):
+        export(tiny_network(), tiny_record(), "torch", file)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.onnx").touch()
+    with pytest.raises(InputError, match=r"holds model.onnx, which no export wrote"):
+        export(tiny_network(), tiny_record(), "torch", other)
+
+
+def test_a_failed_export_keeps_the_artifact_before(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    export(tiny_network(), tiny_record(), "torch", folder)
+    before = (folder / NAME).read_text()
+    with pytest.raises(LimitError):
+        export(tiny_network(), tiny_record(), "torch", folder, tolerance=0.0)
+    assert (folder / NAME).read_text() == before
+    assert load_artifact(folder).record.format == "torch"
+
+
+def test_by_name_and_by_checkpoint(tmp_path: Path) -> None:
+    model, record = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
+    assert (record.preprocess["size"], len(record.class_names)) == (32, 4)
+    assert "not trained" in record.source
+    again, _ = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    grey, record = load_for_export("muffnet_x0_5", {"in_chans": 1})
+    assert len(record.preprocess["mean"]) == 1
+    save_checkpoint(
+        tmp_path / "c.safetensors", model.state_dict(), load_for_export("muffnet_x0_5", record.arguments)[1]
+    )
+    with pytest.raises(InputError, match="num_classes cannot be set for"):
+        load_for_export(str(tmp_path / "c.safetensors"), {"num_classes": 3})
+    with pytest.raises(InputError, match="no network is called 'muffnet_x0_6'"):
+        load_for_export("muffnet_x0_6")
+    with pytest.raises(InputError, match="needs a classifier"):
+        load_for_export("muffnet_x0_5", {"num_classes": 0})
+    with pytest.raises(InputError, match="1 or 3 channels, found in_chans = 4"):
+        load_for_export("muffnet_x0_5", {"in_chans": 4})
+
+
+def test_grey_networks(tmp_path: Path) -> None:
+    record = export(tiny_network(1), tiny_record(1), "torch", tmp_path / "a", images="digits")
+    assert record.input == [None, 1, None, None]
+    assert record.verification.images == "the first images of digits"
+
+
+def test_pictures_are_five_different_photographs() -> None:
+    pictures, origin = load_pictures(None)
+    assert len({picture.tobytes() for picture in pictures}) == 5
+    assert "photographs" in origin

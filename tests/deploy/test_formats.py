@@ -1,0 +1,241 @@
+"""Every format at small size, and what must not be loaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compactnets.deploy import FORMATS, deploy_form, load_artifact
+from compactnets.deploy.formats import find_format
+from compactnets.deploy.record import NAME, digest
+from compactnets.deploy.torch_format import refuse_code
+from compactnets.errors import InputError
+from compactnets.models.registry import create_model, default_form, list_models
+
+from .conftest import Make, needs
+from .helpers import CLASSES, SIZE, randomize, tiny_network, tiny_record
+
+RUN_HERE = [name for name, form in FORMATS.items() if form.runs_here]
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_equals_pytorch(artifact: Make, name: str, count: int) -> None:
+    """No image, one and several, whatever batch the format fixes; contiguous or not."""
+    loaded = load_artifact(artifact(name), threads=1)
+    model = tiny_network()
+    wide = torch.randn(count, 3, SIZE, SIZE + 2)
+    for images in (wide[..., 1:-1], wide[..., 2:].contiguous(memory_format=torch.channels_last)):
+        with torch.inference_mode():
+            torch.testing.assert_close(loaded(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_other_sizes(artifact: Make, name: str) -> None:
+    loaded, images = load_artifact(artifact(name)), torch.randn(2, 3, 32, 28)
+    if FORMATS[name].any_size:
+        with torch.inference_mode():
+            torch.testing.assert_close(loaded(images), tiny_network()(images), rtol=1e-4, atol=1e-5)
+    else:
+        with pytest.raises(InputError, match=r"takes images of \[3, 24, 24\], found \[3, 32, 28\]"):
+            loaded(images)
+
+
+def test_coreml_is_written_and_checked_where_it_cannot_run(artifact: Make) -> None:
+    folder = artifact("coreml")
+    record = json.loads((folder / NAME).read_text())
+    assert record["details"]["convolutions"] == len(
+        [module for module in tiny_network().modules() if isinstance(module, torch.nn.Conv2d)]
+    )
+    if not FORMATS["coreml"].runs_here:
+        assert record["verification"]["ran"] is False
+        assert "not run" in record["verification"]["note"]
+        with pytest.raises(InputError, match="runs on darwin only"):
+            load_artifact(folder)
+
+
+def test_executorch_delegates_everything(artifact: Make) -> None:
+    details = json.loads((artifact("executorch") / NAME).read_text())["details"]
+    assert details["other_operators"] == {}
+    assert details["delegated_operators"] > 20
+    assert details["delegates"] == 1
+
+
+def test_executorch_refuses_a_convolution_outside(tmp_path: Path) -> None:
+    needs("executorch")
+    model = torch.nn.Sequential(torch.nn.Conv3d(1, 1, 3)).eval()
+    with pytest.raises(InputError, match="XNNPACK does not take aten_convolution_default"):
+        FORMATS["executorch"].write(model, torch.zeros(1, 1, 5, 5, 5), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ncnn_refuses_an_operator_that_it_lacks(tmp_path: Path) -> None:
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.matrix_exp(x)
+
+    needs("ncnn")
+    with pytest.raises(InputError, match=r"ncnn has no layer for .*matrix_exp"):
+        FORMATS["ncnn"].write(Odd(), torch.zeros(1, 3, 8, 8), tmp_path)
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_corrupt_files(artifact: Make, name: str) -> None:
+    """Cut short: the record tells. Cut short and the record with it: the runtime does, in one line."""
+    folder = artifact(name)
+    main = folder / FORMATS[name].file
+    main.write_bytes(main.read_bytes()[: main.stat().st_size // 2])
+    with pytest.raises(InputError, match="sha256 differs"):
+        load_artifact(folder)
+    record = json.loads((folder / NAME).read_text())
+    record["files"][main.name] = digest(main)
+    (folder / NAME).write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        load_artifact(folder)
+    assert "\n" not in str(caught.value)
+    main.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:50], "is not valid JSON"),
+        (lambda text: "[]", "is not the record of an artifact"),
+        (lambda text: text.replace('"macs"', '"flops"'), "is not the record of an artifact: macs: Field required"),
+        (lambda text: text.replace('"format": "torch"', '"format": "tflite"'), "names the format 'tflite'"),
+        (lambda text: text.replace('"model.pt2"', '"../model.pt2"'), "names the format 'torch' with ../model.pt2"),
+    ],
+)
+def test_wrong_records(artifact: Make, change: Callable[[str], str], message: str) -> None:
+    folder = artifact("torch")
+    text = (folder / NAME).read_text()
+    (folder / NAME).write_text(change(text))
+    with pytest.raises(InputError, match=message.replace("[", r"\[")):
+        load_artifact(folder)
+    (folder / NAME).unlink()
+    with pytest.raises(InputError, match="has no artifact.json beside it"):
+        load_artifact(folder / "model.pt2")
+
+
+def test_a_missing_runtime_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def absent(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("compactnets.deploy.formats.version", absent)
+    for form in FORMATS.values():
+        if form.extra is None:
+            continue
+        with pytest.raises(InputError, match=rf"python -m pip install 'compactnets\[{form.extra}\]'$"):
+            form.write(tiny_network(), torch.zeros(1, 3, SIZE, SIZE), tmp_path)
+        with pytest.raises(InputError, match=rf"^the format {form.name} needs {form.packages[0]}, which is not"):
+            form.open(tmp_path / form.file)
+
+
+def test_an_unknown_format() -> None:
+    with pytest.raises(InputError, match="no format is called 'onx': onnx, .*; did you mean 'onnx'?"):
+        find_format("onx")
+
+
+HOSTILE = {
+    "operator": ('"torch.ops.aten.sigmoid.default"', '"torch.os.system"', "the operator 'torch.os.system'"),
+    "module": ('"torch.ops.aten.sigmoid.default"', '"_operator.methodcaller"', "the operator '_operator.methodcaller'"),
+    "expression": (
+        "\"Symbol('s77', positive=True, integer=True)\"",
+        "\"__import__('os').system('touch pwned')\"",
+        "the expression",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "member"])
+def test_hostile_programs_are_not_loaded(artifact: Make, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch.export.load would run: it is found before that."""
+    folder = artifact("torch")
+    monkeypatch.chdir(folder)
+    old, new, message = HOSTILE.get(kind, ("", "", "'data/aotinductor/model/run.so'"))
+    with zipfile.ZipFile("model.pt2") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    graph = next(name for name in members if name.endswith("models/model.json"))
+    if kind == "member":
+        members[graph.replace("models/model.json", "data/aotinductor/model/run.so")] = b"\x7fELF"
+    else:
+        symbol = next(part for part in members[graph].decode().split('"') if part.startswith("Symbol('"))
+        old = old.replace("Symbol('s77', positive=True, integer=True)", symbol)
+        assert old.encode() in members[graph]
+        members[graph] = members[graph].replace(old.encode(), new.encode())
+    with zipfile.ZipFile("model.pt2", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    record = json.loads(Path(NAME).read_text())
+    record["files"]["model.pt2"] = digest(Path("model.pt2"))
+    Path(NAME).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="it is not loaded") as caught:
+        load_artifact(".")
+    assert message in str(caught.value)
+    assert not Path("pwned").exists()
+
+
+def test_pickles_in_a_program_are_not_loaded(artifact: Make, tmp_path: Path) -> None:
+    """torch.export.load unpickles anything where its first attempt fails; here it may not."""
+
+    class Touch:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    folder = artifact("torch")
+    with zipfile.ZipFile(folder / "model.pt2") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    target = next(name for name in members if name.endswith("sample_inputs/model.pt"))
+    torch.save({"x": Touch()}, tmp_path / "bad.pt")
+    members[target] = (tmp_path / "bad.pt").read_bytes()
+    with zipfile.ZipFile(folder / "model.pt2", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    refuse_code(folder / "model.pt2")  # nothing is wrong with its graph
+    record = json.loads((folder / NAME).read_text())
+    record["files"]["model.pt2"] = digest(folder / "model.pt2")
+    (folder / NAME).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"cannot be loaded by torch\.export"):
+        load_artifact(folder)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("form_name", FORMATS)
+def test_every_network_in_every_format(name: str, form_name: str, tmp_path: Path) -> None:
+    """At small size, at batch 1 or 3, against PyTorch."""
+    needs(form_name)
+    form = FORMATS[form_name]
+    shape = default_form(name)
+    size = 32 if shape["stem"] == "cifar" else 64
+    try:
+        model = randomize(create_model(name, stem=shape["stem"], num_classes=7)).eval()
+    except InputError as error:
+        pytest.skip(str(error))
+    images = torch.randn(3 if form.any_batch else 1, 3, size, size)
+    form.write(deploy_form(model), images[:1], tmp_path)
+    if not form.runs_here:
+        return
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    found = form.open(tmp_path / form.file, 1)(images.numpy())
+    assert found.shape == (len(images), 7)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_records_name_classes_and_preprocessing(artifact: Make) -> None:
+    record = load_artifact(artifact("torch")).record
+    assert record.network == tiny_record()
+    assert len(record.network.class_names) == CLASSES
+    assert record.macs > record.params > 0
