@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compactnets.environment import describe_environment
+from compactnets.environment import commit, describe_environment
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[[], None]
@@ -117,16 +116,6 @@ def describe(row: dict[str, Any], reference: str, ours: str) -> str:
         f"{row['network']}: {ours} {rates[1]:.0f} images/s, {reference} {rates[0]:.0f} images/s, ratio "
         f"{ratio['median']:.2f} (p10 {ratio['p10']:.2f}, p90 {ratio['p90']:.2f}, n = {ratio['n']})"
     )
-
-
-def commit() -> str:
-    """Return the commit of the checkout, with ``+`` behind it where files differ from it."""
-    try:
-        head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        dirty = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain", "src"], capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
 
 def write_record(path: Path, device: torch.device, content: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from compactnets.complexity import count
+from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
+from compactnets.deploy.latency_report import cells, draw, read_results
 from compactnets.environment import cpu_name
 from compactnets.training.checkpoint import load_checkpoint
 
@@ -74,6 +76,7 @@ def render() -> str:
     ]
     parts += [_training(path) for path in sorted((RESULTS / "training").glob("*.json"))]
     parts += [_speed(path) for path in sorted((RESULTS / "speed").glob("*.json"))]
+    parts += [_latency(path) for path in sorted((RESULTS / "latency").glob("*.json"))]
     return "\n".join(parts)
 
 
@@ -94,6 +97,22 @@ def _speed(path: Path) -> str:
         f"## Speed: {path.stem}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}, {versions}; commit "
         f"{record['commit']}, {record['date']}. {record['note']}\n\n{_head(SPEED_COLUMNS)}"
         + "".join(_cells(_speed_cells(row)) for row in record["rows"])
+    )
+
+
+def _latency(path: Path) -> str:
+    record = read_results(path)
+    environment, settings = record["environment"], record["settings"]
+    place = f"{environment['processor']} ({' '.join(environment['cpu_features'])})"
+    return (
+        f"## Latency: {path.stem}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}; {settings['threads']} "
+        f"thread, "
+        f"batch {settings['batch_size']}, {settings['rounds']} turns of {settings['calls']} calls; commit "
+        f"{record['commit']}, {record['date']}. The limit is the time that the network's multiply-adds take in a "
+        f"{settings['matrix']} x {settings['matrix']} matrix product, at {record['limit_gflops']:.0f} GFLOP/s.\n\n"
+        f"![multiply-adds against latency](latency-{path.stem}.svg)\n\n"
+        f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
+        + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
     )
 
 
@@ -150,6 +169,8 @@ def main() -> None:
         collect(arguments.name, arguments.command, arguments.runs, arguments.commit, arguments.note)
     else:
         (ROOT / "docs" / "results.md").write_text(render(), encoding="utf-8")
+        for path in (RESULTS / "latency").glob("*.json"):
+            draw(read_results(path), ROOT / "docs" / f"latency-{path.stem}.svg")
 
 
 if __name__ == "__main__":

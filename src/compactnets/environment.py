@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,30 @@ def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def cpu_features() -> list[str]:
+    """Return the vector and matrix instructions of the processor that decide how fast a network runs on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [flag for flag in flags if flag.startswith(("avx", "amx", "fma", "asimd", "sve", "i8mm", "bf16"))]
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this package runs from, with ``+`` behind it where its files differ.
+
+    ``"unknown"`` where it is installed.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        dirty = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "src"], capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -47,3 +47,52 @@ def export(
         print_json({"output": str(output), **result.model_dump(mode="json")})
     else:
         show(result, output)
+
+
+@deploy.command()
+def benchmark(
+    networks: Annotated[
+        list[str],
+        typer.Argument(metavar="NETWORKS…", help="Names, .safetensors files, timm:NAME or pytorchcv:NAME."),
+    ],
+    formats: Annotated[
+        str, typer.Option(help="Formats with commas between; eager for plain PyTorch, openvino@bf16 for bfloat16.")
+    ] = "eager,onnx",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the images; each network's own.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns that every entry takes.")] = 20,
+    calls: Annotated[int, typer.Option(min=1, help="Calls in a turn.")] = 5,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the artifacts, to use them again; a temporary one.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture to write: .svg, .png or .pdf.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run to compare with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the latency of networks in their runtimes, in turns, beside the limit of the processor."""
+    import tempfile
+
+    from compactnets.deploy.latency import benchmark as run
+    from compactnets.deploy.latency_report import draw, moved, read_results, show, write_results
+
+    before = read_results(compare) if compare else None
+    with tempfile.TemporaryDirectory() as scratch:
+        results = run(
+            networks,
+            formats.split(","),
+            threads=threads,
+            batch_size=batch_size,
+            size=size,
+            rounds=rounds,
+            calls=calls,
+            artifacts=artifacts or Path(scratch),
+        )
+    if output:
+        write_results(results, output)
+    if plot:
+        draw(results, plot)
+    if before:
+        results["compared"] = moved(before, results)
+    print_json(results) if as_json else show(results)

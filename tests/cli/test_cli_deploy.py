@@ -105,3 +105,18 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
     done = run("export", "muffnet_x0_5", "--format", "onnx", "--output", tmp_path / "a")
     assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
+
+
+def test_benchmark(run: Run, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("r.json", "r.svg")}
+    quick = ["muffnet_x0_5", "--formats", "eager", "--size", "32", "--rounds", "2", "--calls", "1"]
+    done = run("benchmark", *quick, "--output", files["r.json"], "--plot", files["r.svg"])
+    assert done.code == 0, done.err
+    assert "muffnet_x0_5" in done.out
+    assert all(path.stat().st_size > 1000 for path in files.values())
+    again = run("benchmark", *quick, "--compare", files["r.json"], "--json")
+    assert [change["network"] for change in again.json["compared"]] == ["muffnet_x0_5"]
+    wrong = run("benchmark", "muffnet_x0_5", "--compare", tmp_path / "nowhere.json")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    wrong = run("benchmark", "muffnet_x0_5", "--formats", "onnx,bogus")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)

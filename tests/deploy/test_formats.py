@@ -210,6 +210,9 @@ def test_pickles_in_a_program_are_not_loaded(artifact: Make, tmp_path: Path) -> 
     assert not (tmp_path / "pwned").exists()
 
 
+NOT_EXPRESSED = {("ncnn", "condensenet_74_c8_g8")}  # its learned selection of channels
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("form_name", FORMATS)
@@ -220,11 +223,18 @@ def test_every_network_in_every_format(name: str, form_name: str, tmp_path: Path
     shape = default_form(name)
     size = 32 if shape["stem"] == "cifar" else 64
     try:
-        model = randomize(create_model(name, stem=shape["stem"], num_classes=7)).eval()
+        model = create_model(name, stem=shape["stem"], num_classes=7)
     except InputError as error:
         pytest.skip(str(error))
+    if not name.startswith("igcv3"):  # whose 50 linear layers amplify rounding a thousandfold with such weights
+        randomize(model)
+    deployed = deploy_form(model.eval())
     images = torch.randn(3 if form.any_batch else 1, 3, size, size)
-    form.write(deploy_form(model), images[:1], tmp_path)
+    if (form_name, name) in NOT_EXPRESSED:
+        with pytest.raises(InputError, match="has no layer for"):
+            form.write(deployed, images[:1], tmp_path)
+        return
+    form.write(deployed, images[:1], tmp_path)
     if not form.runs_here:
         return
     with torch.inference_mode():

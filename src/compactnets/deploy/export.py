@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -20,10 +21,11 @@ from compactnets.deploy.record import NAME, ArtifactRecord, digest, size_in_byte
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import TOLERANCE, example_input, verify
 from compactnets.environment import software_versions
-from compactnets.errors import InputError
+from compactnets.errors import InputError, did_you_mean, missing_extra
 from compactnets.models.registry import accepted_arguments, create_model, default_form
 from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
 
+IMAGENET_CLASSES = 1000
 SEED = 0  # of the weights of a network that is exported by its name
 
 
@@ -101,7 +103,7 @@ def load_for_export(what: str, arguments: dict[str, Any] | None = None) -> tuple
     """Return the network of a checkpoint, or a network by its name with fresh weights, which only serve to measure.
 
     Args:
-        what: path of a ``.safetensors`` checkpoint, or a name.
+        what: path of a ``.safetensors`` checkpoint, a name, or ``timm:NAME`` or ``pytorchcv:NAME`` to compare with.
         arguments: of a network given by its name (``stem``, ``num_classes``, …).
 
     Raises:
@@ -112,6 +114,8 @@ def load_for_export(what: str, arguments: dict[str, Any] | None = None) -> tuple
         if given:
             raise InputError(f"{', '.join(given)} cannot be set for {what}: a checkpoint has its own arguments")
         return load_checkpoint(what)
+    if ":" in what:
+        return _from_library(what, given)
     accepted_arguments(what)
     form = default_form(what, given.get("stem"))
     del form["input_size"]
@@ -121,15 +125,43 @@ def load_for_export(what: str, arguments: dict[str, Any] | None = None) -> tuple
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = create_model(what, **arguments).eval()
-    names = [str(index) for index in range(arguments["num_classes"])]
-    return model, CheckpointRecord(
-        model=what,
+    return model, _fresh_record(what, arguments, _usual_preprocess(arguments))
+
+
+def _fresh_record(name: str, arguments: dict[str, Any], preprocess: Preprocess) -> CheckpointRecord:
+    return CheckpointRecord(
+        model=name,
         arguments=arguments,
-        class_names=names,
-        preprocess=_usual_preprocess(arguments).to_dict(),
+        class_names=[str(index) for index in range(arguments["num_classes"])],
+        preprocess=preprocess.to_dict(),
         source=f"fresh weights (seed {SEED}), not trained",
         license="none needed",
     )
+
+
+def _from_library(what: str, arguments: dict[str, Any]) -> tuple[nn.Module, CheckpointRecord]:
+    """Build ``timm:NAME`` or ``pytorchcv:NAME`` with 1,000 classes and ImageNet's preprocessing, for comparisons."""
+    library, _, name = what.partition(":")
+    if arguments:
+        raise InputError(f"{', '.join(arguments)} cannot be set for {what}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        if library == "timm":
+            if name not in timm.list_models():
+                raise InputError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
+            model = timm.create_model(name)
+        elif library == "pytorchcv":
+            try:
+                from pytorchcv.model_provider import get_model
+            except ImportError:
+                raise missing_extra("pytorchcv", "peers", f"the network {what}") from None
+            try:
+                model = get_model(name)
+            except ValueError as error:
+                raise InputError(f"pytorchcv has no network {name!r}: {error}") from None
+        else:
+            raise InputError(f"a network of another library is timm:NAME or pytorchcv:NAME, found {what!r}")
+    return model.eval(), _fresh_record(what, {"num_classes": IMAGENET_CLASSES}, IMAGENET)
 
 
 def _usual_preprocess(arguments: Mapping[str, Any]) -> Preprocess:

@@ -33,6 +33,7 @@ class Format:
         extra: the extra of this package that installs them; ``None`` where nothing more is needed.
         any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
         any_size: whether one artifact takes images of any size.
+        precisions: arithmetic other than float32 that the runtime can be asked for.
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
 
@@ -43,6 +44,7 @@ class Format:
     extra: str | None = None
     any_batch: bool = True
     any_size: bool = True
+    precisions: tuple[str, ...] = ()
     runs_on: str = ""
 
     @property
@@ -87,12 +89,22 @@ class Format:
         details: dict[str, Any] = self._module().write(model, example, folder)
         return details
 
-    def open(self, path: Path, threads: int | None = None) -> Runner:
+    def load_runtime(self) -> None:
+        """Import the libraries of the runtime, so that their memory is not counted as a network's.
+
+        Raises:
+            InputError: the extra is missing.
+        """
+        for package in self.versions():
+            importlib.import_module(package)
+
+    def open(self, path: Path, threads: int | None = None, precision: str = "float32") -> Runner:
         """Load an artifact into its runtime; nothing in the file is executed besides the network.
 
         Args:
             path: the main file.
             threads: threads to run on; the runtime's own choice where it is not given.
+            precision: ``"float32"`` or one of :attr:`precisions`.
 
         Raises:
             InputError: the extra is missing, or the file cannot be loaded.
@@ -100,7 +112,8 @@ class Format:
         self.versions()
         if not self.runs_here:
             raise InputError(f"{path} is a {self.name} artifact, which runs on {self.runs_on} only")
-        runner: Runner = self._module().open_runner(path, threads)
+        more = {} if precision == "float32" else {"precision": precision}
+        runner: Runner = self._module().open_runner(path, threads, **more)
         return runner
 
     def _module(self) -> Any:
@@ -117,6 +130,7 @@ FORMATS = {
             ("model.bin",),
             packages=("openvino", "onnx", "onnxscript"),
             extra="openvino",
+            precisions=("bf16",),
         ),
         Format(
             "executorch", "model.pte", packages=("executorch",), extra="executorch", any_batch=False, any_size=False

@@ -30,11 +30,11 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     return {"opset": onnx_format.OPSET}
 
 
-def open_runner(path: Path, threads: int | None) -> Runner:
-    """Compile for the processor in float32, once for each shape that comes: open shapes would run slower."""
+def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runner:
+    """Compile for the processor, once for each shape that comes: open shapes would run slower."""
     import openvino
 
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     core = openvino.Core()

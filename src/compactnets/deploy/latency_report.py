@@ -1,0 +1,171 @@
+"""What a person reads of a benchmark of latency: a table, a plot, and what moved since an earlier one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from compactnets.console import stdout
+from compactnets.errors import InputError
+from compactnets.training.checkpoint import replace_file
+
+Results = dict[str, Any]
+WIDTH = 160  # of the table where a terminal is narrower: figures that are cut off are of no use
+COLUMNS = ("ms", "p10 to p90", "n", "limit, ms", "x limit", "MACs", "params", "file", "memory")
+
+
+def show(results: Results) -> None:
+    """Print environment and table, and what moved where the results were compared with earlier ones."""
+    environment, settings = results["environment"], results["settings"]
+    versions = environment["versions"]
+    lines = [
+        f"{environment['processor']}; {environment['system']}; torch {versions['torch']}",
+        f"features: {' '.join(environment['cpu_features'])}",
+        f"threads {settings['threads']}, batch {settings['batch_size']}, {settings['rounds']} turns of "
+        f"{settings['calls']} calls; limit: a {settings['matrix']} x {settings['matrix']} matrix product at "
+        f"{results['limit_gflops']:.0f} GFLOP/s",
+    ]
+    for line in lines:
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("network", no_wrap=True)
+    table.add_column("format", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in results["rows"]:
+        table.add_row(row["network"], row["format"], *cells(row))
+    Console(width=max(WIDTH, stdout.width)).print(table)
+    for change in results.get("compared", []):
+        stdout.print(describe_change(change), highlight=False, markup=False, soft_wrap=True)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the figures of one row as :data:`COLUMNS` has them."""
+    time = row["milliseconds"]
+    return [
+        f"{time['median']:.2f}",
+        f"{time['p10']:.2f} to {time['p90']:.2f}",
+        str(time["n"]),
+        f"{row['limit_milliseconds']:.2f}",
+        f"{row['times_limit']:.2f}",
+        f"{row['macs'] / 1e6:.1f} M",
+        f"{row['params'] / 1e6:.2f} M",
+        _megabytes(row["bytes"]),
+        _megabytes(row["peak_memory_bytes"]),
+    ]
+
+
+def _megabytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def moved(before: Results, after: Results) -> list[dict[str, Any]]:
+    """Compare the rows that two benchmarks share.
+
+    ``beyond_noise`` where the two ranges from the 10th to the 90th percentile do not meet.
+    """
+    earlier = {_key(row): row["milliseconds"] for row in before["rows"]}
+    changes = []
+    for row in after["rows"]:
+        if (old := earlier.get(_key(row))) is None:
+            continue
+        new = row["milliseconds"]
+        changes.append(
+            {
+                "network": row["network"],
+                "format": row["format"],
+                "before": old["median"],
+                "after": new["median"],
+                "ratio": new["median"] / old["median"],
+                "beyond_noise": new["p10"] > old["p90"] or new["p90"] < old["p10"],
+            }
+        )
+    return changes
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["network"], row["format"], tuple(row["input"])
+
+
+def describe_change(change: Mapping[str, Any]) -> str:
+    """Return one line for a person."""
+    verdict = "beyond noise" if change["beyond_noise"] else "within noise"
+    return (
+        f"{change['network']} {change['format']}: {change['before']:.2f} -> {change['after']:.2f} ms, "
+        f"{change['ratio']:.2f}x, {verdict}"
+    )
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Write the results as JSON, with the command that made them; the file appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = json.dumps({"command": ["compactnets", *sys.argv[1:]], **results}, indent=1) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+
+def read_results(path: Path) -> Results:
+    """Read what :func:`write_results` wrote.
+
+    Raises:
+        InputError: no such file, or something else.
+    """
+    try:
+        results: Results = json.loads(path.read_text(encoding="utf-8"))
+        for row in results["rows"]:
+            _key(row), [row["milliseconds"][key] for key in ("median", "p10", "p90")]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not the result of 'compactnets benchmark --output'") from None
+    return results
+
+
+def draw(results: Results, path: Path) -> None:
+    """Draw multiply-adds against latency, one series per format, with the limit of the processor.
+
+    Raises:
+        InputError: a format of picture that is not known, or a file that cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for label in dict.fromkeys(row["format"] for row in results["rows"]):
+        rows = sorted((row for row in results["rows"] if row["format"] == label), key=lambda row: row["macs"])
+        middle = [row["milliseconds"]["median"] for row in rows]
+        errors = [
+            [value - row["milliseconds"]["p10"] for value, row in zip(middle, rows, strict=True)],
+            [row["milliseconds"]["p90"] - value for value, row in zip(middle, rows, strict=True)],
+        ]
+        axes.errorbar(middle, [row["macs"] / 1e6 for row in rows], xerr=errors, marker="o", linestyle="", label=label)
+    fastest: dict[str, Any] = {}
+    for row in results["rows"]:
+        best = fastest.setdefault(row["network"], row)
+        if row["milliseconds"]["median"] < best["milliseconds"]["median"]:
+            fastest[row["network"]] = row
+    for network, row in fastest.items():
+        place = (row["milliseconds"]["median"], row["macs"] / 1e6)
+        axes.annotate(network, place, xytext=(-4, 6), textcoords="offset points", fontsize=7, ha="right")
+    span = sorted({(row["limit_milliseconds"], row["macs"] / 1e6) for row in results["rows"]})
+    axes.plot(*zip(*span, strict=True), color="grey", linestyle="--", label="limit")
+    axes.set(xscale="log", yscale="log", xlabel="milliseconds, median with p10 to p90", ylabel="multiply-adds, M")
+    axes.grid(which="both", alpha=0.2)
+    axes.legend()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path}: {str(error).splitlines()[0]}") from None

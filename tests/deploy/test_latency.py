@@ -1,0 +1,132 @@
+"""The benchmark's figures, and what is read of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compactnets.deploy.export import load_for_export
+from compactnets.deploy.latency import benchmark, parse_format, spread
+from compactnets.deploy.latency_report import describe_change, draw, moved, read_results, show, write_results
+from compactnets.errors import InputError
+
+
+def row(network: str, form: str, middle: float, macs: int = 1000) -> dict[str, Any]:
+    return {
+        "network": network,
+        "format": form,
+        "input": [1, 3, 32, 32],
+        "milliseconds": {"median": middle, "p10": middle * 0.95, "p90": middle * 1.05, "n": 9},
+        "limit_milliseconds": macs / 1e3,
+        "times_limit": middle / macs * 1e3,
+        "macs": macs,
+        "params": 10,
+        "bytes": 2_000_000 if form != "eager" else None,
+        "peak_memory_bytes": None,
+        "relative_difference": None,
+    }
+
+
+def results(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "environment": {"processor": "one", "system": "two", "versions": {"torch": "3"}, "cpu_features": ["avx2"]},
+        "settings": {"threads": 1, "batch_size": 1, "rounds": 3, "calls": 3, "matrix": 64},
+        "limit_gflops": 100.0,
+        "rows": list(rows),
+    }
+
+
+@pytest.mark.slow
+def test_a_measurement_of_real_networks(tmp_path: Path) -> None:
+    """Eager PyTorch and an exported program; nothing beats the limit; artifacts are used again."""
+    networks = ["muffnet_x0_5", "muffnet_x1_5"]
+    settings: dict[str, Any] = {"size": 96, "rounds": 5, "calls": 2, "artifacts": tmp_path}
+    measured = benchmark(networks, ["eager", "torch"], **settings)
+    rows = {(row["network"], row["format"]): row for row in measured["rows"]}
+    assert list(rows) == [(network, form) for network in networks for form in ("eager", "torch")]
+    for form in ("eager", "torch"):
+        small, large = (rows[network, form] for network in networks)
+        assert large["milliseconds"]["p90"] > small["milliseconds"]["p10"] > 0
+        assert large["macs"] > small["macs"]
+        assert small["milliseconds"]["n"] == 10
+        assert small["times_limit"] > 1
+        assert small["input"] == [1, 3, 96, 96]
+    assert rows["muffnet_x0_5", "torch"]["bytes"] > 1e6
+    assert rows["muffnet_x0_5", "torch"]["relative_difference"] < 1e-5
+    assert measured["limit_gflops"] > 1
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["muffnet_x0_5-torch-96-1", "muffnet_x1_5-torch-96-1"]
+    times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.pt2")]
+    again = benchmark(networks[:1], ["torch"], **{**settings, "rounds": 1, "calls": 1})
+    assert len(again["rows"]) == 1
+    assert times == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.pt2")]
+
+
+def test_moved_beyond_noise() -> None:
+    before = results(row("a", "onnx", 10), row("b", "onnx", 10), row("c", "onnx", 10))
+    after = copy.deepcopy(results(row("a", "onnx", 10.5), row("b", "onnx", 8), row("b", "torch", 8)))
+    changes = moved(before, after)
+    assert [(change["network"], change["beyond_noise"]) for change in changes] == [("a", False), ("b", True)]
+    assert describe_change(changes[1]) == "b onnx: 10.00 -> 8.00 ms, 0.80x, beyond noise"
+
+
+def test_written_read_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = results(row("net_a", "onnx", 10, 2000), row("net_a", "eager", 30, 2000), row("net_b", "onnx", 4))
+    write_results(content, tmp_path / "deep" / "r.json")
+    assert read_results(tmp_path / "deep" / "r.json")["rows"] == content["rows"]
+    draw(content, tmp_path / "r.svg")
+    text = (tmp_path / "r.svg").read_text()
+    assert all(f"<!-- {label} -->" in text for label in ("net_a", "net_b", "onnx", "eager", "limit"))
+    show(content)
+    out = capsys.readouterr().out
+    assert "2.0 MB" in out
+    assert "100 GFLOP/s" in out
+    with pytest.raises(InputError, match="cannot write"):
+        draw(content, tmp_path / "r.docx")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}]}', '{"rows": [1]}', "{"])
+def test_other_files_are_not_results(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(InputError, match="is not the result of"):
+        read_results(tmp_path / "r.json")
+    with pytest.raises(InputError, match="cannot read"):
+        read_results(tmp_path / "nowhere.json")
+
+
+def test_formats_and_precisions() -> None:
+    assert parse_format("onnx") == ("onnx", "float32")
+    assert parse_format("openvino@bf16") == ("openvino", "bf16")
+    with pytest.raises(InputError, match="onnx runs in float32, found 'bf16'"):
+        parse_format("onnx@bf16")
+    with pytest.raises(InputError, match="eager runs in float32, found 'int8'"):
+        parse_format("eager@int8")
+    with pytest.raises(InputError, match="no format is called 'tflite'"):
+        parse_format("tflite")
+
+
+def test_spread_interpolates() -> None:
+    assert spread([1, 2, 3, 4, 5]) == {"median": 3, "p10": pytest.approx(1.4), "p90": pytest.approx(4.6), "n": 5}
+
+
+def test_networks_of_other_libraries() -> None:
+    model, record = load_for_export("timm:mobilenetv3_small_100")
+    assert record.model == "timm:mobilenetv3_small_100"
+    assert sum(parameter.numel() for parameter in model.parameters()) == 2_542_856
+    with pytest.raises(InputError, match="timm has no network 'mobilenetv3_smal'; did you mean"):
+        load_for_export("timm:mobilenetv3_smal")
+    with pytest.raises(InputError, match="timm:NAME or pytorchcv:NAME, found 'keras:x'"):
+        load_for_export("keras:x")
+    pytest.importorskip("pytorchcv")
+    with pytest.raises(InputError, match="pytorchcv has no network 'nothing'"):
+        load_for_export("pytorchcv:nothing")
+
+
+def test_json_has_no_objects_of_python(tmp_path: Path) -> None:
+    content = results(row("a", "onnx", 1.5))
+    write_results(content, tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text())["command"][0] == "compactnets"
