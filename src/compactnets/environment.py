@@ -1,10 +1,12 @@
-"""What a number depends on besides the code: versions, machine, device."""
+"""What a number depends on besides the code: versions, machine, device, variables."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,18 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+
+
+@contextmanager
+def set_variables(variables: dict[str, str]) -> Iterator[None]:
+    """Set variables of the process's environment; what they were comes back afterwards."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -62,7 +62,7 @@ def benchmark(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     size: Annotated[int | None, typer.Option(min=1, help="Side of the images; each network's own.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every entry takes.")] = 20,
-    calls: Annotated[int, typer.Option(min=1, help="Calls in a turn.")] = 5,
+    calls: Annotated[int, typer.Option(min=1, help="Calls in a turn that count; two before them do not.")] = 8,
     artifacts: Annotated[
         Path | None, typer.Option(help="Folder that keeps the artifacts, to use them again; a temporary one.")
     ] = None,

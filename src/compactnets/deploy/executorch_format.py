@@ -48,20 +48,24 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     }
 
 
+_opened = False  # whether a program was loaded in this process
+
+
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into ExecuTorch's runtime; its pool of threads is one for the process, which ``threads`` sets."""
+    """Load into ExecuTorch's runtime, whose pool of threads is one for the process.
+
+    Raises:
+        InputError: a file that cannot be loaded, or another number of threads than that of the programs before.
+    """
     with quiet():
         from executorch.runtime import Runtime, Verification
 
+        _set_threads(threads)
         try:
             program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
             method = program.load_method("forward")
         except (RuntimeError, ValueError) as error:
             raise InputError(f"{path} cannot be loaded by ExecuTorch: {str(error).splitlines()[0]}") from None
-        if threads:
-            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-
-            _unsafe_reset_threadpool(threads)
     if method is None:
         raise InputError(f"{path} cannot be loaded by ExecuTorch: it has no method 'forward'")
 
@@ -70,3 +74,18 @@ def open_runner(path: Path, threads: int | None) -> Runner:
         return logits
 
     return run
+
+
+def _set_threads(threads: int | None) -> None:
+    """Give the pool its threads before the first program is loaded: loaded ones keep a pointer to the pool they met."""
+    global _opened
+    from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
+
+    if threads is not None and threads != _threadpool_get_thread_count():
+        if _opened:
+            raise InputError(
+                f"ExecuTorch has one pool of threads in a process, and programs that use it already: it has "
+                f"{_threadpool_get_thread_count()} threads, found threads = {threads}"
+            )
+        _unsafe_reset_threadpool(threads)
+    _opened = True

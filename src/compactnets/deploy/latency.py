@@ -7,8 +7,9 @@ takes turns with them: the time that it would need for a network's multiply-adds
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,12 +27,13 @@ from compactnets.console import Tracker, say
 from compactnets.deploy.export import export, load_for_export
 from compactnets.deploy.formats import find_format
 from compactnets.deploy.record import ArtifactRecord, read_artifact
-from compactnets.environment import commit, cpu_features, describe_environment
+from compactnets.environment import commit, cpu_features, describe_environment, set_variables
 from compactnets.errors import InputError
 
 EAGER = "eager"  # plain PyTorch, as the network is trained: no folding, no compiler
 MATRIX = 2048  # side of the matrices whose product sets the limit
-WARM_UP = 5
+WARM_UP = 5  # calls after loading
+UNCOUNTED = 2  # calls at the start of every turn
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -63,7 +65,7 @@ def benchmark(
     batch_size: int = 1,
     size: int | None = None,
     rounds: int = 20,
-    calls: int = 5,
+    calls: int = 8,
     artifacts: Path,
 ) -> dict[str, Any]:
     """Measure every network in every format.
@@ -75,7 +77,7 @@ def benchmark(
         batch_size: images at once.
         size: side of the images; each network's own where it is not given.
         rounds: turns of every entry.
-        calls: calls in a turn.
+        calls: calls in a turn that count; two before them do not.
         artifacts: folder for the artifacts; those that are there and fit are used again.
 
     Returns:
@@ -92,10 +94,9 @@ def benchmark(
         for name, precision in wanted:
             say(f"preparing {network} for {name}")
             entries.append(_prepare(network, name, precision, batch_size, size, artifacts))
-    for variable in THREAD_VARIABLES:  # inherited by the processes that start below
-        os.environ[variable] = str(threads)
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
+        stack.enter_context(set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))))
 
         def start(initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
             return stack.enter_context(ProcessPoolExecutor(1, context, initializer, arguments))
@@ -103,8 +104,8 @@ def benchmark(
         matrix = start(_open_matrix, threads)
         runners = [start(_open_entry, entry, threads) for entry in entries]
         try:
-            for runner in (matrix, *runners):
-                runner.submit(_time, WARM_UP).result()
+            for ready in [runner.submit(_time, WARM_UP) for runner in (matrix, *runners)]:
+                ready.result()
             times: list[list[float]] = [[] for _ in runners]
             matrix_times: list[float] = []
             for turn in Tracker(range(rounds), rounds, "measuring"):
@@ -252,19 +253,22 @@ def _open_matrix(threads: int) -> None:
 
 
 def _time(calls: int) -> list[float]:
+    """Return seconds per call; the first ones, which find another network in the caches, do not count."""
     seconds = []
-    for _ in range(calls):
+    for _ in range(UNCOUNTED + calls):
         start = time.perf_counter()
         _call()
         seconds.append(time.perf_counter() - start)
-    return seconds
+    return seconds[UNCOUNTED:]
 
 
 def _resident() -> int | None:
     """Return the resident memory now, in bytes, and start the peak afresh; ``None`` where the system does not say."""
+    gc.collect()
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # or a network would settle in what the imports left
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         return None
     return _status("VmRSS")
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.deploy.formats import Runner, trace_program
+from compactnets.environment import set_variables
 from compactnets.errors import InputError
 
 OPERATORS = re.compile(r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_\w+|_operator\.(?:getitem|add|sub|mul|floordiv|pow)")
@@ -45,7 +44,8 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 def open_runner(path: Path, threads: int | None) -> Runner:
     """Load the program, after :func:`refuse_code`."""
     refuse_code(path)
-    with _weights_only(), warnings.catch_warnings():
+    # torch.load then refuses everything but tensors, also where it is called without that wish
+    with set_variables({"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.load(path).module()
@@ -121,18 +121,3 @@ def _is_plain(expression: Any) -> bool:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[su]\d+", value) is not None
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make ``torch.load`` refuse everything but tensors, also where it is called without that wish."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
