@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from compactnets.deploy.formats import FORMATS, Format
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import CheckpointRecord
+from compactnets.training.checkpoint import CheckpointRecord, parse_record
 
 NAME = "artifact.json"
 
@@ -77,15 +76,7 @@ def read_artifact(path: Path) -> tuple[ArtifactRecord, Format]:
     file = folder / NAME
     if not file.is_file():
         raise InputError(f"{path} has no {NAME} beside it: expected what 'compactnets export' writes")
-    try:
-        record = ArtifactRecord.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise InputError(
-            f"{file} is not the record of an artifact: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        ) from None
+    record = parse_record(file, ArtifactRecord, "the record of an artifact")
     form = FORMATS.get(record.format)
     if form is None or tuple(record.files) != form.files:
         raise InputError(f"{file} names the format {record.format!r} with {', '.join(record.files) or 'no files'}")

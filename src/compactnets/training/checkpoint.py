@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.models.registry import create_model
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class CheckpointRecord(BaseModel):
@@ -92,15 +94,22 @@ def read_record(path: Path) -> CheckpointRecord:
     record = record_path(path)
     if not record.is_file():
         raise InputError(f"{path} has no record beside it: expected {record.name} in the same folder")
+    return parse_record(record, CheckpointRecord, "a checkpoint record")
+
+
+def parse_record(file: Path, kind: type[Record], what: str) -> Record:
+    """Read a JSON file as a record of ``kind``.
+
+    Raises:
+        InputError: not JSON, or not ``what``; the message names the field.
+    """
     try:
-        return CheckpointRecord.model_validate(json.loads(record.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{record} is not valid JSON: {error}") from None
+        return kind.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
     except ValidationError as error:
         problem = error.errors()[0]
-        raise InputError(
-            f"{record} is not a checkpoint record: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        ) from None
+        raise InputError(f"{file} is not {what}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
