@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,19 +12,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from compactnets.environment import commit, describe_environment
+from compactnets.timing import spread
 
 ROOT = Path(__file__).parents[1]
 Call = Callable[[], None]
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return median, 10th and 90th percentile, and the count."""
-    low, high = np.quantile(values, [0.1, 0.9], method="nearest").tolist()
-    return {"median": statistics.median(values), "p10": low, "p90": high, "n": len(values)}
 
 
 def compare(

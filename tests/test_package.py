@@ -28,7 +28,7 @@ EXTRAS = (
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
 LAYERS = (
-    ("errors", "environment", "nn"),
+    ("errors", "environment", "nn", "timing"),
     ("console",),
     ("models",),
     ("complexity",),

@@ -16,7 +16,7 @@ deploy = typer.Typer()
 def export(
     network: Annotated[str, typer.Argument(metavar="CHECKPOINT|NAME", help="A .safetensors file, or a network.")],
     form: Annotated[
-        str, typer.Option("--format", help="onnx, openvino, executorch, ncnn, coreml or torch; each is an extra.")
+        str, typer.Option("--format", help="onnx, openvino, executorch, ncnn, coreml (an extra each) or torch.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its artifact.json.")],
     size: Annotated[
@@ -27,8 +27,9 @@ def export(
         str | None, typer.Option(help="Source of the images to compare on; two photographs where it is not given.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest difference from PyTorch, as a share of the largest logit.")
-    ] = 1e-4,
+        float | None,
+        typer.Option(min=0.0, help="Largest difference from PyTorch, as a share of the largest logit; 0.0001."),
+    ] = None,
     arguments: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +82,7 @@ def benchmark(
     with tempfile.TemporaryDirectory() as scratch:
         results = run(
             networks,
-            formats.split(","),
+            [name.strip() for name in formats.split(",")],
             threads=threads,
             batch_size=batch_size,
             size=size,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
 from compactnets.models.muffnet import MuffStage
+from compactnets.models.registry import create_model, default_form
 from compactnets.models.sharing import make_sharing
 from compactnets.models.staged import StagedNet, make_stem
 from compactnets.nn import ConvNormAct
@@ -27,6 +30,19 @@ def randomize(model: nn.Module) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
             nn.init.normal_(module.bias, 0, 0.2, generator=generator)
     return model
+
+
+def small_form(name: str) -> tuple[nn.Module, int]:
+    """A registered network with 7 classes, its normalisations set, and the side of small images for it.
+
+    The test is skipped where the library that builds it is not installed.
+    """
+    stem = default_form(name)["stem"]
+    try:
+        model = create_model(name, stem=stem, num_classes=7)
+    except InputError as error:
+        pytest.skip(str(error))
+    return randomize(model).eval(), 32 if stem == "cifar" else 64
 
 
 def tiny_network(in_chans: int = 3) -> nn.Module:

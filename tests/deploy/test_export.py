@@ -114,6 +114,13 @@ def test_a_failed_export_keeps_the_artifact_before(tmp_path: Path) -> None:
     assert load_artifact(folder).record.format == "torch"
 
 
+def test_the_network_is_left_alone(tmp_path: Path) -> None:
+    model = tiny_network().double().train()
+    export(model, tiny_record(), "torch", tmp_path / "a")
+    assert model.training
+    assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
+
+
 def test_by_name_and_by_checkpoint(tmp_path: Path) -> None:
     model, record = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
     assert (record.preprocess["size"], len(record.class_names)) == (32, 4)

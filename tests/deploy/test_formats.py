@@ -20,10 +20,10 @@ from compactnets.deploy.formats import find_format
 from compactnets.deploy.record import NAME, digest
 from compactnets.deploy.torch_format import refuse_code
 from compactnets.errors import InputError
-from compactnets.models.registry import create_model, default_form, list_models
+from compactnets.models.registry import list_models
 
 from .conftest import Make, needs
-from .helpers import CLASSES, SIZE, randomize, tiny_network, tiny_record
+from .helpers import CLASSES, SIZE, small_form, tiny_network, tiny_record
 
 RUN_HERE = [name for name, form in FORMATS.items() if form.runs_here]
 
@@ -211,6 +211,17 @@ def test_hostile_programs_are_not_loaded(artifact: Make, kind: str, monkeypatch:
     assert not Path("pwned").exists()
 
 
+def test_two_members_of_one_name_are_not_loaded(artifact: Make) -> None:
+    """Python's reader takes the last of them, PyTorch's may take the first."""
+    path = artifact("torch") / "model.pt2"
+    with zipfile.ZipFile(path, "a") as archive:
+        graph = next(name for name in archive.namelist() if name.endswith("models/model.json"))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(graph, archive.read(graph))
+    with pytest.raises(InputError, match="two members of one name: it is not loaded"):
+        refuse_code(path)
+
+
 def test_pickles_in_a_program_are_not_loaded(artifact: Make, tmp_path: Path) -> None:
     """torch.export.load unpickles anything where its first attempt fails; here it may not."""
 
@@ -246,13 +257,8 @@ def test_every_network_in_every_format(name: str, form_name: str, tmp_path: Path
     """At small size, at batch 1 or 3, against PyTorch in double precision."""
     needs(form_name)
     form = FORMATS[form_name]
-    shape = default_form(name)
-    size = 32 if shape["stem"] == "cifar" else 64
-    try:
-        model = create_model(name, stem=shape["stem"], num_classes=7)
-    except InputError as error:
-        pytest.skip(str(error))
-    deployed = deploy_form(randomize(model).eval())
+    model, size = small_form(name)
+    deployed = deploy_form(model)
     images = torch.randn(3 if form.any_batch else 1, 3, size, size)
     if (form_name, name) in NOT_EXPRESSED:
         with pytest.raises(InputError, match="has no layer for"):

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from compactnets.deploy.export import load_for_export
-from compactnets.deploy.latency import benchmark, parse_format, spread
+from compactnets.deploy.latency import _prepare, benchmark, parse_format
 from compactnets.deploy.latency_report import describe_change, draw, moved, read_results, show, write_results
+from compactnets.deploy.networks import load_for_export
+from compactnets.deploy.record import read_artifact
 from compactnets.errors import InputError
+from compactnets.timing import spread
+from compactnets.training.checkpoint import save_checkpoint
 
 
 def row(network: str, form: str, middle: float, macs: int = 1000) -> dict[str, Any]:
@@ -109,8 +112,9 @@ def test_formats_and_precisions() -> None:
         parse_format("tflite")
 
 
-def test_spread_interpolates() -> None:
-    assert spread([1, 2, 3, 4, 5]) == {"median": 3, "p10": pytest.approx(1.4), "p90": pytest.approx(4.6), "n": 5}
+def test_spread_gives_measured_values() -> None:
+    assert spread([1, 2, 3, 4, 5]) == {"median": 3, "p10": 1, "p90": 5, "n": 5}
+    assert spread([1, 2, 3, 4])["median"] == 2.5
 
 
 def test_networks_of_other_libraries() -> None:
@@ -130,3 +134,15 @@ def test_json_has_no_objects_of_python(tmp_path: Path) -> None:
     content = results(row("a", "onnx", 1.5))
     write_results(content, tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text())["command"][0] == "compactnets"
+
+
+def test_checkpoints_of_one_name_do_not_share_an_artifact(tmp_path: Path) -> None:
+    """runs/a/best.safetensors and runs/b/best.safetensors are two networks."""
+    model, record = load_for_export("shufflenet_g3_x0_25", {"stem": "cifar"})
+    paths = []
+    for source in ("a", "b"):
+        paths.append(tmp_path / source / "best.safetensors")
+        save_checkpoint(paths[-1], model.state_dict(), record.model_copy(update={"source": source}))
+    entries = [_prepare(str(path), "torch", "float32", 1, None, tmp_path / "kept") for path in paths]
+    kept = [read_artifact(entry.path)[0].network.source for entry in entries if entry.path]
+    assert kept == ["a", "b"]

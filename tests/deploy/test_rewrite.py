@@ -11,12 +11,11 @@ from torch import nn
 from compactnets.data import open_source
 from compactnets.data.presets import IMAGENET
 from compactnets.deploy.rewrite import deploy_form, separate_padding
-from compactnets.errors import InputError
 from compactnets.models.legacy import load_legacy
-from compactnets.models.registry import FAMILIES, create_model, default_form, list_models
+from compactnets.models.registry import FAMILIES, create_model, list_models
 from compactnets.nn import ChannelShuffle
 
-from .helpers import randomize, tiny_network
+from .helpers import randomize, small_form, tiny_network
 
 PRE_ACTIVATION = ("densenet", "condensenet")  # whose normalisation comes before the convolution
 
@@ -28,13 +27,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_keeps_its_outputs(name: str) -> None:
     """In double precision, where rounding hides nothing; contiguous, channels_last and a part of a larger tensor."""
-    form = default_form(name)
-    size = 32 if form["stem"] == "cifar" else 64
-    try:
-        model = create_model(name, stem=form["stem"], num_classes=7)
-    except InputError as error:
-        pytest.skip(str(error))
-    model = randomize(model).double().eval()
+    model, size = small_form(name)
+    model = model.double()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     deployed = deploy_form(model)
     images = torch.randn(2, 3, size, size + 8, dtype=torch.float64)

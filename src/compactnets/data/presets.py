@@ -13,6 +13,7 @@ from compactnets.data.preprocess import Preprocess
 SMALL = 64  # pixels: images of at most this side, all alike, are used as they are
 
 IMAGENET = Preprocess(size=224, resize=256, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
+GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of ImageNet's mean, and the mean of its three deviations
 
 # Mean and standard deviation over all pixels of the training images, on the scale [0, 1].
 CIFAR10 = Preprocess(size=32, resize=None, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
@@ -62,6 +63,6 @@ def choose_preprocess(images: Iterable[Image.Image], class_names: Sequence[str])
         return CIFAR[variant]
     side = min(size)
     resize = None if size == (side, side) else side
-    if grey:  # the luma of ImageNet's mean, and the mean of its three deviations
-        return Preprocess(size=side, resize=resize, mean=(0.459,), std=(0.226,))
+    if grey:
+        return Preprocess(size=side, resize=resize, mean=GREY_MEAN, std=GREY_STD)
     return Preprocess(size=side, resize=resize, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)

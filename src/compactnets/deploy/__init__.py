@@ -1,8 +1,9 @@
 """From a checkpoint to the runtimes of devices: deploy form, export, verification."""
 
 from compactnets.deploy.artifact import Artifact, load_artifact
-from compactnets.deploy.export import export, load_for_export
+from compactnets.deploy.export import export
 from compactnets.deploy.formats import FORMATS
+from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.record import ArtifactRecord
 from compactnets.deploy.rewrite import deploy_form
 

@@ -37,8 +37,8 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         buffer = edge.to_executorch().buffer
     if outside := [name for name in left if "conv" in name or "linear" in name or "addmm" in name]:
         raise InputError(
-            f"XNNPACK does not take {', '.join(outside)} of this network, so that ExecuTorch would run it many times "
-            f"slower: export to another format"
+            f"XNNPACK does not take {', '.join(outside)} of this network, which ExecuTorch would run in its own plain "
+            f"kernels: export to another format"
         )
     (folder / "model.pte").write_bytes(buffer)
     return {

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
 
 Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
@@ -29,6 +30,7 @@ class Format:
         name: what ``--format`` takes.
         file: name of the artifact's main file.
         others: its further files.
+        runtime: module that runs it.
         packages: distributions that write and run it; their versions go into the record.
         extra: the extra of this package that installs them; ``None`` where nothing more is needed.
         any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
@@ -40,6 +42,7 @@ class Format:
     name: str
     file: str
     others: tuple[str, ...] = ()
+    runtime: str = "torch"
     packages: tuple[str, ...] = ()
     extra: str | None = None
     any_batch: bool = True
@@ -90,13 +93,14 @@ class Format:
         return details
 
     def load_runtime(self) -> None:
-        """Import the libraries of the runtime, so that their memory is not counted as a network's.
+        """Import the library that runs the artifacts, so that its memory is not counted as a network's.
 
         Raises:
             InputError: the extra is missing.
         """
-        for package in self.versions():
-            importlib.import_module(package)
+        self.versions()
+        with quiet():
+            importlib.import_module(self.runtime)
 
     def open(self, path: Path, threads: int | None = None, precision: str = "float32") -> Runner:
         """Load an artifact into its runtime; nothing in the file is executed besides the network.
@@ -123,22 +127,38 @@ class Format:
 FORMATS = {
     form.name: form
     for form in (
-        Format("onnx", "model.onnx", packages=("onnx", "onnxscript", "onnxruntime"), extra="onnx"),
+        Format(
+            "onnx",
+            "model.onnx",
+            runtime="onnxruntime",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            extra="onnx",
+        ),
         Format(
             "openvino",
             "model.xml",
             ("model.bin",),
+            runtime="openvino",
             packages=("openvino", "onnx", "onnxscript"),
             extra="openvino",
             precisions=("bf16",),
         ),
         Format(
-            "executorch", "model.pte", packages=("executorch",), extra="executorch", any_batch=False, any_size=False
+            "executorch",
+            "model.pte",
+            runtime="executorch.extension.pybindings.portable_lib",
+            packages=("executorch",),
+            extra="executorch",
+            any_batch=False,
+            any_size=False,
         ),
-        Format("ncnn", "model.ncnn.param", ("model.ncnn.bin",), packages=("ncnn", "pnnx"), extra="ncnn"),
+        Format(
+            "ncnn", "model.ncnn.param", ("model.ncnn.bin",), runtime="ncnn", packages=("ncnn", "pnnx"), extra="ncnn"
+        ),
         Format(
             "coreml",
             "model.mlpackage",
+            runtime="coremltools",
             packages=("coremltools",),
             extra="coreml",
             any_batch=False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,12 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from compactnets.complexity import count
 from compactnets.console import Tracker, say
-from compactnets.deploy.export import export, load_for_export
+from compactnets.deploy.export import export
 from compactnets.deploy.formats import find_format
+from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.record import ArtifactRecord, read_artifact
-from compactnets.environment import commit, cpu_features, describe_environment, set_variables
+from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
 from compactnets.errors import InputError
+from compactnets.timing import spread
+from compactnets.training.checkpoint import CheckpointRecord
 
 EAGER = "eager"  # plain PyTorch, as the network is trained: no folding, no compiler
 MATRIX = 2048  # side of the matrices whose product sets the limit
@@ -135,12 +140,6 @@ def benchmark(
     }
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return median, 10th and 90th percentile, and the count."""
-    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9]).tolist()
-    return {"median": middle, "p10": low, "p90": high, "n": len(values)}
-
-
 def parse_format(text: str) -> tuple[str, str]:
     """Split ``openvino@bf16`` into format and precision.
 
@@ -160,14 +159,13 @@ def _prepare(
 ) -> Entry:
     model, record = load_for_export(network)
     if format_name == EAGER:
-        from compactnets.complexity import count
-
         side = size or record.preprocess["size"]
         channels = len(record.preprocess["mean"])
         macs, params = count(model, (channels, side, side))
         return Entry(network, EAGER, precision, None, (batch_size, channels, side, side), macs, params, None, None)
-    folder = artifacts / f"{Path(network).stem.replace(':', '-')}-{format_name}-{size or 'own'}-{batch_size}"
-    written = _read_if_fits(folder, record.model, record.arguments)
+    name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
+    folder = artifacts / f"{name}-{format_name}-{size or 'own'}-{batch_size}"
+    written = _read_if_fits(folder, record)
     if written is None:
         written = export(model, record, format_name, folder, size=size, batch_size=batch_size)
     checks = written.verification.checks
@@ -187,15 +185,14 @@ def _prepare(
     )
 
 
-def _read_if_fits(folder: Path, model: str, arguments: dict[str, Any]) -> ArtifactRecord | None:
-    """Return the record of an artifact of this network that these versions wrote, or ``None``."""
+def _read_if_fits(folder: Path, network: CheckpointRecord) -> ArtifactRecord | None:
+    """Return the record of an artifact of this network, preprocessing aside, that these versions wrote, or ``None``."""
     try:
         record, form = read_artifact(folder)
     except InputError:
         return None
-    fits = record.network.model == model and record.network.arguments == arguments
-    now = {**describe_environment(torch.device("cpu"))["versions"], **form.versions()}
-    return record if fits and record.versions == now else None
+    fits = record.network.model_copy(update={"preprocess": network.preprocess}) == network
+    return record if fits and record.versions == {**software_versions(), **form.versions()} else None
 
 
 def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) -> dict[str, Any]:

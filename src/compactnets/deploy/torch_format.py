@@ -74,6 +74,8 @@ def refuse_code(path: Path) -> None:
             graphs = [archive.read(name) for name in archive.namelist() if name.endswith(".json")]
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not an exported program of PyTorch: {error}") from None
+    if len({name.casefold() for name in names}) < len(names):  # which of two is read depends on the reader
+        raise InputError(f"{path} holds two members of one name: it is not loaded")
     for name in names:
         if not MEMBERS.fullmatch(name):
             raise InputError(f"{path} holds {name!r}, which an exported network does not: it is not loaded")

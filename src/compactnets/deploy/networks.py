@@ -1,0 +1,94 @@
+"""Where a network to export or to measure comes from: a checkpoint, a name, or another library."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from compactnets.data import Preprocess
+from compactnets.data.presets import CIFAR10, GREY_MEAN, GREY_STD, IMAGENET
+from compactnets.errors import InputError, did_you_mean, missing_extra
+from compactnets.models.registry import accepted_arguments, create_model, default_form
+from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
+
+IMAGENET_CLASSES = 1000
+SEED = 0  # of the weights of a network that is given by its name
+
+
+def load_for_export(what: str, arguments: dict[str, Any] | None = None) -> tuple[nn.Module, CheckpointRecord]:
+    """Return the network of a checkpoint, or a network by its name with fresh weights, which only serve to measure.
+
+    Args:
+        what: path of a ``.safetensors`` checkpoint, a name, or ``timm:NAME`` or ``pytorchcv:NAME`` to compare with.
+        arguments: of a network given by its name (``stem``, ``num_classes``, …).
+
+    Raises:
+        InputError: neither, or arguments with a checkpoint.
+    """
+    given = dict(arguments or {})
+    if what.endswith(".safetensors") or Path(what).exists():
+        if given:
+            raise InputError(f"{', '.join(given)} cannot be set for {what}: a checkpoint has its own arguments")
+        return load_checkpoint(what)
+    if ":" in what:
+        return _from_library(what, given)
+    accepted_arguments(what)
+    form = default_form(what, given.get("stem"))
+    del form["input_size"]
+    arguments = {**form, **given}
+    if arguments["num_classes"] < 1:
+        raise InputError("an exported network needs a classifier, found num_classes = 0")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = create_model(what, **arguments).eval()
+    return model, _fresh_record(what, arguments, _usual_preprocess(arguments))
+
+
+def _fresh_record(name: str, arguments: dict[str, Any], preprocess: Preprocess) -> CheckpointRecord:
+    return CheckpointRecord(
+        model=name,
+        arguments=arguments,
+        class_names=[str(index) for index in range(arguments["num_classes"])],
+        preprocess=preprocess.to_dict(),
+        source=f"fresh weights (seed {SEED}), not trained",
+        license="none needed",
+    )
+
+
+def _from_library(what: str, arguments: dict[str, Any]) -> tuple[nn.Module, CheckpointRecord]:
+    """Build ``timm:NAME`` or ``pytorchcv:NAME`` with 1,000 classes and ImageNet's preprocessing, for comparisons."""
+    library, _, name = what.partition(":")
+    if arguments:
+        raise InputError(f"{', '.join(arguments)} cannot be set for {what}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        if library == "timm":
+            if name not in timm.list_models():
+                raise InputError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
+            model = timm.create_model(name)
+        elif library == "pytorchcv":
+            try:
+                from pytorchcv.model_provider import get_model
+            except ImportError:
+                raise missing_extra("pytorchcv", "peers", f"the network {what}") from None
+            try:
+                model = get_model(name)
+            except ValueError as error:
+                raise InputError(f"pytorchcv has no network {name!r}: {error}") from None
+        else:
+            raise InputError(f"a network of another library is timm:NAME or pytorchcv:NAME, found {what!r}")
+    return model.eval(), _fresh_record(what, {"num_classes": IMAGENET_CLASSES}, IMAGENET)
+
+
+def _usual_preprocess(arguments: Mapping[str, Any]) -> Preprocess:
+    usual = CIFAR10 if arguments["stem"] == "cifar" else IMAGENET
+    channels = arguments.get("in_chans", usual.channels)
+    if channels not in (1, usual.channels):
+        raise InputError(f"images have 1 or 3 channels, found in_chans = {channels}")
+    return usual if channels == 3 else dataclasses.replace(usual, mean=GREY_MEAN, std=GREY_STD)
