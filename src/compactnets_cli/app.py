@@ -10,6 +10,7 @@ import typer
 from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json
+from compactnets_cli.web import web as web_verbs
 
 app = typer.Typer(
     help="Compact networks whose channel groups exchange information: MENet, MuffNet and their peers.",
@@ -22,6 +23,7 @@ papers = typer.Typer(help="What the papers state, next to what is measured here.
 app.add_typer(papers, name="papers")
 app.add_typer(data_verbs, name="data")
 app.add_typer(deploy_verbs)
+app.add_typer(web_verbs)
 
 
 @app.command()

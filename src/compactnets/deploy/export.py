@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from compactnets.complexity import count
 from compactnets.data import Preprocess
+from compactnets.deploy.folders import move_folder, partial_folder
 from compactnets.deploy.formats import FORMATS, Format, find_format
 from compactnets.deploy.record import NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
@@ -55,7 +55,7 @@ def export(
     preprocess = _resized(Preprocess.from_dict(record.preprocess), size)
     model = copy.deepcopy(model).cpu().float().eval()
     deployed = deploy_form(model)
-    partial = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.partial")
+    partial = partial_folder(output)
     try:
         partial.mkdir(parents=True)
         details = form.write(deployed, example_input(preprocess, batch_size), partial)
@@ -83,7 +83,7 @@ def export(
             verification=verification,
         )
         (partial / NAME).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _move(partial, output)
+        move_folder(partial, output)
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}") from None
     finally:
@@ -115,12 +115,3 @@ def _check_output(output: Path) -> None:
     if found and not (NAME in found and found <= known):
         foreign = sorted(found - known) or sorted(found)
         raise InputError(f"{output} holds {foreign[0]}, which no export wrote: choose another --output")
-
-
-def _move(partial: Path, output: Path) -> None:
-    """Put the finished folder in place of what is there."""
-    before = partial.with_suffix(".before")
-    if output.exists():
-        output.rename(before)
-    partial.rename(output)
-    shutil.rmtree(before, ignore_errors=True)

@@ -19,6 +19,7 @@ from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
 
 IMAGENET_CLASSES = 1000
 SEED = 0  # of the weights of a network that is given by its name
+FRESH = f"fresh weights (seed {SEED}), not trained"  # what the record of such a network says of their source
 
 
 def load_for_export(what: str, arguments: dict[str, Any] | None = None) -> tuple[nn.Module, CheckpointRecord]:
@@ -56,7 +57,7 @@ def _fresh_record(name: str, arguments: dict[str, Any], preprocess: Preprocess) 
         arguments=arguments,
         class_names=[str(index) for index in range(arguments["num_classes"])],
         preprocess=preprocess.to_dict(),
-        source=f"fresh weights (seed {SEED}), not trained",
+        source=FRESH,
         license="none needed",
     )
 

@@ -1,0 +1,155 @@
+"""The folder of a web page that runs exported networks in the browser."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import compactnets
+from compactnets.console import say
+from compactnets.deploy.export import export
+from compactnets.deploy.folders import move_folder, partial_folder
+from compactnets.deploy.networks import FRESH, load_for_export
+from compactnets.deploy.record import ArtifactRecord, read_artifact
+from compactnets.deploy.web_page import find_page
+from compactnets.errors import InputError
+
+NETWORKS = "networks.json"
+# scikit-learn's two sample photographs, with the attribution that their licence asks for
+EXAMPLES = (
+    ("china.jpg", "danielbuechele", "https://www.flickr.com/photos/danielbuechele/6061409035/"),
+    ("flower.jpg", "vultilion", "https://www.flickr.com/photos/vultilion/6056698931/"),
+)
+EXAMPLES_LICENSE = "CC BY 2.0"
+
+
+def build_site(networks: Sequence[str], output: Path, *, page: Path | None = None) -> dict[str, Any]:
+    """Write a folder that any static host can serve: the page, the networks and what says how to feed them.
+
+    Args:
+        networks: each a ``.safetensors`` checkpoint or the name of a network, which are exported to ONNX and compared
+            with PyTorch, or the folder of an ONNX artifact.
+        output: the folder; it appears whole or not at all. One that this function wrote is replaced.
+        page: folder of the built page; the package's own where it is not given.
+
+    Returns:
+        what ``networks.json`` holds.
+
+    Raises:
+        InputError: no network, one that cannot be used, an artifact of another format, a page that is not built, or an
+            output folder that holds something else.
+        LimitError: an exported network differs from PyTorch.
+    """
+    if not networks:
+        raise InputError("a page needs at least one network")
+    _check_output(output)
+    page = page or find_page()
+    partial = partial_folder(output)
+    try:
+        shutil.copytree(page, partial)
+        (partial / "models").mkdir()
+        entries: list[dict[str, Any]] = []
+        for what in networks:
+            entries.append(_add_network(what, partial, [entry["name"] for entry in entries]))
+        catalogue = {
+            "version": 1,
+            "compactnets": compactnets.__version__,
+            "networks": entries,
+            "examples": _add_examples(partial),
+        }
+        catalogue["files"] = sorted([NETWORKS, *_files(partial)])  # so that the folder is known again as one of ours
+        text = json.dumps(catalogue, indent=2, ensure_ascii=False)
+        (partial / NETWORKS).write_text(text + "\n", encoding="utf-8")
+        move_folder(partial, output)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return catalogue
+
+
+def _add_network(what: str, site: Path, taken: list[str]) -> dict[str, Any]:
+    """Put one network into ``models/`` and return its entry."""
+    path = Path(what)
+    if path.is_dir() or path.suffix == ".onnx":
+        record, form = read_artifact(path)
+        if form.name != "onnx":
+            raise InputError(f"{what} is a {form.name} artifact, the page runs onnx: export it with --format onnx")
+        folder = path if path.is_dir() else path.parent
+        return _entry(record, folder / form.file, site, taken)
+    model, network = load_for_export(what)
+    say(f"exporting {what}")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "artifact"
+        record = export(model, network, "onnx", folder)
+        return _entry(record, folder / "model.onnx", site, taken)
+
+
+def _entry(record: ArtifactRecord, file: Path, site: Path, taken: list[str]) -> dict[str, Any]:
+    network, checks = record.network, record.verification.checks
+    name = network.model if record.precision == "float32" else f"{network.model} {record.precision}"
+    alike = [other for other in taken if other == name or re.fullmatch(rf"{re.escape(name)} \(\d+\)", other)]
+    if alike:
+        name = f"{name} ({len(alike) + 1})"
+    identifier = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")
+    target = f"models/{identifier}.onnx"
+    shutil.copyfile(file, site / target)
+    return {
+        "id": identifier,
+        "name": name,
+        "file": target,
+        "sha256": record.files[file.name],
+        "bytes": record.bytes,
+        "macs": record.macs,
+        "params": record.params,
+        "precision": record.precision,
+        "trained": network.source != FRESH,
+        "preprocess": network.preprocess,
+        "class_names": network.class_names,
+        "class_labels": network.labels,
+        "source": network.source,
+        "license": network.license,
+        "verification": {
+            "ran": record.verification.ran,
+            "images": record.verification.images,
+            "tolerance": record.verification.tolerance,
+            "max_difference": max((check.max_difference for check in checks), default=None),
+            "relative_difference": max((check.relative_difference for check in checks), default=None),
+        },
+    }
+
+
+def _add_examples(site: Path) -> list[dict[str, str]]:
+    (site / "examples").mkdir()
+    images = importlib.resources.files("sklearn.datasets.images")
+    entries = []
+    for file, author, source in EXAMPLES:
+        (site / "examples" / file).write_bytes((images / file).read_bytes())
+        attribution = f"{author}, {EXAMPLES_LICENSE}"
+        entries.append({"file": f"examples/{file}", "name": file, "attribution": attribution, "source": source})
+    return entries
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _check_output(output: Path) -> None:
+    """Raise unless ``output`` is free, empty, or a folder that this module wrote and nothing was added to."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output must be a folder, {output} is a file")
+    found = _files(output) if output.is_dir() else []
+    if not found:
+        return
+    try:
+        known = set(json.loads((output / NETWORKS).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    if foreign := sorted(set(found) - known):
+        raise InputError(f"{output} holds {foreign[0]}, which 'compactnets web' did not write: choose another --output")

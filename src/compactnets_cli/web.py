@@ -1,0 +1,65 @@
+"""The verb that shows networks in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compactnets_cli.options import AsJson, print_json
+
+web = typer.Typer()
+
+
+@web.command("web")
+def serve(
+    checkpoint: Annotated[
+        list[str],
+        typer.Option(
+            metavar="CHECKPOINT|ARTIFACT|NAME",
+            help="A .safetensors file, the folder of an onnx artifact, or a network; may be repeated.",
+        ),
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8000,
+    output: Annotated[Path | None, typer.Option(help="Folder to keep, for any static host; a temporary one.")] = None,
+    no_serve: Annotated[bool, typer.Option("--no-serve", help="Write --output and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show networks in the browser: make the folder of a static page that runs them, and serve it on this machine."""
+    import signal
+    import sys
+    import tempfile
+
+    from compactnets.deploy.web import build_site
+    from compactnets.deploy.web_server import address, open_server
+    from compactnets.errors import InputError
+
+    if no_serve:
+        if output is None:
+            raise InputError("--no-serve needs --output DIR, the folder to write")
+        _say(build_site(checkpoint, output), str(output), None, as_json)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends like Ctrl-C: the temporary folder goes
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = output or Path(scratch) / "site"
+            with open_server(folder, port) as server:  # before the export, so that a port in use is known at once
+                _say(build_site(checkpoint, folder), str(folder) if output else None, address(server), as_json)
+                server.serve_forever()
+    except KeyboardInterrupt:
+        return
+
+
+def _say(catalogue: dict[str, Any], folder: str | None, where: str | None, as_json: bool) -> None:
+    from compactnets.console import stdout
+
+    names = [network["name"] for network in catalogue["networks"]]
+    if as_json:
+        print_json({"address": where, "output": folder, "networks": catalogue["networks"]})
+    else:
+        lines = [f"{', '.join(names)} -> {folder}"] if folder else []
+        lines += [f"{where} shows {', '.join(names)}; Ctrl-C stops it"] if where else []
+        for line in lines:
+            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    stdout.file.flush()

@@ -1,0 +1,270 @@
+/** The page: choose networks and an image, and show what comes out. */
+
+import "./style.css";
+
+import { startCamera, stopCamera } from "./camera";
+import { best } from "./classes";
+import { ask } from "./client";
+import { resultAsJson, save } from "./download";
+import { byId, element } from "./element";
+import { bytes, milliseconds, percent } from "./format";
+import { readCatalogue } from "./models";
+import { about, card, factsTable, median, type Shown } from "./results";
+import type { Answer, Example, ImageFacts, Network, RuntimeFacts } from "./types";
+
+const LIVE_RUNS = 30; // frames that the latency of the live picture is the median of
+
+const first = byId<HTMLSelectElement>("first");
+const second = byId<HTMLSelectElement>("second");
+const drop = byId("drop");
+const picture = byId<HTMLImageElement>("picture");
+const video = byId<HTMLVideoElement>("video");
+const file = byId<HTMLInputElement>("file");
+const cameraButton = byId<HTMLButtonElement>("camera");
+const upright = byId<HTMLInputElement>("upright");
+const download = byId<HTMLButtonElement>("download");
+
+let networks: Network[] = [];
+let image: { blob: Blob; name: string } | undefined;
+let facts: ImageFacts | undefined;
+let runtime: RuntimeFacts = { version: "", threads: 1, bytes: 0 };
+let shown: Shown[] = [];
+let stream: MediaStream | undefined;
+let turn = 0; // of the last choice: what an earlier one still brings is dropped
+
+/** `data-state` of the body tells tests and style sheets: starting, ready, busy, done, live, error. */
+function setState(state: string, status: string): void {
+  document.body.dataset["state"] = state;
+  byId("status").textContent = status;
+}
+
+function fail(error: unknown): void {
+  const message = byId("error");
+  message.textContent = error instanceof Error ? error.message : String(error);
+  message.hidden = false;
+  setState("error", "");
+}
+
+function chosen(): Network[] {
+  const one = networks[first.selectedIndex];
+  const other = networks[second.selectedIndex - 1]; // the first entry is "nothing"
+  return [one, other].filter((network) => network !== undefined);
+}
+
+function show(answers: Answer[]): void {
+  const byNetwork = new Map(answers.map((answer) => [answer.id, answer]));
+  shown = chosen().map((network) => ({ network, answer: byNetwork.get(network.id) }));
+  byId("cards").replaceChildren(...shown.map(card));
+  byId("facts").replaceChildren(factsTable(shown, runtime.threads));
+  download.hidden = answers.length === 0;
+}
+
+function showAbout(): void {
+  byId("about").replaceChildren(...chosen().map(about));
+}
+
+async function loadChosen(): Promise<string[]> {
+  const ids = [];
+  for (const network of chosen()) {
+    runtime = await ask<"load">({ kind: "load", network, base: document.baseURI });
+    ids.push(network.id);
+  }
+  const threads = runtime.threads === 1 ? "1 thread" : `${runtime.threads} threads`;
+  const size = runtime.bytes ? `, ${bytes(runtime.bytes)} loaded` : "";
+  byId("runtime").textContent = `ONNX Runtime Web ${runtime.version} (WebAssembly), ${threads}${size}`;
+  return ids;
+}
+
+/** Classify the image with the chosen networks, after either has changed. */
+async function classify(): Promise<void> {
+  const mine = ++turn;
+  byId("error").hidden = true;
+  showAbout();
+  show([]);
+  if (stream !== undefined) return live(mine);
+  setState("busy", image ? `Classifying ${image.name}…` : "Loading the network…");
+  try {
+    if (image !== undefined) {
+      const decoded = await ask<"image">({ kind: "image", file: image.blob, upright: upright.checked });
+      if (mine !== turn) return;
+      facts = decoded;
+      byId("turn").hidden = decoded.orientation === 1;
+      byId("note").textContent = decoded.note;
+      byId("note").hidden = decoded.note === "";
+    }
+    const ids = await loadChosen();
+    if (mine !== turn) return;
+    if (image === undefined) {
+      show([]);
+      setState("ready", "Choose an image, or use the camera.");
+      return;
+    }
+    const answers = await ask<"run">({ kind: "run", ids });
+    if (mine !== turn) return;
+    show(answers);
+    setState("done", summary(image.name));
+  } catch (error) {
+    if (mine === turn) fail(error);
+  }
+}
+
+/** One sentence, for those who listen rather than look. */
+function summary(name: string): string {
+  const parts = shown.map(({ network, answer }) => {
+    const guess = answer && best(answer.logits, network, 1)[0];
+    const latency = median(answer?.runMs);
+    return guess && latency !== undefined
+      ? `${guess.label}, ${percent(guess.probability)}, in ${milliseconds(latency)} (${network.name})`
+      : network.name;
+  });
+  return `${name}: ${parts.join("; ")}`;
+}
+
+async function live(mine: number): Promise<void> {
+  setState("busy", "Loading the network…");
+  const runs = new Map<string, number[]>();
+  try {
+    const ids = await loadChosen();
+    while (mine === turn && stream !== undefined) {
+      const frame = await createImageBitmap(video);
+      const answers = await ask<"frame">({ kind: "frame", frame, ids });
+      if (mine !== turn) return;
+      for (const answer of answers) {
+        answer.runMs = [...(runs.get(answer.id) ?? []), ...answer.runMs].slice(-LIVE_RUNS);
+        runs.set(answer.id, answer.runMs);
+      }
+      facts = undefined;
+      show(answers);
+      if (document.body.dataset["state"] !== "live") setState("live", "The camera is on.");
+      await new Promise(requestAnimationFrame);
+    }
+  } catch (error) {
+    if (mine === turn) {
+      endCamera();
+      fail(error);
+    }
+  }
+}
+
+function choose(blob: Blob, name: string): void {
+  endCamera();
+  image = { blob, name };
+  upright.checked = false;
+  picture.classList.remove("upright");
+  URL.revokeObjectURL(picture.src);
+  picture.src = URL.createObjectURL(blob);
+  picture.alt = name;
+  picture.hidden = false;
+  byId("hint").hidden = true;
+  drop.classList.add("filled");
+  void classify();
+}
+
+function endCamera(): void {
+  if (stream === undefined) return;
+  stopCamera(video, stream);
+  stream = undefined;
+  turn++;
+  cameraButton.textContent = "Use the camera";
+  cameraButton.setAttribute("aria-pressed", "false");
+  video.hidden = true;
+  picture.hidden = image === undefined;
+  byId("hint").hidden = image !== undefined;
+  drop.classList.toggle("filled", image !== undefined);
+}
+
+async function toggleCamera(): Promise<void> {
+  if (stream !== undefined) {
+    endCamera();
+    setState("done", "The camera is off. The last picture's result stays.");
+    return;
+  }
+  byId("error").hidden = true;
+  cameraButton.disabled = true;
+  try {
+    stream = await startCamera(video);
+  } catch (error) {
+    fail(error);
+    return;
+  } finally {
+    cameraButton.disabled = false;
+  }
+  cameraButton.textContent = "Stop the camera";
+  cameraButton.setAttribute("aria-pressed", "true");
+  for (const id of ["picture", "hint", "turn", "note"]) byId(id).hidden = true;
+  video.hidden = false;
+  drop.classList.add("filled");
+  image = undefined;
+  await classify();
+}
+
+function showExamples(examples: Example[]): void {
+  const list = document.querySelector<HTMLElement>("#examples ul");
+  if (list === null || examples.length === 0) return;
+  for (const example of examples) {
+    const thumbnail = element("img");
+    thumbnail.src = example.file;
+    thumbnail.alt = example.name;
+    const button = element("button", "", thumbnail);
+    button.type = "button";
+    button.onclick = async () => {
+      try {
+        const response = await fetch(example.file);
+        if (!response.ok) throw new Error(`${example.file} could not be fetched.`);
+        choose(await response.blob(), example.name);
+      } catch (error) {
+        fail(error);
+      }
+    };
+    list.append(element("li", "", button, element("p", "credit", example.attribution)));
+  }
+  byId("examples").hidden = false;
+}
+
+function listen(): void {
+  first.onchange = second.onchange = () => void classify();
+  upright.onchange = () => {
+    picture.classList.toggle("upright", upright.checked);
+    void classify();
+  };
+  file.onchange = () => {
+    const [one] = file.files ?? [];
+    if (one) choose(one, one.name);
+    file.value = ""; // so that the same file can be chosen again
+  };
+  cameraButton.onclick = () => void toggleCamera();
+  download.onclick = () => save(resultAsJson(image?.name ?? "camera", facts, shown, runtime), "result.json");
+  picture.onerror = () => (picture.hidden = true);
+  // the whole page takes a dropped file: one that misses the frame would replace the page
+  document.ondragover = (event) => {
+    event.preventDefault();
+    drop.classList.add("over");
+  };
+  document.ondragleave = () => drop.classList.remove("over");
+  document.ondrop = (event) => {
+    event.preventDefault();
+    drop.classList.remove("over");
+    const [one] = event.dataTransfer?.files ?? [];
+    if (one) choose(one, one.name);
+  };
+}
+
+async function start(): Promise<void> {
+  try {
+    const catalogue = await readCatalogue();
+    networks = catalogue.networks;
+    first.append(...networks.map((network) => new Option(network.name)));
+    second.append(new Option("nothing"), ...networks.map((network) => new Option(network.name)));
+    first.disabled = second.disabled = false;
+    listen();
+    showExamples(catalogue.examples);
+  } catch (error) {
+    file.disabled = cameraButton.disabled = true;
+    document.body.classList.add("off");
+    fail(error);
+    return;
+  }
+  await classify();
+}
+
+void start();

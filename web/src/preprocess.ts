@@ -1,0 +1,90 @@
+/** `compactnets.data.Preprocess` in the browser: the same pixels, and the same float32 numbers. */
+
+import { interpolate, roundHalfToEven } from "./interpolate";
+import { FILTERS, nearest, resample, type Raster, type Window } from "./resample";
+import type { Preprocess } from "./types";
+
+/** Decoded RGBA pixels. */
+export interface Pixels {
+  width: number;
+  height: number;
+  data: Uint8ClampedArray<ArrayBuffer>;
+}
+
+export interface Prepared {
+  tensor: Float32Array<ArrayBuffer>; // channels x size x size
+  input: Uint8ClampedArray<ArrayBuffer>; // the same before normalisation, as RGBA to be shown
+}
+
+const MAX_PIXELS = 2 ** 27; // after resizing the shorter edge, as in Python
+
+/** Resize, crop and normalise; throws where the image is too narrow. */
+export function prepare(pixels: Pixels, how: Preprocess): Prepared {
+  const channels = how.mean.length;
+  const levels = geometry(channels === 1 ? toGrey(pixels) : { ...pixels, stride: 4, channels: 3 }, how);
+  return { tensor: normalise(levels, how), input: toRgba(levels, channels) };
+}
+
+/** Width and height after the resize; the longer edge is rounded down. */
+export function target(width: number, height: number, how: Preprocess): [number, number] {
+  if (how.resize === null) return [how.size, how.size];
+  const shorter = Math.min(width, height);
+  const longer = Math.max(width, height);
+  if (longer * how.resize ** 2 > MAX_PIXELS * shorter) {
+    throw new Error(
+      `An image of ${width} x ${height} pixels is too narrow to resize its shorter edge to ${how.resize}.`,
+    );
+  }
+  const resized = Math.trunc((how.resize * longer) / shorter);
+  return width <= height ? [how.resize, resized] : [resized, how.resize];
+}
+
+function geometry(image: Raster, how: Preprocess): Uint8Array<ArrayBuffer> {
+  const [width, height] = target(image.width, image.height, how);
+  const window: Window = {
+    left: roundHalfToEven((width - how.size) / 2),
+    top: roundHalfToEven((height - how.size) / 2),
+    size: how.size,
+  };
+  // an image that has the size already goes through nearest, which copies it
+  const fits = image.width === width && image.height === height;
+  if (fits || how.interpolation === "nearest") return nearest(image, width, height, window);
+  if (how.antialias) return resample(image, width, height, FILTERS[how.interpolation], window);
+  return interpolate(image, width, height, how.interpolation, window);
+}
+
+/** ITU-R 601 luma in Pillow's fixed point. */
+function toGrey(pixels: Pixels): Raster {
+  const { width, height, data } = pixels;
+  const grey = new Uint8Array(width * height);
+  for (let i = 0, from = 0; i < grey.length; i++, from += 4) {
+    grey[i] = (data[from]! * 19595 + data[from + 1]! * 38470 + data[from + 2]! * 7471 + 0x8000) >> 16;
+  }
+  return { width, height, stride: 1, channels: 1, data: grey };
+}
+
+/** Scale to [0, 1], subtract the mean, divide by the deviation; every step rounded to float32, as PyTorch does. */
+function normalise(levels: Uint8Array, how: Preprocess): Float32Array<ArrayBuffer> {
+  const channels = how.mean.length;
+  const plane = how.size * how.size;
+  const tensor = new Float32Array(channels * plane);
+  const scale = Math.fround(1 / 255);
+  for (let c = 0; c < channels; c++) {
+    const mean = Math.fround(how.mean[c]!);
+    const std = Math.fround(how.std[c]!);
+    const table = Float32Array.from({ length: 256 }, (_, level) =>
+      Math.fround(Math.fround(Math.fround(level * scale) - mean) / std),
+    );
+    for (let i = 0; i < plane; i++) tensor[c * plane + i] = table[levels[i * channels + c]!]!;
+  }
+  return tensor;
+}
+
+function toRgba(levels: Uint8Array, channels: number): Uint8ClampedArray<ArrayBuffer> {
+  const count = levels.length / channels;
+  const rgba = new Uint8ClampedArray(count * 4).fill(255);
+  for (let i = 0; i < count; i++) {
+    for (let c = 0; c < 3; c++) rgba[i * 4 + c] = levels[i * channels + (channels === 1 ? 0 : c)]!;
+  }
+  return rgba;
+}

@@ -1,0 +1,117 @@
+/** What the page shows of results: a card with the best classes per network, one table, and where each comes from. */
+
+import { best } from "./classes";
+import { element } from "./element";
+import { bytes, milliseconds, percent, quantile, short } from "./format";
+import type { Answer, Network } from "./types";
+
+export interface Shown {
+  network: Network;
+  answer: Answer | undefined;
+}
+
+/** The best five classes with bars, and the crop that the network was given. */
+export function card({ network, answer }: Shown): HTMLElement {
+  const title = element("h3", "", network.name);
+  if (!network.trained) title.append(" ", element("span", "badge", "not trained"));
+  if (answer === undefined) return element("article", "card", title);
+  const list = element("ol", "top");
+  for (const guess of best(answer.logits, network)) {
+    const fill = element("span", "fill");
+    fill.style.width = `${100 * guess.probability}%`;
+    const track = element("span", "track", fill);
+    track.setAttribute("aria-hidden", "true"); // the number beside it says the same
+    const value = element("span", "value", percent(guess.probability));
+    list.append(element("li", "", element("span", "label", guess.label), value, track));
+  }
+  const { size } = network.preprocess;
+  const canvas = element("canvas");
+  canvas.width = canvas.height = size;
+  canvas.getContext("2d")?.putImageData(new ImageData(answer.input, size, size), 0, 0);
+  const seen = element("figcaption", "", `What the network sees: ${size} x ${size} pixels`);
+  return element("article", "card", title, list, element("figure", "", canvas, seen));
+}
+
+/** Cost and latency, a column per network; with two, how many times as much the second takes. */
+export function factsTable(shown: Shown[], threads: number): HTMLElement {
+  const table = element("table", "", element("caption", "", shown.length > 1 ? "Comparison" : "Cost"));
+  const head = element("tr", "", element("td"));
+  for (const { network } of shown) head.append(headCell(network.name, "col"));
+  if (shown.length > 1) head.append(headCell("ratio", "col"));
+  table.append(element("thead", "", head));
+  const body = element("tbody");
+  body.append(
+    row("Latency", shown, (one) => median(one.answer?.runMs), milliseconds, (one) => spread(one.answer, threads)),
+    row("Preprocessing", shown, (one) => one.answer?.preprocessMs, milliseconds),
+    row("MACs", shown, (one) => one.network.macs, short),
+    row("Parameters", shown, (one) => one.network.params, short),
+    row("Bytes loaded", shown, (one) => one.network.bytes, bytes, (one) => one.network.precision),
+  );
+  table.append(body);
+  return table;
+}
+
+function headCell(text: string, scope: string): HTMLElement {
+  const cell = element("th", "", text);
+  cell.setAttribute("scope", scope);
+  return cell;
+}
+
+function row(
+  name: string,
+  shown: Shown[],
+  value: (one: Shown) => number | undefined,
+  format: (value: number) => string,
+  more?: (one: Shown) => string,
+): HTMLElement {
+  const result = element("tr", "", headCell(name, "row"));
+  const values = shown.map(value);
+  shown.forEach((one, index) => {
+    const cell = element("td", "", values[index] === undefined ? "–" : format(values[index]));
+    const small = values[index] === undefined ? "" : more?.(one);
+    if (small) cell.append(element("small", "", small));
+    result.append(cell);
+  });
+  if (shown.length > 1) {
+    const [first, second] = values;
+    result.append(element("td", "", first && second ? `${(second / first).toFixed(2)}x` : "–"));
+  }
+  return result;
+}
+
+export function median(values: number[] | undefined): number | undefined {
+  return values?.length ? quantile(values, 0.5) : undefined;
+}
+
+function spread(answer: Answer | undefined, threads: number): string {
+  const runs = answer?.runMs ?? [];
+  const range = runs.length > 2 ? `${quantile(runs, 0.1).toFixed(1)} to ${quantile(runs, 0.9).toFixed(1)}, ` : "";
+  return `${range}n = ${runs.length}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+}
+
+/** Where a network's weights come from, their licence, how it was checked. */
+export function about(network: Network): HTMLElement {
+  const { preprocess: how, verification: check } = network;
+  const resize = how.resize === null ? "" : `shorter edge to ${how.resize}, `;
+  const antialias = how.interpolation === "nearest" || how.antialias ? "" : " without antialiasing";
+  const list = element("dl");
+  const entries: [string, string][] = [
+    ["Weights", network.source],
+    ["Licence of the weights", network.license],
+    [
+      "Preprocessing",
+      `${resize}${how.size} x ${how.size} pixels, ${how.interpolation}${antialias}, ` +
+        (how.mean.length === 1 ? "grey" : "colour"),
+    ],
+    [
+      "Compared with PyTorch",
+      check.ran && check.relative_difference !== null
+        ? `largest difference ${check.relative_difference.toPrecision(2)} of the largest logit, on ${check.images}`
+        : "not compared",
+    ],
+    ["Classes", String(network.class_names.length)],
+    ["File", `${network.file}, sha256 ${network.sha256}`],
+  ];
+  for (const [name, text] of entries) list.append(element("dt", "", name), element("dd", "", text));
+  return element("details", "", element("summary", "", `About ${network.name}`), list);
+}

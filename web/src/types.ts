@@ -1,0 +1,88 @@
+/** What `networks.json` says, and what the page and its worker say to each other. */
+
+/** The fields of `compactnets.data.Preprocess`. */
+export interface Preprocess {
+  size: number;
+  resize: number | null;
+  interpolation: "bilinear" | "bicubic" | "nearest";
+  antialias: boolean;
+  mean: number[];
+  std: number[];
+}
+
+/** How the exported network was compared with PyTorch before it was put here. */
+export interface Verification {
+  ran: boolean;
+  images: string;
+  tolerance: number;
+  max_difference: number | null; // of two logits
+  relative_difference: number | null; // the same, as a share of the largest logit
+}
+
+export interface Network {
+  id: string;
+  name: string;
+  file: string;
+  sha256: string;
+  bytes: number;
+  macs: number; // multiply-adds for one image
+  params: number;
+  precision: string;
+  trained: boolean;
+  preprocess: Preprocess;
+  class_names: string[];
+  class_labels: string[];
+  source: string;
+  license: string;
+  verification: Verification;
+}
+
+export interface Example {
+  file: string;
+  name: string;
+  attribution: string;
+}
+
+export interface Catalogue {
+  version: number;
+  compactnets: string;
+  networks: Network[];
+  examples: Example[];
+}
+
+/** What the worker knows of the image it holds. */
+export interface ImageFacts {
+  width: number;
+  height: number;
+  orientation: number; // EXIF's: 1 is upright
+  note: string; // where the pixels may differ from those that Python reads; empty where they do not
+  decodeMs: number;
+}
+
+/** One network's answer for one image. */
+export interface Answer {
+  id: string;
+  logits: Float32Array<ArrayBuffer>;
+  input: Uint8ClampedArray<ArrayBuffer>; // RGBA of the crop that the network was given, size x size
+  preprocessMs: number;
+  runMs: number[]; // after the warm-up
+}
+
+export interface RuntimeFacts {
+  version: string;
+  threads: number;
+  bytes: number; // of the loader and the WebAssembly
+}
+
+export type Request =
+  | { kind: "load"; network: Network; base: string }
+  | { kind: "image"; file: Blob; upright: boolean }
+  | { kind: "frame"; frame: ImageBitmap; ids: string[] }
+  | { kind: "run"; ids: string[] };
+
+export interface Replies {
+  load: RuntimeFacts;
+  image: ImageFacts;
+  frame: Answer[];
+  run: Answer[];
+}
