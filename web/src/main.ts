@@ -216,7 +216,9 @@ function showExamples(examples: Example[]): void {
         fail(error);
       }
     };
-    list.append(element("li", "", button, element("p", "credit", example.attribution)));
+    const credit = element("a", "", example.attribution);
+    credit.href = example.source;
+    list.append(element("li", "", button, element("p", "credit", credit)));
   }
   byId("examples").hidden = false;
 }

@@ -18,10 +18,16 @@ export interface Prepared {
 
 const MAX_PIXELS = 2 ** 27; // after resizing the shorter edge, as in Python
 
-/** Resize, crop and normalise; throws where the image is too narrow. */
-export function prepare(pixels: Pixels, how: Preprocess): Prepared {
+/**
+ * Resize, crop and normalise.
+ *
+ * @param verticalFirst see `resample`.
+ * @throws Error where the image is too narrow.
+ */
+export function prepare(pixels: Pixels, how: Preprocess, verticalFirst: boolean): Prepared {
   const channels = how.mean.length;
-  const levels = geometry(channels === 1 ? toGrey(pixels) : { ...pixels, stride: 4, channels: 3 }, how);
+  const image: Raster = channels === 1 ? toGrey(pixels) : { ...pixels, left: 0, top: 0, stride: 4, channels: 3 };
+  const levels = geometry(image, how, verticalFirst);
   return { tensor: normalise(levels, how), input: toRgba(levels, channels) };
 }
 
@@ -39,7 +45,7 @@ export function target(width: number, height: number, how: Preprocess): [number,
   return width <= height ? [how.resize, resized] : [resized, how.resize];
 }
 
-function geometry(image: Raster, how: Preprocess): Uint8Array<ArrayBuffer> {
+function geometry(image: Raster, how: Preprocess, verticalFirst: boolean): Uint8Array<ArrayBuffer> {
   const [width, height] = target(image.width, image.height, how);
   const window: Window = {
     left: roundHalfToEven((width - how.size) / 2),
@@ -49,7 +55,7 @@ function geometry(image: Raster, how: Preprocess): Uint8Array<ArrayBuffer> {
   // an image that has the size already goes through nearest, which copies it
   const fits = image.width === width && image.height === height;
   if (fits || how.interpolation === "nearest") return nearest(image, width, height, window);
-  if (how.antialias) return resample(image, width, height, FILTERS[how.interpolation], window);
+  if (how.antialias) return resample(image, width, height, FILTERS[how.interpolation], window, verticalFirst);
   return interpolate(image, width, height, how.interpolation, window);
 }
 
@@ -60,7 +66,7 @@ function toGrey(pixels: Pixels): Raster {
   for (let i = 0, from = 0; i < grey.length; i++, from += 4) {
     grey[i] = (data[from]! * 19595 + data[from + 1]! * 38470 + data[from + 2]! * 7471 + 0x8000) >> 16;
   }
-  return { width, height, stride: 1, channels: 1, data: grey };
+  return { width, height, left: 0, top: 0, stride: 1, channels: 1, data: grey };
 }
 
 /** Scale to [0, 1], subtract the mean, divide by the deviation; every step rounded to float32, as PyTorch does. */

@@ -4,6 +4,8 @@
 export interface Raster {
   width: number;
   height: number;
+  left: number; // where it lies in the image, when it is a part
+  top: number;
   stride: number;
   channels: number;
   data: Uint8ClampedArray<ArrayBuffer> | Uint8Array<ArrayBuffer>;
@@ -27,6 +29,7 @@ export const FILTERS: Record<"bilinear" | "bicubic", Filter> = {
 };
 
 const BITS = 22; // Pillow's PRECISION_BITS: 32 - 8 - 2
+const HALF = 1 << (BITS - 1);
 
 function cubic(x: number): number {
   const a = -0.5;
@@ -77,47 +80,82 @@ const clip = (sum: number): number => {
   return level < 0 ? 0 : level > 255 ? 255 : level;
 };
 
-/** Resize to `width` x `height` and cut the window out: -> size x size x channels, interleaved. */
+/**
+ * Resize to `width` x `height` and cut the window out: -> size x size x channels, interleaved.
+ *
+ * @param verticalFirst begin with the vertical pass where it takes away much more than the horizontal one, as Pillow
+ *   does since version 13. The order shows, because the first pass is rounded to 8 bits.
+ */
 export function resample(
   image: Raster,
   width: number,
   height: number,
   filter: Filter,
   window: Window,
+  verticalFirst: boolean,
 ): Uint8Array<ArrayBuffer> {
+  const columns = taps(image.width, width, filter, window.left, window.size);
+  const rows = taps(image.height, height, filter, window.top, window.size);
+  const shrinks = image.height > height && image.height - height > 2 * (image.width - width);
+  if (verticalFirst && shrinks) return across(down(image, rows, reach(columns)), columns, [0, window.size]).data;
+  return down(across(image, columns, reach(rows)), rows, [0, window.size]).data;
+}
+
+type Range = [first: number, end: number];
+
+/** The positions that the taps read. */
+function reach(of: Taps): Range {
+  const last = of.start.length - 1;
+  return [of.start[0]!, of.start[last]! + of.count[last]!];
+}
+
+type Pass = Raster & { data: Uint8Array<ArrayBuffer> };
+
+/** The horizontal pass over some rows of the image. */
+function across(image: Raster, columns: Taps, [first, end]: Range): Pass {
   const { stride, channels, data } = image;
-  const { size } = window;
-  const across = taps(image.width, width, filter, window.left, size);
-  const down = taps(image.height, height, filter, window.top, size);
-  const firstRow = down.start[0]!;
-  const lastRow = down.start[size - 1]! + down.count[size - 1]!;
-  const middle = new Uint8Array((lastRow - firstRow) * size * channels);
-  for (let y = firstRow; y < lastRow; y++) {
-    for (let x = 0; x < size; x++) {
-      const from = (y * image.width + across.start[x]!) * stride;
-      const to = ((y - firstRow) * size + x) * channels;
+  const width = columns.start.length;
+  const result = new Uint8Array((end - first) * width * channels);
+  let to = 0;
+  for (let y = first; y < end; y++) {
+    for (let x = 0; x < width; x++) {
+      const begin = x * columns.most;
+      const stop = begin + columns.count[x]!;
+      const from = (y * image.width + columns.start[x]! - image.left) * stride;
       for (let c = 0; c < channels; c++) {
-        let sum = 1 << (BITS - 1);
-        for (let k = 0; k < across.count[x]!; k++) {
-          sum += data[from + k * stride + c]! * across.weights[x * across.most + k]!;
+        let sum = HALF;
+        for (let k = begin, at = from + c; k < stop; k++, at += stride) {
+          sum = (sum + Math.imul(data[at]!, columns.weights[k]!)) | 0;
         }
-        middle[to + c] = clip(sum);
+        result[to++] = clip(sum);
       }
     }
   }
-  const result = new Uint8Array(size * size * channels);
-  const rowLength = size * channels;
-  for (let y = 0; y < size; y++) {
-    const from = (down.start[y]! - firstRow) * rowLength;
-    for (let x = 0; x < rowLength; x++) {
-      let sum = 1 << (BITS - 1);
-      for (let k = 0; k < down.count[y]!; k++) {
-        sum += middle[from + k * rowLength + x]! * down.weights[y * down.most + k]!;
+  return { width, height: end - first, left: 0, top: first, stride: channels, channels, data: result };
+}
+
+/** The vertical pass over some columns of the image. */
+function down(image: Raster, rows: Taps, [first, end]: Range): Pass {
+  const { stride, channels, data } = image;
+  const height = rows.start.length;
+  const step = image.width * stride;
+  const result = new Uint8Array(height * (end - first) * channels);
+  let to = 0;
+  for (let y = 0; y < height; y++) {
+    const begin = y * rows.most;
+    const stop = begin + rows.count[y]!;
+    const row = (rows.start[y]! - image.top) * step;
+    for (let x = first; x < end; x++) {
+      for (let c = 0; c < channels; c++) {
+        let sum = HALF;
+        for (let k = begin, at = row + x * stride + c; k < stop; k++, at += step) {
+          sum = (sum + Math.imul(data[at]!, rows.weights[k]!)) | 0;
+        }
+        result[to++] = clip(sum);
       }
-      result[y * rowLength + x] = clip(sum);
     }
   }
-  return result;
+  return { width: end - first, height, left: first, top: 0, stride: channels, channels, data: result };
 }
 
 /** Pillow's nearest neighbour, which adds the step up, as its affine transform does. */

@@ -5,6 +5,8 @@ import { element } from "./element";
 import { bytes, milliseconds, percent, quantile, short } from "./format";
 import type { Answer, Network } from "./types";
 
+const MIN_RANGE = 5; // runs from which a range says something
+
 export interface Shown {
   network: Network;
   answer: Answer | undefined;
@@ -85,8 +87,9 @@ export function median(values: number[] | undefined): number | undefined {
 
 function spread(answer: Answer | undefined, threads: number): string {
   const runs = answer?.runMs ?? [];
-  const range = runs.length > 2 ? `${quantile(runs, 0.1).toFixed(1)} to ${quantile(runs, 0.9).toFixed(1)}, ` : "";
-  return `${range}n = ${runs.length}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  const count = `median of ${runs.length}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  if (runs.length < MIN_RANGE) return count;
+  return `${count}; 10 to 90 %: ${quantile(runs, 0.1).toFixed(1)} to ${quantile(runs, 0.9).toFixed(1)} ms`;
 }
 
 /** Where a network's weights come from, their licence, how it was checked. */

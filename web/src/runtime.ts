@@ -62,7 +62,7 @@ export async function run(ids: string[], pixels: Pixels, measured: boolean): Pro
     const loaded = await sessions.get(id);
     if (loaded === undefined) throw new Error(`the network ${id} is not loaded`);
     const start = performance.now();
-    const { tensor, input } = prepare(pixels, loaded.network.preprocess);
+    const { tensor, input } = prepare(pixels, loaded.network.preprocess, loaded.network.vertical_first);
     const preprocessMs = performance.now() - start;
     const { size, mean } = loaded.network.preprocess;
     const feeds = { [loaded.session.inputNames[0]!]: new ort.Tensor("float32", tensor, [1, mean.length, size, size]) };

@@ -30,6 +30,7 @@ export interface Network {
   precision: string;
   trained: boolean;
   preprocess: Preprocess;
+  vertical_first: boolean; // the order of passes in the Pillow that the network was checked with
   class_names: string[];
   class_labels: string[];
   source: string;
@@ -41,6 +42,7 @@ export interface Example {
   file: string;
   name: string;
   attribution: string;
+  source: string; // where its author shows it
 }
 
 export interface Catalogue {

@@ -1,0 +1,133 @@
+"""A browser, the built page, and servers for it; tests skip with the reason where one of them is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from compactnets.deploy.web import build_site
+from compactnets.deploy.web_page import find_page
+from compactnets.deploy.web_server import address, open_server
+from compactnets.errors import InputError
+
+from .helpers import Visit, write_artifacts
+
+# nothing that Chromium does by itself: it would ask for its maker's hosts at every start
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync --use-fake-device-for-media-stream"
+).split()
+
+
+def missing(reason: str) -> None:
+    """Skip; where the machine is meant to have everything, fail."""
+    if os.environ.get("COMPACTNETS_NEED_BROWSER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder in one process of the run; the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def make(name: str, write: Callable[[Path], None]) -> Path:
+        folder = root / f"web-{name}"
+        with FileLock(root / f"web-{name}.lock"):
+            if not folder.exists():
+                partial = root / f"web-{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                write(partial)
+                partial.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def built_page(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The built page, of which a checkout builds a missing or stale one."""
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(find_page(), folder)
+
+    try:
+        return once("page", copy)
+    except InputError as error:
+        missing(str(error))
+        raise
+
+
+@pytest.fixture(scope="session")
+def site(once: Callable[[str, Callable[[Path], None]], Path], built_page: Path) -> Path:
+    """A folder with the tiny network, and one whose logits are its input under every preprocessing."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    def write(folder: Path) -> None:
+        artifacts = folder.with_name("web-artifacts")
+        build_site(write_artifacts(artifacts), folder, page=built_page)
+
+    return once("site", write)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window, driven by Playwright."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        missing("no Chromium: apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("playwright is not installed: python -m pip install 'compactnets[dev]'")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield running
+        running.close()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder and give its address."""
+    with open_server(folder, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield address(server)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def visit(browser: Any, site: Path) -> Iterator[Callable[..., Visit]]:
+    """Open a page of its own: ``visit(folder)``, with Playwright's options of a context."""
+    with ExitStack() as stack:
+
+        def open_page(folder: Path = site, **options: Any) -> Visit:
+            address = stack.enter_context(served(folder))
+            made = Visit(browser.new_context(**options).new_page(), address)
+            stack.callback(made.leave)
+            return made
+
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def shared_visit(browser: Any, site: Path) -> Iterator[Visit]:
+    """One page for many images."""
+    with served(site) as address:
+        made = Visit(browser.new_context().new_page(), address).open()
+        yield made
+        made.leave()
+        assert made.complaints == []

@@ -1,0 +1,166 @@
+"""Networks for the page, and a visit to it in a browser."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from compactnets.data import Preprocess, read_image
+from compactnets.deploy import export
+from compactnets.models.menet import MEModule
+from compactnets.models.muffnet import MuffStage
+from compactnets.models.sharing import make_sharing
+from compactnets.models.staged import StagedNet, make_stem
+from compactnets.nn import ConvNormAct
+from compactnets.training.checkpoint import CheckpointRecord
+
+WAIT = 30_000  # milliseconds; a machine whose cores are all at work
+TINY = Preprocess(size=24, resize=28, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+GREY = dataclasses.replace(TINY, mean=(0.5,), std=(0.25,))
+# what the network `Pixels` is given, one artifact each: its logits are the numbers that it gets
+PREPROCESSINGS = {
+    "bilinear": TINY,
+    "bicubic": dataclasses.replace(TINY, interpolation="bicubic"),
+    "nearest": dataclasses.replace(TINY, interpolation="nearest"),
+    "plain bilinear": dataclasses.replace(TINY, antialias=False),
+    "plain bicubic": dataclasses.replace(TINY, interpolation="bicubic", antialias=False),
+    "square": dataclasses.replace(TINY, resize=None),
+    "grey": GREY,
+}
+
+
+class Pixels(nn.Module):
+    """Gives back its input, (N, C, H, W) -> (N, C * H * W), so that a test sees what the page prepared."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)
+
+
+def tiny_network() -> nn.Module:
+    """ME modules and a MuffNet stage: 3 channels, 7 classes, in evaluation mode.
+
+    Normalisations have the scales of a trained network; fresh ones would let the signal die out.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stages = nn.Sequential(
+            MEModule(12, 36, 5, 3, downsample=True, stride=2), MEModule(36, 36, 5, 3), ConvNormAct(36, 10)
+        )
+        sharing = make_sharing("average", 3, 4)
+        model = StagedNet(
+            make_stem(3, 12, "cifar"),
+            [stages, MuffStage(10, sharing)],
+            None,
+            levels=[(12, 1), (10, 2), (sharing.out_channels, 4)],
+            num_features=sharing.out_channels,
+            num_classes=7,
+            in_chans=3,
+            drop_rate=0.2,
+        )
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                module.running_mean.normal_(0, 0.3)
+                nn.init.uniform_(module.weight, 0.8, 1.6)
+                nn.init.normal_(module.bias, 0, 0.2)
+        return model.eval()
+
+
+def record_of(name: str, preprocess: Preprocess, classes: int) -> CheckpointRecord:
+    return CheckpointRecord(
+        model=name,
+        arguments={},
+        class_names=[f"class {index}" for index in range(classes)],
+        preprocess=preprocess.to_dict(),
+        source="a test",
+        license="none",
+    )
+
+
+def write_artifacts(folder: Path) -> list[str]:
+    """Write the tiny network and ``Pixels`` under every preprocessing; return their folders."""
+    export(tiny_network(), record_of("tiny", TINY, 7), "onnx", folder / "tiny")
+    folders = [folder / "tiny"]
+    for preprocess in (TINY, GREY):  # the number of channels is fixed in a file
+        numbers = preprocess.channels * preprocess.size**2
+        export(Pixels(), record_of("pixels", preprocess, numbers), "onnx", folder / f"pixels-{preprocess.channels}")
+    for name, preprocess in PREPROCESSINGS.items():
+        copied = Path(shutil.copytree(folder / f"pixels-{preprocess.channels}", folder / name))
+        record = json.loads((copied / "artifact.json").read_text(encoding="utf-8"))
+        network = record_of(name, preprocess, preprocess.channels * preprocess.size**2)
+        record["network"] = network.model_dump(mode="json")
+        (copied / "artifact.json").write_text(json.dumps(record), encoding="utf-8")
+        folders.append(copied)
+    return [str(path) for path in folders]
+
+
+def expected_logits(model: nn.Module, preprocess: Preprocess, image: Path) -> np.ndarray:
+    """What PyTorch computes for an image file: (classes,)."""
+    with torch.inference_mode():
+        return np.asarray(model(preprocess(read_image(image))[None])[0])
+
+
+class Visit:
+    """One page in a browser: what is done to it, and what it asked for and complained about."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self.page, self.address = page, address
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+
+    def open(self) -> Visit:
+        self.page.goto(self.address)
+        return self.wait("ready", "error")
+
+    def wait(self, *states: str) -> Visit:
+        """Wait until the page's ``data-state`` is one of these."""
+        self.page.wait_for_selector(", ".join(f"body[data-state={state}]" for state in states), timeout=WAIT)
+        return self
+
+    def choose(self, network: str, second: str | None = None) -> Visit:
+        self.page.select_option("#first", label=network)
+        self.page.select_option("#second", label=second or "nothing")
+        return self.wait("ready", "done", "error")
+
+    def classify(self, image: Path) -> dict[str, Any]:
+        """Give the page a file and return the JSON that it offers."""
+        self.page.set_input_files("#file", image)
+        self.page.wait_for_function(
+            "name => document.body.dataset.state == 'error' || (document.body.dataset.state == 'done' &&"
+            " document.getElementById('status').textContent.startsWith(name))",
+            arg=image.name,
+            timeout=WAIT,
+        )
+        assert not self.error, self.error
+        return self.result()
+
+    def result(self) -> dict[str, Any]:
+        with self.page.expect_download() as download:
+            self.page.click("#download")
+        found: dict[str, Any] = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def error(self) -> str:
+        """The line that the page shows when something is wrong; empty where nothing is."""
+        return str(self.page.inner_text("#error")) if self.page.is_visible("#error") else ""
+
+    @property
+    def status(self) -> str:
+        return str(self.page.inner_text("#status"))
+
+    def leave(self) -> None:
+        """Close the page; it must have asked its own server only."""
+        foreign = [url for url in self.requests if not url.startswith((self.address, f"blob:{self.address}"))]
+        self.page.context.close()
+        assert not foreign, foreign
