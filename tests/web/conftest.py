@@ -21,10 +21,16 @@ from compactnets.errors import InputError
 from .helpers import Visit, write_artifacts
 
 # nothing that Chromium does by itself: it would ask for its maker's hosts at every start
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --use-fake-device-for-media-stream"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+]
 
 
 def missing(reason: str) -> None:

@@ -50,7 +50,7 @@ IMAGES: dict[str, Callable[[Path], Any]] = {
     "palette.png": lambda path: _palette_with_transparency().save(path),
     "transparent.png": lambda path: Image.fromarray(_noise(90, 77, 4), "RGBA").save(path),
     "grey-transparent.png": lambda path: Image.fromarray(_noise(90, 77, 2), "LA").save(path),
-    "sixteen-bit.png": lambda path: Image.fromarray((_noise(60, 70).astype(np.uint16) * 256 + 200)).save(path),
+    "sixteen-bit.png": lambda path: Image.fromarray(_noise(60, 70).astype(np.uint16) * 256 + 200).save(path),
     "profile.png": lambda path: Image.fromarray(_noise(60, 70, 3)).save(
         path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     ),

@@ -21,7 +21,7 @@ export interface Decoded {
  */
 export async function decode(file: Blob, upright: boolean): Promise<Decoded> {
   if (file.size > MAX_BYTES) {
-    throw new Error(`The file has ${Math.round(file.size / 2 ** 20)} MB; files of up to 64 MB are read.`);
+    throw new Error(`The file has ${Math.ceil(file.size / 2 ** 20)} MB; files of up to 64 MB are read.`);
   }
   const bytes = new Uint8Array(await file.arrayBuffer());
   const header = readHeader(bytes);
@@ -31,12 +31,14 @@ export async function decode(file: Blob, upright: boolean): Promise<Decoded> {
   let pixels: Pixels;
   let note = "";
   try {
+    if (!header.complete) throw new Error("the file ends too early");
     if (header.type === "image/png" && needsOwnDecoder(bytes)) {
       pixels = await decodePng(bytes);
     } else {
       const blob = new Blob(header.stored, { type: header.type || file.type });
       pixels = drawn(await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" }));
       if (isTransparent(pixels)) {
+        if (isOpaqueKind(header.type, bytes)) throw new Error("rows are missing");
         note = "Transparent pixels: the browser mixes their colours, so that the result may differ from Python's.";
       }
     }
@@ -55,6 +57,11 @@ export function drawn(bitmap: ImageBitmap): Pixels {
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   return { width, height, data: context.getImageData(0, 0, width, height).data as Uint8ClampedArray<ArrayBuffer> };
+}
+
+/** Kinds of files without transparency: what the decoder leaves transparent there, it could not read. */
+function isOpaqueKind(type: string, bytes: Uint8Array): boolean {
+  return type === "image/jpeg" || (type === "image/png" && ![4, 6].includes(bytes[25]!));
 }
 
 function isTransparent(pixels: Pixels): boolean {

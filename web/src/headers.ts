@@ -9,6 +9,7 @@ export interface Header {
   width: number; // 0 where the header does not tell
   height: number;
   orientation: number; // 1 to 8; 1 where there is none
+  complete: boolean; // false where the file ends too early: browsers show the part that they have
   stored: BlobPart[]; // the file without orientation, colour profile and other ancillary parts
 }
 
@@ -34,11 +35,12 @@ export function readHeader(bytes: Uint8Array<ArrayBuffer>): Header {
 }
 
 function plain(type: string, bytes: Uint8Array<ArrayBuffer>, width: number, height: number): Header {
-  return { type, width, height, orientation: 1, stored: [bytes] };
+  return { type, width, height, orientation: 1, complete: true, stored: [bytes] };
 }
 
 function readJpeg(bytes: Uint8Array<ArrayBuffer>, view: DataView): Header {
-  const header: Header = { type: "image/jpeg", width: 0, height: 0, orientation: 1, stored: [bytes.subarray(0, 2)] };
+  const header = plain("image/jpeg", bytes, 0, 0);
+  header.stored = [bytes.subarray(0, 2)];
   let at = 2;
   while (bytes[at] === 0xff) {
     const marker = bytes[at + 1]!;
@@ -63,21 +65,21 @@ function readJpeg(bytes: Uint8Array<ArrayBuffer>, view: DataView): Header {
     at += length;
   }
   header.stored.push(bytes.subarray(at));
+  let end = bytes.length - 1; // cameras write more behind the end of the picture
+  while (end > at && !(bytes[end - 1] === 0xff && bytes[end] === 0xd9)) end--;
+  header.complete = end > at;
   return header;
 }
 
 /** PNG: only the parts that make the pixels are kept; colours below transparent pixels appear without tRNS. */
 function readPng(bytes: Uint8Array<ArrayBuffer>, view: DataView, text: (from: number, length: number) => string): Header {
-  const header: Header = {
-    type: "image/png",
-    width: view.getUint32(16),
-    height: view.getUint32(20),
-    orientation: 1,
-    stored: [bytes.subarray(0, 8)],
-  };
+  const header = plain("image/png", bytes, view.getUint32(16), view.getUint32(20));
+  header.stored = [bytes.subarray(0, 8)];
+  header.complete = false;
   for (let at = 8; at + 12 <= bytes.length; ) {
     const length = view.getUint32(at) + 12;
     const kind = text(at + 4, 4);
+    if (kind === "IEND") header.complete = true;
     if (kind === "eXIf") header.orientation = orientation(bytes.subarray(at + 8, at + length - 4));
     if (["IHDR", "PLTE", "IDAT", "IEND"].includes(kind)) header.stored.push(bytes.subarray(at, at + length));
     at += length;
@@ -87,6 +89,7 @@ function readPng(bytes: Uint8Array<ArrayBuffer>, view: DataView, text: (from: nu
 
 function readWebp(bytes: Uint8Array<ArrayBuffer>, view: DataView, text: (from: number, length: number) => string): Header {
   const header = plain("image/webp", bytes, 0, 0);
+  header.complete = view.getUint32(4, true) + 8 <= bytes.length;
   if (text(12, 4) === "VP8X") {
     header.width = 1 + (view.getUint32(24, true) & 0xffffff);
     header.height = 1 + (view.getUint32(26, true) >>> 8);

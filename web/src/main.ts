@@ -20,6 +20,7 @@ const drop = byId("drop");
 const picture = byId<HTMLImageElement>("picture");
 const video = byId<HTMLVideoElement>("video");
 const file = byId<HTMLInputElement>("file");
+const chooseButton = byId<HTMLButtonElement>("choose");
 const cameraButton = byId<HTMLButtonElement>("camera");
 const upright = byId<HTMLInputElement>("upright");
 const download = byId<HTMLButtonElement>("download");
@@ -229,6 +230,7 @@ function listen(): void {
     picture.classList.toggle("upright", upright.checked);
     void classify();
   };
+  chooseButton.onclick = () => file.click();
   file.onchange = () => {
     const [one] = file.files ?? [];
     if (one) choose(one, one.name);
@@ -261,8 +263,7 @@ async function start(): Promise<void> {
     listen();
     showExamples(catalogue.examples);
   } catch (error) {
-    file.disabled = cameraButton.disabled = true;
-    document.body.classList.add("off");
+    chooseButton.disabled = cameraButton.disabled = true;
     fail(error);
     return;
   }

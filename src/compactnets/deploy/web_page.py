@@ -1,7 +1,7 @@
 """The built page: where it lies, and how it is built in a checkout.
 
-Its sources are in ``web/``, its built files in this package's ``page/``, which a wheel has. Only whoever changes the page
-needs Node.js.
+Its sources are in ``web/``, its built files in this package's ``page/``, which a wheel has. Only whoever changes the
+page needs Node.js.
 """
 
 from __future__ import annotations

@@ -1,0 +1,87 @@
+"""The page on a phone and on a desktop, light and dark: nothing is cut off, text can be read; pictures go to tmp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .helpers import Visit
+
+SIZES = {"phone": (360, 740), "narrow": (320, 640), "desktop": (1280, 800)}
+# elements that stick out of the window or out of their box, and texts under 12 pixels
+FAULTS = """() => {
+  const faults = [];
+  const wide = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth > wide) faults.push(`the page is ${document.documentElement.scrollWidth}`);
+  for (const one of document.body.querySelectorAll('*')) {
+    const box = one.getBoundingClientRect();
+    if (!box.width || !one.checkVisibility()) continue;
+    const name = `${one.tagName}.${one.className} ${one.textContent.trim().slice(0, 30)}`;
+    if (box.right > wide + 0.5 || box.left < -0.5) faults.push(`outside: ${name}`);
+    const own = [...one.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own) continue;
+    if (one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).display !== 'inline') faults.push(`cut: ${name}`);
+    if (parseFloat(getComputedStyle(one).fontSize) < 12) faults.push(`small: ${name}`);
+  }
+  return faults;
+}"""
+# text whose contrast with what lies behind it is under 4.5 (WCAG AA)
+CONTRAST = """() => {
+  const numbers = colour => (colour.match(/[\\d.]+/g) || []).map(Number);
+  const light = colour => numbers(colour).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = one => {
+    for (; one; one = one.parentElement) {
+      const colour = getComputedStyle(one).backgroundColor;
+      if (numbers(colour)[3] !== 0) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const weak = [];
+  for (const one of document.body.querySelectorAll('*')) {
+    const own = [...one.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !one.checkVisibility() || one.tagName === 'OPTION') continue;
+    const [a, b] = [light(getComputedStyle(one).color), light(behind(one))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) weak.push(`${ratio.toFixed(2)} ${one.tagName}.${one.className} ${one.textContent.trim().slice(0, 30)}`);
+  }
+  return weak;
+}"""
+
+
+def check(page: Visit, picture: Path) -> None:
+    page.page.screenshot(path=picture, full_page=True)
+    assert picture.stat().st_size > 5000
+    assert page.page.evaluate(FAULTS) == [], picture
+    assert page.page.evaluate(CONTRAST) == [], picture
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_state_fits(visit: Callable[..., Visit], tmp_path: Path, size: str, scheme: str) -> None:
+    width, height = SIZES[size]
+    page = visit(viewport={"width": width, "height": height}, color_scheme=scheme).open()
+    check(page, tmp_path / f"{size}-{scheme}-start.png")
+    page.page.click("#examples button >> nth=0")
+    page.wait("done")
+    page.page.click("summary")
+    check(page, tmp_path / f"{size}-{scheme}-result.png")
+    page.choose("tiny", "plain bicubic").wait("done")
+    check(page, tmp_path / f"{size}-{scheme}-compare.png")
+    assert page.page.locator(".card").count() == 2
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    page.page.set_input_files("#file", tmp_path / "broken.png")
+    page.wait("error")
+    check(page, tmp_path / f"{size}-{scheme}-error.png")
+    assert page.complaints == []
+
+
+def test_reduced_motion_moves_nothing(visit: Callable[..., Visit]) -> None:
+    page = visit(reduced_motion="reduce").open()
+    page.page.click("#examples button >> nth=0")
+    page.wait("done")
+    duration = page.page.evaluate("() => getComputedStyle(document.querySelector('.fill')).transitionDuration")
+    assert duration in ("0s", "")
