@@ -55,7 +55,7 @@ function chosen(): Network[] {
 function show(answers: Answer[]): void {
   const byNetwork = new Map(answers.map((answer) => [answer.id, answer]));
   shown = chosen().map((network) => ({ network, answer: byNetwork.get(network.id) }));
-  byId("cards").replaceChildren(...shown.map(card));
+  byId("cards").replaceChildren(...shown.flatMap(({ network, answer }) => (answer ? [card(network, answer)] : [])));
   byId("facts").replaceChildren(factsTable(shown, runtime.threads));
   download.hidden = answers.length === 0;
 }
@@ -104,6 +104,7 @@ async function classify(): Promise<void> {
     if (mine !== turn) return;
     show(answers);
     setState("done", summary(image.name));
+    if (byId("status").getBoundingClientRect().top > innerHeight - 100) byId("status").scrollIntoView(); // on a phone
   } catch (error) {
     if (mine === turn) fail(error);
   }
@@ -147,6 +148,13 @@ async function live(mine: number): Promise<void> {
   }
 }
 
+/** What stands in the frame while there is no picture. */
+function hint(text: string): void {
+  byId("hint").textContent = text;
+  byId("hint").hidden = text === "";
+  drop.classList.toggle("filled", text === "");
+}
+
 function choose(blob: Blob, name: string): void {
   endCamera();
   image = { blob, name };
@@ -156,8 +164,7 @@ function choose(blob: Blob, name: string): void {
   picture.src = URL.createObjectURL(blob);
   picture.alt = name;
   picture.hidden = false;
-  byId("hint").hidden = true;
-  drop.classList.add("filled");
+  hint("");
   void classify();
 }
 
@@ -170,8 +177,7 @@ function endCamera(): void {
   cameraButton.setAttribute("aria-pressed", "false");
   video.hidden = true;
   picture.hidden = image === undefined;
-  byId("hint").hidden = image !== undefined;
-  drop.classList.toggle("filled", image !== undefined);
+  hint(image === undefined ? "Drop an image here" : "");
 }
 
 async function toggleCamera(): Promise<void> {
@@ -192,9 +198,9 @@ async function toggleCamera(): Promise<void> {
   }
   cameraButton.textContent = "Stop the camera";
   cameraButton.setAttribute("aria-pressed", "true");
-  for (const id of ["picture", "hint", "turn", "note"]) byId(id).hidden = true;
+  for (const id of ["picture", "turn", "note"]) byId(id).hidden = true;
+  hint("");
   video.hidden = false;
-  drop.classList.add("filled");
   image = undefined;
   await classify();
 }
@@ -238,7 +244,10 @@ function listen(): void {
   };
   cameraButton.onclick = () => void toggleCamera();
   download.onclick = () => save(resultAsJson(image?.name ?? "camera", facts, shown, runtime), "result.json");
-  picture.onerror = () => (picture.hidden = true);
+  picture.onerror = () => {
+    picture.hidden = true;
+    hint("This file shows no picture");
+  };
   // the whole page takes a dropped file: one that misses the frame would replace the page
   document.ondragover = (event) => {
     event.preventDefault();

@@ -13,10 +13,9 @@ export interface Shown {
 }
 
 /** The best five classes with bars, and the crop that the network was given. */
-export function card({ network, answer }: Shown): HTMLElement {
-  const title = element("h3", "", network.name);
+export function card(network: Network, answer: Answer): HTMLElement {
+  const title = element("h3", "", ...breakable(network.name));
   if (!network.trained) title.append(" ", element("span", "badge", "not trained"));
-  if (answer === undefined) return element("article", "card", title);
   const list = element("ol", "top");
   for (const guess of best(answer.logits, network)) {
     const fill = element("span", "fill");
@@ -36,12 +35,12 @@ export function card({ network, answer }: Shown): HTMLElement {
 
 /** Cost and latency, a column per network; with two, how many times as much the second takes. */
 export function factsTable(shown: Shown[], threads: number): HTMLElement {
-  const table = element("table", "", element("caption", "", shown.length > 1 ? "Comparison" : "Cost"));
-  const head = element("tr", "", element("td"));
-  for (const { network } of shown) head.append(headCell(network.name, "col"));
-  if (shown.length > 1) head.append(headCell("ratio", "col"));
-  table.append(element("thead", "", head));
-  const body = element("tbody");
+  const table = element("table", `of-${shown.length}`, element("caption", "", shown.length > 1 ? "Comparison" : "Cost"));
+  table.setAttribute("role", "table"); // on a phone the rows are laid out as grids, which would take the roles away
+  const head = tableRow(cell("td", "cell", ""));
+  for (const { network } of shown) head.append(cell("th", "columnheader", ...breakable(network.name)));
+  if (shown.length > 1) head.append(cell("th", "columnheader", "ratio"));
+  const body = element("tbody", "");
   body.append(
     row("Latency", shown, (one) => median(one.answer?.runMs), milliseconds, (one) => spread(one.answer, threads)),
     row("Preprocessing", shown, (one) => one.answer?.preprocessMs, milliseconds),
@@ -49,14 +48,25 @@ export function factsTable(shown: Shown[], threads: number): HTMLElement {
     row("Parameters", shown, (one) => one.network.params, short),
     row("Bytes loaded", shown, (one) => one.network.bytes, bytes, (one) => one.network.precision),
   );
-  table.append(body);
+  table.append(element("thead", "", head), body);
   return table;
 }
 
-function headCell(text: string, scope: string): HTMLElement {
-  const cell = element("th", "", text);
-  cell.setAttribute("scope", scope);
-  return cell;
+function tableRow(...cells: HTMLElement[]): HTMLElement {
+  const made = element("tr", "", ...cells);
+  made.setAttribute("role", "row");
+  return made;
+}
+
+function cell(name: "td" | "th", role: string, ...content: (Node | string)[]): HTMLElement {
+  const made = element(name, "", ...content);
+  made.setAttribute("role", role);
+  return made;
+}
+
+/** A name that may be broken behind its underscores. */
+function breakable(name: string): (Node | string)[] {
+  return name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
 }
 
 function row(
@@ -66,17 +76,18 @@ function row(
   format: (value: number) => string,
   more?: (one: Shown) => string,
 ): HTMLElement {
-  const result = element("tr", "", headCell(name, "row"));
+  const result = tableRow(cell("th", "rowheader", name));
   const values = shown.map(value);
   shown.forEach((one, index) => {
-    const cell = element("td", "", values[index] === undefined ? "–" : format(values[index]));
-    const small = values[index] === undefined ? "" : more?.(one);
-    if (small) cell.append(element("small", "", small));
-    result.append(cell);
+    const found = values[index];
+    const made = cell("td", "cell", found === undefined ? "–" : format(found));
+    const small = found === undefined ? "" : more?.(one);
+    if (small) made.append(element("small", "", small));
+    result.append(made);
   });
   if (shown.length > 1) {
     const [first, second] = values;
-    result.append(element("td", "", first && second ? `${(second / first).toFixed(2)}x` : "–"));
+    result.append(cell("td", "cell", first && second ? `${(second / first).toFixed(2)}x` : "–"));
   }
   return result;
 }
@@ -116,5 +127,5 @@ export function about(network: Network): HTMLElement {
     ["File", `${network.file}, sha256 ${network.sha256}`],
   ];
   for (const [name, text] of entries) list.append(element("dt", "", name), element("dd", "", text));
-  return element("details", "", element("summary", "", `About ${network.name}`), list);
+  return element("details", "", element("summary", "", "About ", ...breakable(network.name)), list);
 }

@@ -1,0 +1,176 @@
+"""The folder that `compactnets web` writes, and the server; neither needs a browser or Node.js."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compactnets.deploy import export
+from compactnets.deploy.record import digest
+from compactnets.deploy.web import build_site
+from compactnets.deploy.web_page import find_page
+from compactnets.deploy.web_server import open_server
+from compactnets.errors import InputError
+
+from .conftest import served
+from .helpers import TINY, record_of, tiny_network
+
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.fixture(scope="module")
+def artifact(once: Once) -> Path:
+    pytest.importorskip("onnxruntime")
+    return once("artifact", lambda folder: export(tiny_network(), record_of("tiny", TINY, 7), "onnx", folder))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """In place of the built page."""
+    (tmp_path / "page" / "assets").mkdir(parents=True)
+    (tmp_path / "page" / "index.html").write_text("<!doctype html>", encoding="utf-8")
+    for name in ("a.wasm", "a.mjs", "a.js"):
+        (tmp_path / "page" / "assets" / name).write_bytes(b"0")
+    return tmp_path / "page"
+
+
+def test_the_folder_says_what_the_page_shows(artifact: Path, page: Path, tmp_path: Path) -> None:
+    output = tmp_path / "site"
+    catalogue = build_site([str(artifact), str(artifact / "model.onnx")], output, page=page)
+    assert json.loads((output / "networks.json").read_text(encoding="utf-8")) == catalogue
+    first, second = catalogue["networks"]
+    assert (first["name"], second["name"]) == ("tiny", "tiny (2)")
+    for network in (first, second):
+        assert digest(output / network["file"]) == network["sha256"]
+        assert (output / network["file"]).stat().st_size == network["bytes"]
+    assert first["preprocess"] == TINY.to_dict()
+    assert first["trained"]
+    assert 0 <= first["verification"]["relative_difference"] < 1e-5
+    assert [example["attribution"] for example in catalogue["examples"]] == [
+        "danielbuechele, CC BY 2.0",
+        "vultilion, CC BY 2.0",
+    ]
+    found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert found == set(catalogue["files"])
+    build_site([str(artifact)], output, page=page)  # a folder of ours is replaced, with what was too much in it
+    assert [path.name for path in (output / "models").iterdir()] == ["tiny.onnx"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(artifact: Path, page: Path, tmp_path: Path) -> None:
+    output = tmp_path / "site"
+    build_site([str(artifact)], output, page=page)
+    (output / "models" / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds models/thesis.txt, which 'compactnets web' did not write"):
+        build_site([str(artifact)], output, page=page)
+    assert (output / "models" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="must be a folder"):
+        build_site([str(artifact)], tmp_path / "file", page=page)
+
+
+def test_wrong_networks_leave_nothing_behind(artifact: Path, page: Path, tmp_path: Path) -> None:
+    output = tmp_path / "sites" / "site"
+    spoilt = Path(shutil.copytree(artifact, tmp_path / "spoilt"))
+    (spoilt / "model.onnx").write_bytes(b"another")
+    other = Path(shutil.copytree(artifact, tmp_path / "other"))
+    record = json.loads((other / "artifact.json").read_text(encoding="utf-8"))
+    (other / "model.onnx").rename(other / "model.pt2")
+    record.update(format="torch", files={"model.pt2": next(iter(record["files"].values()))})
+    (other / "artifact.json").write_text(json.dumps(record), encoding="utf-8")
+    cases = {
+        str(spoilt): "sha256 differs",
+        str(other): "is a torch artifact, the page runs onnx: export it with --format onnx",
+        str(tmp_path): "has no artifact.json beside it",
+        "menet_108": "no network is called 'menet_108'",
+        "nowhere.safetensors": "no checkpoint at nowhere.safetensors",
+    }
+    for what, message in cases.items():
+        with pytest.raises(InputError, match=message):
+            build_site([str(artifact), what], output, page=page)
+        assert not list(output.parent.iterdir()) if output.parent.exists() else True
+    with pytest.raises(InputError, match="at least one"):
+        build_site([], output, page=page)
+
+
+def test_a_page_that_is_not_built_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no built page: in a checkout run 'npm ci && npm run build' in web/"):
+        find_page(tmp_path / "page", tmp_path / "web")
+    (tmp_path / "web" / "src").mkdir(parents=True)
+    (tmp_path / "web" / "package-lock.json").write_text("{", encoding="utf-8")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"is not built: install Node.js 20 or newer with npm"):
+        find_page(tmp_path / "page", tmp_path / "web")
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho 'npm error: the disk is full' >&2\nexit 1\n", encoding="utf-8")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(InputError, match=r"^'npm ci' failed in .*: npm error: the disk is full$"):
+        find_page(tmp_path / "page", tmp_path / "web")
+
+
+def test_headers_types_and_what_is_not_served(page: Path) -> None:
+    with served(page) as address:
+        port = int(address.rsplit(":", 1)[1].strip("/"))
+
+        def ask(path: str, host: str = f"127.0.0.1:{port}") -> http.client.HTTPResponse:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", path, headers={"Host": host})
+            return connection.getresponse()
+
+        answer = ask("/")
+        assert answer.status == 200
+        for name, value in {
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Embedder-Policy": "require-corp",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }.items():
+            assert answer.getheader(name) == value
+        types = {name: ask(f"/assets/{name}").getheader("Content-Type") for name in ("a.wasm", "a.mjs", "a.js")}
+        assert types == {"a.wasm": "application/wasm", "a.mjs": "text/javascript", "a.js": "text/javascript"}
+        assert ask("/assets/").status == 404
+        assert ask("/../../etc/passwd").status == 404
+        assert ask("/nothing").status == 404
+        assert ask("/", host="evil.example").status == 421
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"^port {port} is in use: choose another --port, or 0 for any free one$"):
+            open_server(tmp_path, port)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_stopped(
+    artifact: Path, page: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; import compactnets.deploy.web as web; from compactnets_cli import main;"
+        f" web.find_page = lambda: Path({str(page)!r}); main()"
+    )
+    arguments = ["web", "--checkpoint", str(artifact), "--port", "0", "--output", str(tmp_path / "site")]
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == f"tiny -> {tmp_path / 'site'}\n"
+        line = running.stdout.readline()
+        assert line.endswith("/ shows tiny; Ctrl-C stops it\n")
+        with urllib.request.urlopen(line.split()[0] + "networks.json", timeout=10) as answer:
+            assert json.load(answer)["networks"][0]["name"] == "tiny"
+        running.send_signal(stop)
+        assert running.wait(10) == 0
+        assert running.stderr is not None
+        assert running.stderr.read() == ""

@@ -1,0 +1,72 @@
+"""Networks of the package in the page: through `compactnets web`, on photographs, as PyTorch computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from compactnets.data import Preprocess, open_source
+from compactnets.deploy.web import build_site
+from compactnets.models.registry import create_model
+from compactnets.training.checkpoint import load_checkpoint, save_checkpoint
+from compactnets.training.conversion import convert
+
+from .helpers import TINY, Visit, expected_logits, record_of
+
+Open = Callable[..., Visit]
+TOLERANCE = 1e-4  # of the largest logit
+
+
+def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -> None:
+    """Fresh weights, through a checkpoint; the export is the registry's, of 64 x 64 pixels."""
+    pytest.importorskip("onnxruntime")
+    arguments: dict[str, Any] = {"num_classes": 10, "in_chans": 3}
+    torch.manual_seed(0)
+    model = create_model("muffnet_x0_5", **arguments).eval()
+    preprocess = Preprocess(size=64, resize=72, mean=TINY.mean, std=TINY.std)
+    record = record_of("muffnet_x0_5", preprocess, 10).model_copy(update={"arguments": arguments})
+    save_checkpoint(tmp_path / "best.safetensors", model.state_dict(), record)
+    build_site([str(tmp_path / "best.safetensors")], tmp_path / "site", page=built_page)
+    page = visit(tmp_path / "site").open()
+    for number, pixels in enumerate(load_sample_images().images):
+        Image.fromarray(pixels).save(tmp_path / f"photo-{number}.png")
+        result = page.classify(tmp_path / f"photo-{number}.png")["networks"][0]
+        expected = expected_logits(model, preprocess, tmp_path / f"photo-{number}.png")
+        assert np.abs(result["logits"] - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert page.complaints == []
+
+
+def test_the_authors_menet_classifies_photographs_as_pytorch_does(
+    visit: Open, built_page: Path, shared: Path, tmp_path: Path
+) -> None:
+    """The original JPEG files: browsers and Pillow decode them alike, to the bit or nearly."""
+    pytest.importorskip("onnxruntime")
+    name = "108-MENet-8x1-group-3"
+    checkpoint = tmp_path / "menet.safetensors"
+    convert(shared / "weights" / f"{name}.pth.tar", "menet_108_8x1_g3", checkpoint)
+    model, record = load_checkpoint(checkpoint)
+    reference = np.load(shared / "weights" / f"{name}.reference.npz")
+    source = open_source(str(shared / "data" / "imagenet_sample"), "val")
+    build_site([str(checkpoint)], tmp_path / "site", page=built_page)
+    page = visit(tmp_path / "site").open()
+    right = 0
+    for index in range(8):
+        photo = tmp_path / f"photo-{index}.png"
+        source.image(index).convert("RGB").save(photo)
+        result = page.classify(photo)["networks"][0]
+        found = np.array(result["logits"])
+        expected = expected_logits(model, Preprocess.from_dict(record.preprocess), photo)
+        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+        assert np.abs(found - reference["logits"][index]).max() <= TOLERANCE * np.abs(expected).max()
+        best = int(expected.argmax())
+        assert result["top5"][0]["label"] == record.labels[best]
+        right += best == reference["labels"][index]
+    assert right >= 4
+    assert page.complaints == []
