@@ -46,7 +46,7 @@ def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -
 def test_the_authors_menet_classifies_photographs_as_pytorch_does(
     visit: Open, built_page: Path, shared: Path, tmp_path: Path
 ) -> None:
-    """The original JPEG files: browsers and Pillow decode them alike, to the bit or nearly."""
+    """The JPEG files as they are: Chromium and Pillow decode these to the same pixels."""
     pytest.importorskip("onnxruntime")
     name = "108-MENet-8x1-group-3"
     checkpoint = tmp_path / "menet.safetensors"
@@ -56,17 +56,14 @@ def test_the_authors_menet_classifies_photographs_as_pytorch_does(
     source = open_source(str(shared / "data" / "imagenet_sample"), "val")
     build_site([str(checkpoint)], tmp_path / "site", page=built_page)
     page = visit(tmp_path / "site").open()
-    right = 0
     for index in range(8):
-        photo = tmp_path / f"photo-{index}.png"
-        source.image(index).convert("RGB").save(photo)
+        photo = tmp_path / f"photo-{index}.jpg"
+        photo.write_bytes(source.encoded(index) or b"")
         result = page.classify(photo)["networks"][0]
         found = np.array(result["logits"])
         expected = expected_logits(model, Preprocess.from_dict(record.preprocess), photo)
         assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
         assert np.abs(found - reference["logits"][index]).max() <= TOLERANCE * np.abs(expected).max()
-        best = int(expected.argmax())
-        assert result["top5"][0]["label"] == record.labels[best]
-        right += best == reference["labels"][index]
-    assert right >= 4
+        best = np.argsort(-reference["logits"][index])[:5]
+        assert [guess["label"] for guess in result["top5"]] == [record.labels[known] for known in best]
     assert page.complaints == []

@@ -134,6 +134,17 @@ def test_a_turned_photograph_can_be_turned_upright(visit: Open, tmp_path: Path) 
         assert np.abs(found["networks"][0]["logits"] - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_transparency_that_a_browser_mixes_is_said(visit: Open, picture: Path, tmp_path: Path) -> None:
+    page = visit().open()
+    image = Image.open(picture).convert("RGBA")
+    image.putalpha(100)
+    image.save(tmp_path / "transparent.webp", lossless=True)
+    page.classify(tmp_path / "transparent.webp")
+    assert page.page.inner_text("#note").startswith("Transparent pixels: the browser mixes their colours")
+    page.classify(picture)
+    assert not page.page.is_visible("#note")
+
+
 def test_without_isolation_one_thread_works(visit: Open, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from compactnets.deploy import web_server
 
