@@ -18,7 +18,9 @@ from compactnets.deploy.web_page import find_page
 from compactnets.deploy.web_server import address, open_server
 from compactnets.errors import InputError
 
-from .helpers import Visit, write_artifacts
+from .helpers import PREPROCESSINGS, Visit, write_artifacts
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 # nothing that Chromium does by itself: it would ask for its maker's hosts at every start
 FLAGS = [
@@ -41,12 +43,12 @@ def missing(reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Make a folder in one process of the run; the others wait for it."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
-    def make(name: str, write: Callable[[Path], None]) -> Path:
+    def make(name: str, write: Callable[[Path], object]) -> Path:
         folder = root / f"web-{name}"
         with FileLock(root / f"web-{name}.lock"):
             if not folder.exists():
@@ -60,7 +62,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 
 @pytest.fixture(scope="session")
-def built_page(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def built_page(once: Once) -> Path:
     """The built page, of which a checkout builds a missing or stale one."""
 
     def copy(folder: Path) -> None:
@@ -74,16 +76,18 @@ def built_page(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(once: Callable[[str, Callable[[Path], None]], Path], built_page: Path) -> Path:
-    """A folder with the tiny network, and one whose logits are its input under every preprocessing."""
+def artifacts(once: Once) -> Path:
+    """A folder of artifacts: the tiny network, and one whose logits are its input under every preprocessing."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    return once("artifacts", write_artifacts)
 
-    def write(folder: Path) -> None:
-        artifacts = folder.with_name("web-artifacts")
-        build_site(write_artifacts(artifacts), folder, page=built_page)
 
-    return once("site", write)
+@pytest.fixture(scope="session")
+def site(once: Once, built_page: Path, artifacts: Path) -> Path:
+    """What `compactnets web` makes of them."""
+    networks = [str(artifacts / name) for name in ("tiny", *PREPROCESSINGS)]
+    return once("site", lambda folder: build_site(networks, folder, page=built_page))
 
 
 @pytest.fixture(scope="session")

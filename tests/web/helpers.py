@@ -84,10 +84,9 @@ def record_of(name: str, preprocess: Preprocess, classes: int) -> CheckpointReco
     )
 
 
-def write_artifacts(folder: Path) -> list[str]:
-    """Write the tiny network and ``Pixels`` under every preprocessing; return their folders."""
+def write_artifacts(folder: Path) -> None:
+    """Write the tiny network and ``Pixels`` under every preprocessing, each a folder of its name."""
     export(tiny_network(), record_of("tiny", TINY, 7), "onnx", folder / "tiny")
-    folders = [folder / "tiny"]
     for preprocess in (TINY, GREY):  # the number of channels is fixed in a file
         numbers = preprocess.channels * preprocess.size**2
         export(Pixels(), record_of("pixels", preprocess, numbers), "onnx", folder / f"pixels-{preprocess.channels}")
@@ -97,8 +96,6 @@ def write_artifacts(folder: Path) -> list[str]:
         network = record_of(name, preprocess, preprocess.channels * preprocess.size**2)
         record["network"] = network.model_dump(mode="json")
         (copied / "artifact.json").write_text(json.dumps(record), encoding="utf-8")
-        folders.append(copied)
-    return [str(path) for path in folders]
 
 
 def expected_logits(model: nn.Module, preprocess: Preprocess, image: Path) -> np.ndarray:

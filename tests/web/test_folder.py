@@ -10,12 +10,10 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from compactnets.deploy import export
 from compactnets.deploy.record import digest
 from compactnets.deploy.web import build_site
 from compactnets.deploy.web_page import find_page
@@ -23,15 +21,12 @@ from compactnets.deploy.web_server import open_server
 from compactnets.errors import InputError
 
 from .conftest import served
-from .helpers import TINY, record_of, tiny_network
-
-Once = Callable[[str, Callable[[Path], None]], Path]
+from .helpers import TINY
 
 
-@pytest.fixture(scope="module")
-def artifact(once: Once) -> Path:
-    pytest.importorskip("onnxruntime")
-    return once("artifact", lambda folder: export(tiny_network(), record_of("tiny", TINY, 7), "onnx", folder))
+@pytest.fixture
+def artifact(artifacts: Path) -> Path:
+    return artifacts / "tiny"
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ Open = Callable[..., Visit]
 TOLERANCE = 1e-4  # of the largest logit
 
 
+@pytest.mark.slow  # its export takes longest; the tiny network has its units
 def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -> None:
     """Fresh weights, through a checkpoint; the export is the registry's, of 64 x 64 pixels."""
     pytest.importorskip("onnxruntime")

@@ -6,5 +6,15 @@ from compactnets.deploy.formats import FORMATS
 from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.record import ArtifactRecord
 from compactnets.deploy.rewrite import deploy_form
+from compactnets.deploy.web import build_site
 
-__all__ = ["FORMATS", "Artifact", "ArtifactRecord", "deploy_form", "export", "load_artifact", "load_for_export"]
+__all__ = [
+    "FORMATS",
+    "Artifact",
+    "ArtifactRecord",
+    "build_site",
+    "deploy_form",
+    "export",
+    "load_artifact",
+    "load_for_export",
+]
