@@ -10,8 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from compactnets.deploy.web import build_site
 from compactnets.deploy.web_page import find_page
@@ -141,3 +143,10 @@ def shared_visit(browser: Any, site: Path) -> Iterator[Visit]:
         yield made
         made.leave()
         assert made.complaints == []
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    levels = np.random.default_rng(3).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"

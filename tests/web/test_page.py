@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,24 +12,6 @@ from PIL import Image, ImageOps
 from .helpers import TINY, Visit, expected_logits, tiny_network
 
 Open = Callable[..., Visit]
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    levels = np.random.default_rng(3).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    Image.fromarray(levels).save(tmp_path / "picture.png")
-    return tmp_path / "picture.png"
-
-
-@pytest.fixture
-def copied(site: Path, tmp_path: Path) -> Path:
-    """A folder that a test may spoil."""
-    return Path(shutil.copytree(site, tmp_path / "site"))
-
-
-def _networks(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
-    return found
 
 
 def test_an_example_is_classified_and_nothing_leaves_the_device(visit: Open) -> None:
@@ -157,96 +135,6 @@ def test_without_isolation_one_thread_works(visit: Open, picture: Path, monkeypa
     assert page.complaints == []
 
 
-def test_an_image_that_cannot_be_used_is_one_line_and_the_next_one_works(
-    visit: Open, copied: Path, tmp_path: Path, picture: Path
-) -> None:
-    catalogue = _networks(copied)
-    catalogue["networks"][0]["preprocess"]["resize"] = 60
-    (copied / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
-    page = visit(copied).open()
-    whole = picture.read_bytes()
-    damaged = bytearray(whole)
-    damaged[900:950] = bytes(50)
-    broken = [
-        b"this is no image",
-        b"",
-        b"\x89PNG\r\n\x1a\n broken",
-        b"\xff\xd8\xff\xe1\x00",
-        whole[:999],
-        bytes(damaged),
-    ]
-    Image.open(picture).save(tmp_path / "photo.jpg")
-    broken.append((tmp_path / "photo.jpg").read_bytes()[:2000])
-    unreadable = "This file cannot be read as an image: JPEG, PNG, WebP, GIF and BMP files are expected."
-    transparent = tmp_path / "transparent.png"
-    Image.open(picture).convert("RGBA").save(transparent)
-    huge = bytearray(picture.read_bytes())
-    huge[16:24] = (50_000).to_bytes(4, "big") * 2  # width and height in the header
-    narrow = tmp_path / "narrow.png"
-    Image.new("L", (1, 60_000)).save(narrow)
-    cases = [
-        *((content, unreadable) for content in [*broken, transparent.read_bytes()[:999]]),
-        (bytes(huge), "The image has 50000 x 50000 pixels; up to 64 million are read."),
-        (narrow.read_bytes(), "An image of 1 x 60000 pixels is too narrow to resize its shorter edge to 60."),
-        (bytes(64 * 2**20 + 1), "The file has 65 MB; files of up to 64 MB are read."),
-    ]
-    for content, line in cases:
-        (tmp_path / "broken.png").write_bytes(content)
-        page.page.set_input_files("#file", tmp_path / "broken.png")
-        page.wait("error")
-        assert page.error == line
-        assert page.page.locator(".card").count() == 0
-        page.classify(picture)
-
-
-def test_files_that_are_missing_or_others(visit: Open, copied: Path) -> None:
-    model = copied / "models" / "tiny.onnx"
-    content = model.read_bytes()
-    model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    page = visit(copied).open()
-    assert page.error == (
-        "models/tiny.onnx is not the file that networks.json describes (sha256 differs): make the folder again."
-    )
-    model.write_bytes(content[:-1])
-    assert "bytes were expected" in page.open().error
-    model.unlink()
-    assert page.open().error == "models/tiny.onnx could not be fetched: the server answered 404."
-    page.choose("grey")
-    assert page.error == ""
-    next((copied / "assets").glob("*.wasm")).unlink()
-    assert "cannot be loaded by ONNX Runtime" in page.open().choose("grey").error
-
-
-def test_a_network_that_is_none(visit: Open, copied: Path) -> None:
-    catalogue = _networks(copied)
-    network = catalogue["networks"][0]
-    (copied / "models" / "tiny.onnx").write_bytes(b"no network")
-    network.update(bytes=10, sha256=hashlib.sha256(b"no network").hexdigest())
-    (copied / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
-    error = visit(copied).open().error
-    assert error.startswith("tiny cannot be loaded by ONNX Runtime: ")
-    assert "\n" not in error
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ('{"version": 1, "networks": []}', "networks.json lists no network: name one with 'compactnets web"),
-        ("{", "networks.json is not valid JSON: make the folder again"),
-        ('{"version": 9, "networks": []}', "networks.json is not a list of networks that this page knows"),
-        ('{"version": 1, "networks": [{"name": "a"}]}', "networks.json does not say the id of a."),
-        (None, "networks.json could not be fetched: the server answered 404."),
-    ],
-)
-def test_a_list_that_cannot_be_used_is_one_line(visit: Open, copied: Path, text: str | None, line: str) -> None:
-    (copied / "networks.json").unlink()
-    if text is not None:
-        (copied / "networks.json").write_text(text, encoding="utf-8")
-    page = visit(copied).open()
-    assert page.error.startswith(line)
-    assert page.page.is_disabled("#camera")
-
-
 def test_the_camera_shows_live_results_until_it_is_stopped(visit: Open) -> None:
     page = visit(permissions=["camera"]).open().choose("tiny", "grey")
     page.page.click("#camera")
@@ -262,18 +150,3 @@ def test_the_camera_shows_live_results_until_it_is_stopped(visit: Open) -> None:
     assert page.page.evaluate("document.getElementById('video').srcObject") is None
     assert len(page.result()["networks"]) == 2
     assert page.complaints == []
-
-
-def test_a_camera_that_is_denied_or_absent_is_one_line(visit: Open, picture: Path) -> None:
-    page = visit().open()
-    page.page.click("#camera")
-    page.wait("error")
-    assert page.error == "The camera was not allowed: allow it for this page, or choose an image."
-    page.classify(picture)
-    absent = (
-        "() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotFoundError')) }"
-    )
-    page.page.evaluate(absent)
-    page.page.click("#camera")
-    page.wait("error")
-    assert page.error == "No camera was found: choose an image instead."

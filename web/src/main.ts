@@ -1,16 +1,17 @@
 /** The page: choose networks and an image, and show what comes out. */
 
 import "./style.css";
+import "./results.css";
 
 import { startCamera, stopCamera } from "./camera";
-import { best } from "./classes";
 import { ask } from "./client";
 import { resultAsJson, save } from "./download";
-import { byId, element } from "./element";
-import { bytes, milliseconds, percent } from "./format";
+import { byId } from "./element";
+import { exampleList } from "./examples";
+import { bytes } from "./format";
 import { readCatalogue } from "./models";
-import { about, card, factsTable, median, type Shown } from "./results";
-import type { Answer, Example, ImageFacts, Network, RuntimeFacts } from "./types";
+import { about, card, factsTable, summary, type Shown } from "./results";
+import type { Answer, ImageFacts, Network, RuntimeFacts } from "./types";
 
 const LIVE_RUNS = 30; // frames that the latency of the live picture is the median of
 
@@ -103,23 +104,11 @@ async function classify(): Promise<void> {
     const answers = await ask<"run">({ kind: "run", ids });
     if (mine !== turn) return;
     show(answers);
-    setState("done", summary(image.name));
+    setState("done", summary(image.name, shown));
     if (byId("status").getBoundingClientRect().top > innerHeight - 100) byId("status").scrollIntoView(); // on a phone
   } catch (error) {
     if (mine === turn) fail(error);
   }
-}
-
-/** One sentence, for those who listen rather than look. */
-function summary(name: string): string {
-  const parts = shown.map(({ network, answer }) => {
-    const guess = answer && best(answer.logits, network, 1)[0];
-    const latency = median(answer?.runMs);
-    return guess && latency !== undefined
-      ? `${guess.label}, ${percent(guess.probability)}, in ${milliseconds(latency)} (${network.name})`
-      : network.name;
-  });
-  return `${name}: ${parts.join("; ")}`;
 }
 
 async function live(mine: number): Promise<void> {
@@ -205,31 +194,6 @@ async function toggleCamera(): Promise<void> {
   await classify();
 }
 
-function showExamples(examples: Example[]): void {
-  const list = document.querySelector<HTMLElement>("#examples ul");
-  if (list === null || examples.length === 0) return;
-  for (const example of examples) {
-    const thumbnail = element("img");
-    thumbnail.src = example.file;
-    thumbnail.alt = example.name;
-    const button = element("button", "", thumbnail);
-    button.type = "button";
-    button.onclick = async () => {
-      try {
-        const response = await fetch(example.file);
-        if (!response.ok) throw new Error(`${example.file} could not be fetched.`);
-        choose(await response.blob(), example.name);
-      } catch (error) {
-        fail(error);
-      }
-    };
-    const credit = element("a", "", example.attribution);
-    credit.href = example.source;
-    list.append(element("li", "", button, element("p", "credit", credit)));
-  }
-  byId("examples").hidden = false;
-}
-
 function listen(): void {
   first.onchange = second.onchange = () => void classify();
   upright.onchange = () => {
@@ -270,7 +234,8 @@ async function start(): Promise<void> {
     second.append(new Option("nothing"), ...networks.map((network) => new Option(network.name)));
     first.disabled = second.disabled = false;
     listen();
-    showExamples(catalogue.examples);
+    byId("example-list").append(...exampleList(catalogue.examples, choose, fail));
+    byId("examples").hidden = catalogue.examples.length === 0;
   } catch (error) {
     chooseButton.disabled = cameraButton.disabled = true;
     fail(error);

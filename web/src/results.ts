@@ -103,6 +103,18 @@ function spread(answer: Answer | undefined, threads: number): string {
   return `${count}; 10 to 90 %: ${quantile(runs, 0.1).toFixed(1)} to ${quantile(runs, 0.9).toFixed(1)} ms`;
 }
 
+/** One sentence, for those who listen rather than look. */
+export function summary(name: string, shown: Shown[]): string {
+  const parts = shown.map(({ network, answer }) => {
+    const guess = answer && best(answer.logits, network, 1)[0];
+    const latency = median(answer?.runMs);
+    return guess && latency !== undefined
+      ? `${guess.label}, ${percent(guess.probability)}, in ${milliseconds(latency)} (${network.name})`
+      : network.name;
+  });
+  return `${name}: ${parts.join("; ")}`;
+}
+
 /** Where a network's weights come from, their licence, how it was checked. */
 export function about(network: Network): HTMLElement {
   const { preprocess: how, verification: check } = network;
