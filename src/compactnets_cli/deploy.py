@@ -51,6 +51,62 @@ def export(
 
 
 @deploy.command()
+def quantize(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of a trained network.")],
+    form: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
+    calibration: Annotated[str, typer.Option(help="Source of the images that ranges are measured on.")],
+    evaluation: Annotated[
+        str, typer.Option("--eval", help="Source of the images to compare on; calibrated ones are left out.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the artifact and its report.")],
+    max_drop: Annotated[float, typer.Option(help="Points of top-1 accuracy that may be lost.")] = 0.5,
+    calibration_images: Annotated[int, typer.Option(min=1, help="Images to calibrate on.")] = 128,
+    ranges: Annotated[str, typer.Option(help="mse, percentile, entropy or minmax.")] = "mse",
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep-float", metavar="LAYER", help="A layer to leave in float; repeatable.")
+    ] = None,
+    equalize: Annotated[bool, typer.Option(help="Give the channels of a tensor ranges alike.")] = True,
+    rounding: Annotated[bool, typer.Option(help="Round weights to make up for each other.")] = True,
+    correction: Annotated[bool, typer.Option(help="Correct biases for shifted means.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Threads while latency is measured.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Quantise a network to int8, compare accuracy and latency with float, and keep it if it loses little.
+
+    Exit code 3 where it loses more than --max-drop; then nothing is left behind.
+    """
+    from compactnets.deploy import load_for_export
+    from compactnets.deploy.quantization import Settings
+    from compactnets.deploy.quantization import quantize as run
+    from compactnets.deploy.report import show_quantized
+
+    model, record = load_for_export(checkpoint)
+    settings = Settings(
+        calibration_images=calibration_images,
+        ranges=ranges,
+        equalize=equalize,
+        round=rounding,
+        correct=correction,
+        keep=tuple(keep or ()),
+    )
+    artifact, report = run(
+        model,
+        record,
+        form,
+        output,
+        calibration=calibration,
+        evaluation=evaluation,
+        max_drop=max_drop,
+        settings=settings,
+        threads=threads,
+    )
+    if as_json:
+        print_json({"output": str(output), **artifact.model_dump(mode="json"), "quantization": report})
+    else:
+        show_quantized(artifact, report, output)
+
+
+@deploy.command()
 def benchmark(
     networks: Annotated[
         list[str],

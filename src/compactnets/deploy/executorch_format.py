@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from compactnets.deploy.formats import Runner, trace_program
+from compactnets.deploy.quantization.form import freeze, split_by_slices
 from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError
@@ -21,12 +23,22 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: a convolution is left out of the delegation.
     """
+    return _save(separate_padding(model), example, folder)
+
+
+def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.pte`` of an int8 network, as :func:`write` does."""
+    freeze(network, unsigned=False, integer_bias=False)
+    return _save(split_by_slices(network), example, folder)
+
+
+def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
-        program = trace_program(separate_padding(model), example, any_shape=False)
+        program = trace_program(model, example, any_shape=False)
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         info = get_delegation_info(edge.exported_program().graph_module)
         left = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
@@ -36,6 +38,8 @@ class Format:
         any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
         any_size: whether one artifact takes images of any size.
         precisions: arithmetic other than float32 that the runtime can be asked for.
+        int8: whether it can hold an int8 network that was quantised here.
+        int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
 
@@ -48,6 +52,8 @@ class Format:
     any_batch: bool = True
     any_size: bool = True
     precisions: tuple[str, ...] = ()
+    int8: bool = False
+    int8_output: bool = False
     runs_on: str = ""
 
     @property
@@ -92,6 +98,21 @@ class Format:
         details: dict[str, Any] = self._module().write(model, example, folder)
         return details
 
+    def write_int8(self, network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+        """Write the artifact of a quantised form (``deploy.quantization``), which is left alone.
+
+        Args:
+            network: the form, calibrated.
+            example: as for :meth:`write`.
+            folder: as for :meth:`write`.
+
+        Raises:
+            InputError: the extra is missing, or the network cannot be expressed.
+        """
+        self.versions()
+        details: dict[str, Any] = self._module().write_int8(copy.deepcopy(network), example, folder)
+        return details
+
     def load_runtime(self) -> None:
         """Import the library that runs the artifacts, so that its memory is not counted as a network's.
 
@@ -133,6 +154,7 @@ FORMATS = {
             runtime="onnxruntime",
             packages=("onnx", "onnxscript", "onnxruntime"),
             extra="onnx",
+            int8=True,
         ),
         Format(
             "openvino",
@@ -142,6 +164,7 @@ FORMATS = {
             packages=("openvino", "onnx", "onnxscript"),
             extra="openvino",
             precisions=("bf16",),
+            int8=True,
         ),
         Format(
             "executorch",
@@ -151,6 +174,8 @@ FORMATS = {
             extra="executorch",
             any_batch=False,
             any_size=False,
+            int8=True,
+            int8_output=True,
         ),
         Format(
             "ncnn", "model.ncnn.param", ("model.ncnn.bin",), runtime="ncnn", packages=("ncnn", "pnnx"), extra="ncnn"

@@ -99,6 +99,22 @@ def benchmark(
         for name, precision in wanted:
             say(f"preparing {network} for {name}")
             entries.append(_prepare(network, name, precision, batch_size, size, artifacts))
+    return measure(entries, threads=threads, rounds=rounds, calls=calls)
+
+
+def measure(entries: Sequence[Entry], *, threads: int, rounds: int, calls: int) -> dict[str, Any]:
+    """Time entries in turns, each in a process of its own, and a product of matrices beside them.
+
+    Args:
+        entries: what to time.
+        threads: as for :func:`benchmark`, as the others.
+
+    Returns:
+        as :func:`benchmark`.
+
+    Raises:
+        InputError: a process ended.
+    """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         stack.enter_context(set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))))
@@ -128,7 +144,7 @@ def benchmark(
         "environment": {**describe_environment(torch.device("cpu")), "cpu_features": cpu_features()},
         "settings": {
             "threads": threads,
-            "batch_size": batch_size,
+            "batch_size": entries[0].shape[0],
             "rounds": rounds,
             "calls": calls,
             "matrix": MATRIX,

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from compactnets.deploy.formats import INPUT, OUTPUT, Runner, trace_program
+from compactnets.deploy.quantization.form import freeze
 from compactnets.errors import InputError
 
 OPSET = 18  # the oldest that torch's exporter writes without converting, so that older runtimes on devices read it
@@ -20,6 +22,13 @@ OPSET = 18  # the oldest that torch's exporter writes without converting, so tha
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx``: batch, height and width are open."""
     save(model, example, folder / "model.onnx")
+    return {"opset": OPSET}
+
+
+def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.onnx`` with pairs of QuantizeLinear and DequantizeLinear, which ONNX Runtime makes int8."""
+    freeze(network, unsigned=True, integer_bias=True)
+    save(network, example, folder / "model.onnx")
     return {"opset": OPSET}
 
 
@@ -44,6 +53,20 @@ def save(model: nn.Module, example: Tensor, path: Path) -> None:
             )
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
+    _drop_notes(path)
+
+
+def _drop_notes(path: Path) -> None:
+    """Drop what the exporter notes of each operation, such as where in the source it came from: half an int8 file."""
+    import onnx
+
+    model = onnx.load(path)
+    del model.graph.value_info[:]
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.input):
+        del part.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    onnx.save(model, path)
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:

@@ -13,6 +13,7 @@ from compactnets.errors import InputError
 from compactnets.training.checkpoint import CheckpointRecord, parse_record
 
 NAME = "artifact.json"
+LAYERS = "quantization.json"  # beside an int8 artifact: how it was made, and the error of every layer
 
 
 class Check(BaseModel):
@@ -25,6 +26,7 @@ class Check(BaseModel):
     images: int
     max_difference: float = Field(description="largest absolute difference between two logits")
     relative_difference: float = Field(description="the same, divided by the largest absolute logit")
+    rms_difference: float = Field(description="root mean square of the differences, divided by the logits' deviation")
     top1_agreement: float = Field(description="share of images with the same best class, from 0 to 1")
 
 
@@ -36,7 +38,8 @@ class Verification(BaseModel):
     ran: bool = Field(description="whether the artifact was run in its own runtime")
     note: str = ""
     images: str = Field("", description="where the images came from")
-    tolerance: float = Field(description="limit of relative_difference")
+    tolerance: float = Field(description="limit of the measure")
+    measure: str = Field("relative_difference", description="the field of a check that the tolerance is for")
     checks: list[Check] = Field(default_factory=list)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from compactnets.console import stdout
-from compactnets.deploy.record import ArtifactRecord, Verification
+from compactnets.deploy.record import LAYERS, ArtifactRecord, Verification
 
 
 def show(record: ArtifactRecord, output: Path) -> None:
@@ -43,3 +44,42 @@ def _checks(verification: Verification) -> Table:
             f"{100 * check.top1_agreement:.0f} %",
         )
     return table
+
+
+def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path) -> None:
+    """Print what an int8 artifact loses and gains."""
+    show(record, output)
+    compared, (plain, int8) = report["evaluation"], report["latency"]["rows"]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "float32", "int8", ""):
+        table.add_column(heading, justify="left" if not table.columns else "right")
+    images = compared["images"]
+    shares = [100 * compared[key] / images for key in ("float_correct", "int8_correct")]
+    table.add_row(
+        f"top-1 of {images}", *(f"{share:.2f} %" for share in shares), f"{-compared['drop_points']:+.2f} points"
+    )
+    times = [row["milliseconds"] for row in (plain, int8)]
+    table.add_row(
+        "latency", *(f"{time['median']:.2f} ms" for time in times), f"{times[1]['median'] / times[0]['median']:.2f}x"
+    )
+    sizes = report["bytes"]
+    table.add_row(
+        "size", *(f"{size / 1e6:.2f} MB" for size in sizes.values()), f"{sizes['int8'] / sizes['float32']:.2f}x"
+    )
+    stdout.print(table)
+    features = report["latency"]["environment"]["cpu_features"]
+    int8_features = [name for name in features if "vnni" in name or "int8" in name or "dot" in name or "i8mm" in name]
+    worst = sorted((row for row in report["layers"] if row["int8"]), key=lambda row: row["signal_to_noise_db"] or 999)[
+        :3
+    ]
+    for line in (
+        f"same best class on {100 * compared['agreement']:.1f} % of the images",
+        f"int8 of this processor: {', '.join(int8_features) or 'nothing'}",
+        f"in float: {', '.join(report['kept_in_float']) or 'nothing'}",
+        "least signal to noise: "
+        + ", ".join(
+            f"{row['layer']} ({row['signal_to_noise_db']:.1f} dB)" for row in worst if row["signal_to_noise_db"]
+        ),
+        f"every layer: {output / LAYERS}",
+    ):
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,28 +23,36 @@ from compactnets.errors import LimitError
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
 TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
+TINY = float(np.finfo(np.float32).tiny)
+MEASURES = {"relative_difference": "the largest logit", "rms_difference": "the logits' standard deviation"}
+
+Measure = Literal["relative_difference", "rms_difference"]
+Write = Callable[[Tensor, Path], dict[str, Any]]  # (example, folder) -> what the record says besides
 
 
 def verify(
     form: Format,
     model: nn.Module,
-    deployed: nn.Module,
+    write: Write,
     folder: Path,
     preprocess: Preprocess,
     *,
     batch_size: int = 1,
     images: str | None = None,
     tolerance: float = TOLERANCE,
+    measure: Measure = "relative_difference",
 ) -> Verification:
     """Run the artifact in ``folder`` on real images in batches of 1, 2 and 5, at two sizes, and compare.
 
     A format that fixes batch and size is written again for the other batches and sizes, in a scratch folder.
 
     Args:
-        model: the network as it was trained, in evaluation mode: what is right.
-        deployed: its deploy form, to write further artifacts.
+        model: what is right: the network as it was trained, in evaluation mode, or the simulation of an int8 one.
+        write: called with (example, folder) to write further artifacts.
         images: a source of images; two photographs of scikit-learn where it is not given.
-        tolerance: the largest difference allowed, as a share of the largest absolute logit.
+        tolerance: the largest difference allowed, of what ``measure`` names.
+        measure: the field of :class:`Check` that the tolerance is for: ``"relative_difference"``, or
+            ``"rms_difference"`` for int8, where a value between two steps may go either way.
 
     Raises:
         LimitError: a difference past the tolerance, or a result that is not finite.
@@ -59,20 +68,20 @@ def verify(
         resize=None if preprocess.resize is None else max(1, preprocess.resize * 3 // 4),
     )
     checks = []
-    for batch, prepared, runner in _cases(form, deployed, folder, preprocess, other, batch_size):
+    for batch, prepared, runner in _cases(form, write, folder, preprocess, other, batch_size):
         pixels = torch.stack([prepared(picture) for picture in pictures])
         with torch.inference_mode():
             expected = model(pixels).numpy()
         found = run_in_batches(runner, pixels.numpy(), batch)
         checks.append(compare(expected, found, batch, prepared.size))
-        difference = checks[-1].relative_difference
+        difference = getattr(checks[-1], measure)
         if not difference <= tolerance:  # also where it is not a number
             raise LimitError(
-                f"the {form.name} artifact differs from PyTorch by {difference:.2g} of the largest logit at batch "
+                f"the {form.name} artifact differs from PyTorch by {difference:.2g} of {MEASURES[measure]} at batch "
                 f"{batch} and {prepared.size} x {prepared.size} pixels, past the tolerance of {tolerance:.2g}: it was "
                 f"not kept"
             )
-    return Verification(ran=True, images=origin, tolerance=tolerance, checks=checks)
+    return Verification(ran=True, images=origin, tolerance=tolerance, measure=measure, checks=checks)
 
 
 def compare(expected: np.ndarray, found: np.ndarray, batch: int, size: int) -> Check:
@@ -85,13 +94,14 @@ def compare(expected: np.ndarray, found: np.ndarray, batch: int, size: int) -> C
         size=size,
         images=len(expected),
         max_difference=difference,
-        relative_difference=difference / max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny)),
+        relative_difference=difference / max(float(np.abs(expected).max()), TINY),
+        rms_difference=float(np.sqrt(np.square(found - expected).mean())) / max(float(expected.std()), TINY),
         top1_agreement=float((found.argmax(1) == expected.argmax(1)).mean()),
     )
 
 
 def _cases(
-    form: Format, deployed: nn.Module, folder: Path, kept: Preprocess, other: Preprocess, batch_size: int
+    form: Format, write: Write, folder: Path, kept: Preprocess, other: Preprocess, batch_size: int
 ) -> Iterator[tuple[int, Preprocess, Runner]]:
     """Yield every batch and size to compare, with an artifact that takes them."""
     runner = form.open(folder / form.file)
@@ -103,7 +113,7 @@ def _cases(
     *more, last = [batch for batch in BATCHES if batch != batch_size]
     for batch, prepared in [*((batch, kept) for batch in more), (last, other)]:
         with tempfile.TemporaryDirectory() as scratch:
-            form.write(deployed, example_input(prepared, batch), Path(scratch))
+            write(example_input(prepared, batch), Path(scratch))
             yield batch, prepared, form.open(Path(scratch) / form.file)
 
 

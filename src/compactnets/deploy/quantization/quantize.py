@@ -1,0 +1,320 @@
+"""From a checkpoint to an int8 artifact whose accuracy and latency were measured beside those of the float one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compactnets.console import Tracker, say
+from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data.base import ImageDataset, MissingSplitError
+from compactnets.data.loading import make_eval_loader
+from compactnets.data.part import PartOfSource
+from compactnets.deploy.artifact import run_in_batches
+from compactnets.deploy.export import check_output, finish_artifact, writing
+from compactnets.deploy.formats import Format, find_format
+from compactnets.deploy.latency import Entry, measure
+from compactnets.deploy.quantization.equalization import equalize
+from compactnets.deploy.quantization.errors import keep_float, layer_errors, relative_error, sensitivities
+from compactnets.deploy.quantization.form import layers, plain_graph, quantized_form, set_mode
+from compactnets.deploy.quantization.layers import Mode
+from compactnets.deploy.quantization.ranges import calibrate
+from compactnets.deploy.quantization.rounding import correct_biases, round_weights
+from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
+from compactnets.deploy.rewrite import deploy_form
+from compactnets.deploy.verify import example_input
+from compactnets.errors import InputError, LimitError
+from compactnets.training.checkpoint import CheckpointRecord
+from compactnets.training.evaluation import match_classes
+
+TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: values between two steps may go either way
+IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order where the drop is past its limit
+IMAGES_AT_ONCE = 64  # for rounding, correcting and the errors of the layers
+PROBES = 16  # images that sensitivities are measured on
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Float and int8 on the same images."""
+
+    images: int
+    float_correct: int
+    int8_correct: int
+    agreement: float  # share of images with the same best class
+
+    @property
+    def drop(self) -> float:
+        """Points of top-1 accuracy that int8 loses."""
+        return 100 * (self.float_correct - self.int8_correct) / self.images
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is quantised.
+
+    Attributes:
+        calibration_images: images that ranges, rounding and biases are chosen by.
+        ranges: one of ``ranges.METHODS``.
+        equalize, round, correct: whether the step of this name is done (``docs/deploy.md``).
+        keep: names of layers or quantizers that stay in float.
+    """
+
+    calibration_images: int = 128
+    ranges: str = "mse"
+    equalize: bool = True
+    round: bool = True
+    correct: bool = True
+    keep: tuple[str, ...] = ()
+
+
+def quantize(
+    model: nn.Module,
+    network: CheckpointRecord,
+    format_name: str,
+    output: Path,
+    *,
+    calibration: str,
+    evaluation: str,
+    max_drop: float,
+    settings: Settings | None = None,
+    threads: int = 1,
+    rounds: int = 20,
+) -> tuple[ArtifactRecord, dict[str, Any]]:
+    """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
+
+    Where the drop is larger, the parts that hurt most on calibration images are kept in float, more of them each time.
+
+    Args:
+        model: the network.
+        network: its record.
+        format_name: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
+        output: folder for the artifact, as for :func:`compactnets.deploy.export`.
+        calibration: source of the images to calibrate on (its training images, where it has some).
+        evaluation: source of the images to compare float and int8 on; images that were calibrated on are left out.
+        max_drop: points of top-1 accuracy.
+        settings: how to quantise.
+        threads: threads of the runtime while latency is measured.
+        rounds: turns of the latency measurement.
+
+    Returns:
+        the artifact's record, and the report that is written beside it.
+
+    Raises:
+        InputError: a format without int8, sources or a network that cannot be used, an output folder in use.
+        LimitError: the drop is past ``max_drop``, or the artifact does not compute what the simulation does; nothing is
+            left behind.
+    """
+    settings = settings or Settings()
+    form = _format(format_name)
+    check_output(output)
+    preprocess = Preprocess.from_dict(network.preprocess)
+    images, rest = _sources(calibration, evaluation, settings.calibration_images)
+    class_map = match_classes(network, rest)
+    model = copy.deepcopy(model).cpu().float().eval()
+    dataset = ImageDataset(images, preprocess)
+    pixels = torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
+    say(f"quantising {network.model} on {len(pixels)} images")
+    reference, simulation = simulate(model, pixels, settings, quantize_output=form.int8_output)
+    example = example_input(preprocess)
+
+    def write(x: Tensor, folder: Path) -> dict[str, Any]:
+        return form.write_int8(simulation, x, folder)
+
+    with tempfile.TemporaryDirectory() as scratch, writing(output) as folder:
+        plain = Path(scratch)
+        form.write(deploy_form(model), example, plain)
+        kept: list[str] = list(settings.keep)
+        ranking: list[tuple[str, float]] = []
+        for number in (0, *IN_FLOAT):
+            if number:
+                ranking = ranking or sensitivities(simulation, pixels[:PROBES])
+                kept = [*settings.keep, *(name for name, _ in ranking[:number])]
+                for name in kept:
+                    keep_float(simulation, name)
+                _settle(simulation, pixels, settings)
+            for file in folder.iterdir():
+                file.unlink()
+            details = write(example, folder)
+            compared = compare_accuracy(form, plain, folder, rest, preprocess, class_map)
+            if compared.drop <= max_drop:
+                break
+            say(f"{compared.drop:.2f} points lost, more than {max_drop:g}, with {len(kept)} parts in float")
+        else:
+            raise LimitError(
+                f"int8 loses {compared.drop:.2f} points of top-1 on {compared.images} images of {evaluation}, more "
+                f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; calibrate on "
+                f"more images, or allow more"
+            )
+        record = finish_artifact(
+            form,
+            model,
+            network,
+            folder,
+            details,
+            write,
+            tolerance=TOLERANCE_INT8,
+            precision="int8",
+            simulation=simulation,
+        )
+        sizes = {"float32": sum(size_in_bytes(plain / name) for name in form.files), "int8": record.bytes}
+        timed = measure(
+            [
+                _entry(network.model, form, record, plain, sizes["float32"]),
+                _entry(f"{network.model} int8", form, record, folder, sizes["int8"]),
+            ],
+            threads=threads,
+            rounds=rounds,
+            calls=8,
+        )
+        report = {
+            "settings": asdict(settings),
+            "calibration": {"source": calibration, "images": len(pixels)},
+            "evaluation": {"source": evaluation, **asdict(compared), "drop_points": compared.drop},
+            "max_drop": max_drop,
+            "kept_in_float": kept,
+            "bytes": sizes,
+            "simulation_error": relative_error(*_logits(reference, simulation, pixels[:IMAGES_AT_ONCE])),
+            "latency": timed,
+            "layers": layer_errors(simulation, reference, pixels[:IMAGES_AT_ONCE]),
+        }
+        (folder / LAYERS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return record, report
+
+
+def simulate(
+    model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool
+) -> tuple[GraphModule, GraphModule]:
+    """Return the quantised form of a network before and after its weights were rounded, calibrated on images.
+
+    Args:
+        model: the network, in evaluation mode.
+        pixels: ``(N, C, H, W)``.
+        settings: how.
+        quantize_output: whether the logits are quantised, too.
+
+    Raises:
+        InputError: a network that cannot be traced, an unknown part to keep, an unknown method for ranges.
+    """
+    graph = plain_graph(model, pixels[:1])
+    batches = pixels.split(16)
+    if settings.equalize:
+        equalize(graph, batches)
+    form = quantized_form(graph, quantize_output=quantize_output)
+    calibrate(form, batches, settings.ranges)
+    reference = copy.deepcopy(form)
+    for name in settings.keep:
+        if name not in dict(form.named_modules()):
+            known = ", ".join(name for name, _ in layers(form))
+            raise InputError(f"no part is called {name!r}, which was to stay in float: {known}")
+        keep_float(form, name)
+    _settle(form, pixels, settings)
+    return reference, form
+
+
+def _settle(form: GraphModule, pixels: Tensor, settings: Settings) -> None:
+    if settings.round:
+        round_weights(form, pixels[:IMAGES_AT_ONCE])
+    if settings.correct:
+        correct_biases(form, pixels)
+    set_mode(form, Mode.SIMULATE)
+
+
+def compare_accuracy(
+    form: Format,
+    plain: Path,
+    int8: Path,
+    source: ImageSource,
+    preprocess: Preprocess,
+    class_map: Sequence[int] | None,
+) -> Comparison:
+    """Run two artifacts of a format on every image of a source.
+
+    Args:
+        form: their format.
+        plain: folder of the float artifact.
+        int8: folder of the int8 artifact.
+        source: the images.
+        preprocess: of both.
+        class_map: as for :func:`compactnets.training.evaluation.evaluate`.
+
+    Raises:
+        InputError: an image that cannot be read.
+    """
+    runners = [form.open(folder / form.file) for folder in (plain, int8)]
+    batch_size = None if form.any_batch else 1
+    lookup = None if class_map is None else torch.tensor(class_map)
+    loader = make_eval_loader(source, preprocess, batch_size=32)
+    guesses: list[Tensor] = []
+    labels: list[Tensor] = []
+    try:
+        for batch in Tracker(loader, len(loader), "float and int8"):
+            pixels = batch.images.numpy()
+            logits = [torch.from_numpy(run_in_batches(runner, pixels, batch_size)) for runner in runners]
+            guesses.append(torch.stack([each.argmax(1) for each in logits]))
+            labels.append(batch.labels if lookup is None else lookup[batch.labels])
+    finally:
+        loader.close()
+    found, right = torch.cat(guesses, 1), torch.cat(labels)
+    correct = (found == right).sum(1).tolist()
+    return Comparison(len(right), *correct, agreement=float((found[0] == found[1]).float().mean()))
+
+
+def _format(name: str) -> Format:
+    form = find_format(name)
+    if not form.int8:
+        from compactnets.deploy.formats import FORMATS
+
+        able = ", ".join(other.name for other in FORMATS.values() if other.int8)
+        raise InputError(f"int8 is made for {able}, found --format {name}")
+    form.versions()
+    return form
+
+
+def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource, ImageSource]:
+    """Return the images to calibrate on and those to evaluate on, with none in both."""
+    rest = open_source(evaluation, "val")
+    try:
+        images = open_source(calibration, "train")
+    except MissingSplitError:
+        images = open_source(calibration, "val")
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))
+    if images.fingerprint() == rest.fingerprint():
+        left = np.setdiff1d(np.arange(len(rest)), chosen)
+        if not len(left):
+            raise InputError(
+                f"{evaluation} has {len(rest)} images and all are calibrated on: none is left to evaluate on; "
+                f"name another --eval, or fewer --calibration-images"
+            )
+        rest = PartOfSource(rest, left.tolist())
+    return PartOfSource(images, chosen.tolist()), rest
+
+
+def _entry(name: str, form: Format, record: ArtifactRecord, folder: Path, size: int) -> Entry:
+    side, channels = record.network.preprocess["size"], len(record.network.preprocess["mean"])
+    return Entry(
+        network=name,
+        format=form.name,
+        precision="float32",  # of what is asked of the runtime: the artifact itself says what is int8
+        path=folder / form.file,
+        shape=(1, channels, side, side),
+        macs=record.macs,
+        params=record.params,
+        bytes=size,
+        difference=None,
+    )
+
+
+def _logits(reference: nn.Module, simulation: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    set_mode(reference, Mode.OFF)
+    with torch.inference_mode():
+        return reference(images), simulation(images)
