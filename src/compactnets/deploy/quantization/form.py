@@ -29,7 +29,7 @@ from compactnets.nn import ChannelShuffle
 SIGMOID = (1 / 256, LOW)  # scale and zero point that XNNPACK prescribes, and that nothing is lost by
 RELUS = (nn.ReLU, nn.ReLU6)
 MOVES = (nn.MaxPool2d, nn.Flatten, ChannelShuffle, nn.ZeroPad2d)  # they move values: what comes out has the same range
-MOVING = (torch.split, torch.chunk, operator.getitem)
+MOVING = (torch.split, torch.chunk, operator.getitem, "index_select")
 
 
 class _Tracer(Tracer):
@@ -138,51 +138,45 @@ def quantized_form(network: GraphModule, *, quantize_output: bool = False) -> Gr
         network: the graph.
         quantize_output: whether the logits are quantised as well.
     """
-    quantizers: dict[Node, str] = {}  # of the tensor that a node makes
-    alias: dict[str, str] = {}
-    output = next(node for node in network.graph.nodes if node.op == "output").args[0]
-
-    def new(node: Node, fixed: tuple[float, int] | None = None) -> str:
-        name = f"quantize_{node.name}"
-        network.add_submodule(name, Quantizer(fixed))
-        return name
-
-    for node in list(network.graph.nodes):
+    for node in network.graph.nodes:
         module = module_of(network, node)
         if isinstance(module, nn.Conv2d):
             network.set_submodule(str(node.target), QuantizedConv2d(module))
         elif isinstance(module, nn.Linear):
             network.set_submodule(str(node.target), QuantizedLinear(module))
-        if node.op == "output" or (node is output and not quantize_output):
-            continue
-        if node.op == "get_attr" or node.target in (torch.split, torch.chunk):
-            if node.target in (torch.split, torch.chunk):
-                quantizers[node] = quantizers[node.args[0]]  # type: ignore[index]
-            continue
-        if len(node.users) == 1 and isinstance(module_of(network, next(iter(node.users))), RELUS):
-            continue  # the ReLU is part of it
-        if isinstance(module, MOVES) or node.target in (operator.getitem, "index_select"):
-            name = quantizers[node.args[0]]  # type: ignore[index]
-        elif node.target is torch.sigmoid:
-            name = new(node, SIGMOID)
-        else:
-            name = new(node)
-        if node.target is torch.cat:
-            for part in node.args[0]:  # type: ignore[union-attr]
-                other = _last(alias, quantizers[part])  # type: ignore[index]
-                if other != name:
-                    alias[other] = name
-        quantizers[node] = name
-    for node, name in quantizers.items():
-        if node.target in (torch.split, torch.chunk):
-            continue
+    for node, name in _assign_quantizers(network, quantize_output).items():
         with network.graph.inserting_after(node):
-            call = network.graph.call_module(_last(alias, name), (node,))
-        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+            call = network.graph.call_module(name, (node,))
+        for user in [user for user in node.users if user is not call]:
+            user.replace_input_with(node, call)
     network.graph.lint()
     network.recompile()
     network.delete_all_unused_submodules()
     return network
+
+
+def _assign_quantizers(network: GraphModule, quantize_output: bool) -> dict[Node, str]:
+    """Return the name of the quantizer behind every node that makes a tensor, all of them added to the network."""
+    names: dict[Node, str] = {}
+    shared: dict[str, str] = {}  # the quantizer of a part -> that of what it is concatenated to
+    output = next(node for node in network.graph.nodes if node.op == "output").args[0]
+    for node in network.graph.nodes:
+        if node.op in ("output", "get_attr") or (node is output and not quantize_output):
+            continue
+        if len(node.users) == 1 and isinstance(module_of(network, next(iter(node.users))), RELUS):
+            continue  # the ReLU is part of it
+        if isinstance(module_of(network, node), MOVES) or node.target in MOVING:
+            names[node] = names[node.args[0]]
+            continue
+        names[node] = f"quantize_{node.name}"
+        network.add_submodule(names[node], Quantizer(SIGMOID if node.target is torch.sigmoid else None))
+        if node.target is torch.cat:
+            for part in node.args[0]:
+                other = _last(shared, names[part])
+                if other != names[node]:
+                    shared[other] = names[node]
+    lists = (torch.split, torch.chunk)  # what they make is not a tensor
+    return {node: _last(shared, name) for node, name in names.items() if node.target not in lists}
 
 
 def split_by_slices(network: GraphModule) -> GraphModule:
@@ -236,9 +230,9 @@ def separate_groups(network: GraphModule, widest: int) -> int:
     return count
 
 
-def _last(alias: dict[str, str], name: str) -> str:
-    while name in alias:
-        name = alias[name]
+def _last(shared: dict[str, str], name: str) -> str:
+    while name in shared:
+        name = shared[name]
     return name
 
 
@@ -301,7 +295,7 @@ def _replace_by_operators(network: GraphModule, node: Node, quantizer: Quantizer
         network.graph.erase_node(node)
         return
     if quantizer.non_negative and isinstance(module_of(network, source), nn.ReLU) and len(source.users) == 1:
-        source = source.args[0]  # type: ignore[assignment]
+        source = source.args[0]
     numbers = quantizer.numbers(unsigned=unsigned)
     decomposed = torch.ops.quantized_decomposed
     with network.graph.inserting_before(node):

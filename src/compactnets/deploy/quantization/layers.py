@@ -114,7 +114,7 @@ class QuantizedLinear(nn.Linear):
 Quantized = QuantizedConv2d | QuantizedLinear
 
 
-def _take(layer: nn.Module, original: nn.Conv2d | nn.Linear) -> None:
+def _take(layer: Quantized, original: nn.Conv2d | nn.Linear) -> None:
     """Become ``original``, with a scale for every output besides."""
     layer.__dict__.update(original.__dict__)
     layer._buffers = dict(original._buffers)

@@ -26,14 +26,14 @@ from compactnets.deploy.formats import Format, find_format
 from compactnets.deploy.latency import Entry, measure
 from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.errors import keep_float, layer_errors, relative_error, sensitivities
-from compactnets.deploy.quantization.form import layers, plain_graph, quantized_form, set_mode
+from compactnets.deploy.quantization.form import layers, plain_graph, quantized_form, quantizers, set_mode
 from compactnets.deploy.quantization.layers import Mode
 from compactnets.deploy.quantization.ranges import calibrate
 from compactnets.deploy.quantization.rounding import correct_biases, round_weights
 from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
-from compactnets.errors import InputError, LimitError
+from compactnets.errors import InputError, LimitError, did_you_mean
 from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.evaluation import match_classes
 
@@ -177,7 +177,7 @@ def quantize(
             calls=8,
         )
         report = {
-            "settings": asdict(settings),
+            "settings": {**asdict(settings), "keep": list(settings.keep)},
             "calibration": {"source": calibration, "images": len(pixels)},
             "evaluation": {"source": evaluation, **asdict(compared), "drop_points": compared.drop},
             "max_drop": max_drop,
@@ -212,10 +212,13 @@ def simulate(
     form = quantized_form(graph, quantize_output=quantize_output)
     calibrate(form, batches, settings.ranges)
     reference = copy.deepcopy(form)
+    known = [*(name for name, _ in layers(form)), *(name for name, _ in quantizers(form))]
     for name in settings.keep:
-        if name not in dict(form.named_modules()):
-            known = ", ".join(name for name, _ in layers(form))
-            raise InputError(f"no part is called {name!r}, which was to stay in float: {known}")
+        if name not in known:
+            raise InputError(
+                f"no layer or tensor is called {name!r}, which was to stay in float{did_you_mean(name, known)}: see "
+                f"{LAYERS} of an artifact for their names"
+            )
         keep_float(form, name)
     _settle(form, pixels, settings)
     return reference, form
@@ -265,8 +268,8 @@ def compare_accuracy(
     finally:
         loader.close()
     found, right = torch.cat(guesses, 1), torch.cat(labels)
-    correct = (found == right).sum(1).tolist()
-    return Comparison(len(right), *correct, agreement=float((found[0] == found[1]).float().mean()))
+    plain_correct, int8_correct = (found == right).sum(1).tolist()
+    return Comparison(len(right), plain_correct, int8_correct, float((found[0] == found[1]).float().mean()))
 
 
 def _format(name: str) -> Format:

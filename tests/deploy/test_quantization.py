@@ -1,0 +1,340 @@
+"""int8: what each step promises, every format against the simulation, and the whole on a small source of images."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compactnets.deploy import FORMATS, deploy_form, load_artifact
+from compactnets.deploy.quantization import Settings, quantize
+from compactnets.deploy.quantization.equalization import equalize
+from compactnets.deploy.quantization.errors import keep_float, layer_errors, relative_error, sensitivities
+from compactnets.deploy.quantization.form import (
+    GroupByGroup,
+    freeze,
+    layers,
+    plain_graph,
+    quantized_form,
+    quantizers,
+    separate_groups,
+    set_mode,
+)
+from compactnets.deploy.quantization.layers import Mode, Quantizer
+from compactnets.deploy.quantization.ranges import METHODS, calibrate
+from compactnets.deploy.quantization.rounding import correct_biases, round_weights
+from compactnets.deploy.record import LAYERS, NAME
+from compactnets.errors import InputError, LimitError
+from compactnets.models.registry import list_models
+
+from .conftest import needs
+from .helpers import SIZE, small_form, tiny_network, tiny_record
+
+INT8 = [name for name, form in FORMATS.items() if form.int8]
+
+
+def pictures(count: int = 16, side: int = SIZE) -> Tensor:
+    """Smooth random images: (count, 3, side, side)."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, 3, 6, 6, generator=generator)
+    return nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+
+
+def form_of(model: nn.Module, images: Tensor, *, quantize_output: bool = False) -> GraphModule:
+    """A calibrated form, its weights not rounded yet."""
+    form = quantized_form(plain_graph(model, images[:1]), quantize_output=quantize_output)
+    calibrate(form, images.split(8), "minmax")
+    return form
+
+
+@pytest.mark.parametrize(
+    "name", [*list_models()[::9], *(pytest.param(n, marks=pytest.mark.slow) for n in list_models())]
+)
+def test_every_network_has_a_quantised_form(name: str) -> None:
+    """Off it is the network, on it is near, and no layer with weights is left out."""
+    model, side = small_form(name)
+    images = pictures(8, side)
+    graph = plain_graph(model, images[:1])
+    with torch.inference_mode():
+        expected = model(images)
+        torch.testing.assert_close(graph(images), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    form = form_of(model, images)
+    assert len(list(layers(form))) >= sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in deploy_form(model).modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(form(images), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+        set_mode(form, Mode.SIMULATE)
+        assert 0 < relative_error(expected, form(images)) < 0.7
+
+
+def test_equalising_changes_nothing_but_the_ranges() -> None:
+    images = pictures()
+    model = tiny_network()
+    with torch.no_grad():  # one channel a hundred times the others, as batch normalisation can leave it
+        model.stages[0][0].compress.norm.weight[1] *= 100
+        model.stages[0][0].compress.norm.bias[1] *= 100
+    graph = plain_graph(model, images[:1])
+    with torch.inference_mode():
+        expected = graph(images)
+    before = _worst_spread(graph, images)
+    assert equalize(graph, images.split(8)) > 3
+    with torch.inference_mode():
+        torch.testing.assert_close(graph(images), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    assert _worst_spread(graph, images) < before / 5
+
+
+def _worst_spread(graph: GraphModule, images: Tensor) -> float:
+    """Largest channel of the first compressing layer's output as a multiple of the median one."""
+    found: list[Tensor] = []
+    layer = graph.get_submodule("stages.0.0.compress.conv")
+    handle = layer.register_forward_hook(lambda module, inputs, output: found.append(output))
+    with torch.inference_mode():
+        graph(images)
+    handle.remove()
+    channels = found[0].relu().amax((0, 2, 3))
+    return float(channels.max() / channels.median())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_leave_outliers_out_or_not(method: str) -> None:
+    values = torch.cat([torch.randn(20_000, generator=torch.Generator().manual_seed(0)), torch.tensor([100.0])])
+    low, high = METHODS[method](values[torch.randperm(len(values))])
+    assert -6 < low < -1
+    assert high == 100 if method == "minmax" else high <= 100 if method == "mse" else high < 70
+    assert METHODS[method](torch.zeros(100)) == (0, 0)
+
+
+def test_a_quantizer_holds_zero_exactly_and_clips() -> None:
+    quantizer = Quantizer()
+    quantizer.set_range(0.5, 2.0)
+    quantizer.mode = Mode.SIMULATE
+    assert quantizer.non_negative
+    found = quantizer(torch.tensor([-1.0, 0.0, 1.0, 3.0]))
+    assert found[:2].tolist() == [0, 0]
+    assert found[2] == pytest.approx(1, abs=2 / 255)
+    assert found[3] == pytest.approx(2)
+    scale, zero_point, low, high, dtype = quantizer.numbers(unsigned=True)
+    assert (zero_point, low, high, dtype) == (0, 0, 255, torch.uint8)
+    assert scale == pytest.approx(2 / 255)
+
+
+def test_rounding_and_correcting_each_bring_the_network_nearer() -> None:
+    images, fresh = pictures(32), pictures(48)[32:]
+    form = form_of(tiny_network(), images)
+    for _, quantizer in quantizers(form):
+        quantizer.enabled = False  # weights alone
+    with torch.inference_mode():
+        expected = form(fresh)
+        set_mode(form, Mode.SIMULATE)
+        nearest = relative_error(expected, form(fresh))
+    round_weights(form, images)
+    for _, layer in layers(form):
+        steps = layer.weight.detach() / layer.scales.view(-1, *[1] * (layer.weight.dim() - 1))
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+    with torch.inference_mode():
+        rounded = relative_error(expected, form(fresh))
+    assert rounded < nearest
+    shifted = copy.deepcopy(form)
+    with torch.no_grad():
+        next(layers(shifted))[1].bias += 0.5  # an error of the mean, which correcting takes away: the float form has it
+    wanted = _means(form, images)
+    correct_biases(form, images)
+    for name, mean in _means(form, images).items():
+        torch.testing.assert_close(mean, wanted[name], rtol=1e-3, atol=1e-3)
+
+
+def _means(form: GraphModule, images: Tensor) -> dict[str, Tensor]:
+    """Mean of every layer's outputs in float, then as they are simulated now."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: found.__setitem__(name, output.transpose(0, 1).flatten(1).mean(1))
+
+    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers(form)]
+    with torch.inference_mode():
+        form(images)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def test_errors_name_the_layer_that_was_spoilt() -> None:
+    images = pictures()
+    form = form_of(tiny_network(), images)
+    reference = copy.deepcopy(form)
+    spoilt = "stages.0.2.conv"
+    form.get_submodule(spoilt).scales *= 40  # three levels are left
+    rows = {row["layer"]: row["signal_to_noise_db"] for row in layer_errors(form, reference, images)}
+    assert min(rows, key=lambda name: rows[name]) == spoilt
+    ranking = sensitivities(form, images)
+    assert spoilt in [name for name, _ in ranking[:3]]
+    with torch.inference_mode():
+        expected = reference(images)
+        before = relative_error(expected, form(images))
+        keep_float(form, spoilt)
+        assert relative_error(expected, form(images)) < before
+
+
+def test_a_tensor_in_float_takes_its_layers_along() -> None:
+    images = pictures()
+    form = form_of(tiny_network(), images)
+    keep_float(form, "quantize_stages_0_1_depthwise_conv")
+    off = [name for name, layer in layers(form) if not layer.enabled]
+    assert off == ["stages.0.1.depthwise.conv"]  # what reads it is a product, which has no weights
+    frozen = copy.deepcopy(form)
+    set_mode(form, Mode.SIMULATE)
+    freeze(frozen, unsigned=True, integer_bias=True)
+    with torch.inference_mode():
+        assert relative_error(form(images), frozen(images)) < 0.05
+
+
+def test_frozen_computes_what_was_simulated() -> None:
+    images = pictures()
+    for unsigned in (True, False):
+        form = form_of(tiny_network(), images)
+        set_mode(form, Mode.SIMULATE)
+        with torch.inference_mode():
+            expected = form(images)
+            freeze(form, unsigned=unsigned, integer_bias=False)
+            torch.testing.assert_close(form(images), expected, rtol=1e-4, atol=1e-5)
+        assert not list(quantizers(form))
+        kinds = [str(node.target) for node in form.graph.nodes]
+        assert kinds.count("quantized_decomposed.quantize_per_tensor.default") > 20
+
+
+class Wide(nn.Module):
+    """Three groups of 72 inputs, which OpenVINO with AMX gets wrong at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act = nn.Conv2d(3, 216, 1), nn.ReLU()
+        self.second = nn.Conv2d(216, 54, 1, groups=3)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.second(self.act(self.first(x))))
+
+
+def test_wide_groups_are_computed_one_at_a_time() -> None:
+    images = pictures()
+    form = form_of(Wide(), images)
+    freeze(form, unsigned=True, integer_bias=False)
+    with torch.inference_mode():
+        expected = form(images)
+        assert separate_groups(form, 72) == 0
+        assert separate_groups(form, 64) == 1
+        assert isinstance(form.get_submodule("second"), GroupByGroup)
+        torch.testing.assert_close(form(images), expected)
+
+
+@pytest.mark.parametrize("name", INT8)
+@pytest.mark.parametrize("model", [tiny_network, Wide])
+def test_runtimes_compute_what_was_simulated(name: str, model: Callable[[], nn.Module], tmp_path: Path) -> None:
+    needs(name)
+    form, images = FORMATS[name], pictures(1)
+    simulation = form_of(model(), pictures(), quantize_output=form.int8_output)
+    set_mode(simulation, Mode.SIMULATE)
+    details = form.write_int8(simulation, images, tmp_path)
+    with torch.inference_mode():
+        expected = simulation(images)  # it was left alone
+    found = torch.from_numpy(form.open(tmp_path / form.file)(images.numpy()))
+    assert relative_error(expected, found) < 0.05
+    if name == "executorch":
+        assert details["other_operators"] == {}
+        assert details["delegates"] == 1
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Five classes of eight images."""
+    generator = np.random.default_rng(0)
+    for name in ("n0", "n1", "n2", "n3", "n4"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(8):
+            pixels = generator.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((30, 30)).save(tmp_path / "images" / name / f"{index}.png")
+    return tmp_path / "images"
+
+
+def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:
+    needs("onnx")
+    network = tiny_network()
+    before = copy.deepcopy(network.state_dict())
+    record, report = quantize(
+        network,
+        tiny_record(),
+        "onnx",
+        tmp_path / "int8",
+        calibration=str(source),
+        evaluation=str(source),
+        max_drop=100,
+        settings=Settings(calibration_images=10),
+        rounds=2,
+    )
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert report == json.loads((tmp_path / "int8" / LAYERS).read_text())
+    assert report["calibration"]["images"] == 10
+    assert report["evaluation"]["images"] == 30  # none of the ten
+    assert report["bytes"]["int8"] == record.bytes
+    assert len(report["latency"]["rows"]) == 2
+    assert {row["layer"] for row in report["layers"]} >= {"stem.conv.conv", "classifier"}
+    assert record.precision == "int8"
+    assert record.verification.measure == "rms_difference"
+    assert json.loads((tmp_path / "int8" / NAME).read_text())["precision"] == "int8"
+    loaded = load_artifact(tmp_path / "int8")
+    assert loaded(pictures(3)).shape == (3, 5)
+    assert loaded(pictures(3)[:0]).shape == (0, 5)
+
+
+def test_too_large_a_drop_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """-101 points cannot be reached, whatever stays in float."""
+    needs("onnx")
+    monkeypatch.setattr("compactnets.deploy.quantization.post_training.IN_FLOAT", (3,))
+    with pytest.raises(LimitError, match=r"int8 loses .* points of top-1 on 35 images .* with 3 parts in float"):
+        quantize(
+            tiny_network(),
+            tiny_record(),
+            "onnx",
+            tmp_path / "int8",
+            calibration=str(source),
+            evaluation=str(source),
+            max_drop=-101,
+            settings=Settings(calibration_images=5),
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_name": "ncnn"}, "int8 is made for onnx, openvino, executorch, found --format ncnn"),
+        ({"settings": Settings(calibration_images=99)}, "none is left to evaluate on"),
+        ({"settings": Settings(calibration_images=5, keep=("stem",))}, "no layer"),
+        ({"settings": Settings(calibration_images=5, ranges="max")}, "no method for ranges is called 'max'"),
+        ({"calibration": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_quantised_is_one_line(
+    change: dict[str, object], message: str, source: Path, tmp_path: Path
+) -> None:
+    needs("onnx")
+    arguments = {
+        "format_name": "onnx",
+        "calibration": str(source),
+        "evaluation": str(source),
+        "settings": Settings(calibration_images=5),
+        **change,
+    }
+    name = arguments.pop("format_name")
+    with pytest.raises(InputError, match=message) as caught:
+        quantize(tiny_network(), tiny_record(), name, tmp_path / "int8", max_drop=1, **arguments)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "int8").exists()
