@@ -29,6 +29,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
+INT8_COLUMNS = (
+    "network", "format", "images", "float top-1", "int8 top-1", "points lost", "same class", "float, ms", "int8, ms",
+    "of float", "size, of float", "in float"
+)  # fmt: skip
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -77,6 +81,7 @@ def render() -> str:
     parts += [_training(path) for path in sorted((RESULTS / "training").glob("*.json"))]
     parts += [_speed(path) for path in sorted((RESULTS / "speed").glob("*.json"))]
     parts += [_latency(path) for path in sorted((RESULTS / "latency").glob("*.json"))]
+    parts += _int8(sorted((RESULTS / "int8").glob("*.json")))
     return "\n".join(parts)
 
 
@@ -114,6 +119,42 @@ def _latency(path: Path) -> str:
         f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
         + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
     )
+
+
+def _int8(paths: Sequence[Path]) -> list[str]:
+    """Return one section for all records of ``compactnets quantize``, copies of its ``quantization.json``."""
+    if not paths:
+        return []
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    environments = {
+        f"{record['latency']['environment']['processor']} ({' '.join(record['latency']['environment']['cpu_features'])}), "
+        f"commit {record['latency']['commit']}, {record['latency']['date']}"
+        for record in records
+    }
+    commands = "\n".join(" ".join(record["command"]) for record in records)
+    return [
+        f"## int8\n\n```sh\n{commands}\n```\n\n{'; '.join(sorted(environments))}. Images that were calibrated on are not "
+        f"among those evaluated on; latency is the median, with the 10th and 90th percentile, float and int8 in turns.\n\n"
+        f"{_head(INT8_COLUMNS)}" + "".join(_cells(_int8_cells(record)) for record in records)
+    ]
+
+
+def _int8_cells(record: dict[str, Any]) -> list[str]:
+    compared, sizes = record["evaluation"], record["bytes"]
+    times = [row["milliseconds"] for row in record["latency"]["rows"]]
+    shares = [100 * compared[key] / compared["images"] for key in ("float_correct", "int8_correct")]
+    return [
+        record["network"],
+        record["format"],
+        str(compared["images"]),
+        *(f"{share:.2f} %" for share in shares),
+        f"{compared['drop_points']:.2f}",
+        f"{100 * compared['agreement']:.1f} %",
+        *(f"{time['median']:.2f} ({time['p10']:.2f} to {time['p90']:.2f})" for time in times),
+        f"**{times[1]['median'] / times[0]['median']:.2f}**",
+        f"{sizes['int8'] / 1e6:.2f} MB, **{sizes['int8'] / sizes['float32']:.2f}**",
+        ", ".join(record["kept_in_float"]) or "none",
+    ]
 
 
 def _speed_cells(row: dict[str, Any]) -> list[str]:

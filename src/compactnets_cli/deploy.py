@@ -75,6 +75,8 @@ def quantize(
 
     Exit code 3 where it loses more than --max-drop; then nothing is left behind.
     """
+    import sys
+
     from compactnets.deploy import load_for_export
     from compactnets.deploy.quantization import Settings
     from compactnets.deploy.quantization import quantize as run
@@ -99,6 +101,7 @@ def quantize(
         max_drop=max_drop,
         settings=settings,
         threads=threads,
+        command=["compactnets", *sys.argv[1:]],
     )
     if as_json:
         print_json({"output": str(output), **artifact.model_dump(mode="json"), "quantization": report})

@@ -89,6 +89,7 @@ def quantize(
     settings: Settings | None = None,
     threads: int = 1,
     rounds: int = 20,
+    command: Sequence[str] = (),
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
     """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
 
@@ -105,6 +106,7 @@ def quantize(
         settings: how to quantise.
         threads: threads of the runtime while latency is measured.
         rounds: turns of the latency measurement.
+        command: what was typed, for the report.
 
     Returns:
         the artifact's record, and the report that is written beside it.
@@ -177,6 +179,10 @@ def quantize(
             calls=8,
         )
         report = {
+            "command": list(command),
+            "network": network.model,
+            "format": form.name,
+            "versions": record.versions,
             "settings": {**asdict(settings), "keep": list(settings.keep)},
             "calibration": {"source": calibration, "images": len(pixels)},
             "evaluation": {"source": evaluation, **asdict(compared), "drop_points": compared.drop},
