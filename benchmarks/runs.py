@@ -126,16 +126,17 @@ def _int8(paths: Sequence[Path]) -> list[str]:
     if not paths:
         return []
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    timed = [record["latency"] for record in records]
     environments = {
-        f"{record['latency']['environment']['processor']} ({' '.join(record['latency']['environment']['cpu_features'])}), "
-        f"commit {record['latency']['commit']}, {record['latency']['date']}"
-        for record in records
+        f"{each['environment']['processor']} ({' '.join(each['environment']['cpu_features'])}), commit "
+        f"{each['commit']}, {each['date']}"
+        for each in timed
     }
     commands = "\n".join(" ".join(record["command"]) for record in records)
     return [
-        f"## int8\n\n```sh\n{commands}\n```\n\n{'; '.join(sorted(environments))}. Images that were calibrated on are not "
-        f"among those evaluated on; latency is the median, with the 10th and 90th percentile, float and int8 in turns.\n\n"
-        f"{_head(INT8_COLUMNS)}" + "".join(_cells(_int8_cells(record)) for record in records)
+        f"## int8\n\n```sh\n{commands}\n```\n\n{'; '.join(sorted(environments))}. Images that were calibrated on are "
+        "not among those evaluated on; latency is the median, with the 10th and 90th percentile, float and int8 in "
+        f"turns.\n\n{_head(INT8_COLUMNS)}" + "".join(_cells(_int8_cells(record)) for record in records)
     ]
 
 
