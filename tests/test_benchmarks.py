@@ -62,3 +62,16 @@ def test_collect_reads_a_run(runs: ModuleType, tmp_path: Path, monkeypatch: pyte
     assert f"{result.final.top1:.2f}" in page
     assert "| shufflenet_g3_x0_25 |" in page
     assert str(tmp_path) not in (tmp_path / "results" / "training" / "digits.json").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "int8").glob("*.json")), ids=lambda path: path.stem)
+def test_an_int8_record_compares_the_same_images(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert all(record[key] for key in ("command", "network", "format", "versions", "settings", "layers"))
+    assert {"commit", "date", "environment", "settings"} <= set(record["latency"])
+    compared = record["evaluation"]
+    lost = compared["float_correct"] - compared["int8_correct"]
+    assert compared["drop_points"] == pytest.approx(100 * lost / compared["images"])
+    assert compared["drop_points"] <= record["max_drop"]
+    assert len(record["latency"]["rows"]) == 2
+    assert not [word for word in record["command"] if word.startswith("/")]

@@ -120,3 +120,16 @@ def test_benchmark(run: Run, tmp_path: Path) -> None:
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     wrong = run("benchmark", "muffnet_x0_5", "--formats", "onnx,bogus")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+
+
+def test_quantize_says_what_it_cannot_do(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    common = ("--calibration", "digits", "--eval", "digits", "--output", tmp_path / "int8")
+    refused = run("quantize", checkpoint, "--format", "ncnn", *common)
+    assert refused.code == 2
+    assert refused.err.strip().endswith("int8 is made for onnx, openvino, executorch, found --format ncnn")
+    refused = run(
+        "quantize", checkpoint, "--format", "onnx", *common, "--keep-float", "stem", "--calibration-images", "4"
+    )
+    assert refused.code == 2
+    assert "no layer or tensor is called 'stem'" in refused.err
+    assert not (tmp_path / "int8").exists()
