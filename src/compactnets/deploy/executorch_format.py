@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compactnets.deploy.formats import Runner, trace_program
-from compactnets.deploy.quantization.form import freeze, split_by_slices
+from compactnets.deploy.quantization.form import freeze
+from compactnets.deploy.quantization.lowering import split_by_slices
 from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError

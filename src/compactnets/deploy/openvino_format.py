@@ -16,7 +16,8 @@ from torch.fx import GraphModule
 
 from compactnets.deploy import onnx_format
 from compactnets.deploy.formats import Runner
-from compactnets.deploy.quantization.form import freeze, separate_groups
+from compactnets.deploy.quantization.form import freeze
+from compactnets.deploy.quantization.lowering import separate_groups
 from compactnets.errors import InputError
 
 # OpenVINO 2026.4 computes a grouped int8 convolution with AMX wrongly where a group has more inputs than this and not a

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from compactnets.deploy.quantization.form import module_of
+from compactnets.deploy.quantization.graph import module_of
 from compactnets.nn import ChannelShuffle, channel_shuffle
 
 PASSING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)

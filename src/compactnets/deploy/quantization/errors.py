@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.deploy.quantization.form import layers, module_of, quantizers, set_mode
+from compactnets.deploy.quantization.form import layers, quantizers, set_mode
+from compactnets.deploy.quantization.graph import module_of
 from compactnets.deploy.quantization.layers import Mode, QuantizedConv2d, QuantizedLinear, Quantizer
 
 

@@ -1,17 +1,14 @@
-"""The quantised form of a network: its deploy form as a graph, with a quantizer wherever a runtime holds a tensor."""
+"""The quantised form of a network: a quantizer wherever a runtime holds a tensor."""
 
 from __future__ import annotations
 
-import itertools
-import operator
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule, Node, Tracer
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
+from torch import nn
+from torch.fx import GraphModule, Node
 
+from compactnets.deploy.quantization.graph import MOVES, MOVING, RELUS, module_of
 from compactnets.deploy.quantization.layers import (
     LOW,
     Mode,
@@ -20,111 +17,9 @@ from compactnets.deploy.quantization.layers import (
     QuantizedLinear,
     Quantizer,
     freeze_layer,
-    one_group,
 )
-from compactnets.deploy.rewrite import deploy_form
-from compactnets.errors import InputError
-from compactnets.nn import ChannelShuffle
 
 SIGMOID = (1 / 256, LOW)  # scale and zero point that XNNPACK prescribes, and that nothing is lost by
-RELUS = (nn.ReLU, nn.ReLU6)
-MOVES = (nn.MaxPool2d, nn.Flatten, ChannelShuffle, nn.ZeroPad2d)  # they move values: what comes out has the same range
-MOVING = (torch.split, torch.chunk, operator.getitem, "index_select")
-
-
-class _Tracer(Tracer):
-    def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
-        return isinstance(m, ChannelShuffle) or super().is_leaf_module(m, qualname)
-
-
-def plain_graph(model: nn.Module, example: Tensor) -> GraphModule:
-    """Return the deploy form of ``model`` as a graph of plain operations.
-
-    No identities; every ReLU is a module; ``relu(cat(a, b))`` is ``cat(relu(a), relu(b))``, so that each ReLU follows
-    a convolution or an addition, and is gone where its input is not negative; poolings by average that count their
-    padding are depthwise convolutions.
-
-    Args:
-        model: any network of the package, in evaluation mode; it is left alone.
-        example: ``(N, C, H, W)``, of a size that the network takes.
-
-    Raises:
-        InputError: the network's forward depends on its input, so that it has no graph.
-    """
-    form = deploy_form(model)
-    try:
-        graph = _Tracer().trace(form)
-    except (TypeError, torch.fx.proxy.TraceError) as error:
-        raise InputError(f"{type(model).__name__} cannot be traced, and so not quantised: {error}") from None
-    network = GraphModule(form, graph)
-    for node in list(graph.nodes):
-        if isinstance(module_of(network, node), nn.Identity):
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-        elif node.op == "call_function" and node.target in (F.relu, torch.relu):
-            name = f"{node.name}_act"
-            network.add_submodule(name, nn.ReLU())
-            with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.call_module(name, (node.args[0],)))
-            graph.erase_node(node)
-    ShapeProp(network).propagate(example)
-    for node in list(graph.nodes):
-        module = module_of(network, node)
-        if isinstance(module, nn.ReLU):
-            _move_before_cat(network, node)
-        elif isinstance(module, nn.AvgPool2d):
-            _pool_by_convolution(network, node, module)
-    graph.lint()
-    network.recompile()
-    return network
-
-
-def module_of(network: GraphModule, node: Node) -> nn.Module | None:
-    """Return the module that a node calls, if it calls one."""
-    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _move_before_cat(network: GraphModule, node: Node) -> None:
-    cat = node.args[0]
-    if not (isinstance(cat, Node) and cat.target is torch.cat and len(cat.users) == 1):
-        return
-    parts = []
-    for part in cat.args[0]:  # type: ignore[union-attr]
-        if _is_non_negative(network, part):  # type: ignore[arg-type]
-            parts.append(part)
-            continue
-        with network.graph.inserting_before(cat):
-            parts.append(network.graph.call_module(str(node.target), (part,)))
-    cat.args = (parts, *cat.args[1:])
-    node.replace_all_uses_with(cat)
-    network.graph.erase_node(node)
-
-
-def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -> None:
-    """Put a depthwise convolution with equal weights in the place of an average pooling that counts its padding.
-
-    XNNPACK has no int8 pooling by average, ONNX Runtime's is slower than its convolution, and equal weights are exact
-    in int8.
-    """
-    if pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
-        return
-    channels = node.meta["tensor_meta"].shape[1]
-    conv = nn.Conv2d(channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels)
-    nn.init.constant_(conv.weight, 1 / conv.weight[0].numel())
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    network.set_submodule(str(node.target), conv.requires_grad_(False))
-
-
-def _is_non_negative(network: GraphModule, node: Node) -> bool:
-    """Whether a tensor cannot be negative, as far as the operations before it say."""
-    module = module_of(network, node)
-    if isinstance(module, RELUS) or node.target is torch.sigmoid:
-        return True
-    if isinstance(module, (*MOVES, nn.AvgPool2d, nn.AdaptiveAvgPool2d)) or node.target in MOVING:
-        return _is_non_negative(network, node.args[0])  # type: ignore[arg-type]
-    if node.target is torch.cat:
-        return all(_is_non_negative(network, part) for part in node.args[0])  # type: ignore[union-attr, arg-type]
-    return False
 
 
 def quantized_form(network: GraphModule, *, quantize_output: bool = False) -> GraphModule:
@@ -177,57 +72,6 @@ def _assign_quantizers(network: GraphModule, quantize_output: bool) -> dict[Node
                     shared[other] = names[node]
     lists = (torch.split, torch.chunk)  # what they make is not a tensor
     return {node: _last(shared, name) for node, name in names.items() if node.target not in lists}
-
-
-def split_by_slices(network: GraphModule) -> GraphModule:
-    """Take splits apart into slices, in place: XNNPACK has no int8 split."""
-    for node in list(network.graph.nodes):
-        if node.target is not torch.split:
-            continue
-        source, sizes, *rest = node.args
-        dim = rest[0] if rest else node.kwargs.get("dim", 0)
-        starts = list(itertools.accumulate([0, *sizes]))
-        for user in list(node.users):
-            index = user.args[1]
-            with network.graph.inserting_before(user):
-                part = network.graph.call_function(torch.narrow, (source, dim, starts[index], sizes[index]))
-            user.replace_all_uses_with(part)
-            network.graph.erase_node(user)
-        network.graph.erase_node(node)
-    network.recompile()
-    return network
-
-
-class GroupByGroup(nn.Module):
-    """A grouped convolution as one convolution for every group: (N, C, H, W) -> (N, C', H', W')."""
-
-    def __init__(self, layer: QuantizedConv2d) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(one_group(layer, group) for group in range(layer.groups))
-
-    def forward(self, x: Tensor) -> Tensor:
-        inputs = x.chunk(len(self.parts), dim=1)
-        return torch.cat([part(piece) for part, piece in zip(self.parts, inputs, strict=True)], dim=1)
-
-
-def separate_groups(network: GraphModule, widest: int) -> int:
-    """Compute grouped convolutions group by group in place where a group has more inputs than ``widest``.
-
-    Args:
-        network: a frozen form.
-        widest: inputs of a group; multiples of it stay grouped.
-
-    Returns:
-        how many convolutions are taken apart.
-    """
-    count = 0
-    for name, layer in list(layers(network)):
-        if isinstance(layer, QuantizedConv2d) and layer.groups > 1:
-            width = layer.in_channels // layer.groups
-            if width > widest and width % widest:
-                network.set_submodule(name, GroupByGroup(layer))
-                count += 1
-    return count
 
 
 def _last(shared: dict[str, str], name: str) -> str:

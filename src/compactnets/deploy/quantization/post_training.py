@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ from torch.fx import GraphModule
 from compactnets.console import Tracker, say
 from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.base import ImageDataset, MissingSplitError
-from compactnets.data.loading import make_eval_loader
 from compactnets.data.part import PartOfSource
-from compactnets.deploy.artifact import run_in_batches
 from compactnets.deploy.export import check_output, finish_artifact, writing
 from compactnets.deploy.formats import Format, find_format
 from compactnets.deploy.latency import Entry, measure
+from compactnets.deploy.quantization.comparison import compare_accuracy
 from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.errors import keep_float, layer_errors, relative_error, sensitivities
-from compactnets.deploy.quantization.form import layers, plain_graph, quantized_form, quantizers, set_mode
+from compactnets.deploy.quantization.form import layers, quantized_form, quantizers, set_mode
+from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode
 from compactnets.deploy.quantization.ranges import calibrate
 from compactnets.deploy.quantization.rounding import correct_biases, round_weights
@@ -41,21 +41,6 @@ TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: values between two s
 IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order where the drop is past its limit
 IMAGES_AT_ONCE = 64  # for rounding, correcting and the errors of the layers
 PROBES = 16  # images that sensitivities are measured on
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Float and int8 on the same images."""
-
-    images: int
-    float_correct: int
-    int8_correct: int
-    agreement: float  # share of images with the same best class
-
-    @property
-    def drop(self) -> float:
-        """Points of top-1 accuracy that int8 loses."""
-        return 100 * (self.float_correct - self.int8_correct) / self.images
 
 
 @dataclass(frozen=True)
@@ -126,27 +111,16 @@ def quantize(
     dataset = ImageDataset(images, preprocess)
     pixels = torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
     say(f"quantising {network.model} on {len(pixels)} images")
-    reference, simulation = simulate(model, pixels, settings, quantize_output=form.int8_output)
+    reference = calibrated(model, pixels, settings, quantize_output=form.int8_output)
     example = example_input(preprocess)
-
-    def write(x: Tensor, folder: Path) -> dict[str, Any]:
-        return form.write_int8(simulation, x, folder)
-
     with tempfile.TemporaryDirectory() as scratch, writing(output) as folder:
         plain = Path(scratch)
         form.write(deploy_form(model), example, plain)
-        kept: list[str] = list(settings.keep)
-        ranking: list[tuple[str, float]] = []
-        for number in (0, *IN_FLOAT):
-            if number:
-                ranking = ranking or sensitivities(simulation, pixels[:PROBES])
-                kept = [*settings.keep, *(name for name, _ in ranking[:number])]
-                for name in kept:
-                    keep_float(simulation, name)
-                _settle(simulation, pixels, settings)
+        for kept in _choices(reference, pixels, settings):
+            simulation = settled(reference, kept, pixels, settings)
             for file in folder.iterdir():
                 file.unlink()
-            details = write(example, folder)
+            details = form.write_int8(simulation, example, folder)
             compared = compare_accuracy(form, plain, folder, rest, preprocess, class_map)
             if compared.drop <= max_drop:
                 break
@@ -163,7 +137,7 @@ def quantize(
             network,
             folder,
             details,
-            write,
+            lambda x, to: form.write_int8(simulation, x, to),
             tolerance=TOLERANCE_INT8,
             precision="int8",
             simulation=simulation,
@@ -197,10 +171,8 @@ def quantize(
     return record, report
 
 
-def simulate(
-    model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool
-) -> tuple[GraphModule, GraphModule]:
-    """Return the quantised form of a network before and after its weights were rounded, calibrated on images.
+def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool) -> GraphModule:
+    """Return the quantised form of a network with its ranges set and its weights as they were.
 
     Args:
         model: the network, in evaluation mode.
@@ -216,8 +188,6 @@ def simulate(
     if settings.equalize:
         equalize(graph, batches)
     form = quantized_form(graph, quantize_output=quantize_output)
-    calibrate(form, batches, settings.ranges)
-    reference = copy.deepcopy(form)
     known = [*(name for name, _ in layers(form)), *(name for name, _ in quantizers(form))]
     for name in settings.keep:
         if name not in known:
@@ -225,57 +195,36 @@ def simulate(
                 f"no layer or tensor is called {name!r}, which was to stay in float{did_you_mean(name, known)}: see "
                 f"{LAYERS} of an artifact for their names"
             )
+    calibrate(form, batches, settings.ranges)
+    return form
+
+
+def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Settings) -> GraphModule:
+    """Return a copy of a calibrated form that simulates int8, with rounded weights and corrected biases.
+
+    Args:
+        form: the form.
+        kept: names of the parts that stay in float.
+        pixels: ``(N, C, H, W)``.
+        settings: whether to round and to correct.
+    """
+    form = copy.deepcopy(form)
+    for name in kept:
         keep_float(form, name)
-    _settle(form, pixels, settings)
-    return reference, form
-
-
-def _settle(form: GraphModule, pixels: Tensor, settings: Settings) -> None:
     if settings.round:
         round_weights(form, pixels[:IMAGES_AT_ONCE])
     if settings.correct:
         correct_biases(form, pixels)
     set_mode(form, Mode.SIMULATE)
+    return form
 
 
-def compare_accuracy(
-    form: Format,
-    plain: Path,
-    int8: Path,
-    source: ImageSource,
-    preprocess: Preprocess,
-    class_map: Sequence[int] | None,
-) -> Comparison:
-    """Run two artifacts of a format on every image of a source.
-
-    Args:
-        form: their format.
-        plain: folder of the float artifact.
-        int8: folder of the int8 artifact.
-        source: the images.
-        preprocess: of both.
-        class_map: as for :func:`compactnets.training.evaluation.evaluate`.
-
-    Raises:
-        InputError: an image that cannot be read.
-    """
-    runners = [form.open(folder / form.file) for folder in (plain, int8)]
-    batch_size = None if form.any_batch else 1
-    lookup = None if class_map is None else torch.tensor(class_map)
-    loader = make_eval_loader(source, preprocess, batch_size=32)
-    guesses: list[Tensor] = []
-    labels: list[Tensor] = []
-    try:
-        for batch in Tracker(loader, len(loader), "float and int8"):
-            pixels = batch.images.numpy()
-            logits = [torch.from_numpy(run_in_batches(runner, pixels, batch_size)) for runner in runners]
-            guesses.append(torch.stack([each.argmax(1) for each in logits]))
-            labels.append(batch.labels if lookup is None else lookup[batch.labels])
-    finally:
-        loader.close()
-    found, right = torch.cat(guesses, 1), torch.cat(labels)
-    plain_correct, int8_correct = (found == right).sum(1).tolist()
-    return Comparison(len(right), plain_correct, int8_correct, float((found[0] == found[1]).float().mean()))
+def _choices(form: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
+    """Yield what to keep in float: what the settings name, then ever more of what hurts most."""
+    yield list(settings.keep)
+    ranking = [name for name, _ in sensitivities(copy.deepcopy(form), pixels[:PROBES])]
+    for number in IN_FLOAT:
+        yield [*settings.keep, *ranking[:number]]
 
 
 def _format(name: str) -> Format:

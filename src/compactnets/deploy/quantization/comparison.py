@@ -1,0 +1,71 @@
+"""Float and int8 on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compactnets.console import Tracker
+from compactnets.data import ImageSource, Preprocess
+from compactnets.data.loading import make_eval_loader
+from compactnets.deploy.artifact import run_in_batches
+from compactnets.deploy.formats import Format
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Float and int8 on the same images."""
+
+    images: int
+    float_correct: int
+    int8_correct: int
+    agreement: float  # share of images with the same best class
+
+    @property
+    def drop(self) -> float:
+        """Points of top-1 accuracy that int8 loses."""
+        return 100 * (self.float_correct - self.int8_correct) / self.images
+
+
+def compare_accuracy(
+    form: Format,
+    plain: Path,
+    int8: Path,
+    source: ImageSource,
+    preprocess: Preprocess,
+    class_map: Sequence[int] | None,
+) -> Comparison:
+    """Run two artifacts of a format on every image of a source.
+
+    Args:
+        form: their format.
+        plain: folder of the float artifact.
+        int8: folder of the int8 artifact.
+        source: the images.
+        preprocess: of both.
+        class_map: as for :func:`compactnets.training.evaluation.evaluate`.
+
+    Raises:
+        InputError: an image that cannot be read.
+    """
+    runners = [form.open(folder / form.file) for folder in (plain, int8)]
+    batch_size = None if form.any_batch else 1
+    lookup = None if class_map is None else torch.tensor(class_map)
+    loader = make_eval_loader(source, preprocess, batch_size=32)
+    guesses: list[Tensor] = []
+    labels: list[Tensor] = []
+    try:
+        for batch in Tracker(loader, len(loader), "float and int8"):
+            pixels = batch.images.numpy()
+            logits = [torch.from_numpy(run_in_batches(runner, pixels, batch_size)) for runner in runners]
+            guesses.append(torch.stack([each.argmax(1) for each in logits]))
+            labels.append(batch.labels if lookup is None else lookup[batch.labels])
+    finally:
+        loader.close()
+    found, right = torch.cat(guesses, 1), torch.cat(labels)
+    plain_correct, int8_correct = (found == right).sum(1).tolist()
+    return Comparison(len(right), plain_correct, int8_correct, float((found[0] == found[1]).float().mean()))

@@ -1,0 +1,63 @@
+"""What single runtimes need of a frozen form."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compactnets.deploy.quantization.form import layers
+from compactnets.deploy.quantization.layers import QuantizedConv2d, one_group
+
+
+def split_by_slices(network: GraphModule) -> GraphModule:
+    """Take splits apart into slices, in place: XNNPACK has no int8 split."""
+    for node in list(network.graph.nodes):
+        if node.target is not torch.split:
+            continue
+        source, sizes, *rest = node.args
+        dim = rest[0] if rest else node.kwargs.get("dim", 0)
+        starts = list(itertools.accumulate([0, *sizes]))
+        for user in list(node.users):
+            index = user.args[1]
+            with network.graph.inserting_before(user):
+                part = network.graph.call_function(torch.narrow, (source, dim, starts[index], sizes[index]))
+            user.replace_all_uses_with(part)
+            network.graph.erase_node(user)
+        network.graph.erase_node(node)
+    network.recompile()
+    return network
+
+
+class GroupByGroup(nn.Module):
+    """A grouped convolution as one convolution for every group: (N, C, H, W) -> (N, C', H', W')."""
+
+    def __init__(self, layer: QuantizedConv2d) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(one_group(layer, group) for group in range(layer.groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = x.chunk(len(self.parts), dim=1)
+        return torch.cat([part(piece) for part, piece in zip(self.parts, inputs, strict=True)], dim=1)
+
+
+def separate_groups(network: GraphModule, widest: int) -> int:
+    """Compute grouped convolutions group by group in place where a group has more inputs than ``widest``.
+
+    Args:
+        network: a frozen form.
+        widest: inputs of a group; multiples of it stay grouped.
+
+    Returns:
+        how many convolutions are taken apart.
+    """
+    count = 0
+    for name, layer in list(layers(network)):
+        if isinstance(layer, QuantizedConv2d) and layer.groups > 1:
+            width = layer.in_channels // layer.groups
+            if width > widest and width % widest:
+                network.set_submodule(name, GroupByGroup(layer))
+                count += 1
+    return count
