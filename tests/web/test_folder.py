@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import http.client
 import json
 import shutil
@@ -155,7 +157,11 @@ def test_the_command_serves_until_it_is_stopped(artifact: Path, page: Path, tmp_
     )
     arguments = ["web", "--checkpoint", str(artifact), "--port", "0", "--output", str(tmp_path / "site")]
     command = [sys.executable, "-c", code, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a shell makes what it starts in the background deaf to Ctrl-C, the tests and what they start included
+    ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=ctrl_c, **streams) as running, contextlib.ExitStack() as stack:  # type: ignore[call-overload]
+        stack.callback(running.kill)
         assert running.stdout is not None
         assert running.stdout.readline() == f"tiny -> {tmp_path / 'site'}\n"
         line = running.stdout.readline()
