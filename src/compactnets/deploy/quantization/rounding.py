@@ -41,7 +41,10 @@ def round_weights(network: nn.Module, images: Tensor) -> None:
 
 
 def correct_biases(network: nn.Module, images: Tensor) -> None:
-    """Give every layer's outputs, channel by channel, the mean that they have in float.
+    """Give every layer's outputs, channel by channel, the mean that they have with nothing but the weights rounded.
+
+    After :func:`round_weights` what is taken back is the shift by rounding and clipping activations; before it, that
+    of the weights as well.
 
     In the order of the network, each layer on what the corrected ones before it give (Nagel et al. 2019,
     arXiv:1906.04721, section 4.2, with the means measured on images).
