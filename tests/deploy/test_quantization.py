@@ -17,7 +17,6 @@ from torch.fx import GraphModule
 from compactnets.deploy import FORMATS, deploy_form, load_artifact
 from compactnets.deploy.quantization import Settings, quantize
 from compactnets.deploy.quantization.equalization import equalize
-from compactnets.deploy.quantization.errors import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.form import (
     freeze,
     layers,
@@ -28,6 +27,7 @@ from compactnets.deploy.quantization.form import (
 from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode, Quantizer
 from compactnets.deploy.quantization.lowering import GroupByGroup, separate_groups
+from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import METHODS, calibrate
 from compactnets.deploy.quantization.rounding import correct_biases, round_weights
 from compactnets.deploy.record import LAYERS, NAME

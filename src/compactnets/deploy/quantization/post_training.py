@@ -24,10 +24,10 @@ from compactnets.deploy.formats import Format, find_format
 from compactnets.deploy.latency import Entry, measure
 from compactnets.deploy.quantization.comparison import compare_accuracy
 from compactnets.deploy.quantization.equalization import equalize
-from compactnets.deploy.quantization.errors import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.form import layers, quantized_form, quantizers, set_mode
 from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode
+from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import calibrate
 from compactnets.deploy.quantization.rounding import correct_biases, round_weights
 from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
