@@ -87,8 +87,8 @@ def quantize(
         calibration_images=calibration_images,
         ranges=ranges,
         equalize=equalize,
-        round=rounding,
-        correct=correction,
+        rounding=rounding,
+        correction=correction,
         keep=tuple(keep or ()),
     )
     artifact, report = run(

@@ -29,7 +29,7 @@ from compactnets.deploy.quantization.layers import Mode, Quantizer
 from compactnets.deploy.quantization.lowering import GroupByGroup, separate_groups
 from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import METHODS, calibrate
-from compactnets.deploy.quantization.rounding import correct_biases, round_weights
+from compactnets.deploy.quantization.rounding import correct_biases, output_means, round_weights
 from compactnets.deploy.record import LAYERS, NAME
 from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import list_models
@@ -141,35 +141,28 @@ def test_rounding_brings_the_network_nearer() -> None:
         assert relative_error(expected, form(fresh)) < nearest
 
 
-def test_correcting_gives_the_means_of_float_back() -> None:
-    """Ranges that clip shift the means of all that follows."""
+@pytest.mark.parametrize("spoil", ["ranges", "weights"])
+def test_correcting_gives_the_means_of_float_back(spoil: str) -> None:
+    """Ranges that clip, and weights that are rounded, shift the means of all that follows."""
     images = pictures(32)
     form = form_of(tiny_network(), images)
-    for _, quantizer in quantizers(form):
-        if not quantizer.fixed:
-            quantizer.scale *= 0.6
-    wanted = _means(form, images)
+    set_mode(form, Mode.OFF)
+    wanted = output_means(form, images)
+    if spoil == "ranges":
+        for _, quantizer in quantizers(form):
+            if not quantizer.fixed:
+                quantizer.scale *= 0.6
+    else:
+        for _, layer in layers(form):
+            layer.scales *= 32
+            layer.weight.data = (layer.weight / layer.scales.view(-1, *[1] * (layer.weight.dim() - 1))).round()
+            layer.weight.data *= layer.scales.view(-1, *[1] * (layer.weight.dim() - 1))
     set_mode(form, Mode.SIMULATE)
-    shift = max(float((mean - wanted[name]).abs().max()) for name, mean in _means(form, images).items())
+    shift = max(float((mean - wanted[name]).abs().max()) for name, mean in output_means(form, images).items())
     assert shift > 0.05
-    correct_biases(form, images)
-    for name, mean in _means(form, images).items():
+    correct_biases(form, images, wanted)
+    for name, mean in output_means(form, images).items():
         torch.testing.assert_close(mean, wanted[name], rtol=1e-3, atol=1e-3)
-
-
-def _means(form: GraphModule, images: Tensor) -> dict[str, Tensor]:
-    """Mean of every channel of every layer's output, in the mode that the form is in."""
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: found.__setitem__(name, output.transpose(0, 1).flatten(1).mean(1))
-
-    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers(form)]
-    with torch.inference_mode():
-        form(images)
-    for handle in handles:
-        handle.remove()
-    return found
 
 
 def test_errors_name_the_layer_that_was_spoilt() -> None:

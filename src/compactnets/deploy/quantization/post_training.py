@@ -29,7 +29,7 @@ from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode
 from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import calibrate
-from compactnets.deploy.quantization.rounding import correct_biases, round_weights
+from compactnets.deploy.quantization.rounding import correct_biases, output_means, round_weights
 from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
@@ -50,15 +50,15 @@ class Settings:
     Attributes:
         calibration_images: images that ranges, rounding and biases are chosen by.
         ranges: one of ``ranges.METHODS``.
-        equalize, round, correct: whether the step of this name is done (``docs/deploy.md``).
+        equalize, rounding, correction: whether the step of this name is done (``docs/deploy.md``).
         keep: names of layers or quantizers that stay in float.
     """
 
     calibration_images: int = 128
     ranges: str = "mse"
     equalize: bool = True
-    round: bool = True
-    correct: bool = True
+    rounding: bool = True
+    correction: bool = True
     keep: tuple[str, ...] = ()
 
 
@@ -211,10 +211,12 @@ def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Se
     form = copy.deepcopy(form)
     for name in kept:
         keep_float(form, name)
-    if settings.round:
+    set_mode(form, Mode.OFF)
+    means = output_means(form, pixels)  # now: rounding the weights is part of what shifts them
+    if settings.rounding:
         round_weights(form, pixels[:IMAGES_AT_ONCE])
-    if settings.correct:
-        correct_biases(form, pixels)
+    if settings.correction:
+        correct_biases(form, pixels, means)
     set_mode(form, Mode.SIMULATE)
     return form
 

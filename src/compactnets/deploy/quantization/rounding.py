@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,11 +40,27 @@ def round_weights(network: nn.Module, images: Tensor) -> None:
     _run_with_hooks(network, images, "register_forward_pre_hook", watch)
 
 
-def correct_biases(network: nn.Module, images: Tensor) -> None:
-    """Give every layer's outputs, channel by channel, the mean that they have with nothing but the weights rounded.
+def output_means(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the mean of every output channel of every layer, (channels,), by the layer's name.
 
-    After :func:`round_weights` what is taken back is the shift by rounding and clipping activations; before it, that
-    of the weights as well.
+    Args:
+        network: a quantised form, in the mode whose means are wanted.
+        images: ``(N, C, H, W)``, all at once.
+    """
+    means: dict[str, Tensor] = {}
+
+    def watch(layer: Quantized, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            means[name] = _means(output)
+
+        return hook
+
+    _run_with_hooks(network, images, "register_forward_hook", watch)
+    return means
+
+
+def correct_biases(network: nn.Module, images: Tensor, wanted: Mapping[str, Tensor]) -> None:
+    """Give every layer's outputs, channel by channel, the mean that they are meant to have.
 
     In the order of the network, each layer on what the corrected ones before it give (Nagel et al. 2019,
     arXiv:1906.04721, section 4.2, with the means measured on images).
@@ -52,16 +68,10 @@ def correct_biases(network: nn.Module, images: Tensor) -> None:
     Args:
         network: a calibrated form; its mode is :attr:`Mode.SIMULATE` afterwards.
         images: ``(N, C, H, W)``, all at once.
+        wanted: :func:`output_means` of the form before anything was rounded.
     """
-    wanted: dict[str, Tensor] = {}
 
-    def keep(layer: Quantized, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            wanted[name] = _means(output)
-
-        return hook
-
-    def correct(layer: Quantized, name: str) -> Callable[..., Tensor | None]:
+    def watch(layer: Quantized, name: str) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
             if layer.bias is None:
                 return None
@@ -71,10 +81,8 @@ def correct_biases(network: nn.Module, images: Tensor) -> None:
 
         return hook
 
-    set_mode(network, Mode.OFF)
-    _run_with_hooks(network, images, "register_forward_hook", keep)
     set_mode(network, Mode.SIMULATE)
-    _run_with_hooks(network, images, "register_forward_hook", correct)
+    _run_with_hooks(network, images, "register_forward_hook", watch)
 
 
 def _run_with_hooks(
