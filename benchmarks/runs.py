@@ -20,7 +20,7 @@ import yaml
 
 from compactnets.complexity import count
 from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
-from compactnets.deploy.latency_report import cells, draw, read_results
+from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest, read_results
 from compactnets.environment import cpu_name
 from compactnets.training.checkpoint import load_checkpoint
 
@@ -33,6 +33,7 @@ INT8_COLUMNS = (
     "network", "format", "images", "float top-1", "int8 top-1", "points lost", "same class", "float, ms", "int8, ms",
     "of float", "size, of float", "in float"
 )  # fmt: skip
+WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "time by operator")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -118,6 +119,21 @@ def _latency(path: Path) -> str:
         f"![multiply-adds against latency](latency-{path.stem}.svg)\n\n"
         f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
         + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
+        + _winners(record)
+    )
+
+
+def _winners(record: dict[str, Any]) -> str:
+    """Return which format of the float32 ones was fastest for each network, and where its time goes."""
+    plain = {**record, "rows": [row for row in record["rows"] if "@" not in row["format"]]}
+    rows = [
+        [network, row["format"], f"{row['milliseconds']['median']:.2f}", f"{row['times_limit']:.2f}"]
+        + [describe_operators(row["operators"]) if row.get("operators") else "its runtime has no profiler"]
+        for network, row in fastest(plain).items()
+    ]
+    return (
+        "\nThe fastest float32 of each, and where its time goes as the runtime's profiler counts it, in a run of its "
+        f"own:\n\n{_head(WINNER_COLUMNS)}" + "".join(map(_cells, rows))
     )
 
 

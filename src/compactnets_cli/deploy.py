@@ -123,6 +123,9 @@ def benchmark(
     size: Annotated[int | None, typer.Option(min=1, help="Side of the images; each network's own.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns that every entry takes.")] = 20,
     calls: Annotated[int, typer.Option(min=1, help="Calls in a turn that count; two before them do not.")] = 8,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="Time each kind of operator, too, where the runtime has a profiler.")
+    ] = False,
     artifacts: Annotated[
         Path | None, typer.Option(help="Folder that keeps the artifacts, to use them again; a temporary one.")
     ] = None,
@@ -131,7 +134,10 @@ def benchmark(
     compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run to compare with.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency of networks in their runtimes, in turns, beside the limit of the processor."""
+    """Measure the latency of networks in their runtimes, in turns, beside the limit of the processor.
+
+    Exit code 3 where a network could not be exported to a format; the others are measured all the same.
+    """
     import tempfile
 
     from compactnets.deploy.latency import benchmark as run
@@ -147,6 +153,7 @@ def benchmark(
             size=size,
             rounds=rounds,
             calls=calls,
+            operators=operators,
             artifacts=artifacts or Path(scratch),
         )
     if output:
@@ -156,3 +163,5 @@ def benchmark(
     if before:
         results["compared"] = moved(before, results)
     print_json(results) if as_json else show(results)
+    if results["failed"]:
+        raise typer.Exit(3)

@@ -8,14 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
+from compactnets.deploy import latency
 from compactnets.deploy.latency import _prepare, benchmark, parse_format
-from compactnets.deploy.latency_report import describe_change, draw, moved, read_results, show, write_results
+from compactnets.deploy.latency_report import (
+    describe_change,
+    describe_operators,
+    draw,
+    fastest,
+    moved,
+    read_results,
+    show,
+    write_results,
+)
 from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.record import read_artifact
-from compactnets.errors import InputError
+from compactnets.errors import InputError, LimitError
 from compactnets.timing import spread
-from compactnets.training.checkpoint import save_checkpoint
+from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
 
 
 def row(network: str, form: str, middle: float, macs: int = 1000) -> dict[str, Any]:
@@ -67,6 +78,47 @@ def test_a_measurement_of_real_networks(tmp_path: Path) -> None:
     again = benchmark(networks[:1], ["torch"], **{**settings, "rounds": 1, "calls": 1})
     assert len(again["rows"]) == 1
     assert times == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.pt2")]
+
+
+def test_what_cannot_be_exported_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: nn.Module, record: CheckpointRecord, form: str, *rest: Any, **options: Any) -> None:
+        raise LimitError("it differs")
+
+    monkeypatch.setattr(latency, "export", refuse)
+    settings: dict[str, Any] = {"size": 32, "rounds": 1, "calls": 1, "artifacts": tmp_path}
+    measured = benchmark(["muffnet_x0_5"], ["torch", "eager"], **settings)
+    assert [row["format"] for row in measured["rows"]] == ["eager"]
+    assert measured["failed"] == [{"network": "muffnet_x0_5", "format": "torch", "reason": "it differs"}]
+    with pytest.raises(InputError, match="nothing could be measured: it differs"):
+        benchmark(["muffnet_x0_5"], ["torch"], **settings)
+
+
+def test_every_name_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "export", lambda *_, **__: pytest.fail("work was done"))
+    with pytest.raises(InputError, match="no network is called 'muffnet_x9'|'muffnet_x9'"):
+        benchmark(["muffnet_x0_5", "muffnet_x9"], ["torch"], artifacts=tmp_path)
+
+
+def test_accuracy_is_drawn_where_it_is_known_of_all(tmp_path: Path) -> None:
+    rows = [row("net_a", "onnx", 10, 2000) | {"top1_percent": 90.0}, row("net_b", "onnx", 4) | {"top1_percent": 80.0}]
+    draw(results(*rows), tmp_path / "known.svg")
+    draw(results(rows[0], rows[1] | {"top1_percent": None}), tmp_path / "unknown.svg")
+    known, unknown = ((tmp_path / name).read_text() for name in ("known.svg", "unknown.svg"))
+    assert "<!-- top-1, % -->" in known
+    assert "<!-- limit -->" not in known
+    assert "<!-- multiply-adds, M -->" in unknown
+    assert "<!-- limit -->" in unknown
+
+
+def test_operators_in_words() -> None:
+    operators = [{"kind": kind, "milliseconds": time, "count": 1} for kind, time in (("a", 3.0), ("b", 1.0))]
+    assert describe_operators(operators) == "a 3.00 ms (75 %), b 1.00 ms (25 %)"
+    assert describe_operators(operators, kinds=1) == "a 3.00 ms (75 %), others 1.00 ms"
+
+
+def test_the_fastest_format_of_each() -> None:
+    found = fastest(results(row("a", "onnx", 3), row("a", "torch", 2), row("b", "onnx", 9)))
+    assert {network: entry["format"] for network, entry in found.items()} == {"a": "torch", "b": "onnx"}
 
 
 def test_moved_beyond_noise() -> None:
@@ -143,6 +195,9 @@ def test_checkpoints_of_one_name_do_not_share_an_artifact(tmp_path: Path) -> Non
     for source in ("a", "b"):
         paths.append(tmp_path / source / "best.safetensors")
         save_checkpoint(paths[-1], model.state_dict(), record.model_copy(update={"source": source}))
-    entries = [_prepare(str(path), "torch", "float32", 1, None, tmp_path / "kept") for path in paths]
+    entries = [
+        _prepare(str(path), *load_for_export(str(path)), "torch", "float32", 1, None, tmp_path / "kept")
+        for path in paths
+    ]
     kept = [read_artifact(entry.path)[0].network.source for entry in entries if entry.path]
     assert kept == ["a", "b"]

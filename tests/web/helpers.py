@@ -14,12 +14,9 @@ from torch import nn
 
 from compactnets.data import Preprocess, read_image
 from compactnets.deploy import export
-from compactnets.models.menet import MEModule
-from compactnets.models.muffnet import MuffStage
-from compactnets.models.sharing import make_sharing
-from compactnets.models.staged import StagedNet, make_stem
-from compactnets.nn import ConvNormAct
 from compactnets.training.checkpoint import CheckpointRecord
+
+from ..deploy.helpers import CLASSES, tiny_network
 
 WAIT = 30_000  # milliseconds; a machine whose cores are all at work
 TINY = Preprocess(size=24, resize=28, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -43,36 +40,6 @@ class Pixels(nn.Module):
         return images.flatten(1)
 
 
-def tiny_network() -> nn.Module:
-    """ME modules and a MuffNet stage: 3 channels, 7 classes, in evaluation mode.
-
-    Normalisations have the scales of a trained network; fresh ones would let the signal die out.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        stages = nn.Sequential(
-            MEModule(12, 36, 5, 3, downsample=True, stride=2), MEModule(36, 36, 5, 3), ConvNormAct(36, 10)
-        )
-        sharing = make_sharing("average", 3, 4)
-        model = StagedNet(
-            make_stem(3, 12, "cifar"),
-            [stages, MuffStage(10, sharing)],
-            None,
-            levels=[(12, 1), (10, 2), (sharing.out_channels, 4)],
-            num_features=sharing.out_channels,
-            num_classes=7,
-            in_chans=3,
-            drop_rate=0.2,
-        )
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                assert module.running_mean is not None
-                module.running_mean.normal_(0, 0.3)
-                nn.init.uniform_(module.weight, 0.8, 1.6)
-                nn.init.normal_(module.bias, 0, 0.2)
-        return model.eval()
-
-
 def record_of(name: str, preprocess: Preprocess, classes: int) -> CheckpointRecord:
     return CheckpointRecord(
         model=name,
@@ -86,7 +53,7 @@ def record_of(name: str, preprocess: Preprocess, classes: int) -> CheckpointReco
 
 def write_artifacts(folder: Path) -> None:
     """Write the tiny network and ``Pixels`` under every preprocessing, each a folder of its name."""
-    export(tiny_network(), record_of("tiny", TINY, 7), "onnx", folder / "tiny")
+    export(tiny_network(), record_of("tiny", TINY, CLASSES), "onnx", folder / "tiny")
     for preprocess in (TINY, GREY):  # the number of channels is fixed in a file
         numbers = preprocess.channels * preprocess.size**2
         export(Pixels(), record_of("pixels", preprocess, numbers), "onnx", folder / f"pixels-{preprocess.channels}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compactnets.deploy.formats import Runner, trace_program
+from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.quantization.form import freeze
 from compactnets.deploy.quantization.lowering import split_by_slices
 from compactnets.deploy.quiet import quiet
@@ -87,6 +90,28 @@ def open_runner(path: Path, threads: int | None) -> Runner:
         return logits
 
     return run
+
+
+def time_operators(path: Path, images: np.ndarray, threads: int, calls: int) -> list[OperatorTime]:
+    """Time operators by ExecuTorch's event tracer; XNNPACK names its kernels, several of which may be one operator."""
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
+        from executorch.devtools import Inspector
+        from executorch.extension.pybindings import portable_lib
+
+        _set_threads(threads)
+        module = portable_lib._load_for_executorch(str(path), enable_etdump=True)
+        for _ in range(1 + calls):
+            module.forward([torch.from_numpy(images)])
+        trace = f"{scratch}/trace.etdp"
+        module.write_etdump_result_to_file(trace)
+        inspector = Inspector(etdump_path=trace)
+    events = []
+    for block in inspector.event_blocks:
+        for event in block.events:
+            if block.name == "Execute" and event.is_delegated_op:
+                for milliseconds in event.perf_data.raw[1:]:
+                    events.append((re.sub(r" #\d+$", "", event.name), 1e3 * milliseconds))
+    return summarize(events, calls)
 
 
 def _set_threads(threads: int | None) -> None:

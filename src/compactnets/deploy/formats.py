@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compactnets.deploy.operators import OperatorTime
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
 
@@ -40,6 +41,7 @@ class Format:
         precisions: arithmetic other than float32 that the runtime can be asked for.
         int8: whether it can hold an int8 network that was quantised here.
         int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
+        profiles: whether its runtime says what each operator takes.
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
 
@@ -54,6 +56,7 @@ class Format:
     precisions: tuple[str, ...] = ()
     int8: bool = False
     int8_output: bool = False
+    profiles: bool = False
     runs_on: str = ""
 
     @property
@@ -141,6 +144,29 @@ class Format:
         runner: Runner = self._module().open_runner(path, threads, **more)
         return runner
 
+    def time_operators(
+        self, path: Path, images: np.ndarray, threads: int, calls: int, precision: str = "float32"
+    ) -> list[OperatorTime]:
+        """Time each kind of operator by the profiler of the runtime, which adds some time of its own.
+
+        Args:
+            path: the main file.
+            images: ``(N, C, H, W)`` float32.
+            threads: threads to run on.
+            calls: how many to take the mean of; a few before them do not count.
+            precision: as for :meth:`open`.
+
+        Raises:
+            InputError: the extra is missing, or the runtime has no profiler.
+        """
+        self.versions()
+        if not self.profiles:
+            able = ", ".join(form.name for form in FORMATS.values() if form.profiles)
+            raise InputError(f"the runtime of {self.name} does not time operators; those of {able} do")
+        more = {} if precision == "float32" else {"precision": precision}
+        times: list[OperatorTime] = self._module().time_operators(path, images, threads, calls, **more)
+        return times
+
     def _module(self) -> Any:
         return importlib.import_module(f"compactnets.deploy.{self.name}_format")
 
@@ -154,6 +180,7 @@ FORMATS = {
             runtime="onnxruntime",
             packages=("onnx", "onnxscript", "onnxruntime"),
             extra="onnx",
+            profiles=True,
             int8=True,
         ),
         Format(
@@ -163,6 +190,7 @@ FORMATS = {
             runtime="openvino",
             packages=("openvino", "onnx", "onnxscript"),
             extra="openvino",
+            profiles=True,
             precisions=("bf16",),
             int8=True,
         ),
@@ -172,6 +200,7 @@ FORMATS = {
             runtime="executorch.extension.pybindings.portable_lib",
             packages=("executorch",),
             extra="executorch",
+            profiles=True,
             any_batch=False,
             any_size=False,
             int8=True,

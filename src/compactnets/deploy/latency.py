@@ -7,11 +7,8 @@ takes turns with them: the time that it would need for a network's multiply-adds
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import multiprocessing
 import re
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,22 +20,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from compactnets.complexity import count
 from compactnets.console import Tracker, say
+from compactnets.deploy import latency_worker as worker
 from compactnets.deploy.export import export
 from compactnets.deploy.formats import find_format
 from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
-from compactnets.errors import InputError
+from compactnets.errors import InputError, LimitError
 from compactnets.timing import spread
 from compactnets.training.checkpoint import CheckpointRecord
 
 EAGER = "eager"  # plain PyTorch, as the network is trained: no folding, no compiler
-MATRIX = 2048  # side of the matrices whose product sets the limit
 WARM_UP = 5  # calls after loading
-UNCOUNTED = 2  # calls at the start of every turn
+PROFILED = 30  # calls whose operators are timed
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -55,6 +53,7 @@ class Entry:
     params: int
     bytes: int | None
     difference: float | None  # from PyTorch, as a share of the largest logit
+    top1_percent: float | None = None  # on the data that the network was trained on, where its record says so
 
     @property
     def label(self) -> str:
@@ -71,9 +70,12 @@ def benchmark(
     size: int | None = None,
     rounds: int = 20,
     calls: int = 8,
+    operators: bool = False,
     artifacts: Path,
 ) -> dict[str, Any]:
     """Measure every network in every format.
+
+    What cannot be exported or differs from PyTorch is left out, and named under ``failed``.
 
     Args:
         networks: what :func:`load_for_export` takes.
@@ -83,6 +85,7 @@ def benchmark(
         size: side of the images; each network's own where it is not given.
         rounds: turns of every entry.
         calls: calls in a turn that count; two before them do not.
+        operators: whether each kind of operator is timed as well, where the runtime has a profiler.
         artifacts: folder for the artifacts; those that are there and fit are used again.
 
     Returns:
@@ -90,19 +93,31 @@ def benchmark(
         multiply-adds, parameters, bytes, peak memory.
 
     Raises:
-        InputError: an unknown network or format, or a missing extra.
-        LimitError: an artifact that differs from PyTorch.
+        InputError: an unknown network or format, a missing extra, or nothing that could be measured.
     """
     wanted = [parse_format(name) for name in formats]
-    entries = []
-    for network in networks:
+    for name, _ in wanted:
+        if name != EAGER:
+            find_format(name).versions()
+    loaded = {network: load_for_export(network) for network in networks}  # all names are looked at before the work
+    entries, failed = [], []
+    for network, (model, record) in loaded.items():
         for name, precision in wanted:
             say(f"preparing {network} for {name}")
-            entries.append(_prepare(network, name, precision, batch_size, size, artifacts))
-    return measure(entries, threads=threads, rounds=rounds, calls=calls)
+            try:
+                entries.append(_prepare(network, model, record, name, precision, batch_size, size, artifacts))
+            except (InputError, LimitError) as error:
+                failed.append({"network": network, "format": name, "reason": str(error)})
+                say(f"left out: {error}")
+    if not entries:
+        raise InputError(f"nothing could be measured: {failed[0]['reason']}")
+    results = measure(entries, threads=threads, rounds=rounds, calls=calls, operators=operators)
+    return {**results, "failed": failed}
 
 
-def measure(entries: Sequence[Entry], *, threads: int, rounds: int, calls: int) -> dict[str, Any]:
+def measure(
+    entries: Sequence[Entry], *, threads: int, rounds: int, calls: int, operators: bool = False
+) -> dict[str, Any]:
     """Time entries in turns, each in a process of its own, and a product of matrices beside them.
 
     Args:
@@ -122,22 +137,34 @@ def measure(entries: Sequence[Entry], *, threads: int, rounds: int, calls: int) 
         def start(initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
             return stack.enter_context(ProcessPoolExecutor(1, context, initializer, arguments))
 
-        matrix = start(_open_matrix, threads)
-        runners = [start(_open_entry, entry, threads) for entry in entries]
+        matrix = start(worker.open_matrix, threads)
+        runners = []
+        for entry in entries:
+            if entry.path is None:
+                runners.append(start(worker.open_eager, entry.network, entry.shape, threads))
+            else:
+                artifact = entry.format, entry.path, entry.precision, entry.shape
+                runners.append(start(worker.open_artifact, *artifact, threads))
         try:
-            for ready in [runner.submit(_time, WARM_UP) for runner in (matrix, *runners)]:
+            for ready in [runner.submit(worker.time_calls, WARM_UP) for runner in (matrix, *runners)]:
                 ready.result()
             times: list[list[float]] = [[] for _ in runners]
             matrix_times: list[float] = []
             for turn in Tracker(range(rounds), rounds, "measuring"):
-                matrix_times += matrix.submit(_time, 2).result()
+                matrix_times += matrix.submit(worker.time_calls, 2).result()
                 order = np.roll(np.arange(len(runners)), -turn)  # nobody always follows the same neighbour
                 for index in order:
-                    times[index] += runners[index].submit(_time, calls).result()
-            memory = [runner.submit(_peak_memory).result() for runner in runners]
+                    times[index] += runners[index].submit(worker.time_calls, calls).result()
+            memory = [runner.submit(worker.peak_memory).result() for runner in runners]
+            pairs = zip(entries, runners, strict=True)
+            kinds = [_operators(*pair, threads) if operators else None for pair in pairs]
         except BrokenProcessPool:
             raise InputError("a process of the benchmark ended: too little memory, or a runtime that crashed") from None
-    gflops = 2 * MATRIX**3 / spread(matrix_times)["median"] / 1e9
+    gflops = 2 * worker.MATRIX**3 / spread(matrix_times)["median"] / 1e9
+    rows = [
+        {**_row(entry, seconds, peak, gflops), "operators": kinds_of_one}
+        for entry, seconds, peak, kinds_of_one in zip(entries, times, memory, kinds, strict=True)
+    ]
     return {
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -147,12 +174,10 @@ def measure(entries: Sequence[Entry], *, threads: int, rounds: int, calls: int) 
             "batch_size": entries[0].shape[0],
             "rounds": rounds,
             "calls": calls,
-            "matrix": MATRIX,
+            "matrix": worker.MATRIX,
         },
         "limit_gflops": gflops,
-        "rows": [
-            _row(entry, seconds, peak, gflops) for entry, seconds, peak in zip(entries, times, memory, strict=True)
-        ],
+        "rows": rows,
     }
 
 
@@ -170,15 +195,34 @@ def parse_format(text: str) -> tuple[str, str]:
     return name, precision
 
 
+def _operators(entry: Entry, process: ProcessPoolExecutor, threads: int) -> list[dict[str, Any]] | None:
+    """Time each kind of operator in the entry's process; ``None`` where its runtime has no profiler."""
+    if entry.path is None:
+        return process.submit(worker.operators_of_eager, entry.network, entry.shape, PROFILED).result()
+    if not find_format(entry.format).profiles:
+        return None
+    artifact = entry.format, entry.path, entry.precision, entry.shape
+    return process.submit(worker.operators_of_artifact, *artifact, threads, PROFILED).result()
+
+
 def _prepare(
-    network: str, format_name: str, precision: str, batch_size: int, size: int | None, artifacts: Path
+    network: str,
+    model: nn.Module,
+    record: CheckpointRecord,
+    format_name: str,
+    precision: str,
+    batch_size: int,
+    size: int | None,
+    artifacts: Path,
 ) -> Entry:
-    model, record = load_for_export(network)
+    accuracy = record.training.get("top1_percent")
     if format_name == EAGER:
         side = size or record.preprocess["size"]
         channels = len(record.preprocess["mean"])
         macs, params = count(model, (channels, side, side))
-        return Entry(network, EAGER, precision, None, (batch_size, channels, side, side), macs, params, None, None)
+        return Entry(
+            network, EAGER, precision, None, (batch_size, channels, side, side), macs, params, None, None, accuracy
+        )
     name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
     folder = artifacts / f"{name}-{format_name}-{size or 'own'}-{batch_size}"
     written = _read_if_fits(folder, record)
@@ -198,6 +242,7 @@ def _prepare(
         written.params,
         written.bytes,
         max(check.relative_difference for check in checks),
+        accuracy,
     )
 
 
@@ -226,71 +271,5 @@ def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) ->
         "bytes": entry.bytes,
         "peak_memory_bytes": peak,
         "relative_difference": entry.difference,
+        "top1_percent": entry.top1_percent,
     }
-
-
-# What runs in the process of one entry; its state is the process's own.
-
-_call: Callable[[], object]
-_memory_before: int | None = None
-
-
-def _open_entry(entry: Entry, threads: int) -> None:
-    global _call, _memory_before
-    torch.set_num_threads(threads)
-    images = np.random.default_rng(0).standard_normal(entry.shape, dtype=np.float32)
-    if entry.path is None:
-        _memory_before = _resident()
-        model, _ = load_for_export(entry.network)
-        batch = torch.from_numpy(images)
-
-        def run() -> object:
-            with torch.inference_mode():
-                return model(batch)
-
-        _call = run
-        return
-    form = find_format(entry.format)
-    form.load_runtime()
-    _memory_before = _resident()
-    runner = form.open(entry.path, threads, entry.precision)
-    _call = lambda: runner(images)  # noqa: E731
-
-
-def _open_matrix(threads: int) -> None:
-    global _call
-    torch.set_num_threads(threads)
-    a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
-    out = torch.empty(MATRIX, MATRIX)
-    _call = lambda: torch.mm(a, b, out=out)  # noqa: E731
-
-
-def _time(calls: int) -> list[float]:
-    """Return seconds per call; the first ones, which find another network in the caches, do not count."""
-    seconds = []
-    for _ in range(UNCOUNTED + calls):
-        start = time.perf_counter()
-        _call()
-        seconds.append(time.perf_counter() - start)
-    return seconds[UNCOUNTED:]
-
-
-def _resident() -> int | None:
-    """Return the resident memory now, in bytes, and start the peak afresh; ``None`` where the system does not say."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # or a network would settle in what the imports left
-        Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
-        return None
-    return _status("VmRSS")
-
-
-def _peak_memory() -> int | None:
-    """Return how far resident memory went beyond what was there before the network was loaded, in bytes."""
-    return None if _memory_before is None else max(0, _status("VmHWM") - _memory_before)
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ def show(results: Results) -> None:
     for row in results["rows"]:
         table.add_row(row["network"], row["format"], *cells(row))
     Console(width=max(WIDTH, stdout.width)).print(table)
+    for row in results["rows"]:
+        if row.get("operators"):
+            line = f"{row['network']} {row['format']}: {describe_operators(row['operators'])}"
+            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    for failure in results.get("failed", []):
+        line = f"left out: {failure['network']} {failure['format']}: {failure['reason']}"
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
     for change in results.get("compared", []):
         stdout.print(describe_change(change), highlight=False, markup=False, soft_wrap=True)
 
@@ -59,6 +66,27 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         _megabytes(row["bytes"]),
         _megabytes(row["peak_memory_bytes"]),
     ]
+
+
+def describe_operators(operators: Sequence[Mapping[str, Any]], kinds: int = 5) -> str:
+    """Return the kinds of operators that take longest, with their share of the time of all, and the rest as one."""
+    total = sum(operator["milliseconds"] for operator in operators)
+    parts = [
+        f"{operator['kind']} {operator['milliseconds']:.2f} ms ({100 * operator['milliseconds'] / total:.0f} %)"
+        for operator in operators[:kinds]
+    ]
+    rest = sum(operator["milliseconds"] for operator in operators[kinds:])
+    return ", ".join(parts) + (f", others {rest:.2f} ms" if len(operators) > kinds else "")
+
+
+def fastest(results: Results) -> dict[str, dict[str, Any]]:
+    """Return the row of the format that runs a network fastest, for every network."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in results["rows"]:
+        known = best.setdefault(row["network"], row)
+        if row["milliseconds"]["median"] < known["milliseconds"]["median"]:
+            best[row["network"]] = row
+    return best
 
 
 def _megabytes(size: int | None) -> str:
@@ -134,7 +162,10 @@ def read_results(path: Path) -> Results:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw multiply-adds against latency, one series per format, with the limit of the processor.
+    """Draw accuracy, or multiply-adds where it is not known of every network, against latency, a series per format.
+
+    Accuracy is that of a checkpoint's record, on the data that it was trained on. Over multiply-adds the limit of the
+    processor is drawn as well.
 
     Raises:
         InputError: a format of picture that is not known, or a file that cannot be written.
@@ -143,25 +174,29 @@ def draw(results: Results, path: Path) -> None:
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
+    accurate = all(row.get("top1_percent") is not None for row in results["rows"])
+
+    def height(row: Mapping[str, Any]) -> float:
+        return float(row["top1_percent"] if accurate else row["macs"] / 1e6)
+
     for label in dict.fromkeys(row["format"] for row in results["rows"]):
-        rows = sorted((row for row in results["rows"] if row["format"] == label), key=lambda row: row["macs"])
+        rows = sorted((row for row in results["rows"] if row["format"] == label), key=height)
         middle = [row["milliseconds"]["median"] for row in rows]
         errors = [
             [value - row["milliseconds"]["p10"] for value, row in zip(middle, rows, strict=True)],
             [row["milliseconds"]["p90"] - value for value, row in zip(middle, rows, strict=True)],
         ]
-        axes.errorbar(middle, [row["macs"] / 1e6 for row in rows], xerr=errors, marker="o", linestyle="", label=label)
-    fastest: dict[str, Any] = {}
-    for row in results["rows"]:
-        best = fastest.setdefault(row["network"], row)
-        if row["milliseconds"]["median"] < best["milliseconds"]["median"]:
-            fastest[row["network"]] = row
-    for network, row in fastest.items():
-        place = (row["milliseconds"]["median"], row["macs"] / 1e6)
+        axes.errorbar(middle, [height(row) for row in rows], xerr=errors, marker="o", linestyle="", label=label)
+    for network, row in fastest(results).items():
+        place = (row["milliseconds"]["median"], height(row))
         axes.annotate(network, place, xytext=(-4, 6), textcoords="offset points", fontsize=7, ha="right")
-    span = sorted({(row["limit_milliseconds"], row["macs"] / 1e6) for row in results["rows"]})
-    axes.plot(*zip(*span, strict=True), color="grey", linestyle="--", label="limit")
-    axes.set(xscale="log", yscale="log", xlabel="milliseconds, median with p10 to p90", ylabel="multiply-adds, M")
+    if accurate:
+        axes.set(ylabel="top-1, %")
+    else:
+        span = sorted({(row["limit_milliseconds"], row["macs"] / 1e6) for row in results["rows"]})
+        axes.plot(*zip(*span, strict=True), color="grey", linestyle="--", label="limit")
+        axes.set(yscale="log", ylabel="multiply-adds, M")
+    axes.set(xscale="log", xlabel="milliseconds, median with p10 to p90")
     axes.grid(which="both", alpha=0.2)
     axes.legend()
     try:

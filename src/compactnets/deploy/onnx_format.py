@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compactnets.deploy.formats import INPUT, OUTPUT, Runner, trace_program
+from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
 from compactnets.errors import InputError
 
@@ -71,20 +74,70 @@ def _drop_notes(path: Path) -> None:
 
 def open_runner(path: Path, threads: int | None) -> Runner:
     """Load into ONNX Runtime on the processor."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = options.inter_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-    except Exception as error:  # the runtime has a dozen exceptions of its own, without a common base
-        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from None
+    session = _session(path, threads)
+    name = session.get_inputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:
         logits: np.ndarray = session.run(None, {name: images})[0]
         return logits
 
     return run
+
+
+def time_operators(path: Path, images: np.ndarray, threads: int, calls: int) -> list[OperatorTime]:
+    """Time operators by ONNX Runtime's profiler, in the graph as the runtime has changed it."""
+    import onnx
+
+    warm_up = 5
+    with tempfile.TemporaryDirectory() as scratch:
+        changed = f"{scratch}/changed.onnx"
+        session = _session(
+            path,
+            threads,
+            enable_profiling=True,
+            profile_file_prefix=f"{scratch}/profile",
+            optimized_model_filepath=changed,
+        )
+        name = session.get_inputs()[0].name
+        for _ in range(warm_up + calls):
+            session.run(None, {name: images})
+        seen = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        kinds = _kinds(onnx.load(changed))
+    events = [event for event in seen if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    events = events[len(events) // (warm_up + calls) * warm_up :]
+    return summarize(
+        (
+            (kinds.get(event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]), event["dur"])
+            for event in events
+        ),
+        calls,
+    )
+
+
+def _kinds(model: Any) -> dict[str, str]:
+    """Return the kind of every convolution by its name."""
+    shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+    kinds = {}
+    for node in model.graph.node:
+        if "Conv" not in node.op_type:
+            continue
+        weight = shapes[node.input[3 if node.op_type == "QLinearConv" else 1]]
+        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+        int8 = " int8" if node.op_type == "QLinearConv" else ""
+        kinds[node.name] = convolution(weight[2:], groups, weight[1]) + int8
+    return kinds
+
+
+def _session(path: Path, threads: int | None, **settings: Any) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
+    for key, value in settings.items():
+        setattr(options, key, value)
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime has a dozen exceptions of its own, without a common base
+        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from None

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 
 from compactnets.deploy import onnx_format
 from compactnets.deploy.formats import Runner
+from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
 from compactnets.deploy.quantization.lowering import separate_groups
 from compactnets.errors import InputError
@@ -53,29 +54,63 @@ def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = F
 
 def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runner:
     """Compile for the processor, once for each shape that comes: open shapes would run slower."""
-    import openvino
-
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    try:
-        core.read_model(path)
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be loaded by OpenVINO: {_last_line(error)}") from None
+    _read(path)
     compiled: dict[tuple[int, ...], Any] = {}
 
     def run(images: np.ndarray) -> np.ndarray:
         if images.shape not in compiled:
-            network = core.read_model(path)
-            network.reshape(list(images.shape))
-            compiled[images.shape] = core.compile_model(network, "CPU", settings).create_infer_request()
+            compiled[images.shape] = _compile(path, images.shape, threads, precision).create_infer_request()
         request = compiled[images.shape]
         request.infer([images], share_inputs=True)
         logits: np.ndarray = request.get_output_tensor(0).data.copy()
         return logits
 
     return run
+
+
+def time_operators(
+    path: Path, images: np.ndarray, threads: int, calls: int, precision: str = "f32"
+) -> list[OperatorTime]:
+    """Time operators by OpenVINO's own counters."""
+    kinds = {}
+    for node in _read(path).get_ops():
+        if node.get_type_name() == "Convolution":
+            _, inputs, *kernel = node.input(1).get_partial_shape().to_shape()
+            kinds[node.get_friendly_name()] = convolution(kernel, 1, inputs)
+        elif node.get_type_name() == "GroupConvolution":
+            groups, _, inputs, *kernel = node.input(1).get_partial_shape().to_shape()
+            kinds[node.get_friendly_name()] = convolution(kernel, groups, inputs)
+    request = _compile(path, images.shape, threads, precision, PERF_COUNT=True).create_infer_request()
+    for _ in range(5):
+        request.infer([images])
+    events = []
+    for _ in range(calls):
+        request.infer([images])
+        for operator in request.profiling_info:
+            if str(operator.status).endswith("EXECUTED"):
+                kind = kinds.get(operator.node_name, operator.node_type)
+                events.append((kind, operator.real_time.total_seconds() * 1e6))
+    return summarize(events, calls)
+
+
+def _read(path: Path) -> Any:
+    import openvino
+
+    try:
+        return openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {_last_line(error)}") from None
+
+
+def _compile(path: Path, shape: tuple[int, ...], threads: int | None, precision: str, **more: Any) -> Any:
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", **more}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    network = _read(path)
+    network.reshape(list(shape))
+    return openvino.Core().compile_model(network, "CPU", settings)
 
 
 def _last_line(error: Exception) -> str:
