@@ -92,7 +92,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     return run
 
 
-def time_operators(path: Path, images: np.ndarray, threads: int, calls: int) -> list[OperatorTime]:
+def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
     """Time operators by ExecuTorch's event tracer; XNNPACK names its kernels, several of which may be one operator."""
     with quiet(), tempfile.TemporaryDirectory() as scratch:
         from executorch.devtools import Inspector

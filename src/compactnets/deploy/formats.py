@@ -145,14 +145,14 @@ class Format:
         return runner
 
     def time_operators(
-        self, path: Path, images: np.ndarray, threads: int, calls: int, precision: str = "float32"
+        self, path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "float32"
     ) -> list[OperatorTime]:
         """Time each kind of operator by the profiler of the runtime, which adds some time of its own.
 
         Args:
             path: the main file.
             images: ``(N, C, H, W)`` float32.
-            threads: threads to run on.
+            threads: as for :meth:`open`.
             calls: how many to take the mean of; a few before them do not count.
             precision: as for :meth:`open`.
 

@@ -84,7 +84,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     return run
 
 
-def time_operators(path: Path, images: np.ndarray, threads: int, calls: int) -> list[OperatorTime]:
+def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
     """Time operators by ONNX Runtime's profiler, in the graph as the runtime has changed it."""
     import onnx
 

@@ -69,7 +69,7 @@ def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runn
 
 
 def time_operators(
-    path: Path, images: np.ndarray, threads: int, calls: int, precision: str = "f32"
+    path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "f32"
 ) -> list[OperatorTime]:
     """Time operators by OpenVINO's own counters."""
     kinds = {}
