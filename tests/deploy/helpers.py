@@ -1,10 +1,14 @@
-"""A small network with every kind of layer that the deploy form changes, and weights that are not at their start."""
+"""Small networks, one with every kind of layer that the deploy form changes, and pictures for them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
@@ -64,6 +68,32 @@ def tiny_network(in_chans: int = 3) -> nn.Module:
             drop_rate=0.2,
         )
         return randomize(model).eval()
+
+
+class Small(nn.Module):
+    """Two convolutions and a classifier: (N, 3, H, W) -> (N, 5). It is written in a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.act = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()
+        self.second = nn.Conv2d(8, 8, 3, 1, 1, groups=8)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.pool(self.second(self.act(self.first(x)))))
+
+
+def write_pictures(folder: Path) -> Path:
+    """Write five classes of eight images, named as :func:`tiny_record` names them; returns ``folder``."""
+    generator = np.random.default_rng(0)
+    for name in ("n0", "n1", "n2", "n3", "n4"):
+        (folder / name).mkdir(parents=True)
+        for index in range(8):
+            pixels = generator.integers(0, 256, (7, 7, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((30, 30)).save(folder / name / f"{index}.png")
+    return folder
 
 
 def tiny_record(in_chans: int = 3) -> CheckpointRecord:

@@ -7,10 +7,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -35,7 +33,7 @@ from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import list_models
 
 from .conftest import needs
-from .helpers import SIZE, small_form, tiny_network, tiny_record
+from .helpers import SIZE, Small, small_form, tiny_network, tiny_record, write_pictures
 
 INT8 = [name for name, form in FORMATS.items() if form.int8]
 
@@ -258,31 +256,9 @@ def test_runtimes_compute_what_was_simulated(name: str, model: Callable[[], nn.M
         assert details["delegates"] == 1
 
 
-class Small(nn.Module):
-    """Two convolutions and a classifier: (N, 3, H, W) -> (N, 5). It is written in a second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.act = nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()
-        self.second = nn.Conv2d(8, 8, 3, 1, 1, groups=8)
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.pool(self.second(self.act(self.first(x)))))
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Five classes of eight images."""
-    generator = np.random.default_rng(0)
-    for name in ("n0", "n1", "n2", "n3", "n4"):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for index in range(8):
-            pixels = generator.integers(0, 256, (7, 7, 3), dtype=np.uint8)
-            Image.fromarray(pixels).resize((30, 30)).save(tmp_path / "images" / name / f"{index}.png")
-    return tmp_path / "images"
+    return write_pictures(tmp_path / "images")
 
 
 def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:

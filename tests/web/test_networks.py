@@ -13,11 +13,14 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from compactnets.data import Preprocess, open_source
+from compactnets.deploy.artifact import load_network
+from compactnets.deploy.quantization import Settings, quantize
 from compactnets.deploy.web import build_site
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import load_checkpoint, save_checkpoint
 from compactnets.training.conversion import convert
 
+from ..deploy.helpers import tiny_network, tiny_record, write_pictures
 from .helpers import TINY, Visit, expected_logits, record_of
 
 Open = Callable[..., Visit]
@@ -41,6 +44,25 @@ def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -
         result = page.classify(tmp_path / f"photo-{number}.png")["networks"][0]
         expected = expected_logits(model, preprocess, tmp_path / f"photo-{number}.png")
         assert np.abs(result["logits"] - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert page.complaints == []
+
+
+def test_an_int8_network_runs_as_in_python(visit: Open, built_page: Path, tmp_path: Path) -> None:
+    """The same int8 arithmetic, but for values between two steps, and not what float gives."""
+    pytest.importorskip("onnxruntime")
+    model, pictures = tiny_network(), write_pictures(tmp_path / "images")
+    options: dict[str, Any] = {"calibration": str(pictures), "evaluation": str(pictures), "max_drop": 100, "rounds": 1}
+    settings = Settings(calibration_images=10)
+    quantize(model, tiny_record(), "onnx", tmp_path / "int8", settings=settings, **options)
+    build_site([str(tmp_path / "int8")], tmp_path / "site", page=built_page)
+    page = visit(tmp_path / "site").open()
+    int8, record = load_network(tmp_path / "int8", torch.device("cpu"))
+    preprocess = Preprocess.from_dict(record.preprocess)
+    for picture in sorted(pictures.glob("*/0.png")):
+        found = page.classify(picture)["networks"][0]["logits"]
+        expected, plain = (expected_logits(network, preprocess, picture) for network in (int8, model))
+        assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
+        assert np.abs(found - plain).max() > 1e-3 * np.abs(plain).max()
     assert page.complaints == []
 
 
