@@ -30,6 +30,10 @@ def export(
         float | None,
         typer.Option(min=0.0, help="Largest difference from PyTorch, as a share of the largest logit; 0.0001."),
     ] = None,
+    lanes: Annotated[
+        int | None,
+        typer.Option(min=2, help="onnx: pad channels of depthwise convolutions to multiples of this: 16 for AVX-512."),
+    ] = None,
     arguments: Arguments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +47,17 @@ def export(
     from compactnets.deploy.report import show
 
     model, record = load_for_export(network, parse_arguments(arguments or []))
-    result = run(model, record, form, output, size=size, batch_size=batch_size, images=images, tolerance=tolerance)
+    result = run(
+        model,
+        record,
+        form,
+        output,
+        size=size,
+        batch_size=batch_size,
+        images=images,
+        tolerance=tolerance,
+        lanes=lanes,
+    )
     if as_json:
         print_json({"output": str(output), **result.model_dump(mode="json")})
     else:
@@ -116,7 +130,7 @@ def benchmark(
         typer.Argument(metavar="NETWORKS…", help="Names, .safetensors files, timm:NAME or pytorchcv:NAME."),
     ],
     formats: Annotated[
-        str, typer.Option(help="Formats with commas between; eager for plain PyTorch, openvino@bf16 for bfloat16.")
+        str, typer.Option(help="Formats with commas between; eager for plain PyTorch, openvino@bf16, onnx@lanes16.")
     ] = "eager,onnx",
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from compactnets.deploy import latency
-from compactnets.deploy.latency import _prepare, benchmark, parse_format
+from compactnets.deploy.latency import Variant, _prepare, benchmark, parse_format
 from compactnets.deploy.latency_report import (
     describe_change,
     describe_operators,
@@ -154,10 +154,17 @@ def test_other_files_are_not_results(tmp_path: Path, text: str) -> None:
 
 
 def test_formats_and_precisions() -> None:
-    assert parse_format("onnx") == ("onnx", "float32")
-    assert parse_format("openvino@bf16") == ("openvino", "bf16")
-    with pytest.raises(InputError, match="onnx runs in float32, found 'bf16'"):
+    assert parse_format("onnx") == Variant("onnx")
+    assert parse_format("openvino@bf16") == Variant("openvino", "bf16")
+    assert parse_format("onnx@lanes16") == Variant("onnx", lanes=16)
+    for text in ("eager", "onnx", "openvino@bf16", "onnx@lanes8"):
+        assert parse_format(text).label == text
+    with pytest.raises(InputError, match="onnx runs in float32, lanes16, found 'bf16'"):
         parse_format("onnx@bf16")
+    with pytest.raises(InputError, match="openvino runs in float32, bf16, found 'lanes16'"):
+        parse_format("openvino@lanes16")
+    with pytest.raises(InputError, match="found 'lanes0'"):
+        parse_format("onnx@lanes0")
     with pytest.raises(InputError, match="eager runs in float32, found 'int8'"):
         parse_format("eager@int8")
     with pytest.raises(InputError, match="no format is called 'tflite'"):
@@ -196,8 +203,7 @@ def test_checkpoints_of_one_name_do_not_share_an_artifact(tmp_path: Path) -> Non
         paths.append(tmp_path / source / "best.safetensors")
         save_checkpoint(paths[-1], model.state_dict(), record.model_copy(update={"source": source}))
     entries = [
-        _prepare(str(path), *load_for_export(str(path)), "torch", "float32", 1, None, tmp_path / "kept")
-        for path in paths
+        _prepare(str(path), *load_for_export(str(path)), Variant("torch"), 1, None, tmp_path / "kept") for path in paths
     ]
     kept = [read_artifact(entry.path)[0].network.source for entry in entries if entry.path]
     assert kept == ["a", "b"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from compactnets.data import open_source
 from compactnets.data.presets import IMAGENET
-from compactnets.deploy.rewrite import deploy_form, separate_padding
+from compactnets.deploy.rewrite import AlignedConv, align_depthwise, deploy_form, separate_padding
 from compactnets.models.legacy import load_legacy
 from compactnets.models.registry import FAMILIES, create_model, list_models
 from compactnets.nn import ChannelShuffle
@@ -106,3 +106,24 @@ def test_training_mode_and_gradients_do_not_carry_over() -> None:
     deployed = deploy_form(tiny_network().train())
     assert not any(module.training for module in deployed.modules())
     assert not any(parameter.requires_grad for parameter in deployed.parameters())
+
+
+@pytest.mark.parametrize("name", ["menet_108_8x1_g3", "muffnet_x0_5"])
+@pytest.mark.parametrize("lanes", [8, 16])
+def test_depthwise_convolutions_in_whole_vectors(name: str, lanes: int) -> None:
+    """The same outputs; every depthwise convolution has channels in multiples, and only the others change."""
+    model, size = small_form(name)
+    deployed = deploy_form(model.double())
+    aligned = align_depthwise(deployed, lanes)
+    images = torch.randn(2, 3, size, size + 8, dtype=torch.float64)
+    with torch.inference_mode():
+        assert relative(aligned(images), deployed(images)) < 1e-9
+
+    def widths(network: nn.Module) -> list[int]:
+        layers = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+        return [layer.groups for layer in layers if 1 < layer.groups == layer.in_channels == layer.out_channels]
+
+    before, after = widths(deployed), widths(aligned)
+    assert [width + -width % lanes for width in before] == after
+    changed = sum(isinstance(module, AlignedConv) for module in aligned.modules())
+    assert changed == sum(width % lanes > 0 for width in before)

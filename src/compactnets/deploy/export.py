@@ -17,7 +17,7 @@ from compactnets.data import Preprocess
 from compactnets.deploy.folders import move_folder, partial_folder
 from compactnets.deploy.formats import FORMATS, Format, find_format
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
-from compactnets.deploy.rewrite import deploy_form
+from compactnets.deploy.rewrite import align_depthwise, deploy_form
 from compactnets.deploy.verify import TOLERANCE, Write, example_input, verify
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
@@ -34,6 +34,7 @@ def export(
     batch_size: int = 1,
     images: str | None = None,
     tolerance: float | None = None,
+    lanes: int | None = None,
 ) -> ArtifactRecord:
     """Write a network in the format of a device's runtime, compare it with PyTorch, and keep it if they agree.
 
@@ -46,24 +47,31 @@ def export(
         batch_size: images at once, for the formats that fix it.
         images: source of the images to compare on; two photographs of scikit-learn where it is not given.
         tolerance: largest difference allowed, as a share of the largest absolute logit; ``verify.TOLERANCE``.
+        lanes: pad the channels of depthwise convolutions to multiples of this, for the formats whose runtime gains from
+            it (``onnx``, on x86).
 
     Raises:
-        InputError: an unknown format, a missing extra, a folder that holds something else, a network that the format
-            cannot express.
+        InputError: an unknown format, ``lanes`` for one that gains nothing from it, a missing extra, a folder that
+            holds something else, a network that the format cannot express.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
     form = find_format(format_name)
     form.versions()
+    if lanes is not None and not form.lanes:
+        raise InputError(f"the runtime of {form.name} gains nothing from --lanes: leave it out")
     check_output(output)
     preprocess = _resized(Preprocess.from_dict(record.preprocess), size)
     model = copy.deepcopy(model).cpu().float().eval()
     deployed = deploy_form(model)
+    if lanes is not None:
+        deployed = align_depthwise(deployed, lanes)
 
     def write(example: Tensor, folder: Path) -> dict[str, Any]:
         return form.write(deployed, example, folder)
 
     with writing(output) as partial:
         details = write(example_input(preprocess, batch_size), partial)
+        details |= {} if lanes is None else {"lanes": lanes}
         return finish_artifact(
             form,
             model,

@@ -42,6 +42,7 @@ class Format:
         int8: whether it can hold an int8 network that was quantised here.
         int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
         profiles: whether its runtime says what each operator takes.
+        lanes: whether its runtime gains from channels in whole vectors (``rewrite.align_depthwise``).
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
 
@@ -57,6 +58,7 @@ class Format:
     int8: bool = False
     int8_output: bool = False
     profiles: bool = False
+    lanes: bool = False
     runs_on: str = ""
 
     @property
@@ -181,6 +183,7 @@ FORMATS = {
             packages=("onnx", "onnxscript", "onnxruntime"),
             extra="onnx",
             profiles=True,
+            lanes=True,
             int8=True,
         ),
         Format(

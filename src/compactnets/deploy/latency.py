@@ -41,12 +41,27 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A format as ``--formats`` names it: ``onnx``, ``openvino@bf16``, ``onnx@lanes16``, or ``eager``."""
+
+    format: str
+    precision: str = "float32"
+    lanes: int | None = None  # as for ``export``
+
+    @property
+    def label(self) -> str:
+        """What ``--formats`` takes."""
+        if self.lanes is not None:
+            return f"{self.format}@lanes{self.lanes}"
+        return self.format if self.precision == "float32" else f"{self.format}@{self.precision}"
+
+
+@dataclass(frozen=True)
 class Entry:
     """One network in one format, ready to be timed."""
 
     network: str
-    format: str
-    precision: str
+    variant: Variant
     path: Path | None  # of the artifact; None for eager PyTorch
     shape: tuple[int, int, int, int]
     macs: int
@@ -55,10 +70,10 @@ class Entry:
     difference: float | None  # from PyTorch, as a share of the largest logit
     top1_percent: float | None = None  # on the data that the network was trained on, where its record says so
 
-    @property
-    def label(self) -> str:
-        """Format and precision, as ``--formats`` takes them."""
-        return self.format if self.precision == "float32" else f"{self.format}@{self.precision}"
+    def in_process(self, threads: int) -> tuple[str, Path, str, tuple[int, ...], int]:
+        """Return what the functions of ``latency_worker`` that open the artifact take."""
+        assert self.path is not None
+        return self.variant.format, self.path, self.variant.precision, self.shape, threads
 
 
 def benchmark(
@@ -96,18 +111,18 @@ def benchmark(
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
     """
     wanted = [parse_format(name) for name in formats]
-    for name, _ in wanted:
-        if name != EAGER:
-            find_format(name).versions()
+    for variant in wanted:
+        if variant.format != EAGER:
+            find_format(variant.format).versions()
     loaded = {network: load_for_export(network) for network in networks}  # all names are looked at before the work
     entries, failed = [], []
     for network, (model, record) in loaded.items():
-        for name, precision in wanted:
-            say(f"preparing {network} for {name}")
+        for variant in wanted:
+            say(f"preparing {network} for {variant.label}")
             try:
-                entries.append(_prepare(network, model, record, name, precision, batch_size, size, artifacts))
+                entries.append(_prepare(network, model, record, variant, batch_size, size, artifacts))
             except (InputError, LimitError) as error:
-                failed.append({"network": network, "format": name, "reason": str(error)})
+                failed.append({"network": network, "format": variant.label, "reason": str(error)})
                 say(f"left out: {error}")
     if not entries:
         raise InputError(f"nothing could be measured: {failed[0]['reason']}")
@@ -143,8 +158,7 @@ def measure(
             if entry.path is None:
                 runners.append(start(worker.open_eager, entry.network, entry.shape, threads))
             else:
-                artifact = entry.format, entry.path, entry.precision, entry.shape
-                runners.append(start(worker.open_artifact, *artifact, threads))
+                runners.append(start(worker.open_artifact, *entry.in_process(threads)))
         try:
             for ready in [runner.submit(worker.time_calls, WARM_UP) for runner in (matrix, *runners)]:
                 ready.result()
@@ -181,63 +195,62 @@ def measure(
     }
 
 
-def parse_format(text: str) -> tuple[str, str]:
-    """Split ``openvino@bf16`` into format and precision.
+def parse_format(text: str) -> Variant:
+    """Split ``openvino@bf16`` or ``onnx@lanes16`` into a format and what is asked of it.
 
     Raises:
-        InputError: an unknown format, or a precision that it does not have.
+        InputError: an unknown format, or something that it does not have.
     """
-    name, _, precision = text.partition("@")
-    precision = precision or "float32"
-    allowed = ("float32",) if name == EAGER else ("float32", *find_format(name).precisions)
+    name, _, option = text.partition("@")
+    form = None if name == EAGER else find_format(name)
+    if form and form.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
+        return Variant(name, lanes=int(lanes[1]))
+    precision = option or "float32"
+    allowed = ["float32", *(form.precisions if form else ()), *(["lanes16"] if form and form.lanes else ())]
     if precision not in allowed:
         raise InputError(f"{name} runs in {', '.join(allowed)}, found {precision!r}")
-    return name, precision
+    return Variant(name, precision)
 
 
 def _operators(entry: Entry, process: ProcessPoolExecutor, threads: int) -> list[dict[str, Any]] | None:
     """Time each kind of operator in the entry's process; ``None`` where its runtime has no profiler."""
     if entry.path is None:
         return process.submit(worker.operators_of_eager, entry.network, entry.shape, PROFILED).result()
-    if not find_format(entry.format).profiles:
+    if not find_format(entry.variant.format).profiles:
         return None
-    artifact = entry.format, entry.path, entry.precision, entry.shape
-    return process.submit(worker.operators_of_artifact, *artifact, threads, PROFILED).result()
+    return process.submit(worker.operators_of_artifact, *entry.in_process(threads), PROFILED).result()
 
 
 def _prepare(
     network: str,
     model: nn.Module,
     record: CheckpointRecord,
-    format_name: str,
-    precision: str,
+    variant: Variant,
     batch_size: int,
     size: int | None,
     artifacts: Path,
 ) -> Entry:
     accuracy = record.training.get("top1_percent")
-    if format_name == EAGER:
+    channels = len(record.preprocess["mean"])
+    if variant.format == EAGER:
         side = size or record.preprocess["size"]
-        channels = len(record.preprocess["mean"])
         macs, params = count(model, (channels, side, side))
-        return Entry(
-            network, EAGER, precision, None, (batch_size, channels, side, side), macs, params, None, None, accuracy
-        )
+        return Entry(network, variant, None, (batch_size, channels, side, side), macs, params, None, None, accuracy)
     name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
-    folder = artifacts / f"{name}-{format_name}-{size or 'own'}-{batch_size}"
+    lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
+    folder = artifacts / f"{name}-{variant.format}{lanes}-{size or 'own'}-{batch_size}"
     written = _read_if_fits(folder, record)
     if written is None:
-        written = export(model, record, format_name, folder, size=size, batch_size=batch_size)
+        written = export(model, record, variant.format, folder, size=size, batch_size=batch_size, lanes=variant.lanes)
     checks = written.verification.checks
     if not checks:
-        raise InputError(f"{format_name} does not run on this machine: it cannot be measured")
+        raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
     side = written.network.preprocess["size"]
     return Entry(
         network,
-        format_name,
-        precision,
-        folder / find_format(format_name).file,
-        (batch_size, len(record.preprocess["mean"]), side, side),
+        variant,
+        folder / find_format(variant.format).file,
+        (batch_size, channels, side, side),
         written.macs,
         written.params,
         written.bytes,
@@ -261,7 +274,7 @@ def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) ->
     limit = 2 * entry.macs * entry.shape[0] / gflops / 1e6
     return {
         "network": entry.network,
-        "format": entry.label,
+        "format": entry.variant.label,
         "input": list(entry.shape),
         "milliseconds": milliseconds,
         "limit_milliseconds": limit,

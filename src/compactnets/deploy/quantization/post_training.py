@@ -21,7 +21,7 @@ from compactnets.data.base import ImageDataset, MissingSplitError
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.export import check_output, finish_artifact, writing
 from compactnets.deploy.formats import Format, find_format
-from compactnets.deploy.latency import Entry, measure
+from compactnets.deploy.latency import Entry, Variant, measure
 from compactnets.deploy.quantization.comparison import compare_accuracy
 from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.form import layers, quantized_form, quantizers, set_mode
@@ -263,8 +263,7 @@ def _entry(name: str, form: Format, record: ArtifactRecord, folder: Path, size: 
     side, channels = record.network.preprocess["size"], len(record.network.preprocess["mean"])
     return Entry(
         network=name,
-        format=form.name,
-        precision="float32",  # of what is asked of the runtime: the artifact itself says what is int8
+        variant=Variant(form.name),
         path=folder / form.file,
         shape=(1, channels, side, side),
         macs=record.macs,
