@@ -30,7 +30,7 @@ COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
 INT8_COLUMNS = (
-    "network", "format", "images", "float top-1", "int8 top-1", "points lost", "same class", "float, ms", "int8, ms",
+    "network", "format", "images", "float top-1", "int8 top-1", "points lost", "same class", "error of the logits", "float, ms", "int8, ms",
     "of float", "size, of float", "in float"
 )  # fmt: skip
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "time by operator")
@@ -167,6 +167,7 @@ def _int8_cells(record: dict[str, Any]) -> list[str]:
         *(f"{share:.2f} %" for share in shares),
         f"{compared['drop_points']:.2f}",
         f"{100 * compared['agreement']:.1f} %",
+        f"{compared['logits_error']:.3f}",
         *(f"{time['median']:.2f} ({time['p10']:.2f} to {time['p90']:.2f})" for time in times),
         f"**{times[1]['median'] / times[0]['median']:.2f}**",
         f"{sizes['int8'] / 1e6:.2f} MB, **{sizes['int8'] / sizes['float32']:.2f}**",

@@ -280,6 +280,7 @@ def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:
     assert report == json.loads((tmp_path / "int8" / LAYERS).read_text())
     assert report["calibration"]["images"] == 10
     assert report["evaluation"]["images"] == 30  # none of the ten
+    assert 0 < report["evaluation"]["logits_error"] < 0.2
     assert report["bytes"]["int8"] == record.bytes
     assert len(report["latency"]["rows"]) == 2
     assert {row["layer"] for row in report["layers"]} >= {"first", "second", "classifier"}

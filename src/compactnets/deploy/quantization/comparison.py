@@ -14,6 +14,7 @@ from compactnets.data import ImageSource, Preprocess
 from compactnets.data.loading import make_eval_loader
 from compactnets.deploy.artifact import run_in_batches
 from compactnets.deploy.formats import Format
+from compactnets.deploy.quantization.noise import relative_error
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Comparison:
     float_correct: int
     int8_correct: int
     agreement: float  # share of images with the same best class
+    logits_error: float  # root mean square of the differences of the logits, divided by the deviation of the float ones
 
     @property
     def drop(self) -> float:
@@ -56,16 +58,22 @@ def compare_accuracy(
     batch_size = None if form.any_batch else 1
     lookup = None if class_map is None else torch.tensor(class_map)
     loader = make_eval_loader(source, preprocess, batch_size=32)
-    guesses: list[Tensor] = []
+    found: list[Tensor] = []
     labels: list[Tensor] = []
     try:
         for batch in Tracker(loader, len(loader), "float and int8"):
             pixels = batch.images.numpy()
             logits = [torch.from_numpy(run_in_batches(runner, pixels, batch_size)) for runner in runners]
-            guesses.append(torch.stack([each.argmax(1) for each in logits]))
+            found.append(torch.stack(logits))
             labels.append(batch.labels if lookup is None else lookup[batch.labels])
     finally:
         loader.close()
-    found, right = torch.cat(guesses, 1), torch.cat(labels)
-    plain_correct, int8_correct = (found == right).sum(1).tolist()
-    return Comparison(len(right), plain_correct, int8_correct, float((found[0] == found[1]).float().mean()))
+    (expected, given), right = torch.cat(found, 1), torch.cat(labels)
+    best, best_int8 = expected.argmax(1), given.argmax(1)
+    return Comparison(
+        images=len(right),
+        float_correct=int((best == right).sum()),
+        int8_correct=int((best_int8 == right).sum()),
+        agreement=float((best == best_int8).float().mean()),
+        logits_error=relative_error(expected, given),
+    )
