@@ -42,7 +42,7 @@ def test_from_float_to_an_int8_artifact(run: Run, tmp_path: Path, monkeypatch: p
         ([*begin, "--init", checkpoint, "--output", tmp_path / "a"], "expected a float checkpoint for --init"),
         (
             ["convert", checkpoint, "--model", "muffnet_x0_5", "--output", tmp_path / "b.safetensors"],
-            "is not a PyTorch checkpoint",
+            "expected keys of the MENet repository",
         ),
         (
             [

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compactnets.complexity import count
 from compactnets.data import Preprocess, open_source
 from compactnets.data.part import PartOfSource
 from compactnets.deploy import FORMATS, load_artifact, load_for_export
 from compactnets.deploy.artifact import load_network
-from compactnets.deploy.quantization import Settings, quantize
+from compactnets.deploy.formats import Format
+from compactnets.deploy.quantization import Settings, post_training, quantize
 from compactnets.deploy.quantization import training as qat
+from compactnets.deploy.quantization.comparison import Comparison
 from compactnets.deploy.quantization.form import (
     drop_output_quantizer,
     layers,
@@ -120,7 +123,7 @@ def test_learning_begins_and_ends_with_what_the_form_computes(form: GraphModule,
     with torch.no_grad():
         for name, parameter in learning.named_parameters():
             if "log_scale" in name:
-                parameter += 0.2
+                parameter += 1.5
     with torch.inference_mode():
         moved = learning.eval()(images)
         assert relative_error(expected, moved) > 0.02
@@ -224,8 +227,8 @@ def test_the_checkpoint_is_the_simulation_that_was_trained(trained: Path, images
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
     floating = without_quantizers(model)
     assert not list(quantizers(floating))
-    error = relative_error(floating(images[:, :1, :8, :8]), model(images[:, :1, :8, :8]))
-    assert 0 < error < 0.5
+    assert relative_error(floating(images[:, :1, :8, :8]), model(images[:, :1, :8, :8])) > 0
+    assert evaluate(floating, source("val", 100), Preprocess.from_dict(record.preprocess)).top1 > 30
 
 
 def quantized(path: Path, form_name: str, output: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -234,10 +237,15 @@ def quantized(path: Path, form_name: str, output: Path, **options: Any) -> tuple
     return quantize(model, record, form_name, output, **{**common, **options})
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", pytest.param("executorch", marks=pytest.mark.slow)])
-def test_runtimes_compute_what_was_trained(name: str, trained: Path, init: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["onnx", *(pytest.param(name, marks=pytest.mark.slow) for name in ("openvino", "executorch"))]
+)
+def test_runtimes_compute_what_was_trained(
+    name: str, trained: Path, init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights and ranges go into the artifact as they are, with the logits in int8 where the runtime wants it."""
     needs(name)
+    monkeypatch.setattr(post_training, "measure", lambda *_, **__: {})  # latency
     beside = ("start", *load_for_export(str(init)))
     record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", beside=beside)
     assert report["float"] == "start"
@@ -256,12 +264,13 @@ def test_runtimes_compute_what_was_trained(name: str, trained: Path, init: Path,
     preprocess = Preprocess.from_dict(record.network.preprocess)
     pixels = torch.stack([preprocess(digits.image(index)) for index in range(40)])
     with torch.inference_mode():
-        assert relative_error(simulation(pixels), load_artifact(tmp_path / "int8")(pixels)) < 0.05
+        assert relative_error(simulation(pixels), load_artifact(tmp_path / "int8")(pixels)) < 0.1
     expected = evaluate(load_checkpoint(init)[0], open_source("digits", "val"), preprocess)
     assert report["evaluation"]["float_correct"] == expected.top1_correct
-    assert record.macs == 1 * load_artifact(tmp_path / "int8").record.macs
+    assert (record.macs, record.params) == count(load_checkpoint(init)[0], (1, 8, 8))
 
 
+@pytest.mark.slow
 def test_the_float_network_beside_is_that_of_the_same_weights(trained: Path, tmp_path: Path) -> None:
     needs("onnx")
     path = trained / "last.safetensors"
@@ -277,11 +286,14 @@ def test_the_float_network_beside_is_that_of_the_same_weights(trained: Path, tmp
 def test_past_the_limit_training_is_named_or_longer_training(init: Path, trained: Path, tmp_path: Path) -> None:
     needs("onnx")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compactnets.deploy.quantization.post_training.IN_FLOAT", ())
+        patch.setattr(post_training, "IN_FLOAT", ())
+        patch.setattr(post_training, "compare_accuracy", lambda *_: Comparison(100, 90, 50, 0.5))
+        for method in ("write", "write_int8"):
+            patch.setattr(Format, method, lambda *_: {})
         with pytest.raises(LimitError, match=r"it was not kept; train it for int8 .*--qat --init"):
-            quantized(init, "onnx", tmp_path / "int8", max_drop=-101)
+            quantized(init, "onnx", tmp_path / "int8", max_drop=39)
         with pytest.raises(LimitError, match="it was not kept; train longer"):
-            quantized(trained / "last.safetensors", "onnx", tmp_path / "int8", max_drop=-101)
+            quantized(trained / "last.safetensors", "onnx", tmp_path / "int8", max_drop=39)
 
 
 def test_what_cannot_be_trained_for_int8_is_one_line(init: Path, trained: Path, tmp_path: Path) -> None:
