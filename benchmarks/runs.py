@@ -30,8 +30,8 @@ COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
 INT8_COLUMNS = (
-    "network", "how", "format", "images", "float top-1", "int8 top-1", "points lost", "same class", "float, ms", "int8, ms",
-    "of float", "size, of float", "in float"
+    "network", "how", "format", "images", "float top-1", "int8 top-1", "points lost", "same class", "float, ms",
+    "int8, ms", "of float", "size, of float", "in float"
 )  # fmt: skip
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
