@@ -30,7 +30,7 @@ COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
 INT8_COLUMNS = (
-    "network", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
+    "network", "how", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
     "error of the logits", "float, ms", "int8, ms", "of float", "size, of float", "in float"
 )  # fmt: skip
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "time by operator")
@@ -162,6 +162,7 @@ def _int8_cells(record: dict[str, Any]) -> list[str]:
     shares = [100 * compared[key] / compared["images"] for key in ("float_correct", "int8_correct")]
     return [
         record["network"],
+        "trained (`--qat`)" if record.get("trained_for_int8") else "after training",
         record["format"],
         str(compared["images"]),
         *(f"{share:.2f} %" for share in shares),

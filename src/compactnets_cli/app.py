@@ -51,6 +51,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, optimizer.nesterov=true, …"),
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint to start from (fine-tuning).")] = None,
+    qat: Annotated[bool, typer.Option("--qat", help="Train the network of --init as int8 will compute it.")] = False,
     device: Device = "auto",
     download: Download = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
@@ -62,8 +63,14 @@ def train(
     from compactnets.errors import InputError
     from compactnets.training.distributed import join_world
     from compactnets.training.loop import train as run
+    from compactnets.training.preparation import prepare
     from compactnets.training.recipe_files import load_recipe
 
+    if qat:
+        from compactnets.deploy.quantization.training import network_of
+        from compactnets.deploy.quantization.training import prepare_int8 as prepare
+
+        model = model or network_of(init)
     resolved = load_recipe(recipe, settings or [], model)
     if print_config:
         import yaml
@@ -77,7 +84,7 @@ def train(
         train_source = open_source(data, "train", download=download)
         val_source = open_source(data, "val", download=download)
         say(f"{train_source!r}\n{val_source!r}")
-        result = run(resolved, train_source, val_source, output, init=init, world=world)
+        result = run(resolved, train_source, val_source, output, init=init, world=world, prepare=prepare)
     if not world.is_main:
         return
     if as_json:

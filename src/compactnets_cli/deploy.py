@@ -66,7 +66,7 @@ def export(
 
 @deploy.command()
 def quantize(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of a trained network.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of train.")],
     form: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
     calibration: Annotated[str, typer.Option(help="Source of the images that ranges are measured on.")],
     evaluation: Annotated[
@@ -83,20 +83,26 @@ def quantize(
     rounding: Annotated[bool, typer.Option(help="Round weights to make up for each other.")] = True,
     correction: Annotated[bool, typer.Option(help="Correct biases for shifted means.")] = True,
     threads: Annotated[int, typer.Option(min=1, help="Threads while latency is measured.")] = 1,
+    beside: Annotated[
+        str | None,
+        typer.Option("--float", metavar="CHECKPOINT", help="Float network to compare with; that of the same weights."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantise a network to int8, compare accuracy and latency with float, and keep it if it loses little.
 
-    Exit code 3 where it loses more than --max-drop; then nothing is left behind.
+    Exit code 3 where it loses more than --max-drop; then nothing is left behind. A checkpoint of train --qat keeps its
+    weights and ranges as they are.
     """
     import sys
 
     from compactnets.deploy import load_for_export
     from compactnets.deploy.quantization import Settings
     from compactnets.deploy.quantization import quantize as run
+    from compactnets.deploy.quantization.training import load_for_int8
     from compactnets.deploy.report import show_quantized
 
-    model, record = load_for_export(checkpoint)
+    model, record = load_for_int8(checkpoint)
     settings = Settings(
         calibration_images=calibration_images,
         ranges=ranges,
@@ -116,6 +122,7 @@ def quantize(
         settings=settings,
         threads=threads,
         command=["compactnets", *sys.argv[1:]],
+        beside=(beside, *load_for_export(beside)) if beside else None,
     )
     if as_json:
         print_json({"output": str(output), **artifact.model_dump(mode="json"), "quantization": report})

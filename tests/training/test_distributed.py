@@ -71,7 +71,7 @@ def run_processes(folder: Path, processes: int, before: str = "", options: Seque
 def distance(run: Path, other: Path) -> float:
     """Length of the difference between two runs' weights, as a share of the way from the first weights."""
     a, b = load_file(run / "last.safetensors"), load_file(other / "last.safetensors")
-    first = prepare(make_tiny_recipe(), digits_part(100, 41)[0])[1].state_dict()
+    first = prepare(make_tiny_recipe(), digits_part(100, 41)[0]).model.state_dict()
     assert a.keys() == b.keys() == first.keys()
     keys = [key for key in a if a[key].is_floating_point()]
     apart = sum(float((a[key] - b[key]).double().square().sum()) for key in keys)

@@ -145,7 +145,8 @@ def test_fine_tuning_replaces_the_classifier_and_says_so(
 ) -> None:
     init = tiny_checkpoint()
     recipe = tiny_recipe(preprocess={"size": 8, "mean": [0.5] * 3, "std": [0.25] * 3})
-    _, model, arguments = prepare(recipe, digits[0], init)
+    prepared = prepare(recipe, digits[0], init)
+    model, arguments = prepared.model, prepared.arguments
     old, _ = load_checkpoint(init)
     assert arguments["num_classes"] == 10
     for key, value in model.state_dict().items():

@@ -35,6 +35,7 @@ def test_the_recipes_are_there() -> None:
     assert list_recipes() == [
         "cifar/modern",
         "cifar/muffnet",
+        "cifar/qat",
         "cifar/short",
         "digits/quickstart",
         "imagenet/menet",

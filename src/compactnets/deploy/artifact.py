@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compactnets.deploy.formats import Runner
 from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
+from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint, read_record
 
 
 class Artifact(nn.Module):
@@ -64,11 +64,17 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, CheckpointRecord]:
     """Load a checkpoint on ``device``, or an artifact, with what says how to feed and read it.
 
+    A checkpoint that was trained for int8 gives the simulation of int8.
+
     Raises:
         InputError: neither, or one that cannot be used.
     """
     if artifact_folder(path) is None:
-        return load_checkpoint(path, device)
+        if read_record(path).int8 is None:
+            return load_checkpoint(path, device)
+        from compactnets.deploy.quantization.training import load_int8  # which imports this module
+
+        return load_int8(path, device)
     artifact = load_artifact(path)
     return artifact, artifact.record.network
 

@@ -22,6 +22,17 @@ from compactnets.models.registry import create_model
 Record = TypeVar("Record", bound=BaseModel)
 
 
+class Int8Training(BaseModel):
+    """What a checkpoint of ``train --qat`` holds: the quantised form of the network, its scales trained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    init: str = Field(description="the float checkpoint that training began with")
+    calibration_images: int = Field(description="training images that the first ranges were measured on")
+    quantizers: list[str] = Field(description="names of the quantised tensors, in the order of the network")
+    logits: str | None = Field(description="the quantizer of the logits, left out where a runtime keeps them in float")
+
+
 class CheckpointRecord(BaseModel):
     """What the JSON file beside the weights holds."""
 
@@ -36,6 +47,7 @@ class CheckpointRecord(BaseModel):
     source: str = Field(description="where the weights come from")
     license: str = Field(description="licence of the weights, as far as it is known")
     training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
+    int8: Int8Training | None = Field(None, description="where it was trained for int8: what the weights are of")
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -147,10 +159,17 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
     """Build the network of a checkpoint, in evaluation mode, and return it with its record.
 
     Raises:
-        InputError: a file or record that cannot be read, or weights that do not fit the network.
+        InputError: a file or record that cannot be read, weights that do not fit the network, or a checkpoint that was
+            trained for int8 (:func:`compactnets.deploy.artifact.load_network` and ``quantize`` take those).
     """
     path = Path(path)
     record = read_record(path)
+    if record.int8 is not None:
+        raise InputError(
+            f"{path} was trained for int8 (train --qat): eval and predict take it, and 'compactnets quantize {path}' "
+            f"writes it for a runtime; what needs a float network takes the one that it was made from, "
+            f"{record.int8.init}"
+        )
     model = create_model(record.model, **record.arguments)
     load_weights(model, read_tensors(path), record.model, path)
     Preprocess.from_dict(record.preprocess)  # a record that cannot be used is refused here, not at the first image

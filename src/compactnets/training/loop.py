@@ -18,7 +18,7 @@ from compactnets.training.distributed import World
 from compactnets.training.evaluation import Evaluation, EvaluationStopped, evaluate_batches
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
-from compactnets.training.preparation import fit_batch, prepare
+from compactnets.training.preparation import Prepare, fit_batch, prepare
 from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe import Recipe
 from compactnets.training.run_folder import RunFolder
@@ -61,6 +61,7 @@ def train(
     *,
     init: Path | None = None,
     world: World | None = None,
+    prepare: Prepare = prepare,
 ) -> TrainResult:
     """Train as ``recipe`` says and write a run folder to ``output``; a run that stopped there goes on.
 
@@ -71,6 +72,8 @@ def train(
         init: checkpoint to start from; its classifier is replaced where the classes differ.
         world: this process and its device (:func:`compactnets.training.distributed.join_world`); the processor where
             it is not given.
+        prepare: what builds the network that is trained; for int8
+            :func:`compactnets.deploy.quantization.training.prepare_int8`.
 
     Raises:
         InputError: a network, setting or source that does not fit, an output folder that holds another run, or a loss
@@ -78,7 +81,8 @@ def train(
         Interrupted: SIGINT or SIGTERM, after saving; a ``SystemExit`` with code 130 or 143.
     """
     world = world or World()
-    return _Run(fit_batch(recipe, train_source, world), train_source, val_source, output, init, world).complete()
+    recipe = fit_batch(recipe, train_source, world)
+    return _Run(recipe, train_source, val_source, output, init, world, prepare).complete()
 
 
 class _Run:
@@ -92,15 +96,18 @@ class _Run:
         output: Path,
         init: Path | None,
         world: World,
+        prepare: Prepare,
     ) -> None:
         self.recipe, self.train_source, self.val_source = recipe, train_source, val_source
         self.output, self.world = output, world
         if world.device.type == "cpu":
             keep_freed_memory()
-        self.preprocess, model, self.arguments = prepare(recipe, train_source, init)
-        self.described = describe_run(recipe, train_source, val_source, init)
+        self.prepared = prepare(recipe, train_source, init)
+        self.preprocess, model = self.prepared.preprocess, self.prepared.model
+        self.described = describe_run(recipe, train_source, val_source, init, int8=self.prepared.int8 is not None)
         self.loader, self.eval_loader = self._make_loader(), self._make_eval_loader()
-        self.learner = Learner(model.to(world.device), recipe, self.loader.steps, len(train_source.class_names), world)
+        how = recipe.model_copy(update={"compile": False}) if self.prepared.compiles_itself else recipe
+        self.learner = Learner(model.to(world.device), how, self.loader.steps, len(train_source.class_names), world)
         found = load_state(output, self.described)
         self._check_same_step(found[0].step if found else 0)
         self.folder = RunFolder(output, recipe, world) if world.is_main else None
@@ -265,13 +272,14 @@ class _Run:
     def _record(self, metrics: dict[str, Any]) -> CheckpointRecord:
         return CheckpointRecord(
             model=self.recipe.model,
-            arguments=self.arguments,
+            arguments=self.prepared.arguments,
             class_names=list(self.train_source.class_names),
             preprocess=self.preprocess.to_dict(),
             source=f"trained by compactnets on {self.train_source.spec}",
             license="that of whoever trained it",
             training={"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics},
             versions=software_versions(),
+            int8=self.prepared.int8,
         )
 
     def _mean_loss(self) -> float:

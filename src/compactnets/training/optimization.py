@@ -45,13 +45,20 @@ def describe_lr(recipe: Recipe) -> str:
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
-    """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay."""
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
+    """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay.
+
+    What a module names in its attribute ``undecayed`` never does.
+    """
+    undecayed = _undecayed(model)
+    decayed = [p for p in model.parameters() if id(p) not in undecayed]
+    weights = [p for p in decayed if p.ndim > 1]
+    others = [p for p in decayed if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": settings.weight_decay if settings.decay_norm_and_bias else 0.0},
     ]
+    if undecayed:
+        groups.append({"params": list(undecayed.values()), "weight_decay": 0.0})
     eps: dict[str, Any] = {} if settings.eps is None else {"eps": settings.eps}
     # fused or foreach: few kernels for all parameters; these networks have hundreds of small ones
     if settings.name == "sgd":
@@ -71,3 +78,7 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
             **eps,
         )
     return torch.optim.Adadelta(groups, lr=lr, rho=settings.rho, foreach=True, **eps)
+
+
+def _undecayed(model: nn.Module) -> dict[int, nn.Parameter]:
+    return {id(p): p for m in model.modules() for name in getattr(m, "undecayed", ()) for p in [getattr(m, name)]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,35 @@ from compactnets.data import ImageSource, Preprocess
 from compactnets.errors import InputError
 from compactnets.models.registry import accepted_arguments, create_model
 from compactnets.nn import initialize
-from compactnets.training.checkpoint import load_weights, read_record, read_tensors
+from compactnets.training.checkpoint import Int8Training, load_weights, read_record, read_tensors
 from compactnets.training.distributed import World
 from compactnets.training.recipe import Recipe
 
 
-def prepare(
-    recipe: Recipe, source: ImageSource, init: Path | None = None
-) -> tuple[Preprocess, nn.Module, dict[str, Any]]:
-    """Return the preprocessing, the network with its first weights, and the arguments that build the network again.
+@dataclass(frozen=True)
+class Prepared:
+    """What is trained.
+
+    Attributes:
+        preprocess: of the images.
+        model: the network with its first weights; its modules name parameters that never decay in ``undecayed``.
+        arguments: what builds the network again.
+        int8: where the network is a quantised form, what its record says of it.
+        compiles_itself: whether it compiles what the recipe's ``compile`` asks for, so that the step is left alone.
+    """
+
+    preprocess: Preprocess
+    model: nn.Module
+    arguments: dict[str, Any]
+    int8: Int8Training | None = None
+    compiles_itself: bool = False
+
+
+Prepare = Callable[[Recipe, ImageSource, Path | None], Prepared]
+
+
+def prepare(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Prepared:
+    """Build the network of a recipe for the classes and channels of a source.
 
     Args:
         init: checkpoint whose weights come first; its classifier is replaced where the classes differ.
@@ -40,10 +62,15 @@ def prepare(
         model = create_model(recipe.model, **arguments)
         if recipe.initialization is not None:
             initialize(model, recipe.initialization)
-        return preprocess, model, arguments
+        return Prepared(preprocess, model, arguments)
     if recipe.initialization is not None:
         raise InputError("initialization is for fresh weights: leave it out where --init gives them")
     record = read_record(init)
+    if record.int8 is not None:
+        raise InputError(
+            f"{init} was trained for int8 already (train --qat): expected a float checkpoint for --init, such as the "
+            f"one that it was made from, {record.int8.init}"
+        )
     if record.model != recipe.model:
         raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
     arguments = {**record.arguments, **arguments}
@@ -55,7 +82,7 @@ def prepare(
         fresh = model.state_dict()
         weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
     load_weights(model, weights, recipe.model, init)
-    return preprocess, model, arguments
+    return Prepared(preprocess, model, arguments)
 
 
 def fit_batch(recipe: Recipe, source: ImageSource, world: World) -> Recipe:

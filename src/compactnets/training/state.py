@@ -42,7 +42,7 @@ class Progress:
 
 
 def describe_run(
-    recipe: Recipe, train_source: ImageSource, val_source: ImageSource, init: Path | None
+    recipe: Recipe, train_source: ImageSource, val_source: ImageSource, init: Path | None, *, int8: bool = False
 ) -> dict[str, Any]:
     """Return what must be the same where a run goes on: settings by their dotted keys, the data, the first weights."""
     settings = _flatten(recipe.model_dump(mode="json"))
@@ -50,6 +50,8 @@ def describe_run(
     described["training data"] = f"{len(train_source)} images, {train_source.fingerprint()[:12]}"
     described["validation data"] = f"{len(val_source)} images, {val_source.fingerprint()[:12]}"
     described["--init"] = None if init is None else str(init)
+    if int8:
+        described["--qat"] = True
     return described
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -78,6 +79,35 @@ def _last(shared: dict[str, str], name: str) -> str:
     while name in shared:
         name = shared[name]
     return name
+
+
+def output_quantizer(network: GraphModule) -> str | None:
+    """Return the name of the quantizer of the logits, where there is one."""
+    last = next(node for node in network.graph.nodes if node.op == "output").args[0]
+    assert isinstance(last, Node)
+    return str(last.target) if isinstance(module_of(network, last), Quantizer) else None
+
+
+def drop_output_quantizer(network: GraphModule) -> GraphModule:
+    """Make of a :func:`quantized_form` with ``quantize_output`` one without, in place, and return it."""
+    output = next(node for node in network.graph.nodes if node.op == "output")
+    last = output.args[0]
+    assert isinstance(last, Node)
+    if output_quantizer(network) is not None:
+        last.replace_all_uses_with(last.args[0])  # type: ignore[arg-type]
+        network.graph.erase_node(last)
+        network.delete_all_unused_submodules()
+        network.recompile()
+    return network
+
+
+def without_quantizers(network: GraphModule) -> GraphModule:
+    """Return a copy that computes in float what the form's weights say."""
+    network = copy.deepcopy(network)
+    for _, part in [*quantizers(network), *layers(network)]:
+        part.enabled = False
+    freeze(network, unsigned=True, integer_bias=False)
+    return network.eval()
 
 
 def quantizers(network: nn.Module) -> Iterator[tuple[str, Quantizer]]:

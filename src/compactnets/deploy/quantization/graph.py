@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node, Tracer
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from compactnets.deploy.quantization.layers import AveragingConv2d
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.errors import InputError
 from compactnets.nn import ChannelShuffle
@@ -96,7 +97,7 @@ def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -
     if pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
         return
     channels = node.meta["tensor_meta"].shape[1]
-    conv = nn.Conv2d(channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels)
+    conv = AveragingConv2d(channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels)
     nn.init.constant_(conv.weight, 1 / conv.weight[0].numel())
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     network.set_submodule(str(node.target), conv.requires_grad_(False))

@@ -81,11 +81,16 @@ class Quantizer(nn.Module):
         self.samples.append(torch.cat([extremes, values]))
 
 
+class AveragingConv2d(nn.Conv2d):
+    """An average pooling that is written as a convolution: its weights are equal, and are never trained."""
+
+
 class QuantizedConv2d(nn.Conv2d):
     """A convolution whose weights are int8, one scale for every output channel (symmetric: zero is 0)."""
 
     mode: Mode
     enabled: bool
+    trainable: bool
     scales: Tensor
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -101,6 +106,7 @@ class QuantizedLinear(nn.Linear):
 
     mode: Mode
     enabled: bool
+    trainable: bool
     scales: Tensor
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -124,6 +130,7 @@ def _take(layer: Quantized, original: nn.Conv2d | nn.Linear) -> None:
     layer.register_buffer("scales", scales.clamp_min(max(float(scales.max()) * SMALLEST, 1e-12)))
     layer.mode = Mode.OFF
     layer.enabled = True
+    layer.trainable = not isinstance(original, AveragingConv2d)
 
 
 def _weight(layer: Quantized) -> Tensor:

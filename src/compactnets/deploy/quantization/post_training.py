@@ -6,7 +6,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,14 @@ from compactnets.deploy.formats import Format, find_format
 from compactnets.deploy.latency import Entry, Variant, measure
 from compactnets.deploy.quantization.comparison import compare_accuracy
 from compactnets.deploy.quantization.equalization import equalize
-from compactnets.deploy.quantization.form import layers, quantized_form, quantizers, set_mode
+from compactnets.deploy.quantization.form import (
+    drop_output_quantizer,
+    layers,
+    quantized_form,
+    quantizers,
+    set_mode,
+    without_quantizers,
+)
 from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode
 from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
@@ -34,6 +41,7 @@ from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
 from compactnets.errors import InputError, LimitError, did_you_mean
+from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.evaluation import match_classes
 
@@ -41,6 +49,7 @@ TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: values between two s
 IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order where the drop is past its limit
 IMAGES_AT_ONCE = 64  # for rounding, correcting and the errors of the layers
 PROBES = 16  # images that sensitivities are measured on
+TRAIN = "train it for int8 ('compactnets train cifar/qat --qat --init CHECKPOINT …'), or allow more"
 
 
 @dataclass(frozen=True)
@@ -75,13 +84,16 @@ def quantize(
     threads: int = 1,
     rounds: int = 20,
     command: Sequence[str] = (),
+    beside: tuple[str, nn.Module, CheckpointRecord] | None = None,
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
     """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
 
     Where the drop is larger, the parts that hurt most on calibration images are kept in float, more of them each time.
+    What was trained for int8 is written with its weights and ranges as they are; calibration images then only rank its
+    parts and show the error of each layer, and the float network is the same without its quantizers.
 
     Args:
-        model: the network.
+        model: the network, or what :func:`compactnets.deploy.quantization.training.load_int8` gives.
         network: its record.
         format_name: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
         output: folder for the artifact, as for :func:`compactnets.deploy.export`.
@@ -92,6 +104,8 @@ def quantize(
         threads: threads of the runtime while latency is measured.
         rounds: turns of the latency measurement.
         command: what was typed, for the report.
+        beside: another float network to compare with, such as the one that training for int8 began with: what to call
+            it, the network and its record.
 
     Returns:
         the artifact's record, and the report that is written beside it.
@@ -108,14 +122,27 @@ def quantize(
     images, rest = _sources(calibration, evaluation, settings.calibration_images)
     class_map = match_classes(network, rest)
     model = copy.deepcopy(model).cpu().float().eval()
+    if beside is not None:
+        _check_comparable(*beside, network)
     dataset = ImageDataset(images, preprocess)
     pixels = torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
     say(f"quantising {network.model} on {len(pixels)} images")
-    reference = calibrated(model, pixels, settings, quantize_output=form.int8_output)
+    if network.int8 is None:
+        reference = calibrated(model, pixels, settings, quantize_output=form.int8_output)
+        floating = deploy_form(model)
+    else:
+        assert isinstance(model, GraphModule)
+        settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
+        reference = model if form.int8_output else drop_output_quantizer(model)
+        floating = without_quantizers(model)
+        _check_names(reference, settings.keep)
+        model = create_model(network.model, **network.arguments).eval()  # whose multiply-adds are counted
+    if beside is not None:
+        floating = deploy_form(beside[1])
     example = example_input(preprocess)
     with tempfile.TemporaryDirectory() as scratch, writing(output) as folder:
         plain = Path(scratch)
-        form.write(deploy_form(model), example, plain)
+        form.write(floating, example, plain)
         for kept in _choices(reference, pixels, settings):
             simulation = settled(reference, kept, pixels, settings)
             for file in folder.iterdir():
@@ -128,8 +155,8 @@ def quantize(
         else:
             raise LimitError(
                 f"int8 loses {compared.drop:.2f} points of top-1 on {compared.images} images of {evaluation}, more "
-                f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; calibrate on "
-                f"more images, or allow more"
+                f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; "
+                + (TRAIN if network.int8 is None else "train longer, or allow more")
             )
         record = finish_artifact(
             form,
@@ -155,6 +182,8 @@ def quantize(
         report = {
             "command": list(command),
             "network": network.model,
+            "trained_for_int8": None if network.int8 is None else network.int8.model_dump(),
+            "float": beside[0] if beside else "the same weights",
             "format": form.name,
             "versions": record.versions,
             "settings": {**asdict(settings), "keep": list(settings.keep)},
@@ -188,15 +217,25 @@ def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize
     if settings.equalize:
         equalize(graph, batches)
     form = quantized_form(graph, quantize_output=quantize_output)
+    _check_names(form, settings.keep)
+    calibrate(form, batches, settings.ranges)
+    return form
+
+
+def _check_names(form: GraphModule, keep: Sequence[str]) -> None:
     known = [*(name for name, _ in layers(form)), *(name for name, _ in quantizers(form))]
-    for name in settings.keep:
+    for name in keep:
         if name not in known:
             raise InputError(
                 f"no layer or tensor is called {name!r}, which was to stay in float{did_you_mean(name, known)}: see "
                 f"{LAYERS} of an artifact for their names"
             )
-    calibrate(form, batches, settings.ranges)
-    return form
+
+
+def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, network: CheckpointRecord) -> None:
+    for field in ("class_names", "preprocess"):
+        if getattr(record, field) != getattr(network, field):
+            raise InputError(f"{name} and the network to quantise differ in {field}: they cannot be compared")
 
 
 def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Settings) -> GraphModule:
@@ -212,7 +251,8 @@ def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Se
     for name in kept:
         keep_float(form, name)
     set_mode(form, Mode.OFF)
-    means = output_means(form, pixels)  # now: rounding the weights is part of what shifts them
+    # now: rounding the weights is part of what shifts them
+    means = output_means(form, pixels) if settings.correction else {}
     if settings.rounding:
         round_weights(form, pixels[:IMAGES_AT_ONCE])
     if settings.correction:
@@ -247,7 +287,7 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
         images = open_source(calibration, "train")
     except MissingSplitError:
         images = open_source(calibration, "val")
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))
+    chosen = _spread(images, count)
     if images.fingerprint() == rest.fingerprint():
         left = np.setdiff1d(np.arange(len(rest)), chosen)
         if not len(left):
@@ -257,6 +297,15 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
             )
         rest = PartOfSource(rest, left.tolist())
     return PartOfSource(images, chosen.tolist()), rest
+
+
+def calibration_part(images: ImageSource, count: int) -> ImageSource:
+    """Return ``count`` images spread evenly over a source, or all where there are fewer: always the same ones."""
+    return PartOfSource(images, _spread(images, count).tolist())
+
+
+def _spread(images: ImageSource, count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))
 
 
 def _entry(name: str, form: Format, record: ArtifactRecord, folder: Path, size: int) -> Entry:
