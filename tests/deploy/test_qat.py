@@ -287,7 +287,7 @@ def test_past_the_limit_training_is_named_or_longer_training(init: Path, trained
     needs("onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(post_training, "IN_FLOAT", ())
-        patch.setattr(post_training, "compare_accuracy", lambda *_: Comparison(100, 90, 50, 0.5))
+        patch.setattr(post_training, "compare_accuracy", lambda *_: Comparison(100, 90, 50, 0.5, 0.1))
         for method in ("write", "write_int8"):
             patch.setattr(Format, method, lambda *_: {})
         with pytest.raises(LimitError, match=r"it was not kept; train it for int8 .*--qat --init"):

@@ -6,7 +6,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +23,33 @@ from compactnets.deploy.export import check_output, finish_artifact, writing
 from compactnets.deploy.formats import Format, find_format
 from compactnets.deploy.latency import Entry, Variant, measure
 from compactnets.deploy.quantization.comparison import compare_accuracy
-from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.form import (
     drop_output_quantizer,
-    layers,
-    quantized_form,
-    quantizers,
     set_mode,
     without_quantizers,
 )
-from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode
-from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
-from compactnets.deploy.quantization.ranges import calibrate
-from compactnets.deploy.quantization.rounding import correct_biases, output_means, round_weights
+from compactnets.deploy.quantization.noise import layer_errors, relative_error, sensitivities
+from compactnets.deploy.quantization.steps import (
+    IMAGES_AT_ONCE,
+    Settings,
+    calibrated,
+    check_names,
+    settled,
+    spread_over,
+)
 from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
-from compactnets.errors import InputError, LimitError, did_you_mean
+from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.evaluation import match_classes
 
 TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: values between two steps may go either way
 IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order where the drop is past its limit
-IMAGES_AT_ONCE = 64  # for rounding, correcting and the errors of the layers
 PROBES = 16  # images that sensitivities are measured on
 TRAIN = "train it for int8 ('compactnets train cifar/qat --qat --init CHECKPOINT …'), or allow more"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network is quantised.
-
-    Attributes:
-        calibration_images: images that ranges, rounding and biases are chosen by.
-        ranges: one of ``ranges.METHODS``.
-        equalize, rounding, correction: whether the step of this name is done (``docs/deploy.md``).
-        keep: names of layers or quantizers that stay in float.
-    """
-
-    calibration_images: int = 128
-    ranges: str = "mse"
-    equalize: bool = True
-    rounding: bool = True
-    correction: bool = True
-    keep: tuple[str, ...] = ()
 
 
 def quantize(
@@ -135,7 +116,7 @@ def quantize(
         settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
         reference = model if form.int8_output else drop_output_quantizer(model)
         floating = without_quantizers(model)
-        _check_names(reference, settings.keep)
+        check_names(reference, settings.keep)
         model = create_model(network.model, **network.arguments).eval()  # whose multiply-adds are counted
     if beside is not None:
         floating = deploy_form(beside[1])
@@ -200,65 +181,10 @@ def quantize(
     return record, report
 
 
-def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool) -> GraphModule:
-    """Return the quantised form of a network with its ranges set and its weights as they were.
-
-    Args:
-        model: the network, in evaluation mode.
-        pixels: ``(N, C, H, W)``.
-        settings: how.
-        quantize_output: whether the logits are quantised, too.
-
-    Raises:
-        InputError: a network that cannot be traced, an unknown part to keep, an unknown method for ranges.
-    """
-    graph = plain_graph(model, pixels[:1])
-    batches = pixels.split(16)
-    if settings.equalize:
-        equalize(graph, batches)
-    form = quantized_form(graph, quantize_output=quantize_output)
-    _check_names(form, settings.keep)
-    calibrate(form, batches, settings.ranges)
-    return form
-
-
-def _check_names(form: GraphModule, keep: Sequence[str]) -> None:
-    known = [*(name for name, _ in layers(form)), *(name for name, _ in quantizers(form))]
-    for name in keep:
-        if name not in known:
-            raise InputError(
-                f"no layer or tensor is called {name!r}, which was to stay in float{did_you_mean(name, known)}: see "
-                f"{LAYERS} of an artifact for their names"
-            )
-
-
 def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, network: CheckpointRecord) -> None:
     for field in ("class_names", "preprocess"):
         if getattr(record, field) != getattr(network, field):
             raise InputError(f"{name} and the network to quantise differ in {field}: they cannot be compared")
-
-
-def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Settings) -> GraphModule:
-    """Return a copy of a calibrated form that simulates int8, with rounded weights and corrected biases.
-
-    Args:
-        form: the form.
-        kept: names of the parts that stay in float.
-        pixels: ``(N, C, H, W)``.
-        settings: whether to round and to correct.
-    """
-    form = copy.deepcopy(form)
-    for name in kept:
-        keep_float(form, name)
-    set_mode(form, Mode.OFF)
-    # now: rounding the weights is part of what shifts them
-    means = output_means(form, pixels) if settings.correction else {}
-    if settings.rounding:
-        round_weights(form, pixels[:IMAGES_AT_ONCE])
-    if settings.correction:
-        correct_biases(form, pixels, means)
-    set_mode(form, Mode.SIMULATE)
-    return form
 
 
 def _choices(form: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
@@ -287,7 +213,7 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
         images = open_source(calibration, "train")
     except MissingSplitError:
         images = open_source(calibration, "val")
-    chosen = _spread(images, count)
+    chosen = spread_over(images, count)
     if images.fingerprint() == rest.fingerprint():
         left = np.setdiff1d(np.arange(len(rest)), chosen)
         if not len(left):
@@ -297,15 +223,6 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
             )
         rest = PartOfSource(rest, left.tolist())
     return PartOfSource(images, chosen.tolist()), rest
-
-
-def calibration_part(images: ImageSource, count: int) -> ImageSource:
-    """Return ``count`` images spread evenly over a source, or all where there are fewer: always the same ones."""
-    return PartOfSource(images, _spread(images, count).tolist())
-
-
-def _spread(images: ImageSource, count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))
 
 
 def _entry(name: str, form: Format, record: ArtifactRecord, folder: Path, size: int) -> Entry:

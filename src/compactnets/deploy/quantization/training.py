@@ -21,7 +21,7 @@ from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.quantization.form import output_quantizer, quantized_form, quantizers
 from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.learned import fix_scales, learn_scales
-from compactnets.deploy.quantization.post_training import Settings, calibrated, calibration_part, settled
+from compactnets.deploy.quantization.steps import Settings, calibrated, calibration_part, settled
 from compactnets.errors import InputError
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import (
