@@ -250,7 +250,7 @@ def test_runtimes_compute_what_was_trained(
     record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", beside=beside)
     assert report["float"] == "start"
     assert report["trained_for_int8"]["init"] == str(init)
-    assert (report["settings"]["ranges"], report["settings"]["round"], report["kept_in_float"]) == (
+    assert (report["settings"]["ranges"], report["settings"]["rounding"], report["kept_in_float"]) == (
         "trained",
         False,
         [],
