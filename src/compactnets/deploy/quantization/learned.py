@@ -5,9 +5,13 @@ A scale's gradient is that of learned step size quantization (LSQ; Esser et al. 
 scale's logarithm, so that it stays positive and a step of Adam changes it by a share of itself (TQT; Jain et al. 2020,
 arXiv:1903.08066, appendix B). Zero points stay where calibration put them: zero is held exactly all the time.
 
+Why learned: muffnet_x0_5 of ``compactnets quickstart``, two epochs of ``cifar/qat`` on the digits at a rate of 0.001,
+one seed, ends with a validation loss of 0.034; with scales as calibrated 0.038; with those of the largest weights, and
+tensors as calibrated, 0.042. From a start with minmax ranges and nothing else: 0.023, 0.029, 0.032.
+
 Written in plain operations: compiled they take a sixth of the time of torch's own
-``_fake_quantize_learnable_per_tensor_affine``, which the compiler cannot join with what is around it, and as they are
-about the same (MENet's activations at CIFAR size, two cores).
+``_fake_quantize_learnable_per_tensor_affine``, and as they are about the same (128 x 108 x 32 x 32 values forward and
+backward on two cores: 29, 170 and 145 ms).
 """
 
 from __future__ import annotations
