@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from compactnets.complexity import count
+from compactnets.deploy.latency import parse_format
 from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
 from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest, read_results
 from compactnets.environment import cpu_name
@@ -120,19 +121,22 @@ def _latency(path: Path) -> str:
         f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
         + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
         + _winners(record)
+        + "".join(
+            f"\nLeft out: {each['network']} for {each['format']}: {each['reason']}.\n" for each in record["failed"]
+        )
     )
 
 
 def _winners(record: dict[str, Any]) -> str:
     """Return which format of the float32 ones was fastest for each network, and where its time goes."""
-    plain = {**record, "rows": [row for row in record["rows"] if "@" not in row["format"]]}
+    plain = {**record, "rows": [row for row in record["rows"] if parse_format(row["format"]).precision == "float32"]}
     rows = [
         [network, row["format"], f"{row['milliseconds']['median']:.2f}", f"{row['times_limit']:.2f}"]
-        + [describe_operators(row["operators"]) if row.get("operators") else "its runtime has no profiler"]
+        + [describe_operators(row["operators"]) if row.get("operators") else "not measured"]
         for network, row in fastest(plain).items()
     ]
     return (
-        "\nThe fastest float32 of each, and where its time goes as the runtime's profiler counts it, in a run of its "
+        "\nThe fastest float32 of each, and where its time goes as the runtime's profiler counts it in calls of their "
         f"own:\n\n{_head(WINNER_COLUMNS)}" + "".join(map(_cells, rows))
     )
 
