@@ -75,3 +75,18 @@ def test_an_int8_record_compares_the_same_images(path: Path) -> None:
     assert compared["drop_points"] <= record["max_drop"]
     assert len(record["latency"]["rows"]) == 2
     assert not [word for word in record["command"] if word.startswith("/")]
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "latency").glob("*.json")), ids=lambda path: path.stem)
+def test_a_latency_record_names_what_its_numbers_rest_on(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "settings", "limit_gflops", "rows"))
+    assert not [word for word in record["command"] if word.startswith("/")]
+    settings = record["settings"]
+    for row in record["rows"]:
+        time = row["milliseconds"]
+        assert time["n"] == settings["rounds"] * settings["calls"]
+        assert time["p10"] <= time["median"] <= time["p90"]
+        limit = 2 * row["macs"] * row["input"][0] / record["limit_gflops"] / 1e6
+        assert row["times_limit"] == pytest.approx(time["median"] / limit)
+        assert row["format"] == "eager" or row["relative_difference"] <= 1e-4
