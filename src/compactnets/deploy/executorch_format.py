@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 from compactnets.deploy.formats import Runner, trace_program
 from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.quantization.form import freeze
-from compactnets.deploy.quantization.lowering import split_by_slices
+from compactnets.deploy.quantization.lowering import shuffle_in_int8, split_by_slices
 from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError
@@ -33,7 +33,7 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.pte`` of an int8 network, as :func:`write` does."""
     freeze(network, unsigned=False, integer_bias=False)
-    return _save(split_by_slices(network), example, folder)
+    return _save(shuffle_in_int8(split_by_slices(network)), example, folder)
 
 
 def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:

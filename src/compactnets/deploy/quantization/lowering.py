@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from compactnets.deploy.quantization.form import layers
+from compactnets.deploy.quantization.graph import module_of
 from compactnets.deploy.quantization.layers import QuantizedConv2d, one_group
+from compactnets.nn import ChannelShuffle
+
+QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
+DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def split_by_slices(network: GraphModule) -> GraphModule:
@@ -27,6 +33,37 @@ def split_by_slices(network: GraphModule) -> GraphModule:
             user.replace_all_uses_with(part)
             network.graph.erase_node(user)
         network.graph.erase_node(node)
+    network.recompile()
+    return network
+
+
+def shuffle_in_int8(network: GraphModule) -> GraphModule:
+    """Write the steps of every channel shuffle between quantisations of their own, in place.
+
+    XNNPACK takes one operator between a dequantisation and a quantisation as int8; a shuffle is three (two views and a
+    transposition), which it would compute in float between conversions.
+    """
+    for node in list(network.graph.nodes):
+        shuffle = module_of(network, node)
+        if not isinstance(shuffle, ChannelShuffle):
+            continue
+        before = node.args[0]
+        if before.target is not DEQUANTIZE:
+            continue
+        numbers = before.args[1:]
+
+        def held(value: Node, numbers: tuple[Any, ...] = numbers) -> Node:
+            integers = network.graph.call_function(QUANTIZE, (value, *numbers))
+            return network.graph.call_function(DEQUANTIZE, (integers, *numbers))
+
+        with network.graph.inserting_before(node):
+            apart = network.graph.call_method("unflatten", (before, 1, (shuffle.groups, -1)))
+            # a copy: of a mere view the exporter would make one itself, between the operator and its quantisation
+            turned = network.graph.call_function(torch.permute_copy, (held(apart), (0, 2, 1, 3, 4)))
+            together = network.graph.call_method("flatten", (held(turned), 1, 2))
+        node.replace_all_uses_with(together)
+        network.graph.erase_node(node)
+    network.delete_all_unused_submodules()
     network.recompile()
     return network
 
