@@ -28,6 +28,7 @@ from compactnets.deploy.quantization.lowering import GroupByGroup, separate_grou
 from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import METHODS, calibrate
 from compactnets.deploy.quantization.rounding import correct_biases, output_means, round_weights
+from compactnets.deploy.quantization.steps import calibrated, settled
 from compactnets.deploy.record import LAYERS, NAME
 from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import list_models
@@ -290,6 +291,25 @@ def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:
     loaded = load_artifact(tmp_path / "int8")
     assert loaded(pictures(3)).shape == (3, 5)
     assert loaded(pictures(3)[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("kept", [(), ("first",), ("second",)])
+def test_onnx_runtime_leaves_in_float_what_is_kept_there(kept: tuple[str, ...], tmp_path: Path) -> None:
+    """By itself it would quantise the float weights with one scale, which half of these channels do not survive."""
+    needs("onnx")
+    network, images = Small().eval(), pictures(40)
+    spread = torch.logspace(0, -3, 8)
+    with torch.no_grad():
+        network.first.weight *= spread.view(-1, 1, 1, 1)
+        network.first.bias *= spread
+        network.second.weight /= spread.view(-1, 1, 1, 1)
+    form = calibrated(network, images, Settings(equalize=False), quantize_output=False)
+    simulation = settled(form, kept, images, Settings(rounding=False, correction=False))
+    FORMATS["onnx"].write_int8(simulation, images[:1], tmp_path)
+    found = torch.from_numpy(FORMATS["onnx"].open(tmp_path / "model.onnx")(images.numpy()))
+    with torch.inference_mode():
+        expected = network(images)
+        assert relative_error(expected, found) < 1.5 * relative_error(expected, simulation(images))
 
 
 def test_too_large_a_drop_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

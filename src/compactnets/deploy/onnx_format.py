@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from compactnets.deploy.formats import INPUT, OUTPUT, Runner, trace_program
 from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
+from compactnets.deploy.quantization.lowering import leave_float_outputs
 from compactnets.errors import InputError
 
 OPSET = 18  # the oldest that torch's exporter writes without converting, so that older runtimes on devices read it
@@ -30,7 +31,7 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx`` with pairs of QuantizeLinear and DequantizeLinear, which ONNX Runtime makes int8."""
-    freeze(network, unsigned=True, integer_bias=True)
+    freeze(leave_float_outputs(network), unsigned=True, integer_bias=True)
     save(network, example, folder / "model.onnx")
     return {"opset": OPSET}
 

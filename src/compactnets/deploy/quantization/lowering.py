@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compactnets.deploy.quantization.form import layers
-from compactnets.deploy.quantization.graph import module_of
-from compactnets.deploy.quantization.layers import QuantizedConv2d, one_group
+from compactnets.deploy.quantization.graph import RELUS, module_of
+from compactnets.deploy.quantization.layers import QuantizedConv2d, QuantizedLinear, Quantizer, one_group
 from compactnets.nn import ChannelShuffle
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
@@ -34,6 +34,24 @@ def split_by_slices(network: GraphModule) -> GraphModule:
             network.graph.erase_node(user)
         network.graph.erase_node(node)
     network.recompile()
+    return network
+
+
+def leave_float_outputs(network: GraphModule) -> GraphModule:
+    """Leave what layers in float make in float as well, in place.
+
+    ONNX Runtime quantises float weights by itself, with one scale for all, where it finds a convolution between a
+    dequantisation and a quantisation.
+    """
+    for node in network.graph.nodes:
+        layer = module_of(network, node)
+        if isinstance(layer, (QuantizedConv2d, QuantizedLinear)) and not layer.enabled:
+            reader = next(iter(node.users))
+            if isinstance(module_of(network, reader), RELUS):
+                reader = next(iter(reader.users))
+            quantizer = module_of(network, reader)
+            if isinstance(quantizer, Quantizer):
+                quantizer.enabled = False
     return network
 
 
