@@ -166,7 +166,7 @@ def _int8_cells(record: dict[str, Any]) -> list[str]:
     shares = [100 * compared[key] / compared["images"] for key in ("float_correct", "int8_correct")]
     return [
         record["network"],
-        "trained (`--qat`)" if record.get("trained_for_int8") else "after training",
+        _how(record),
         record["format"],
         str(compared["images"]),
         *(f"{share:.2f} %" for share in shares),
@@ -178,6 +178,13 @@ def _int8_cells(record: dict[str, Any]) -> list[str]:
         f"{sizes['int8'] / 1e6:.2f} MB, **{sizes['int8'] / sizes['float32']:.2f}**",
         ", ".join(record["kept_in_float"]) or "none",
     ]
+
+
+def _how(record: dict[str, Any]) -> str:
+    if record.get("trained_for_int8"):
+        return "trained (`--qat`)"
+    left_out = [step for step in ("equalize", "rounding", "correction") if not record["settings"].get(step, True)]
+    return f"after training{'; no ' if left_out else ''}{', '.join(left_out)}"
 
 
 def _speed_cells(row: dict[str, Any]) -> list[str]:
