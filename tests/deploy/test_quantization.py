@@ -22,9 +22,15 @@ from compactnets.deploy.quantization.form import (
     quantizers,
     set_mode,
 )
-from compactnets.deploy.quantization.graph import plain_graph
+from compactnets.deploy.quantization.graph import module_of, plain_graph
 from compactnets.deploy.quantization.layers import Mode, Quantizer
-from compactnets.deploy.quantization.lowering import GroupByGroup, separate_groups
+from compactnets.deploy.quantization.lowering import (
+    DEQUANTIZE,
+    QUANTIZE,
+    GroupByGroup,
+    separate_groups,
+    shuffle_in_int8,
+)
 from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import METHODS, calibrate
 from compactnets.deploy.quantization.rounding import correct_biases, output_means, round_weights
@@ -32,6 +38,7 @@ from compactnets.deploy.quantization.steps import calibrated, settled
 from compactnets.deploy.record import LAYERS, NAME
 from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import list_models
+from compactnets.nn import ChannelShuffle
 
 from .conftest import needs
 from .helpers import SIZE, Small, small_form, tiny_network, tiny_record, write_pictures
@@ -291,6 +298,24 @@ def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:
     loaded = load_artifact(tmp_path / "int8")
     assert loaded(pictures(3)).shape == (3, 5)
     assert loaded(pictures(3)[:0]).shape == (0, 5)
+
+
+def test_shuffles_stay_in_int8() -> None:
+    """The same bits, with every step between a dequantisation and a quantisation, as XNNPACK takes it."""
+    images = pictures()
+    form = form_of(tiny_network(), images)
+    freeze(form, unsigned=False, integer_bias=False)
+    shuffles = sum(isinstance(module_of(form, node), ChannelShuffle) for node in form.graph.nodes)
+    assert shuffles
+    with torch.inference_mode():
+        expected = form(images)
+        lowered = shuffle_in_int8(form)
+        assert torch.equal(lowered(images), expected)
+    steps = [node for node in lowered.graph.nodes if node.target in ("unflatten", "flatten", torch.permute_copy)]
+    assert len(steps) == 3 * shuffles
+    for node in steps:
+        assert node.args[0].target is DEQUANTIZE
+        assert [user.target for user in node.users] == [QUANTIZE]
 
 
 @pytest.mark.parametrize("kept", [(), ("first",), ("second",)])
