@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from compactnets.training.checkpoint import replace_file
 
 Results = dict[str, Any]
 WIDTH = 160  # of the table where a terminal is narrower: figures that are cut off are of no use
+NEAR = 1.06  # ratio of two heights in the plot whose labels would meet
 COLUMNS = ("ms", "p10 to p90", "n", "limit, ms", "x limit", "MACs", "params", "file", "memory")
 
 
@@ -171,6 +173,7 @@ def draw(results: Results, path: Path) -> None:
         InputError: a format of picture that is not known, or a file that cannot be written.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
@@ -187,9 +190,13 @@ def draw(results: Results, path: Path) -> None:
             [row["milliseconds"]["p90"] - value for value, row in zip(middle, rows, strict=True)],
         ]
         axes.errorbar(middle, [height(row) for row in rows], xerr=errors, marker="o", linestyle="", label=label)
-    for network, row in fastest(results).items():
+    below = math.inf
+    for row in sorted(fastest(results).values(), key=height, reverse=True):
         place = (row["milliseconds"]["median"], height(row))
-        axes.annotate(network, place, xytext=(-4, 6), textcoords="offset points", fontsize=7, ha="right")
+        near = below / place[1] < NEAR  # the label above this one would cover it
+        offset = (-4, -12 if near else 6)
+        axes.annotate(row["network"], place, xytext=offset, textcoords="offset points", fontsize=7, ha="right")
+        below = place[1]
     if accurate:
         axes.set(ylabel="top-1, %")
     else:
@@ -197,6 +204,9 @@ def draw(results: Results, path: Path) -> None:
         axes.plot(*zip(*span, strict=True), color="grey", linestyle="--", label="limit")
         axes.set(yscale="log", ylabel="multiply-adds, M")
     axes.set(xscale="log", xlabel="milliseconds, median with p10 to p90")
+    for axis in (axes.xaxis, axes.yaxis)[: 1 if accurate else 2]:
+        axis.set_major_formatter(LogFormatter())  # 300, not 3 x 10^2
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.grid(which="both", alpha=0.2)
     axes.legend()
     try:
