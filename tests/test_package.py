@@ -120,7 +120,7 @@ def test_readme_commands_exist() -> None:
         command = group.commands[words[0]]  # type: ignore[attr-defined]
         if hasattr(command, "commands"):
             command = command.commands[words[1]]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         used = {word.strip("[]") for word in words if word.strip("[]").startswith("--")}
         assert used <= known, line
 
