@@ -17,6 +17,7 @@ Run = Callable[..., Outcome]
 QUICK = ["--set", "preprocess.size=8", "--set", "batch_size=256", "--set", "compile=false", "--device", "cpu"]
 
 
+@pytest.mark.slow  # trains twice
 def test_from_float_to_an_int8_artifact(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qat, "Settings", lambda: Settings(calibration_images=16, ranges="minmax"))
     start, run_folder = tmp_path / "float", tmp_path / "int8"

@@ -47,6 +47,7 @@ def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -
     assert page.complaints == []
 
 
+@pytest.mark.slow  # quantises a network first
 def test_an_int8_network_runs_as_in_python(visit: Open, built_page: Path, tmp_path: Path) -> None:
     """The same int8 arithmetic, but for values between two steps, and not what float gives."""
     pytest.importorskip("onnxruntime")

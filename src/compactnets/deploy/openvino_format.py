@@ -6,6 +6,7 @@ ONNX does not, and gives the same network.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = F
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx_format.save(model, example, path)
-        network = openvino.Core().read_model(path)
+        network = _core().read_model(path)
         if simplify:  # a dequantisation of ONNX is a dozen operations before, and the file three times as long
             apply_moc_transformations(network, cf=False)
         openvino.save_model(network, folder / "model.xml", compress_to_fp16=False)
@@ -93,24 +94,28 @@ def time_operators(
     return summarize(events, calls)
 
 
-def _read(path: Path) -> Any:
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the process: where it is freed before what it has compiled, memory is spoilt."""
     import openvino
 
+    return openvino.Core()
+
+
+def _read(path: Path) -> Any:
     try:
-        return openvino.Core().read_model(path)
+        return _core().read_model(path)
     except RuntimeError as error:
         raise InputError(f"{path} cannot be loaded by OpenVINO: {_last_line(error)}") from None
 
 
 def _compile(path: Path, shape: tuple[int, ...], threads: int | None, precision: str, **more: Any) -> Any:
-    import openvino
-
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", **more}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     network = _read(path)
     network.reshape(list(shape))
-    return openvino.Core().compile_model(network, "CPU", settings)
+    return _core().compile_model(network, "CPU", settings)
 
 
 def _last_line(error: Exception) -> str:
