@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +21,7 @@ from compactnets.training.optimization import describe_lr
 from compactnets.training.preparation import Prepare, fit_batch, prepare
 from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe import Recipe
+from compactnets.training.result import TrainResult
 from compactnets.training.run_folder import RunFolder
 from compactnets.training.state import Progress, describe_run, load_state, save_state
 from compactnets.training.step import Learner
@@ -29,28 +30,6 @@ from compactnets.training.watch import LossWatch
 CHECK_INTERVAL = 25  # steps that an accelerator may run ahead before its losses are read
 LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
 SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint than this is not saved again
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run gives."""
-
-    output: Path
-    epochs: int
-    final: Evaluation
-    best_top1: float
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result for JSON."""
-        return {
-            "output": str(self.output),
-            "checkpoint": str(self.output / "best.safetensors"),
-            "epochs": self.epochs,
-            "final": self.final.to_dict(),
-            "best_top1_percent": self.best_top1,
-            "seconds": self.seconds,
-        }
 
 
 def train(

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.console import Tracker, say
+from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess, open_source
-from compactnets.data.base import ImageDataset, MissingSplitError
+from compactnets.data.base import MissingSplitError
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.export import check_output, finish_artifact, writing
 from compactnets.deploy.formats import Format, find_format
@@ -35,6 +35,7 @@ from compactnets.deploy.quantization.steps import (
     Settings,
     calibrated,
     check_names,
+    read_pixels,
     settled,
     spread_over,
 )
@@ -105,8 +106,7 @@ def quantize(
     model = copy.deepcopy(model).cpu().float().eval()
     if beside is not None:
         _check_comparable(*beside, network)
-    dataset = ImageDataset(images, preprocess)
-    pixels = torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
+    pixels = read_pixels(images, preprocess)
     say(f"quantising {network.model} on {len(pixels)} images")
     if network.int8 is None:
         reference = calibrated(model, pixels, settings, quantize_output=form.int8_output)

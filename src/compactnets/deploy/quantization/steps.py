@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.data import ImageSource
+from compactnets.console import Tracker
+from compactnets.data import ImageSource, Preprocess
+from compactnets.data.base import ImageDataset
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.form import layers, quantized_form, quantizers, set_mode
@@ -102,6 +105,16 @@ def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Se
         correct_biases(form, pixels, means)
     set_mode(form, Mode.SIMULATE)
     return form
+
+
+def read_pixels(images: ImageSource, preprocess: Preprocess) -> Tensor:
+    """Return all images of a source as a network takes them: ``(N, C, H, W)``.
+
+    Raises:
+        InputError: an image that cannot be read.
+    """
+    dataset = ImageDataset(images, preprocess)
+    return torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
 
 
 def calibration_part(images: ImageSource, count: int) -> ImageSource:

@@ -14,14 +14,13 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from compactnets.console import Tracker, say
+from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess
-from compactnets.data.base import ImageDataset
 from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.quantization.form import output_quantizer, quantized_form, quantizers
 from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.learned import fix_scales, learn_scales
-from compactnets.deploy.quantization.steps import Settings, calibrated, calibration_part, settled
+from compactnets.deploy.quantization.steps import Settings, calibrated, calibration_part, read_pixels, settled
 from compactnets.errors import InputError
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import (
@@ -60,8 +59,7 @@ def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) 
         )
     prepared = prepare(recipe, source, init)
     settings = Settings()
-    dataset = ImageDataset(calibration_part(source, settings.calibration_images), prepared.preprocess)
-    pixels = torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
+    pixels = read_pixels(calibration_part(source, settings.calibration_images), prepared.preprocess)
     say(f"calibrating {recipe.model} on {len(pixels)} images of {source.spec}")
     form = calibrated(prepared.model.eval(), pixels, settings, quantize_output=True)
     form = learn_scales(settled(form, (), pixels, settings), compiled=bool(recipe.compile))
