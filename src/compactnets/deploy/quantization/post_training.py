@@ -64,7 +64,7 @@ def quantize(
     max_drop: float,
     settings: Settings | None = None,
     threads: int = 1,
-    rounds: int = 20,
+    rounds: int = 100,
     command: Sequence[str] = (),
     beside: tuple[str, nn.Module, CheckpointRecord] | None = None,
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
