@@ -1,0 +1,1 @@
+"""Images with boxes: Pascal VOC trees and COCO files, checked and converted."""
