@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compactnets import create_model
-from compactnets.training import loop
+from compactnets.training import classification
 from compactnets.training.distributed import ProcessorSyncBatchNorm, World, _agree_on_name, synchronize_batchnorm
 from compactnets.training.preparation import prepare
 
@@ -40,7 +40,7 @@ import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.distributed import join_world
-from compactnets.training.loop import train
+from compactnets.training.classification import train
 from compactnets.training.recipe import Recipe
 {before}
 with join_world("cpu") as world:
@@ -87,7 +87,7 @@ def last_metrics(run: Path) -> dict[str, Any]:
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """The same images in the same batches, the same statistics, the same evaluation of 41 images, an odd number."""
     settings = {**SETTINGS, "ema_decay": 0.9}
-    loop.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
+    classification.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
     two = run_processes(tmp_path, 2, **settings)
     assert distance(two, tmp_path / "one") < TOLERANCE
     one_metrics, two_metrics = last_metrics(tmp_path / "one"), last_metrics(two)
@@ -100,7 +100,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 def test_statistics_of_each_process_alone_are_others(tmp_path: Path) -> None:
     """So the test above would fail without the synchronisation."""
     settings = {**SETTINGS, "sync_batchnorm": False}
-    loop.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
+    classification.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
     assert distance(run_processes(tmp_path, 2, **settings), tmp_path / "one") > 10 * TOLERANCE
 
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from compactnets import InputError, create_model
 from compactnets.data.loading import Batch
 from compactnets.models.registry import list_models
+from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World
 from compactnets.training.recipe import Mix, Optimizer, Recipe, Schedule
 from compactnets.training.recipe_files import list_recipes, load_recipe
@@ -63,7 +64,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(recipe.model, **recipe.model_arguments, num_classes=classes)
     before = {key: value.clone() for key, value in model.named_parameters()}
-    learner = Learner(model, recipe, steps=1, num_classes=classes, world=World())
+    learner = Learner(model, recipe, 1, ClassificationObjective(recipe, 1, classes), World())
     learner.model.train()
     batch = Batch(torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 4]), torch.arange(4))
     step = int(recipe.schedule.warmup_epochs) + 1

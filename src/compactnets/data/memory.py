@@ -99,7 +99,8 @@ class MemoryLoader(TrainLoader):
     def __init__(
         self, source: ImageSource, transform: TrainTransform, settings: LoaderSettings, images: SmallImages
     ) -> None:
-        super().__init__(source, transform, settings)
+        super().__init__(source, settings)
+        self.transform = transform
         augment, size = transform.augment, transform.preprocess.size
         self._report(images.unreadable.items(), quiet=settings.rank > 0)  # every process finds the same
         self._unread = np.zeros(len(source), dtype=bool)

@@ -61,7 +61,7 @@ def record_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".json")
 
 
-def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: CheckpointRecord) -> None:
+def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: BaseModel) -> None:
     """Write weights and record; each file appears whole or not at all.
 
     Raises:

@@ -51,6 +51,14 @@ class World:
         distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=self.control)
         return int(highest)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each process gives, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value, group=self.control)
+        return values
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device of this name; ``auto`` is the first GPU, or the processor where there is none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from compactnets.training.distributed import World
 class Evaluation:
     """Results on a whole source; every image is counted once."""
 
+    title: ClassVar[str] = "top-1"
+
     images: int
     top1_correct: int
     top5_correct: int
@@ -39,6 +41,19 @@ class Evaluation:
     def top5(self) -> float:
         """Share of images whose class is among the first five guesses, in percent."""
         return 100 * self.top5_correct / self.images
+
+    @property
+    def value(self) -> float:
+        """What checkpoints are compared by: ``top1``."""
+        return self.top1
+
+    def metrics(self) -> dict[str, float]:
+        """Return what ``metrics.jsonl`` gets."""
+        return {"val_loss": self.loss, "top1_percent": self.top1, "top5_percent": self.top5}
+
+    def summary(self) -> str:
+        """Return what a line of the log says."""
+        return f"val loss {self.loss:.4f}, top-1 {self.top1:.2f} %"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures for JSON; ``top1_percent`` and ``top5_percent`` are derived."""
