@@ -1,4 +1,4 @@
-"""COCO's format and layouts, against a reader of COCO's own interface; one clear line for each file that cannot be used."""
+"""COCO's format and layouts, against another reader of them; one clear line for each file that cannot be used."""
 
 from __future__ import annotations
 

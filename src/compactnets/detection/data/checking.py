@@ -15,8 +15,9 @@ from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
 from compactnets.detection.data.opening import open_detection, open_splits
 from compactnets.detection.data.problems import Problem, find_problems
 from compactnets.detection.data.report import DetectionReport, DetectionSummary, FoundImage
+from compactnets.detection.data.table import box_areas, box_sides
 
-THIN = 1  # pixels of a side, below which a box is rather a click
+THIN = 1  # pixels; a box with a side no longer than that is rather a click
 ALL = "both"  # as the check of images with labels calls its splits
 
 
@@ -100,8 +101,8 @@ def _summarize(source: DetectionSource, seen: Examination, report: DetectionRepo
     counts = np.bincount(table.labels[table.labels >= 0], minlength=len(source.class_names)).tolist()
     classes = dict(zip(source.class_names, counts, strict=True))
     empty = int((np.diff(table.offsets) == 0).sum())
-    sides = table.boxes[:, 2:] - table.boxes[:, :2]
-    sizes = np.sqrt(sides[(sides > 0).all(axis=1) & np.isfinite(sides).all(axis=1)].prod(axis=1))
+    areas = box_areas(table.boxes)
+    sizes = np.sqrt(areas[(areas > 0) & np.isfinite(areas)])
     report.splits[source.split] = DetectionSummary(
         images=len(source),
         unreadable=len(seen.unreadable),
@@ -135,7 +136,7 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
             problems += find_problems(source, index, width, height)
         rows = source.table.rows(index)
         objects = np.column_stack([source.table.labels[rows], source.table.boxes[rows]])
-        sides = objects[:, 3:] - objects[:, 1:3]
+        sides = box_sides(source.table.boxes[rows])
         for number in np.flatnonzero((sides > 0).all(axis=1) & (sides <= THIN).any(axis=1)).tolist():
             what = f"{source.class_name(index, number)}; {source.written_box(index, number)}"
             thin.append(f"{source.name(index)}, object {number + 1} ({what})")

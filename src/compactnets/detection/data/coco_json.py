@@ -69,7 +69,8 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
     names = [categories.get(category_ids[row], f"category {category_ids[row]}") for row in order.tolist()]
     classes = tuple(categories.values()) if class_names is None else class_names
     labels, unknown = label_names(names, classes)
-    boxes[:, 2:] += boxes[:, :2]
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later, and named
+        boxes[:, 2:] += boxes[:, :2]
     table = ObjectTable(
         offsets_of(np.bincount(positions, minlength=len(image_ids))),
         boxes[order],

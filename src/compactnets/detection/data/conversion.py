@@ -68,12 +68,14 @@ def convert(spec: str, to: Format, output: Path, *, link: bool = False) -> Conve
     if to not in get_args(Format):
         raise InputError(f"to must be voc or coco, found {to!r}{did_you_mean(to, get_args(Format))}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        holds = describe(output) if output.is_dir() else "a file"
+        holds = f"in it {describe(output)} (and hidden files, if any)" if output.is_dir() else "a file"
         raise InputError(f"{output} must be an empty folder or not be there: found {holds}")
     sources = open_splits(spec)
     for source in sources:
         _check_objects(source)
-    _check_images(sources, to)
+    _check_images(sources)
+    if to == "voc":
+        _check_for_voc(sources)
     file_names = _name_files(sources)
     losses = _losses(sources, to, file_names)
     partial = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.partial")
@@ -117,14 +119,21 @@ def _check_objects(source: DetectionSource) -> None:
             )
 
 
-def _check_images(sources: Sequence[DetectionSource], to: Format) -> None:
-    """Raise :class:`InputError` where an image cannot have one annotation."""
-    contents: dict[str, bytes] = {}
+def _check_images(sources: Sequence[DetectionSource]) -> None:
     for source in sources:
         if len(set(source.names)) < len(source):
             name = next(name for name in source.names if source.names.count(name) > 1)
             raise InputError(f"{source.annotation(0)}: {name} must be one image of {source.split}, found it twice")
-        for index, name in enumerate(source.names if to == "voc" else ()):  # COCO has a file for each split
+
+
+def _check_for_voc(sources: Sequence[DetectionSource]) -> None:
+    """Raise :class:`InputError` where splits contradict each other, or a class cannot be named in XML."""
+    for name in sources[0].class_names:
+        if not name.isprintable() or name != name.strip():
+            raise InputError(f"{sources[0].annotation(0)}: XML cannot hold the class name {name!r}: change it first")
+    contents: dict[str, bytes] = {}
+    for source in sources:
+        for index, name in enumerate(source.names):
             content = source.table.content(index)
             if contents.setdefault(name, content) != content:
                 raise InputError(
@@ -146,7 +155,7 @@ def _name_files(sources: Sequence[DetectionSource]) -> dict[str, str]:
             if name in chosen:
                 continue
             path = PurePosixPath(name)
-            stem = re.sub(r"\s+", "_", path.stem)  # a list has a name per line
+            stem = re.sub(r"[\s\x00-\x1f]+", "_", path.stem)  # a list has a name per line
             candidates = (f"{source.split}_{stem}", *(f"{source.split}_{stem}_{number}" for number in range(2, 1000)))
             free = next((one for one in (stem, *candidates) if one.casefold() not in taken), None)
             if free is None:

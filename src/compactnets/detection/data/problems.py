@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -43,14 +43,12 @@ class Problem:
 
     @property
     def is_note(self) -> bool:
+        """Whether the object can be used all the same."""
         return self.kind in NOTES
 
     def __str__(self) -> str:
         what = f"object {self.number} ({self.class_name}; {self.box})" if self.number else "size"
         return f"{self.annotation}: {self.image}, {what}: {self.detail}"
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def find_problems(source: DetectionSource, index: int, width: int, height: int) -> list[Problem]:
@@ -117,7 +115,7 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
         return []
     with np.errstate(invalid="ignore"):
         sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    inside = ~((sides < before) & (sides < 1)).any(axis=1)  # a box that was as thin from the first may stay
+    inside: np.ndarray = ~((sides < before) & (sides < 1)).any(axis=1)  # a box that was as thin from the first may stay
     problems: list[Problem] = []
     for position in np.flatnonzero(~fine).tolist():
         left, top, right, bottom = boxes[position].tolist()

@@ -64,7 +64,7 @@ class ObjectTable:
         counts = np.diff(self.offsets)[chosen]
         offsets = offsets_of(counts)
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], counts)
-        unknown = {new: self.unknown[row] for new, row in enumerate(rows.tolist()) if row in self.unknown}
+        strange = rows.tolist() if self.unknown else ()
         return ObjectTable(
             offsets,
             self.boxes[rows],
@@ -73,7 +73,7 @@ class ObjectTable:
             self.crowd[rows],
             self.areas[rows],
             self.sizes[chosen],
-            unknown if self.unknown else {},
+            {new: self.unknown[row] for new, row in enumerate(strange) if row in self.unknown},
         )
 
     def content(self, index: int) -> bytes:
@@ -96,10 +96,17 @@ def offsets_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Return the areas of (M, 4) boxes; 0 for one whose edges are in the wrong order."""
+    sides = box_sides(boxes)
     with np.errstate(invalid="ignore", over="ignore"):
-        sides = boxes[:, 2:] - boxes[:, :2]
         areas: np.ndarray = np.where((sides < 0).any(axis=1), 0.0, sides.prod(axis=1))
     return areas
+
+
+def box_sides(boxes: np.ndarray) -> np.ndarray:
+    """Return width and height of (M, 4) boxes as (M, 2), without warnings of those that are not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sides: np.ndarray = boxes[:, 2:] - boxes[:, :2]
+    return sides
 
 
 def label_names(names: Sequence[str], class_names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
