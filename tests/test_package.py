@@ -24,6 +24,8 @@ EXTRAS = (
     "ncnn",
     "pnnx",
     "coremltools",
+    "torchmetrics",
+    "faster_coco_eval",
 )
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
@@ -34,6 +36,7 @@ LAYERS = (
     ("complexity",),
     ("data",),
     ("training",),
+    ("detection",),
     ("papers", "plots", "deploy"),
     ("catalogue", "quickstart"),
 )
