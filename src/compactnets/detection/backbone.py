@@ -45,12 +45,12 @@ def create_backbone(name: str, arguments: Mapping[str, Any], num_classes: int | 
     Raises:
         InputError: no such network, or arguments that it does not take.
     """
-    classes = {} if num_classes is None else {"num_classes": num_classes}
+    options: dict[str, Any] = dict(arguments) if num_classes is None else {**arguments, "num_classes": num_classes}
     if name in FAMILIES or name in PEERS:
-        model = create_model(name, **arguments, **classes)
+        model = create_model(name, **options)
     elif is_model(name):
         try:
-            model = timm.create_model(name, **arguments, **classes)
+            model = timm.create_model(name, **options)
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"timm cannot build {name} with {dict(arguments) or 'its own values'}: {reason}") from None

@@ -10,8 +10,6 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.ssd import SSD
 
 from compactnets.console import say
 from compactnets.detection.backbone import create_backbone
@@ -21,7 +19,7 @@ from compactnets.errors import InputError
 from compactnets.models.legacy import load_legacy
 from compactnets.training.checkpoint import load_weights, parse_record, read_record, read_tensors, record_path
 
-Detector = FasterRCNN | SSD
+Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
 
 
 class DetectorRecord(BaseModel):

@@ -15,16 +15,11 @@ from PIL import Image
 
 from compactnets.detection.drawing import LabelledBox, class_colour, detection_boxes, draw_boxes, object_boxes
 from compactnets.detection.matching import Matches, match
-from compactnets.detection.metrics import DetectionScores
+from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
 from compactnets.detection.objects import Detections, Objects
 from compactnets.errors import InputError
 
 SIDES = (480, 640)  # the longer side of a picture in the page, in pixels: small images are enlarged, for their labels
-METRIC_TITLES = {
-    "voc07": "VOC 2007 mAP (11 points)",
-    "voc10": "VOC 2010 mAP (area)",
-    "coco": "COCO AP (mean over overlaps 0.50 to 0.95)",
-}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ from compactnets.detection.voc import area_under_precision, eleven_point_precisi
 from compactnets.errors import InputError, did_you_mean
 
 Metric = Literal["voc07", "voc10", "coco"]
+METRIC_TITLES = {
+    "voc07": "VOC 2007 mAP (11 points)",
+    "voc10": "VOC 2010 mAP (area)",
+    "coco": "COCO AP (mean over overlaps 0.50 to 0.95)",
+}
 Record = TypeVar("Record", Detections, Objects)
 
 

@@ -43,7 +43,7 @@ class BoxTransform:
         boxes = tv_tensors.BoundingBoxes(
             objects.boxes,
             format="XYXY",
-            canvas_size=pixels.shape[-2:],  # type: ignore[arg-type]
+            canvas_size=pixels.shape[-2:],
         )
         sample: Any = {"image": pixels, "boxes": boxes, "labels": objects.labels + 1}
         with torch.random.fork_rng(devices=[]):

@@ -115,7 +115,9 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
         return []
     with np.errstate(invalid="ignore"):
         sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    inside: np.ndarray = ~((sides < before) & (sides < 1)).any(axis=1)  # a box that was as thin from the first may stay
+    inside = np.logical_not(
+        ((sides < before) & (sides < 1)).any(axis=1)
+    )  # a box that was as thin from the first may stay
     problems: list[Problem] = []
     for position in np.flatnonzero(~fine).tolist():
         left, top, right, bottom = boxes[position].tolist()
