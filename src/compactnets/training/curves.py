@@ -29,7 +29,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, scores: Mappin
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
-            axes.legend(frameon=False)
+            if axes.lines:  # no score before the first evaluation
+                axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
         replace_file(path, lambda partial: figure.savefig(partial, format="svg", metadata={"Date": None}))
 
