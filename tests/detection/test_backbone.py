@@ -79,7 +79,7 @@ def test_frozen_batchnorm_computes_the_same_and_keeps_its_names() -> None:
     model = shake(create_backbone("menet_108_8x1_g3", {})).eval()
     names = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
     x = torch.randn(2, 3, 64, 64)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = model(x)
         frozen = freeze_batchnorm(model).train()
         torch.testing.assert_close(frozen(x), expected, rtol=1e-4, atol=1e-5)
@@ -129,8 +129,7 @@ def wrong_channels() -> nn.Module:
 def test_networks_that_cannot_be_cut(make: Callable[[], nn.Module], message: str) -> None:
     model = make()
     with pytest.raises(InputError, match=message):
-        levels = levels_of(model, "mine")
-        split(model, levels[0], "mine")
+        split(model, levels_of(model, "mine")[0], "mine")
 
 
 def test_levels_that_are_not_there() -> None:
@@ -142,7 +141,11 @@ def test_levels_that_are_not_there() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("menet_108", {}, "no network of this package or of timm is called 'menet_108'; did you mean 'menet_108_8x1_g3'"),
+        (
+            "menet_108",
+            {},
+            "no network of this package or of timm is called 'menet_108'; did you mean 'menet_10",
+        ),
         ("resnet81", {}, "did you mean 'resnet18'"),
         ("resnet18", {"depth": 3}, "timm cannot build resnet18 with {'depth': 3}"),
         ("muffnet_x0_5", {"depth": 3}, "muffnet_x0_5 takes no argument 'depth'"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.data.table import box_sides
 from compactnets.detection.objects import Objects
 from compactnets.errors import InputError
 
@@ -106,18 +107,15 @@ def usable(
 def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, height: int) -> list[Problem]:
     boxes = objects.boxes.numpy()  # on so few numbers more than twice as quick as torch
     clipped = boxes.clip(0, (width, height, width, height))
-    finite = np.isfinite(boxes).all(axis=1)
-    ordered = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    whole = (clipped == boxes).all(axis=1)
+    finite = np.all(np.isfinite(boxes), axis=1)
+    ordered = np.all(box_sides(boxes) > 0, axis=1)
+    whole = np.all(clipped == boxes, axis=1)
     known = objects.labels.numpy() >= 0
     fine = finite & ordered & whole & known
     if fine.all():
         return []
-    with np.errstate(invalid="ignore"):
-        sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    inside = np.logical_not(
-        ((sides < before) & (sides < 1)).any(axis=1)
-    )  # a box that was as thin from the first may stay
+    sides, before = box_sides(clipped), box_sides(boxes)
+    inside = ~np.any((sides < before) & (sides < 1), axis=1)  # a box that was as thin from the first may stay
     problems: list[Problem] = []
     for position in np.flatnonzero(~fine).tolist():
         left, top, right, bottom = boxes[position].tolist()
