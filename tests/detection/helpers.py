@@ -45,24 +45,24 @@ def draw_scene(seed: int, side: int = SIDE) -> tuple[Image.Image, list[tuple[str
     return image, boxes
 
 
-def write_scenes(root: Path, **splits: int) -> Path:
-    """Write a Pascal VOC tree with that many images in each split."""
+def write_scenes(root: Path, *, alike: bool = False, **splits: int) -> Path:
+    """Write a Pascal VOC tree with that many images in each split, which may all be the same image."""
     for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (root / part).mkdir(parents=True, exist_ok=True)
     for offset, (split, count) in enumerate(splits.items()):
         stems = [f"{split}{number}" for number in range(count)]
         (root / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems))
         for number, stem in enumerate(stems):
-            image, boxes = draw_scene(1000 * offset + number)
+            image, boxes = draw_scene(0 if alike else 1000 * offset + number)
             image.save(root / "JPEGImages" / f"{stem}.png")
             objects = "".join(voc_object(*box) for box in boxes)
             (root / "Annotations" / f"{stem}.xml").write_text(annotation(objects, f"{stem}.png", (SIDE, SIDE)))
     return root
 
 
-def scenes(root: Path, train: int, val: int) -> tuple[DetectionSource, DetectionSource]:
+def scenes(root: Path, train: int, val: int, *, alike: bool = False) -> tuple[DetectionSource, DetectionSource]:
     """Write such a tree and open both splits."""
-    write_scenes(root, train=train, val=val)
+    write_scenes(root, alike=alike, train=train, val=val)
     return open_detection(str(root), "train"), open_detection(str(root), "val")
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from compactnets.detection.checkpoint import first_detector, load_detector, read_detector_record
 from compactnets.detection.data.base import DetectionSource
@@ -40,18 +41,18 @@ def same(a: Path, b: Path) -> bool:
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_one_image_is_learned_by_heart(detector: str, tmp_path: Path) -> None:
-    _, one = scenes(tmp_path / "one", train=0, val=1)
-    recipe = tiny_recipe(detector, batch_size=1, epochs=60, eval_epochs=60, lr=0.01, clip_grad_norm=5)
-    result = train_detector(recipe, one, one, tmp_path / "run")
+    twice, one = scenes(tmp_path / "one", train=2, val=1, alike=True)
+    recipe = tiny_recipe(detector, epochs=60, eval_epochs=60, lr=0.01, clip_grad_norm=5)
+    result = train_detector(recipe, twice, one, tmp_path / "run")
     assert result.final["voc07"] == 100
     detector_, record = load_detector(tmp_path / "run" / "best.safetensors")
     assert record.class_names == ["blue", "red"]
     evaluator, _ = evaluate_on(detector_, one)
     ((_, found, objects),) = list(evaluator)
-    best = found.above(0.5)
-    assert sorted(best.labels.tolist()) == [0, 1]
-    order = best.labels.argsort()
-    torch.testing.assert_close(best.boxes[order], objects.boxes[objects.labels.argsort()], rtol=0, atol=4)
+    for label in (0, 1):  # detections come best first
+        best = found.boxes[found.labels == label][:1]
+        assert float(box_iou(best, objects.boxes[objects.labels == label])) > 0.55
+    assert float(found.scores[0]) > 0.9
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -59,13 +60,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     detector: str, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     augment = {"flip": True, "photometric": True, "zoom_out": detector == "ssd", "iou_crop": detector == "ssd"}
-    recipe = tiny_recipe(detector, epochs=2, augment=augment, ema_decay=0.9, accumulate=2)
+    size = 4 if detector == "ssd" else 2
+    recipe = tiny_recipe(detector, epochs=2, augment=augment, ema_decay=0.9, batch_size=size, accumulate=2)
     train_detector(recipe, *sources, tmp_path / "straight")
     take = Learner.step
 
     def step_and_signal(self: Learner, batch: Any, number: int) -> Tensor:
         losses = take(self, batch, number)
-        if number == 3:
+        if number == 1:
             signal.raise_signal(signal.SIGTERM)
         return losses
 
@@ -169,6 +171,11 @@ def test_a_loss_that_is_not_finite_names_the_images(sources: Sources, tmp_path: 
         ),
         ({"detector": "faster_rcnn"}, "detector", "has detector = ssd, the recipe has faster_rcnn"),
         ({}, "nothing", "no checkpoint at"),
+        (
+            {"batch_size": 2, "accumulate": 2},
+            None,
+            "gives each of 2 parts one image, and SSD's last map",
+        ),
         ({"batch_size": 3, "accumulate": 2}, None, "batch_size = 3 cannot be divided among 1 processes x 2 parts"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
 from compactnets.errors import InputError
 from compactnets.models.legacy import load_legacy
-from compactnets.training.checkpoint import load_weights, parse_record, read_record, read_tensors, record_path
+from compactnets.training.checkpoint import load_weights, parse_record, read_record, read_tensors, record_path, task_of
 
 Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
 
@@ -44,11 +43,7 @@ class DetectorRecord(BaseModel):
 
 def is_detector(path: Path) -> bool:
     """Whether the record beside a checkpoint says that it is a detector."""
-    try:
-        found = json.loads(record_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # what is wrong with it is for whoever reads it to say
-    return isinstance(found, dict) and found.get("task") == "detection"
+    return task_of(path) == "detection"
 
 
 def read_detector_record(path: Path) -> DetectorRecord:

@@ -228,4 +228,9 @@ def _fit_batch(recipe: DetectionRecipe, source: DetectionSource, world: World) -
         fitting = len(source) // parts * parts
         say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
         recipe = recipe.model_copy(update={"batch_size": fitting})
+    if recipe.detector == "ssd" and recipe.batch_size == parts:
+        raise InputError(
+            f"batch_size = {recipe.batch_size} gives each of {parts} parts one image, and SSD's last map of 1x1 cannot "
+            f"be normalised over one: expected at least {2 * parts}"
+        )
     return recipe
