@@ -36,8 +36,8 @@ LAYERS = (
     ("complexity",),
     ("data",),
     ("training",),
-    ("detection",),
     ("papers", "plots", "deploy"),
+    ("detection",),
     ("catalogue", "quickstart"),
 )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -191,3 +195,28 @@ def test_runs_that_are_refused(
     with pytest.raises(InputError, match=message):
         train_detector(tiny_recipe(**changes), *sources, tmp_path / "run", init=path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_two_processes_share_the_images(detector: str, sources: Sources, tmp_path: Path) -> None:
+    """Under torchrun, with images of several sizes and the statistics of both: all are evaluated, once."""
+    settings = tiny_recipe(detector, batch_size=4).model_dump(mode="json")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compactnets"]
+    verb = [
+        "detect",
+        "train",
+        str(tmp_path / "mine.yaml"),
+        "--data",
+        sources[0].spec,
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "detect", "train", *files, "--json"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["final"]["images"] == 2
+    assert (tmp_path / "run/examples.html").exists()

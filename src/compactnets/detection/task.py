@@ -17,7 +17,7 @@ from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.detectors import describe_maps
 from compactnets.detection.evaluation import evaluate_detector, evaluate_on
 from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
-from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
+from compactnets.detection.metrics import DetectionEvaluator, DetectionScores
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.detection.report import write_examples
 from compactnets.detection.transform import BoxTransform
@@ -28,6 +28,9 @@ from compactnets.training.distributed import World
 from compactnets.training.loop import run
 from compactnets.training.result import TrainResult
 from compactnets.training.task import Task
+
+
+SHORT = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}
 
 
 def train_detector(
@@ -87,10 +90,13 @@ class DetectionObjective:
 class DetectionScore:
     """What an evaluation of a detector gives the training loop."""
 
-    title: ClassVar[str] = "AP"
-
     scores: DetectionScores
     seconds: float
+
+    @property
+    def title(self) -> str:
+        """What the headline is called in a line of the log."""
+        return SHORT[self.scores.metric]
 
     @property
     def value(self) -> float:
@@ -112,9 +118,8 @@ class DetectionScore:
         classes = ", ".join(
             f"{row.name} {value:.1f}" for row in scores.classes if (value := getattr(row, scores.metric)) is not None
         )
-        return f"{METRIC_TITLES[scores.metric]} {self.value:.2f} %" + (
-            f" ({classes})" if len(scores.classes) <= 5 else ""
-        )
+        headline = f"{self.title} {self.value:.2f} %"
+        return f"{headline} ({classes})" if len(scores.classes) <= 5 else headline
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything for JSON."""
@@ -124,11 +129,7 @@ class DetectionScore:
 class DetectionTask(Task):
     """A detector and its two sources."""
 
-    curves: ClassVar[Mapping[str, str]] = {
-        "voc07_percent": "VOC07 AP50",
-        "voc10_percent": "VOC10 AP50",
-        "coco_percent": "COCO AP",
-    }
+    curves: ClassVar[Mapping[str, str]] = {f"{metric}_percent": name for metric, name in SHORT.items()}
     curves_title: ClassVar[str] = "mean average precision, %"
 
     recipe: DetectionRecipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +24,6 @@ from compactnets.training.distributed import World
 class Evaluation:
     """Results on a whole source; every image is counted once."""
 
-    title: ClassVar[str] = "top-1"
-
     images: int
     top1_correct: int
     top5_correct: int
@@ -41,6 +39,11 @@ class Evaluation:
     def top5(self) -> float:
         """Share of images whose class is among the first five guesses, in percent."""
         return 100 * self.top5_correct / self.images
+
+    @property
+    def title(self) -> str:
+        """What a line of the log calls ``value``."""
+        return "top-1"
 
     @property
     def value(self) -> float:

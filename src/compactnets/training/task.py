@@ -16,11 +16,13 @@ from compactnets.training.recipe import RunRecipe
 class Score(Protocol):
     """What an evaluation gives."""
 
-    title: ClassVar[str]  # of the figure by which checkpoints are compared: "top-1"
+    @property
+    def title(self) -> str:
+        """What a line of the log calls the figure by which checkpoints are compared: "top-1"."""
 
     @property
     def value(self) -> float:
-        """The figure by which checkpoints are compared, in percent: the larger, the better."""
+        """That figure, in percent: the larger, the better."""
 
     def metrics(self) -> dict[str, float]:
         """Return what ``metrics.jsonl`` gets."""
