@@ -29,7 +29,7 @@ def test_a_box_has_the_colour_of_its_class_at_its_edges() -> None:
     assert picture.getpixel((100, 150)) == picture.getpixel((199, 150)) == colour
     assert picture.getpixel((150, 100)) == picture.getpixel((150, 199)) == colour
     assert picture.getpixel((150, 150)) == GREY
-    assert colour not in colours(picture, (201, 100, 300, 300)) | colours(picture, (0, 201, 300, 300))
+    assert colour not in colours(picture, (200, 100, 300, 300)) | colours(picture, (0, 200, 300, 300))
 
 
 def test_objects_are_dashed_in_white_and_detections_on_top() -> None:
@@ -85,6 +85,11 @@ def test_labels_make_room_for_each_other() -> None:
     assert label > 200
     together = pixels(*boxes)
     assert all(together[colour] >= label for colour in PALETTE[:3])
+
+
+def test_a_label_does_not_hide_its_box() -> None:
+    picture = draw_boxes(grey(300, 300), [LabelledBox((0, 0, 20, 20), "cat 0.50", PALETTE[0])])
+    assert picture.getpixel((10, 10)) == GREY
 
 
 def test_colours_of_classes_differ() -> None:

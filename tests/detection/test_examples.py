@@ -37,6 +37,11 @@ def sections(page: str) -> dict[str, list[str]]:
     }
 
 
+def pictures(page: str) -> list[Image.Image]:
+    encoded = re.findall(r'data:image/jpeg;base64,([^"]+)', page)
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in encoded]
+
+
 def test_best_and_worst(tmp_path: Path) -> None:
     opened: list[str] = []
     examples = [
@@ -84,10 +89,35 @@ def test_the_file_stands_alone_and_escapes_names(tmp_path: Path) -> None:
     linked = re.findall(r'(?:src|href)="([^"]{0,30})|url\(', page)
     assert linked
     assert all(target.startswith("data:") for target in linked)
-    pictures = [
-        Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
-    ]
-    assert [picture.size for picture in pictures] == [(640, 213)] * 2 + [(480, 384)] * 2
+    assert [picture.size for picture in pictures(page)] == [(640, 213)] * 2 + [(480, 384)] * 2
+
+
+def test_boxes_lie_where_they_are_in_the_enlarged_image(tmp_path: Path) -> None:
+    """And right ones are solid, wrong ones and missed objects dashed: dark in part."""
+    right, wrong, missed = [10, 60, 50, 120], [80, 60, 120, 120], [150, 60, 190, 120]
+    shown = Example(
+        "x", lambda: Image.new("L", (200, 160), 128), detections([right, wrong], [0.9, 0.8]), objects([right, missed])
+    )
+    examples_page(tmp_path / "page.html", [shown], NAMES)
+    annotated, detected = pictures((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+    def lower_edge(picture: Image.Image, box: list[int]) -> tuple[float, float]:
+        """Shares of pixels that are as dark as a gap, and as light as the background, along a line inside the edge."""
+        left, _, right, bottom = (round(2.4 * side) for side in box)
+        grey = [picture.convert("L").getpixel((x, bottom - 2)) for x in range(left + 3, right - 3)]
+        return sum(value < 60 for value in grey) / len(grey), sum(118 < value < 138 for value in grey) / len(grey)
+
+    for picture, box, dashed in (
+        (annotated, right, False),
+        (annotated, missed, False),
+        (detected, right, False),
+        (detected, wrong, True),
+        (detected, missed, True),
+    ):
+        dark, background = lower_edge(picture, box)
+        assert background < 0.2
+        assert 0.2 < dark < 0.6 if dashed else dark == 0
+    assert lower_edge(annotated, wrong)[1] == 1
 
 
 def test_score_threshold(tmp_path: Path) -> None:

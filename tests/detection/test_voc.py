@@ -123,14 +123,20 @@ def test_difficult_objects_neither_help_nor_harm() -> None:
 
 
 def test_crowds_are_taken_as_difficult() -> None:
-    scores = evaluate([(detections([ELSEWHERE, HERE], [0.9, 0.7]), objects([HERE, ELSEWHERE], crowd=[False, True]))])
+    found = detections([ELSEWHERE, ELSEWHERE, HERE], [0.9, 0.8, 0.7])
+    scores = evaluate([(found, objects([HERE, ELSEWHERE], crowd=[False, True]))])
     assert scores.voc07 == pytest.approx(100)
+    assert (scores.classes[0].objects, scores.classes[0].ignored) == (1, 1)
+    missed = evaluate([(detections([ELSEWHERE], [0.9]), objects([HERE, ELSEWHERE], crowd=[False, True]))])
+    assert missed.voc07 == 0
 
 
 def test_overlap_of_exactly_one_half_counts() -> None:
     scores = evaluate([(detections([[0, 0, 10, 5]], [0.9]), objects([HERE]))])
     assert scores.voc07 == pytest.approx(100)
     assert evaluate([(detections([[0, 0, 10, 4.99]], [0.9]), objects([HERE]))]).voc07 == 0
+    half = evaluate([(detections([[0, 0, 3001, 3333]], [0.9]), objects([[0, 0, 3001, 6666]]))])
+    assert half.voc07 == pytest.approx(100), "in float32 the overlap is 0.49999994"
 
 
 def test_another_class_is_not_found() -> None:
