@@ -204,19 +204,10 @@ def test_two_processes_share_the_images(detector: str, sources: Sources, tmp_pat
     settings = tiny_recipe(detector, batch_size=4).model_dump(mode="json")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compactnets"]
-    verb = [
-        "detect",
-        "train",
-        str(tmp_path / "mine.yaml"),
-        "--data",
-        sources[0].spec,
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    files = [str(tmp_path / "mine.yaml"), "--data", sources[0].spec, "--output", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, "detect", "train", *files, "--json"], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", *launch, "detect", "train", *files, "--json"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["final"]["images"] == 2
     assert (tmp_path / "run/examples.html").exists()

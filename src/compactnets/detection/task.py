@@ -29,7 +29,6 @@ from compactnets.training.loop import run
 from compactnets.training.result import TrainResult
 from compactnets.training.task import Task
 
-
 SHORT = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}
 
 
