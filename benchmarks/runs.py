@@ -3,7 +3,8 @@
     python benchmarks/runs.py collect NAME RUN… --command C --commit HASH --note TEXT  # -> results/training/NAME.json
     python benchmarks/runs.py render  # -> docs/results.md
 
-The benchmarks of speed (``step_time.py``, ``loader.py``) write their records to ``results/speed``. A record holds the
+The benchmarks of speed (``step_time.py``, ``loader.py``) write their records to ``results/speed``,
+``detection_runs.py`` those of detectors to ``results/detection``. A record holds the
 command, commit, device, seed and versions behind every number, so that nothing is typed.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import detection_runs  # beside this file
 import yaml
 
 from compactnets.complexity import count
@@ -83,6 +85,7 @@ def render() -> str:
     parts += [_training(path) for path in sorted((RESULTS / "training").glob("*.json"))]
     parts += [_speed(path) for path in sorted((RESULTS / "speed").glob("*.json"))]
     parts += [_latency(path) for path in sorted((RESULTS / "latency").glob("*.json"))]
+    parts += [_detection(path) for path in sorted((RESULTS / "detection").glob("*.json"))]
     parts += _int8(sorted((RESULTS / "int8").glob("*.json")))
     return "\n".join(parts)
 
@@ -93,6 +96,11 @@ def _training(path: Path) -> str:
         f"## Training: {record['name']}\n\n```sh\n{record['command']}\n```\n\n{record['device']}; commit "
         f"{record['commit']}. {record['note']}\n\n{_head(COLUMNS)}" + "".join(map(_row, record["runs"]))
     )
+
+
+def _detection(path: Path) -> str:
+    head, rows = detection_runs.render(path)
+    return head + _head(detection_runs.COLUMNS) + "".join(map(_cells, rows))
 
 
 def _speed(path: Path) -> str:

@@ -22,6 +22,7 @@ from torch import nn
 
 from compactnets import create_model
 from compactnets.data.loading import Batch
+from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World, pick_device
 from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe_files import load_recipe
@@ -55,7 +56,7 @@ def our_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
     if device.type == "cpu":
         keep_freed_memory()
     model = create_model(name, num_classes=10, stem="cifar").to(device)
-    learner = Learner(model, recipe, steps=1000, num_classes=10, world=World(device))
+    learner = Learner(model, recipe, 1000, ClassificationObjective(recipe, 1000, num_classes=10), World(device))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     batch = Batch(images.contiguous(memory_format=layout), labels, torch.arange(len(images)))
     learner.model.train()

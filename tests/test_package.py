@@ -24,6 +24,8 @@ EXTRAS = (
     "ncnn",
     "pnnx",
     "coremltools",
+    "torchmetrics",
+    "faster_coco_eval",
 )
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
@@ -35,6 +37,7 @@ LAYERS = (
     ("data",),
     ("training",),
     ("papers", "plots", "deploy"),
+    ("detection",),
     ("catalogue", "quickstart"),
 )
 

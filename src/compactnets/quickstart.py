@@ -17,8 +17,8 @@ from compactnets.complexity import count
 from compactnets.console import Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess, open_source, read_image
 from compactnets.training.checkpoint import load_checkpoint
+from compactnets.training.classification import train
 from compactnets.training.evaluation import evaluate
-from compactnets.training.loop import train
 from compactnets.training.prediction import Guess, classify
 from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe

@@ -9,6 +9,7 @@ import typer
 
 from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
+from compactnets_cli.detect import detect as detect_verbs
 from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json
 from compactnets_cli.web import web as web_verbs
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
 app.add_typer(papers, name="papers")
 app.add_typer(data_verbs, name="data")
+app.add_typer(detect_verbs, name="detect")
 app.add_typer(deploy_verbs)
 app.add_typer(web_verbs)
 
@@ -61,8 +63,8 @@ def train(
     from compactnets.console import say, stdout
     from compactnets.data import open_source
     from compactnets.errors import InputError
+    from compactnets.training.classification import train as run
     from compactnets.training.distributed import join_world
-    from compactnets.training.loop import train as run
     from compactnets.training.preparation import prepare
     from compactnets.training.recipe_files import load_recipe
 
@@ -91,7 +93,7 @@ def train(
         print_json(result.to_dict())
     else:
         stdout.print(
-            f"best top-1 {result.best_top1:.2f} %, last {result.final.top1:.2f} %, after {result.epochs} epochs "
+            f"best top-1 {result.best:.2f} %, last {result.final['top1_percent']:.2f} %, after {result.epochs} epochs "
             f"in {result.seconds:.0f} s; checkpoints in {output}",
             highlight=False,
             soft_wrap=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -10,13 +11,18 @@ from compactnets_cli.options import AsJson, Download, print_json
 
 SHOWN = 20  # problems of a kind that are printed; --json has all
 
-data = typer.Typer(help="Look at images before a run does.", no_args_is_help=True)
+data = typer.Typer(help="Look at images before a run does; convert those with boxes.", no_args_is_help=True)
 
 
 @data.command()
 def check(
-    source: Annotated[str, typer.Argument(help="What --data takes: a path, a pattern of .tar files, a word, hf:NAME.")],
-    split: Annotated[Literal["train", "val", "both"], typer.Option(help="Split to check.")] = "both",
+    source: Annotated[
+        str, typer.Argument(help="What --data takes, or a folder of images with boxes (Pascal VOC, COCO).")
+    ],
+    split: Annotated[
+        str,
+        typer.Option(help="Split to check: train, val or both; of images with boxes any that exists, both for all."),
+    ] = "both",
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Processes that decode; one per core, or none for under 1,000 images."),
@@ -24,19 +30,58 @@ def check(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every image; list the unreadable, those under two classes and those in both splits.
+    """Decode every image; list what cannot be read, what contradicts itself and what is in two splits.
+
+    Of images with labels: those under two classes. Of images with boxes: boxes that cannot be used.
 
     Exit code 0 where there are none, 1 where there are some, 2 where the source cannot be used.
     """
-    from compactnets.console import stdout
+    from compactnets.console import say, stdout
     from compactnets.data.checking import check_source
-    from compactnets.data.report import render
+    from compactnets.data.report import SourceReport, render
+    from compactnets.detection.data.checking import check_detection
+    from compactnets.detection.data.opening import is_detection
+    from compactnets.detection.data.report import DetectionReport
+    from compactnets.detection.data.report import render as render_detection
+    from compactnets.errors import InputError
 
-    report = check_source(source, split, workers=workers, download=download)
+    report: SourceReport | DetectionReport
+    if is_detection(source):
+        if download:
+            say(f"note: --download has no effect on the folder {source}")
+        report = check_detection(source, split, workers=workers)
+        lines = render_detection(report, SHOWN)
+    elif split in ("train", "val", "both"):
+        report = check_source(source, split, workers=workers, download=download)  # type: ignore[arg-type]
+        lines = render(report, SHOWN)
+    else:
+        raise InputError(f"--split must be train, val or both for images without boxes, found {split!r}")
     if as_json:
         print_json(report.to_dict())
     else:
-        for line in render(report, SHOWN):
+        for line in lines:
             stdout.print(line, highlight=False, markup=False, soft_wrap=True)
     if not report.clean:
         raise typer.Exit(1)
+
+
+@data.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="A folder of images with boxes: Pascal VOC or COCO.")],
+    to: Annotated[Literal["voc", "coco"], typer.Option("--to", help="Format to write.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not be there.")],
+    link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write all splits of images with boxes in the other format, and say what it cannot hold."""
+    from compactnets.console import stdout
+    from compactnets.detection.data.conversion import convert as run
+
+    result = run(source, to, output, link=link)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    splits = ", ".join(f"{split} {images:,}" for split, images in result.splits.items())
+    lines = [f"{source} -> {output} ({to}): {result.images:,} images ({splits}), {result.objects:,} objects"]
+    for line in (*lines, *(f"note: {loss}" for loss in result.losses)):
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)

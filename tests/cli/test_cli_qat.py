@@ -32,7 +32,7 @@ def test_from_float_to_an_int8_artifact(run: Run, tmp_path: Path, monkeypatch: p
     assert done.code == 0, done.err  # the network is that of --init
     checkpoint = run_folder / "best.safetensors"
     found = run("eval", "--checkpoint", checkpoint, "--data", "digits", "--device", "cpu", "--json").json
-    assert found["top1_percent"] == done.json["best_top1_percent"]
+    assert found["top1_percent"] == done.json["best_percent"]
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
     guesses = run("predict", "--checkpoint", checkpoint, tmp_path / "image.png", "--device", "cpu", "--json").json
     assert len(guesses[0]["guesses"]) == 5

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compactnets.data import checking, open_source
+from compactnets.data import open_source
 from compactnets.data.checking import check_images, check_source
+from compactnets.data.examination import same_images
 from compactnets.data.report import SourceReport, render
 from compactnets.errors import InputError
 
@@ -166,7 +167,7 @@ def test_long_lists_are_cut_in_text_only(image_tree: Tree) -> None:
 def test_against_all_pairs() -> None:
     """The groups of equal digests are those that a comparison of every pair gives."""
     digests = np.random.default_rng(0).integers(0, 12, (200, 2)).astype(np.uint64)
-    groups = {tuple(group.tolist()) for group in checking._groups(digests)}
+    groups = {tuple(group.tolist()) for group in same_images(digests)}
     expected = set()
     for row in digests:
         members = tuple(index for index in range(200) if (digests[index] == row).all())
@@ -174,7 +175,7 @@ def test_against_all_pairs() -> None:
             expected.add(members)
     assert groups == expected
     assert len(groups) > 20
-    assert not list(checking._groups(np.zeros((0, 2), dtype=np.uint64)))
+    assert not list(same_images(np.zeros((0, 2), dtype=np.uint64)))
 
 
 def test_digits() -> None:

@@ -15,8 +15,9 @@ import torch
 from compactnets.data import Augment, Preprocess, open_source
 from compactnets.data.loading import Batch, TrainLoader, make_eval_loader, make_train_loader
 from compactnets.data.order import Draws, epoch_order
+from compactnets.data.pool import Wanted
 from compactnets.data.presets import IMAGENET
-from compactnets.data.workers import PixelBatches, Wanted, WorkerLoader
+from compactnets.data.workers import PixelBatches, WorkerLoader
 from compactnets.errors import InputError
 
 from .helpers import encode, noise

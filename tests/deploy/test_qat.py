@@ -39,9 +39,9 @@ from compactnets.deploy.quantization.noise import relative_error
 from compactnets.deploy.quantization.ranges import calibrate
 from compactnets.errors import InputError, LimitError
 from compactnets.training.checkpoint import load_checkpoint, read_record, read_tensors, record_path
+from compactnets.training.classification import train
 from compactnets.training.evaluation import evaluate
 from compactnets.training.interruption import Interrupted
-from compactnets.training.loop import train
 from compactnets.training.optimization import make_optimizer
 from compactnets.training.preparation import prepare
 from compactnets.training.recipe import Recipe

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compactnets import create_model
-from compactnets.training import loop
+from compactnets.training import classification
 from compactnets.training.distributed import ProcessorSyncBatchNorm, World, _agree_on_name, synchronize_batchnorm
 from compactnets.training.preparation import prepare
 
@@ -40,7 +40,7 @@ import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.distributed import join_world
-from compactnets.training.loop import train
+from compactnets.training.classification import train
 from compactnets.training.recipe import Recipe
 {before}
 with join_world("cpu") as world:
@@ -87,7 +87,7 @@ def last_metrics(run: Path) -> dict[str, Any]:
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """The same images in the same batches, the same statistics, the same evaluation of 41 images, an odd number."""
     settings = {**SETTINGS, "ema_decay": 0.9}
-    loop.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
+    classification.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
     two = run_processes(tmp_path, 2, **settings)
     assert distance(two, tmp_path / "one") < TOLERANCE
     one_metrics, two_metrics = last_metrics(tmp_path / "one"), last_metrics(two)
@@ -100,13 +100,12 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
 def test_statistics_of_each_process_alone_are_others(tmp_path: Path) -> None:
     """So the test above would fail without the synchronisation."""
     settings = {**SETTINGS, "sync_batchnorm": False}
-    loop.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
+    classification.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
     assert distance(run_processes(tmp_path, 2, **settings), tmp_path / "one") > 10 * TOLERANCE
 
 
 def test_processor_statistics_are_those_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one process, forward, gradients and running statistics equal torch's."""
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     torch.manual_seed(0)
     theirs, ours = nn.BatchNorm2d(5), ProcessorSyncBatchNorm(5)
@@ -127,6 +126,45 @@ def test_processor_statistics_are_those_of_batch_norm(monkeypatch: pytest.Monkey
     theirs.eval(), ours.eval()
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
     assert ours.train()(x.bfloat16()).dtype == torch.bfloat16
+
+
+UNEQUAL = """
+import sys, torch
+from pathlib import Path
+from compactnets.training.distributed import ProcessorSyncBatchNorm, join_world
+with join_world("cpu") as world:
+    torch.manual_seed(world.rank)
+    x = torch.randn(1 + world.rank, 5, 3 + world.rank, 4, requires_grad=True)
+    norm = ProcessorSyncBatchNorm(5)
+    y = norm(x * 2 + world.rank)
+    (y * torch.arange(y.numel()).view_as(y).sin()).sum().backward()
+    torch.save([x.detach(), y.detach(), x.grad, norm.running_mean, norm.running_var], sys.argv[1] + str(world.rank))
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_images_of_other_sizes(tmp_path: Path) -> None:
+    """Every pixel counts the same, as in one batch normalisation over the pixels of both."""
+    (tmp_path / "script.py").write_text(UNEQUAL)
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "script.py")]
+    subprocess.run([sys.executable, "-m", *launch, str(tmp_path / "rank")], check=True, capture_output=True)
+    ranks = [torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in (0, 1)]
+
+    def pixels(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.permute(0, 2, 3, 1).reshape(-1, 5, 1, 1)
+
+    together = torch.cat([pixels(found[0]) for found in ranks]).requires_grad_()
+    shift = torch.cat([torch.full_like(pixels(found[0]), rank) for rank, found in enumerate(ranks)])
+    norm = nn.BatchNorm2d(5)
+    y = norm(together * 2 + shift)
+    factors = [torch.arange(found[1].numel()).view_as(found[1]).sin() for found in ranks]
+    (y * torch.cat([pixels(factor) for factor in factors])).sum().backward()
+    assert together.grad is not None
+    torch.testing.assert_close(torch.cat([pixels(found[1]) for found in ranks]), y.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.cat([pixels(found[2]) for found in ranks]), together.grad, rtol=1e-3, atol=1e-5)
+    for found in ranks:
+        torch.testing.assert_close(found[3], norm.running_mean)
+        torch.testing.assert_close(found[4], norm.running_var)
 
 
 def test_every_batch_norm_is_converted_and_keeps_its_state() -> None:

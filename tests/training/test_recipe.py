@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from compactnets import InputError, create_model
 from compactnets.data.loading import Batch
 from compactnets.models.registry import list_models
+from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World
 from compactnets.training.recipe import Mix, Optimizer, Recipe, Schedule
 from compactnets.training.recipe_files import list_recipes, load_recipe
@@ -37,14 +38,18 @@ def test_the_recipes_are_there() -> None:
         "cifar/muffnet",
         "cifar/qat",
         "cifar/short",
+        "coco/ssd512",
         "digits/quickstart",
         "imagenet/menet",
         "imagenet/modern",
         "imagenet/muffnet",
+        "small/faster_rcnn",
+        "small/ssd512",
+        "voc/faster_rcnn",
     ]
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", list_recipes(detectors=False))
 def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a setting without effect
@@ -54,7 +59,7 @@ def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
         assert word in head(name), f"{name} does not state its {word}"
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", list_recipes(detectors=False))
 def test_every_recipe_takes_a_step(name: str) -> None:
     """Its own network at a small size, four random images, in the epoch after the warm-up."""
     recipe = load_recipe(name, ["compile=false"])
@@ -63,7 +68,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     torch.manual_seed(0)
     model = create_model(recipe.model, **recipe.model_arguments, num_classes=classes)
     before = {key: value.clone() for key, value in model.named_parameters()}
-    learner = Learner(model, recipe, steps=1, num_classes=classes, world=World())
+    learner = Learner(model, recipe, 1, ClassificationObjective(recipe, 1, classes), World())
     learner.model.train()
     batch = Batch(torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 4]), torch.arange(4))
     step = int(recipe.schedule.warmup_epochs) + 1
@@ -215,7 +220,7 @@ def test_a_setting_without_effect_warns(section: type[Any], settings: dict[str, 
         section.model_validate({**required, **settings})
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", list_recipes(detectors=False))
 def test_a_saved_recipe_reads_back_without_a_warning(name: str, tmp_path: Path) -> None:
     """It states every default, those that nothing reads too."""
     recipe = load_recipe(name, ["seed=7"])

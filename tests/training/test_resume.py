@@ -18,7 +18,7 @@ import yaml
 
 from compactnets import InputError
 from compactnets.data import ImageSource
-from compactnets.training import loop
+from compactnets.training import classification
 from compactnets.training.interruption import Interrupted
 from compactnets.training.recipe import Recipe
 from compactnets.training.state import FOLDER
@@ -75,7 +75,7 @@ def sources() -> Sources:
 def straight(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped."""
     run = tmp_path_factory.mktemp("straight") / "run"
-    loop.train(make_tiny_recipe(**HARD), *sources, run)
+    classification.train(make_tiny_recipe(**HARD), *sources, run)
     return run
 
 
@@ -88,11 +88,11 @@ def test_a_signal_after_any_step(
         signum, code = (signal.SIGTERM, 143) if step % 2 else (signal.SIGINT, 130)
         stop_after(patch, step, signum)
         with pytest.raises(Interrupted) as stopped:
-            loop.train(recipe, *sources, run)
+            classification.train(recipe, *sources, run)
         assert stopped.value.code == code
     assert (run / FOLDER / f"step-{step + 1:09d}.pt").exists()
     # the settings that may change
-    loop.train(make_tiny_recipe(**HARD, workers=1, print_frequency=1), *sources, run)
+    classification.train(make_tiny_recipe(**HARD, workers=1, print_frequency=1), *sources, run)
     assert weights(run) == weights(straight)
     assert metrics(run) == metrics(straight)
 
@@ -100,26 +100,26 @@ def test_a_signal_after_any_step(
 def test_a_signal_during_the_evaluation(
     sources: Sources, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, run, measure = make_tiny_recipe(**HARD), tmp_path / "run", loop.evaluate_batches
+    recipe, run, measure = make_tiny_recipe(**HARD), tmp_path / "run", classification.evaluate_batches
 
     def signal_and_measure(*arguments: Any, **options: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return measure(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate_batches", signal_and_measure)
+        patch.setattr(classification, "evaluate_batches", signal_and_measure)
         with pytest.raises(Interrupted):
-            loop.train(recipe, *sources, run)
+            classification.train(recipe, *sources, run)
     assert not (run / "metrics.jsonl").exists()
-    loop.train(recipe, *sources, run)
+    classification.train(recipe, *sources, run)
     assert weights(run) == weights(straight)
     assert metrics(run) == metrics(straight)
 
 
 def test_a_finished_run_is_not_trained_again(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = loop.train(make_tiny_recipe(), *sources, tmp_path)
+    first = classification.train(make_tiny_recipe(), *sources, tmp_path)
     monkeypatch.setattr(Learner, "step", None)
-    again = loop.train(make_tiny_recipe(), *sources, tmp_path)
+    again = classification.train(make_tiny_recipe(), *sources, tmp_path)
     assert again == first
 
 
@@ -135,8 +135,8 @@ def test_a_signal_before_the_first_step_leaves_at_once(
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", never_ends)
         with pytest.raises(Interrupted):
-            loop.train(make_tiny_recipe(), *sources, tmp_path / "run")
-    assert loop.train(make_tiny_recipe(), *sources, tmp_path / "run").epochs == 1
+            classification.train(make_tiny_recipe(), *sources, tmp_path / "run")
+    assert classification.train(make_tiny_recipe(), *sources, tmp_path / "run").epochs == 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_signal_before_the_first_step_leaves_at_once(
 def test_another_recipe_is_refused(changes: dict[str, Any], message: str, sources: Sources, straight: Path) -> None:
     before = {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
     with pytest.raises(InputError) as error:
-        loop.train(make_tiny_recipe(**{**HARD, **changes}), *sources, straight)
+        classification.train(make_tiny_recipe(**{**HARD, **changes}), *sources, straight)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
@@ -160,7 +160,7 @@ def test_another_recipe_is_refused(changes: dict[str, Any], message: str, source
 
 def test_other_data_are_refused(straight: Path) -> None:
     with pytest.raises(InputError, match="training data was '100 images, .*', now '96 images, "):
-        loop.train(make_tiny_recipe(**HARD), *digits_part(96, 40), straight)
+        classification.train(make_tiny_recipe(**HARD), *digits_part(96, 40), straight)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "a pickle that runs code"])
@@ -176,14 +176,14 @@ def test_a_damaged_checkpoint_falls_back(
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         with pytest.raises(Interrupted):
-            loop.train(recipe, *sources, run)
+            classification.train(recipe, *sources, run)
     older, newest = sorted((run / FOLDER).iterdir())
     content = newest.read_bytes()
     if damage == "a pickle that runs code":
         torch.save({"progress": Canary(str(tmp_path / "canary"))}, newest)
     else:
         newest.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "other bytes": b"x" * 999}[damage])
-    loop.train(recipe, *sources, run)
+    classification.train(recipe, *sources, run)
     assert f"{newest.name} cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()
     assert weights(run) == weights(straight)
@@ -201,11 +201,11 @@ class Canary:
 
 
 def test_a_run_without_a_readable_checkpoint_is_refused(sources: Sources, tmp_path: Path) -> None:
-    loop.train(make_tiny_recipe(), *sources, tmp_path)
+    classification.train(make_tiny_recipe(), *sources, tmp_path)
     for state in (tmp_path / FOLDER).iterdir():
         state.write_bytes(b"")
     with pytest.raises(InputError, match="no checkpoint in .* can be read"):
-        loop.train(make_tiny_recipe(), *sources, tmp_path)
+        classification.train(make_tiny_recipe(), *sources, tmp_path)
 
 
 CHILD = """
@@ -214,7 +214,7 @@ from pathlib import Path
 import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
-from compactnets.training.loop import train
+from compactnets.training.classification import train
 from compactnets.training.recipe import Recipe
 from compactnets.training.step import Learner
 

@@ -12,11 +12,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compactnets import InputError
-from compactnets.training import loop
+from compactnets.training import classification
 from compactnets.training.distributed import World
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.run_folder import RunFolder
-from compactnets.training.state import FOLDER
+from compactnets.training.state import FOLDER, Progress
 
 from .helpers import digits_part, make_tiny_recipe
 
@@ -26,7 +26,7 @@ RECIPE = make_tiny_recipe(epochs=3, eval_epochs=2)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("folder") / "run"
-    loop.train(RECIPE, *digits_part(64, 20), folder)
+    classification.train(RECIPE, *digits_part(64, 20), folder)
     return folder
 
 
@@ -77,7 +77,7 @@ def test_the_environment_names_versions_and_device(run: Path) -> None:
 
 def test_each_start_is_recorded(tmp_path: Path) -> None:
     for _ in range(2):  # the second finds what a run leaves that was killed before its first checkpoint
-        RunFolder(tmp_path, RECIPE, World()).close(loop.Progress())
+        RunFolder(tmp_path, RECIPE, World(), {}, "").close(Progress())
     assert len(json.loads((tmp_path / "environment.json").read_text())["sessions"]) == 2
 
 
@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_recipe_of_the_run_trains_the_same_again(run: Path, tmp_path: Path) -> None:
     recipe = load_recipe(str(run / "recipe.yaml"))
     assert yaml.safe_load((run / "recipe.yaml").read_text())["lr_batch_size"] == 32
-    loop.train(recipe, *digits_part(64, 20), tmp_path / "again")
+    classification.train(recipe, *digits_part(64, 20), tmp_path / "again")
     assert (tmp_path / "again" / "last.safetensors").read_bytes() == (run / "last.safetensors").read_bytes()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.data.loading import Batch
+from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World
 from compactnets.training.optimization import lr_factor
 from compactnets.training.recipe import Recipe
@@ -40,7 +41,7 @@ def batches() -> list[Batch]:
 def learner(model: nn.Module | None = None, **changes: Any) -> Learner:
     settings = {"model": "any", "epochs": 2, "batch_size": 8, "lr": 0.1, "optimizer": {"weight_decay": 0.01}}
     recipe = Recipe.model_validate({**settings, **changes})
-    return Learner(model or network(), recipe, STEPS, num_classes=3, world=World())
+    return Learner(model or network(), recipe, STEPS, ClassificationObjective(recipe, STEPS, num_classes=3), World())
 
 
 def trained(**changes: Any) -> Learner:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from compactnets.console import say
-from compactnets.data.base import ImageSource
-from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
 OnError = Literal["raise", "skip"]
+
+
+class Named(Protocol):
+    """What loaders ask of a source of any kind."""
+
+    spec: str
+
+    def __len__(self) -> int: ...
 
 
 class Batch(NamedTuple):
@@ -58,15 +64,15 @@ class TrainLoader(ABC):
         skipped: images that were replaced so far because they cannot be read.
     """
 
-    def __init__(self, source: ImageSource, transform: TrainTransform, settings: LoaderSettings) -> None:
-        self.source, self.transform, self.settings = source, transform, settings
+    def __init__(self, source: Named, settings: LoaderSettings) -> None:
+        self.source, self.settings = source, settings
         self.batch_size = settings.batch_size
         self.steps = len(source) // settings.batch_size
         self.skipped = 0
         self._unreadable: set[int] = set()
 
     @abstractmethod
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield this process's share of the batches ``start`` to the last of ``epoch``.
 
         Raises:

@@ -99,7 +99,8 @@ class MemoryLoader(TrainLoader):
     def __init__(
         self, source: ImageSource, transform: TrainTransform, settings: LoaderSettings, images: SmallImages
     ) -> None:
-        super().__init__(source, transform, settings)
+        super().__init__(source, settings)
+        self.transform, self._labels = transform, source.labels
         augment, size = transform.augment, transform.preprocess.size
         self._report(images.unreadable.items(), quiet=settings.rank > 0)  # every process finds the same
         self._unread = np.zeros(len(source), dtype=bool)
@@ -153,7 +154,7 @@ class MemoryLoader(TrainLoader):
         first = order * self._area + (top + self.pad) * self._row + left + self.pad
         yield torch.from_numpy(first + flip * (size - 1))
         yield torch.from_numpy(1 - 2 * flip.astype(np.int64))
-        yield torch.from_numpy(self.source.labels[order])
+        yield torch.from_numpy(self._labels[order])
         yield torch.from_numpy(np.stack([draws.integer(CUT_ROW, size), draws.integer(CUT_COLUMN, size)]))
 
     def _gather(self, corners: Tensor, directions: Tensor, centres: Tensor) -> Tensor:

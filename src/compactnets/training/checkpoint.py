@@ -61,7 +61,7 @@ def record_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".json")
 
 
-def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: CheckpointRecord) -> None:
+def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: BaseModel) -> None:
     """Write weights and record; each file appears whole or not at all.
 
     Raises:
@@ -106,7 +106,18 @@ def read_record(path: Path) -> CheckpointRecord:
     record = record_path(path)
     if not record.is_file():
         raise InputError(f"{path} has no record beside it: expected {record.name} in the same folder")
+    if task_of(path) == "detection":
+        raise InputError(f"{path} is a detector: the verbs of 'compactnets detect' take it")
     return parse_record(record, CheckpointRecord, "a checkpoint record")
+
+
+def task_of(checkpoint: Path) -> str | None:
+    """Return what the record beside a checkpoint says that it is for; a classifier's says nothing."""
+    try:
+        found = json.loads(record_path(checkpoint).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # what is wrong with it is for whoever reads it to say
+    return found.get("task") if isinstance(found, dict) else None
 
 
 def parse_record(file: Path, kind: type[Record], what: str) -> Record:

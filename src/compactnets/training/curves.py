@@ -1,4 +1,4 @@
-"""The plot of loss and accuracy in a run folder."""
+"""The plot of loss and scores in a run folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import Any
 from compactnets.training.checkpoint import replace_file
 
 
-def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw training and validation loss, and the accuracies, over the epochs of ``history`` into an SVG."""
+def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, scores: Mapping[str, str], title: str) -> None:
+    """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG.
+
+    Args:
+        scores: key in ``history`` -> name of the curve.
+        title: of the plot of the scores.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     with rc_context({"svg.hashsalt": "compactnets", "svg.fonttype": "none"}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
-        loss, accuracy = figure.subplots(1, 2)
+        loss, score = figure.subplots(1, 2)
         _draw(loss, history, {"train_loss": "training", "val_loss": "validation"}, "loss, nats")
-        _draw(accuracy, history, {"top1_percent": "top-1", "top5_percent": "top-5"}, "validation accuracy, %")
-        for axes in (loss, accuracy):
+        _draw(score, history, scores, title)
+        for axes in (loss, score):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
-            axes.legend(frameon=False)
+            if axes.lines:  # no score before the first evaluation
+                axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
         replace_file(path, lambda partial: figure.savefig(partial, format="svg", metadata={"Date": None}))
 
@@ -32,6 +38,8 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _draw(axes: Any, history: Sequence[Mapping[str, Any]], labels: Mapping[str, str], title: str) -> None:
     for key, label in labels.items():
         points = [(line["epoch"], line[key]) for line in history if key in line]
+        if not points:  # a detector has no loss on validation images
+            continue
         marker = "o" if len(points) < 30 else None
         axes.plot([epoch for epoch, _ in points], [value for _, value in points], label=label, marker=marker, ms=3)
     axes.set_title(title, loc="left", fontsize=10)

@@ -51,6 +51,14 @@ class World:
         distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=self.control)
         return int(highest)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return what each process gives, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value, group=self.control)
+        return values
+
 
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device of this name; ``auto`` is the first GPU, or the processor where there is none.
@@ -163,26 +171,30 @@ def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
 class ProcessorSyncBatchNorm(nn.BatchNorm2d):
     """What torch's ``SyncBatchNorm`` computes, which runs on accelerators only: (N, C, H, W) -> the same shape.
 
-    Every process must have the same N, H and W.
+    N, H and W may differ between the processes, as the images of a detector do.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        processes, wide = distributed.get_world_size(), x.float() if x.dtype.itemsize < 4 else x
-        mean = _SumOverProcesses.apply(wide.mean((0, 2, 3))) / processes
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        here = x.numel() // x.shape[1]
+        everywhere = torch.tensor(here)
+        distributed.all_reduce(everywhere)
+        count = int(everywhere)
+        share = here / count
+        mean = _SumOverProcesses.apply(wide.mean((0, 2, 3)) * share)
         centred = wide - mean[:, None, None]
-        variance = _SumOverProcesses.apply(centred.square().mean((0, 2, 3))) / processes
+        variance = _SumOverProcesses.apply(centred.square().mean((0, 2, 3)) * share)
         y = centred * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked += 1
-                count = processes * x.numel() // x.shape[1]
-                share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-                self.running_mean.lerp_(mean, share)
-                self.running_var.lerp_(variance * (count / max(count - 1, 1)), share)
+                pace = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean, pace)
+                self.running_var.lerp_(variance * (count / max(count - 1, 1)), pace)
         return y.to(x.dtype)
 
 

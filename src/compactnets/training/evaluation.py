@@ -40,6 +40,24 @@ class Evaluation:
         """Share of images whose class is among the first five guesses, in percent."""
         return 100 * self.top5_correct / self.images
 
+    @property
+    def title(self) -> str:
+        """What a line of the log calls ``value``."""
+        return "top-1"
+
+    @property
+    def value(self) -> float:
+        """What checkpoints are compared by: ``top1``."""
+        return self.top1
+
+    def metrics(self) -> dict[str, float]:
+        """Return what ``metrics.jsonl`` gets."""
+        return {"val_loss": self.loss, "top1_percent": self.top1, "top5_percent": self.top5}
+
+    def summary(self) -> str:
+        """Return what a line of the log says."""
+        return f"val loss {self.loss:.4f}, top-1 {self.top1:.2f} %"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all figures for JSON; ``top1_percent`` and ``top5_percent`` are derived."""
         return {**asdict(self), "top1_percent": self.top1, "top5_percent": self.top5}

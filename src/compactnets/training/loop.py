@@ -1,30 +1,24 @@
-"""The training loop: a recipe and two sources in, a folder with checkpoints and metrics out."""
+"""The training loop: a task in, a folder with checkpoints and metrics out."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from compactnets.console import Tracker, say
-from compactnets.data import ImageSource
-from compactnets.data.loading import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
-from compactnets.environment import software_versions
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.distributed import World
-from compactnets.training.evaluation import Evaluation, EvaluationStopped, evaluate_batches
+from compactnets.training.evaluation import EvaluationStopped
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
-from compactnets.training.preparation import Prepare, fit_batch, prepare
 from compactnets.training.processor import keep_freed_memory
-from compactnets.training.recipe import Recipe
 from compactnets.training.result import TrainResult
 from compactnets.training.run_folder import RunFolder
 from compactnets.training.state import Progress, describe_run, load_state, save_state
 from compactnets.training.step import Learner
+from compactnets.training.task import Score, Task
 from compactnets.training.watch import LossWatch
 
 CHECK_INTERVAL = 25  # steps that an accelerator may run ahead before its losses are read
@@ -32,64 +26,39 @@ LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
 SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint than this is not saved again
 
 
-def train(
-    recipe: Recipe,
-    train_source: ImageSource,
-    val_source: ImageSource,
-    output: Path,
-    *,
-    init: Path | None = None,
-    world: World | None = None,
-    prepare: Prepare = prepare,
-) -> TrainResult:
-    """Train as ``recipe`` says and write a run folder to ``output``; a run that stopped there goes on.
+def run(task: Task, output: Path, world: World | None = None) -> TrainResult:
+    """Train a task as its recipe says and write a run folder to ``output``; a run that stopped there goes on.
 
     On a processor a run that was stopped after any step ends with the same bits as one that was not, and the process
     keeps the memory that tensors free (:func:`compactnets.training.processor.keep_freed_memory`).
 
     Args:
-        init: checkpoint to start from; its classifier is replaced where the classes differ.
         world: this process and its device (:func:`compactnets.training.distributed.join_world`); the processor where
             it is not given.
-        prepare: what builds the network that is trained; for int8
-            :func:`compactnets.deploy.quantization.training.prepare_int8`.
 
     Raises:
-        InputError: a network, setting or source that does not fit, an output folder that holds another run, or a loss
-            that is not finite.
+        InputError: a setting or source that does not fit, an output folder that holds another run, or a loss that is
+            not finite.
         Interrupted: SIGINT or SIGTERM, after saving; a ``SystemExit`` with code 130 or 143.
     """
-    world = world or World()
-    recipe = fit_batch(recipe, train_source, world)
-    return _Run(recipe, train_source, val_source, output, init, world, prepare).complete()
+    return _Run(task, output, world or World()).complete()
 
 
 class _Run:
     """The parts of a run, and the loop over them."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        train_source: ImageSource,
-        val_source: ImageSource,
-        output: Path,
-        init: Path | None,
-        world: World,
-        prepare: Prepare,
-    ) -> None:
-        self.recipe, self.train_source, self.val_source = recipe, train_source, val_source
+    def __init__(self, task: Task, output: Path, world: World) -> None:
+        self.task, self.recipe = task, task.recipe
         self.output, self.world = output, world
         if world.device.type == "cpu":
             keep_freed_memory()
-        self.prepared = prepare(recipe, train_source, init)
-        self.preprocess, model = self.prepared.preprocess, self.prepared.model
-        self.described = describe_run(recipe, train_source, val_source, init, int8=self.prepared.int8 is not None)
-        self.loader, self.eval_loader = self._make_loader(), self._make_eval_loader()
-        how = recipe.model_copy(update={"compile": False}) if self.prepared.compiles_itself else recipe
-        self.learner = Learner(model.to(world.device), how, self.loader.steps, len(train_source.class_names), world)
+        self.described = describe_run(self.recipe, task.describe())
+        self.loader, self.eval_loader = task.make_loader(world), task.make_eval_loader(world)
+        how = self.recipe.model_copy(update={"compile": False}) if task.compiles_itself else self.recipe
+        self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world)
         found = load_state(output, self.described)
         self._check_same_step(found[0].step if found else 0)
-        self.folder = RunFolder(output, recipe, world) if world.is_main else None
+        self.folder = RunFolder(output, self.recipe, world, task.curves, task.curves_title) if world.is_main else None
         self.progress = Progress()
         if found is not None:
             self.progress, learned = found
@@ -108,39 +77,9 @@ class _Run:
                 f"folder that all machines share"
             )
 
-    def _make_loader(self) -> TrainLoader:
-        recipe, world = self.recipe, self.world
-        return make_train_loader(
-            self.train_source,
-            recipe.augment,
-            self.preprocess,
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            workers=recipe.workers,
-            rank=world.rank,
-            world_size=world.size,
-            micro_batches=recipe.accumulate,
-            device=world.device,
-            channels_last=recipe.channels_last,
-            on_error=recipe.on_error,
-            max_skipped=recipe.max_skipped,
-        )
-
-    def _make_eval_loader(self) -> EvalLoader:
-        return make_eval_loader(
-            self.val_source,
-            self.preprocess,
-            batch_size=self.recipe.batch_size,
-            workers=self.recipe.workers,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            device=self.world.device,
-            channels_last=self.recipe.channels_last,
-        )
-
     def _make_watch(self) -> LossWatch:
         interval = 1 if self.world.device.type == "cpu" else CHECK_INTERVAL
-        return LossWatch(self.train_source.name, interval, self.progress.loss_total, self.progress.loss_count)
+        return LossWatch(self.task.image_name, interval, self.progress.loss_total, self.progress.loss_count)
 
     def complete(self) -> TrainResult:
         """Train from where the run stands to its end."""
@@ -159,8 +98,7 @@ class _Run:
         if progress.skipped:
             say(f"{progress.skipped} training images could not be read; others took their place")
         assert progress.final is not None  # the last epoch has an evaluation
-        final = Evaluation(**progress.final)
-        return TrainResult(self.output, recipe.epochs, final, progress.best_top1, progress.seconds)
+        return TrainResult(self.output, recipe.epochs, progress.final, progress.best, progress.seconds)
 
     def _announce(self) -> None:
         progress, total = self.progress, self.recipe.epochs * self.loader.steps
@@ -185,7 +123,7 @@ class _Run:
             self.watch.add(f"{title}, step {done + taken}", losses, batch.indices)
             pace = (time.monotonic() - start) / taken
             rate, left = self.loader.batch_size / pace, round(pace * (recipe.epochs * steps - progress.step))
-            best = f", best top-1 {progress.best_top1:.2f} %" if progress.final else ""
+            best = f", best {progress.best_title} {progress.best:.2f} %" if progress.final else ""
             tracker.note(f"loss {self.watch.mean:.3f}{best}, {rate:.0f} images/s, {timedelta(seconds=left)} left")
             if self.folder is not None and progress.step % LOG_INTERVAL == 0:
                 scalars = {"loss": self.watch.mean, "lr": self.learner.lr(progress.step), "images_per_second": rate}
@@ -217,49 +155,36 @@ class _Run:
         report = f"epoch {epoch + 1}/{recipe.epochs}: loss {metrics['train_loss']:.4f}"
         better = False
         if result is not None:
-            metrics |= {"val_loss": result.loss, "top1_percent": result.top1, "top5_percent": result.top5}
-            report += f", val loss {result.loss:.4f}, top-1 {result.top1:.2f} %"
-            better = result.top1 > progress.best_top1
-            progress.best_top1 = max(progress.best_top1, result.top1)
-            progress.final = asdict(result)
+            metrics |= result.metrics()
+            report += f", {result.summary()}"
+            better = result.value > progress.best
+            progress.best, progress.best_title = max(progress.best, result.value), result.title
+            progress.final = result.to_dict()
         progress.history.append(metrics)
         progress.epoch, progress.epoch_seconds, progress.loss_total, progress.loss_count = epoch + 1, 0.0, 0.0, 0
         self.watch = self._make_watch()
         if self.folder is not None:
             self.folder.write_epoch(progress)
             if result is not None:
-                record = self._record(metrics)
                 for name in ("last", "best") if better else ("last",):
-                    self.folder.write_weights(name, self.learner.evaluated.state_dict(), record)
+                    self.task.save(self.output, name, self.learner.evaluated.state_dict(), metrics)
         if last or self.world.largest(int(time.monotonic() - self.saved > SAVE_INTERVAL)):
             self._save()
         say(f"{report}, {metrics['images_per_second']:.0f} images/s")
 
-    def _evaluate(self, epoch: int) -> Evaluation:
+    def _evaluate(self, epoch: int) -> Score:
+        description = f"epoch {epoch + 1}/{self.recipe.epochs} evaluating"
         try:
-            return evaluate_batches(
+            return self.task.evaluate(
                 self.learner.evaluated,
                 self.eval_loader,
                 self.world,
-                description=f"epoch {epoch + 1}/{self.recipe.epochs} evaluating",
-                stop=lambda: self.interruption.signum is not None,
+                description,
+                lambda: self.interruption.signum is not None,
             )
         except EvaluationStopped:  # the epoch's steps are kept; the evaluation is done again
             self._save()
             self._leave(self.world.largest(self.interruption.signum or 0))
-
-    def _record(self, metrics: dict[str, Any]) -> CheckpointRecord:
-        return CheckpointRecord(
-            model=self.recipe.model,
-            arguments=self.prepared.arguments,
-            class_names=list(self.train_source.class_names),
-            preprocess=self.preprocess.to_dict(),
-            source=f"trained by compactnets on {self.train_source.spec}",
-            license="that of whoever trained it",
-            training={"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics},
-            versions=software_versions(),
-            int8=self.prepared.int8,
-        )
 
     def _mean_loss(self) -> float:
         return self.world.sum([self.watch.total])[0] / self.world.size / max(self.watch.count, 1)

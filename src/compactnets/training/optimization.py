@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compactnets.training.recipe import ADAPTIVE, Optimizer, Recipe, Schedule
+from compactnets.training.recipe import ADAPTIVE, Optimizer, RunRecipe, Schedule
 
 
 def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
@@ -32,7 +32,7 @@ def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
     return 1.0
 
 
-def describe_lr(recipe: Recipe) -> str:
+def describe_lr(recipe: RunRecipe) -> str:
     """Say what the peak learning rate is and where it comes from."""
     peak, reference = recipe.peak_lr, recipe.lr_batch_size or recipe.batch_size
     if peak == recipe.lr:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -120,16 +120,12 @@ FREE_TO_CHANGE = (
 )
 
 
-class Recipe(Section):
-    """A training run.
-
-    The keys that everyone changes are at the top. ``preprocess`` and ``in_chans`` follow the data where they are not
-    given.
-    """
+class RunRecipe(Section):
+    """How a run is done and how its weights move, whatever the task; the keys that everyone changes are at the top."""
 
     model: str
     epochs: int = Field(gt=0)
-    batch_size: int = Field(128, gt=1, description="images per step over all processes together")
+    batch_size: int = Field(128, gt=0, description="images per step over all processes together")
     lr: float = Field(0.1, gt=0, description="peak learning rate at a batch of lr_batch_size")
     lr_batch_size: int | None = Field(
         None,
@@ -142,10 +138,6 @@ class Recipe(Section):
     seed: int = Field(0, ge=0)
     workers: int = Field(0, ge=0, description="processes that load images, besides the training one")
     model_arguments: dict[str, Any] = Field(default_factory=dict, description="what create_model takes besides")
-    initialization: Literal["fan_out", "fan_in"] | None = Field(
-        None, description="Kaiming initialisation of this mode instead of the network's own"
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of automatic mixed precision")
     channels_last: bool = Field(False, description="memory layout of images and weights")
     compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
@@ -162,9 +154,6 @@ class Recipe(Section):
     max_skipped: int = Field(100, gt=0, description="skip: unreadable images at which the run stops after all")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    mix: Mix = Mix()
-    augment: Augment = Augment()
-    preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data where not given")
 
     @model_validator(mode="before")
     @classmethod
@@ -173,24 +162,12 @@ class Recipe(Section):
             return {**values, "lr_batch_size": values.get("batch_size", cls.model_fields["batch_size"].default)}
         return values
 
-    @field_validator("augment", mode="before")
-    @classmethod
-    def _named_transform(cls, value: Any) -> Any:
-        return menet_transform(value) if isinstance(value, str) else value
-
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> Recipe:
+    def _schedule_fits(self) -> Self:
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs must be less than epochs = {self.epochs}, found {self.schedule.warmup_epochs}"
             )
-        if self.mix.last_epochs_without >= self.epochs:
-            raise ValueError(
-                f"mix.last_epochs_without must be less than epochs = {self.epochs}, found "
-                f"{self.mix.last_epochs_without}"
-            )
-        if self.mix.active and self.batch_size % 2:
-            raise ValueError(f"batch_size must be even where images are mixed in pairs, found {self.batch_size}")
         late = [epoch for epoch in self.schedule.milestones if epoch >= self.epochs]
         if late:
             raise ValueError(f"schedule.milestones must be below epochs = {self.epochs}, found {late[0]}")
@@ -211,6 +188,38 @@ class Recipe(Section):
         assert self.lr_batch_size is not None
         ratio = self.batch_size / self.lr_batch_size
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[scaling]
+
+
+class Recipe(RunRecipe):
+    """A training run of a classifier.
+
+    ``preprocess`` and ``in_chans`` follow the data where they are not given.
+    """
+
+    batch_size: int = Field(128, gt=1, description="images per step over all processes together")
+    initialization: Literal["fan_out", "fan_in"] | None = Field(
+        None, description="Kaiming initialisation of this mode instead of the network's own"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mix: Mix = Mix()
+    augment: Augment = Augment()
+    preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data where not given")
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _named_transform(cls, value: Any) -> Any:
+        return menet_transform(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _mixing_fits(self) -> Self:
+        if self.mix.last_epochs_without >= self.epochs:
+            raise ValueError(
+                f"mix.last_epochs_without must be less than epochs = {self.epochs}, found "
+                f"{self.mix.last_epochs_without}"
+            )
+        if self.mix.active and self.batch_size % 2:
+            raise ValueError(f"batch_size must be even where images are mixed in pairs, found {self.batch_size}")
+        return self
 
     def resolve_preprocess(self, default: Preprocess) -> Preprocess:
         """Return the preprocessing: the data's own, with the recipe's fields over it."""

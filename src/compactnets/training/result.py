@@ -6,17 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compactnets.training.evaluation import Evaluation
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run gives."""
+    """What a finished run gives.
+
+    Attributes:
+        output: its folder.
+        final: what its last evaluation gave, as JSON has it.
+        best: the best value of the figure by which checkpoints are compared, in percent.
+        seconds: spent on it, over all starts.
+    """
 
     output: Path
     epochs: int
-    final: Evaluation
-    best_top1: float
+    final: dict[str, Any]
+    best: float
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -25,7 +30,7 @@ class TrainResult:
             "output": str(self.output),
             "checkpoint": str(self.output / "best.safetensors"),
             "epochs": self.epochs,
-            "final": self.final.to_dict(),
-            "best_top1_percent": self.best_top1,
+            "final": self.final,
+            "best_percent": self.best,
             "seconds": self.seconds,
         }

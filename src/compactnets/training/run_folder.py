@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import Tensor
 
 from compactnets.environment import describe_environment
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import CheckpointRecord, replace_file, save_checkpoint
+from compactnets.training.checkpoint import replace_file
 from compactnets.training.curves import draw_curves
 from compactnets.training.distributed import World
-from compactnets.training.recipe import Recipe
+from compactnets.training.recipe import RunRecipe
 from compactnets.training.state import Progress, has_state
 
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "recipe.yaml", "environment.json")
@@ -30,12 +29,18 @@ REDRAW = 30.0  # seconds between two drawings of the curves, which take a moment
 class RunFolder:
     """The output folder of a run; only the main process has one.
 
+    Args:
+        curves: the scores to plot, key of ``metrics.jsonl`` -> name.
+        curves_title: title of that plot.
+
     Raises:
         InputError: the folder cannot be made or written, or holds the files of something else than a run of ours.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, world: World) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, recipe: RunRecipe, world: World, curves: Mapping[str, str], curves_title: str
+    ) -> None:
+        self.path, self.curves, self.curves_title = path, curves, curves_title
         found = [name for name in FILES if (path / name).exists()]
         if found and not has_state(path) and set(found) != STARTED:
             raise InputError(
@@ -81,10 +86,6 @@ class RunFolder:
         if time.monotonic() - self._drawn > REDRAW:
             self._draw(progress)
 
-    def write_weights(self, name: str, weights: Mapping[str, Tensor], record: CheckpointRecord) -> None:
-        """Write ``NAME.safetensors`` and its record."""
-        save_checkpoint(self.path / f"{name}.safetensors", weights, record)
-
     def close(self, progress: Progress) -> None:
         """Finish the events, and draw the curves a last time."""
         if self._events is not None:
@@ -93,7 +94,7 @@ class RunFolder:
             self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
-        draw_curves(progress.history, self.path / "curves.svg")
+        draw_curves(progress.history, self.path / "curves.svg", self.curves, self.curves_title)
         self._drawn = time.monotonic()
 
     def _writer(self, step: int) -> Any:

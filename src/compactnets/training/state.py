@@ -14,13 +14,12 @@ from typing import Any
 import torch
 
 from compactnets.console import say
-from compactnets.data import ImageSource
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import replace_file
-from compactnets.training.recipe import FREE_TO_CHANGE, Recipe
+from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"
-FORMAT = 1
+FORMAT = 2
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -36,23 +35,16 @@ class Progress:
     seconds: float = 0.0  # spent so far, over all starts
     epoch_seconds: float = 0.0  # spent on training steps in this epoch
     skipped: int = 0  # unreadable images that were replaced
-    best_top1: float = -1.0
-    final: dict[str, Any] | None = None  # fields of the last Evaluation
+    best: float = -1.0  # the figure by which checkpoints are compared, of the best of them
+    best_title: str = ""  # what a person calls that figure
+    final: dict[str, Any] | None = None  # what the last evaluation gave
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
 
 
-def describe_run(
-    recipe: Recipe, train_source: ImageSource, val_source: ImageSource, init: Path | None, *, int8: bool = False
-) -> dict[str, Any]:
-    """Return what must be the same where a run goes on: settings by their dotted keys, the data, the first weights."""
+def describe_run(recipe: RunRecipe, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must be the same where a run goes on: settings by their dotted keys, and what its task describes."""
     settings = _flatten(recipe.model_dump(mode="json"))
-    described = {key: value for key, value in settings.items() if key.partition(".")[0] not in FREE_TO_CHANGE}
-    described["training data"] = f"{len(train_source)} images, {train_source.fingerprint()[:12]}"
-    described["validation data"] = f"{len(val_source)} images, {val_source.fingerprint()[:12]}"
-    described["--init"] = None if init is None else str(init)
-    if int8:
-        described["--qat"] = True
-    return described
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in FREE_TO_CHANGE} | dict(data)
 
 
 def save_state(output: Path, described: Mapping[str, Any], progress: Progress, learner: Mapping[str, Any]) -> None:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
-from timm.data.mixup import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from compactnets.data.loading import Batch
 from compactnets.data.order import mix_seed
 from compactnets.training.distributed import World, synchronize_batchnorm
 from compactnets.training.optimization import lr_factor, make_optimizer
 from compactnets.training.processor import processor_form
-from compactnets.training.recipe import Recipe
+from compactnets.training.recipe import RunRecipe
+from compactnets.training.task import Objective
 
 
 class Learner:
@@ -31,12 +28,12 @@ class Learner:
         model: the network with its first weights, on the world's device.
         recipe: how to train it.
         steps: steps of an epoch.
-        num_classes: outputs of the network, for labels that are mixed.
+        objective: from a batch to losses.
         world: this process and its device.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps: int, num_classes: int, world: World) -> None:
-        self.recipe, self.steps, self.world = recipe, steps, world
+    def __init__(self, model: nn.Module, recipe: RunRecipe, steps: int, objective: Objective, world: World) -> None:
+        self.recipe, self.steps, self.objective, self.world = recipe, steps, objective, world
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
         if world.size > 1 and recipe.sync_batchnorm:
@@ -56,19 +53,6 @@ class Learner:
         if recipe.compile:
             mode = None if recipe.compile is True else recipe.compile
             self.forward = torch.compile(self.forward, mode=mode)
-        mix = recipe.mix
-        self.mixer = (
-            Mixup(
-                mixup_alpha=mix.mixup,
-                cutmix_alpha=mix.cutmix,
-                prob=mix.probability,
-                switch_prob=mix.switch_probability,
-                label_smoothing=recipe.label_smoothing,
-                num_classes=num_classes,
-            )
-            if mix.active
-            else None
-        )
 
     @property
     def evaluated(self) -> nn.Module:
@@ -80,20 +64,18 @@ class Learner:
         recipe = self.recipe
         return recipe.peak_lr * lr_factor(recipe.schedule, recipe.epochs, step / self.steps)
 
-    def step(self, batch: Batch, step: int) -> Tensor:
+    def step(self, batch: Any, step: int) -> Tensor:
         """Take step number ``step`` of the run, counted from zero, and return the loss of every image, detached."""
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
         torch.manual_seed(mix_seed(recipe.seed, step, self.world.rank))
-        images, targets = self._mix(batch, step)
         losses = []
-        parts = zip(images.chunk(recipe.accumulate), targets.chunk(recipe.accumulate), strict=True)
-        for number, (part, target) in enumerate(parts, start=1):
-            last = number == recipe.accumulate
-            with nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
-                per_image = self._losses(part, target)
-                self.scaler.scale(per_image.mean() / recipe.accumulate).backward()
+        parts = self.objective.parts(batch, step)
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) or self.world.size == 1 else self.forward.no_sync():
+                per_image = self.objective.losses(self._forward, part)
+                self.scaler.scale(per_image.mean() / len(parts)).backward()
             losses.append(per_image.detach())
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -105,21 +87,11 @@ class Learner:
             self.ema.update(self.model, step=step)
         return torch.cat(losses)
 
-    def _losses(self, images: Tensor, targets: Tensor) -> Tensor:
+    def _forward(self, *inputs: Any) -> Any:
         precision = self.recipe.precision
         dtype = torch.float32 if precision == "float32" else getattr(torch, precision)
         with torch.autocast(self.world.device.type, dtype=dtype, enabled=precision != "float32"):
-            logits = self.forward(images)
-        smoothing = 0.0 if targets.is_floating_point() else self.recipe.label_smoothing  # mixed targets are smoothed
-        return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing, reduction="none")
-
-    def _mix(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        recipe, epoch = self.recipe, step // self.steps
-        if self.mixer is None or epoch >= recipe.epochs - recipe.mix.last_epochs_without:
-            return batch.images, batch.labels
-        np.random.seed(mix_seed(recipe.seed, step) % 2**32)  # timm draws from numpy's global generator
-        images, targets = self.mixer(batch.images, batch.labels)
-        return images, targets
+            return self.forward(*inputs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""

@@ -37,8 +37,8 @@ from compactnets.training.recipe import Recipe
 def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Prepared:
     """Build the quantised form of a checkpoint's network, calibrated on images of ``source``, to be trained.
 
-    For :func:`compactnets.training.loop.train`. The calibration images are spread evenly over the source, without
-    augmentation; every process of a run finds the same ranges.
+    For :func:`compactnets.training.classification.train`. The calibration images are spread evenly over the source,
+    without augmentation; every process of a run finds the same ranges.
 
     Args:
         recipe: how to train; its network must be that of the checkpoint.

@@ -1,0 +1,129 @@
+"""Every image of a source decoded once: what cannot be read, and a digest of the pixels of the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from compactnets.console import Tracker
+from compactnets.data.images import to_channels
+from compactnets.errors import InputError
+
+DIGEST = 16  # bytes of an image's hash; two different images among 10^8 share one with a chance of about 10^-23
+FEW = 1_000  # images that are not worth worker processes
+BATCH = 64  # images that a worker hands over at once
+
+
+class Images(Protocol):
+    """One split of images, with labels or with boxes."""
+
+    @property
+    def split(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image: ...
+
+
+Source = TypeVar("Source", bound=Images)
+
+
+@dataclass
+class Examination:
+    """What decoding N images showed.
+
+    Attributes:
+        digests: ``(N, 2)`` uint64, equal where all pixels are equal as RGB; zero where an image cannot be read.
+        sizes: ``(N, 2)`` int32, width and height; zero where an image cannot be read.
+        unreadable: index -> why the image cannot be read.
+        modes: Pillow's, and the images of each.
+        formats: of encoded images, and the images of each.
+    """
+
+    digests: np.ndarray
+    sizes: np.ndarray
+    unreadable: dict[int, str] = field(default_factory=dict)
+    modes: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+
+    def spread(self, axis: int) -> tuple[int, int, int] | None:
+        """Return the smallest, median and largest width (axis 0) or height (1); ``None`` where nothing is readable."""
+        readable = self.sizes[self.sizes[:, 0] > 0][:, axis]
+        return (int(readable.min()), int(np.median(readable)), int(readable.max())) if len(readable) else None
+
+
+def examine(source: Images, workers: int | None = None) -> Examination:
+    """Decode every image of a split.
+
+    Args:
+        source: the split.
+        workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
+    """
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if len(source) >= FEW and cores > 1 else 0
+    loader: Any = DataLoader(_Examined(source), batch_size=BATCH, num_workers=workers, collate_fn=list)
+    items = Tracker((item for batch in loader for item in batch), len(source), f"checking {source.split}")
+    seen = Examination(np.zeros((len(source), 2), dtype=np.uint64), np.zeros((len(source), 2), dtype=np.int32))
+    for index, *found in items:
+        if len(found) == 1:
+            seen.unreadable[index] = found[0]
+            items.note(f"{len(seen.unreadable):,} unreadable")
+            continue
+        digest, seen.sizes[index], mode, image_format = found
+        seen.digests[index] = np.frombuffer(digest, dtype=np.uint64)
+        seen.modes[mode] += 1
+        seen.formats.update([image_format] if image_format else [])
+    return seen
+
+
+class _Examined(Dataset[tuple[Any, ...]]):
+    """Item -> (index, digest, size, mode, format), or (index, reason) of an image that cannot be decoded."""
+
+    def __init__(self, source: Images) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the decoders; what can be read is used
+                image = self.source.image(index)
+                pixels = to_channels(image, 3).tobytes()
+        except InputError as error:
+            return index, str(error)
+        digest = hashlib.sha256(str(image.size).encode())  # twice as quick as blake2b where the processor helps
+        digest.update(pixels)
+        return index, digest.digest()[:DIGEST], image.size, image.mode, image.format
+
+
+def same_images(digests: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the positions, ascending, of every digest that is there more than once; zero stands for none."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable
+    ordered = digests[order]
+    first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)][: len(ordered)]
+    starts = np.flatnonzero(first)
+    lengths = np.diff(np.r_[starts, len(ordered)])
+    repeated = np.flatnonzero((lengths > 1) & ordered[starts].any(axis=1))
+    groups = [order[starts[run] : starts[run] + lengths[run]] for run in repeated]
+    yield from sorted(groups, key=lambda group: int(group[0]))
+
+
+def locate(sources: Sequence[Source], position: int) -> tuple[Source, int]:
+    """Return source and index of a position in the sources one after the other."""
+    for source in sources:
+        if position < len(source):
+            return source, position
+        position -= len(source)
+    raise IndexError(position)

@@ -1,0 +1,178 @@
+"""Items that are loaded as they are needed, by worker processes or in this one, whatever they are."""
+
+from __future__ import annotations
+
+import signal
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from compactnets.data.batches import LoaderSettings, Named, TrainLoader
+from compactnets.data.order import epoch_order, local_share, mix_seed
+from compactnets.errors import InputError
+
+
+class Wanted(NamedTuple):
+    """A batch to load: images of an epoch, and the first one's place in its order."""
+
+    epoch: int
+    place: int
+    indices: list[int]
+
+
+class Loaded(NamedTuple):
+    """What became of it."""
+
+    items: Any  # what the data set joined: (B, C, S, S) uint8 of a classifier; None where the batch is incomplete
+    indices: Tensor  # (B,) int64, of the images that were loaded; empty where the batch is incomplete
+    replaced: int  # how many are not those that were wanted
+    failures: list[tuple[int, str]]  # images that could not be read, and why; the batch is incomplete if it may not be
+
+
+class BatchesOf(Dataset[Loaded]):
+    """Item ``Wanted`` -> ``Loaded``; an error is returned, because raising it would print the worker's traceback."""
+
+    def __init__(self, source: Named, settings: LoaderSettings) -> None:
+        self.source, self.seed = source, settings.seed
+        # unreadable images to pass over in a batch
+        self.max_failures = settings.max_skipped if settings.on_error == "skip" else 0
+
+    @abstractmethod
+    def load(self, epoch: int, index: int) -> Any:
+        """Load and change image ``index`` of the source.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+
+    @abstractmethod
+    def join(self, items: Sequence[Any]) -> Any:
+        """Make a batch of what :meth:`load` returned."""
+
+    def __getitem__(self, wanted: Wanted) -> Loaded:
+        items: list[Any] = []
+        indices: list[int] = []
+        failures: dict[int, str] = {}
+        for offset, index in enumerate(wanted.indices):
+            for candidate in self._candidates(wanted.epoch, wanted.place + offset, index):
+                if candidate in failures:
+                    continue
+                try:
+                    items.append(self.load(wanted.epoch, candidate))
+                except InputError as error:
+                    failures[candidate] = str(error)
+                    if len(failures) > self.max_failures:
+                        return Loaded(None, torch.empty(0), 0, list(failures.items()))
+                else:
+                    indices.append(candidate)
+                    break
+            else:
+                return Loaded(None, torch.empty(0), 0, list(failures.items()))
+        replaced = sum(found != index for found, index in zip(indices, wanted.indices, strict=True))
+        return Loaded(self.join(items), torch.tensor(indices), replaced, list(failures.items()))
+
+    def _candidates(self, epoch: int, place: int, index: int) -> Iterator[int]:
+        """Yield the image, then those after it in the epoch's order."""
+        yield index
+        order = epoch_order(len(self.source), self.seed, epoch)
+        for following in range(place + 1, place + len(order)):
+            yield int(order[following % len(order)])
+
+
+class _Plan(Sampler[Wanted]):
+    """The batches to load next; set before each pass."""
+
+    def __init__(self) -> None:
+        self.batches: Iterable[Wanted] = ()
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return iter(self.batches)
+
+
+class Pool:
+    """Torch's worker processes over :class:`BatchesOf`, kept from one pass to the next."""
+
+    def __init__(self, dataset: BatchesOf, settings: LoaderSettings, workers: int) -> None:
+        self._plan = _Plan()
+        self._loader: DataLoader[Any] | None = DataLoader(
+            dataset,
+            batch_size=None,  # an item is a batch
+            sampler=self._plan,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=settings.device.type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=_start_worker,
+            # of its own, because the workers' seeds would be drawn from the caller's
+            generator=torch.Generator().manual_seed(mix_seed(settings.seed, settings.rank)),
+        )
+
+    def load(self, batches: Iterable[Wanted]) -> Iterator[Loaded]:
+        """Yield what becomes of each batch, in order."""
+        assert self._loader is not None, "the loader was closed"
+        self._plan.batches = batches
+        return iter(self._loader)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._loader = None
+
+
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _start_worker(number: int) -> None:
+    """Leave Ctrl-C and a scheduler's SIGTERM, which reach the whole group of processes, to the training process.
+
+    It finishes its step and saves; torch would take a worker that ends before for a failure. Workers end when it tells
+    them to, or when it is gone. Torch has given each its own seed and one thread.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+class PooledLoader(TrainLoader):
+    """Batches of a data set through a :class:`Pool`."""
+
+    def __init__(self, source: Named, settings: LoaderSettings, dataset: BatchesOf, workers: int) -> None:
+        super().__init__(source, settings)
+        self._pool = Pool(dataset, settings, workers)
+
+    @abstractmethod
+    def finish(self, loaded: Loaded, epoch: int) -> Any:
+        """Copy a batch to the device, and do there what is done to a whole batch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        settings = self.settings
+        order = epoch_order(len(self.source), settings.seed, epoch)
+        batches = (
+            Wanted(
+                epoch,
+                step * self.batch_size + settings.rank * settings.share,
+                local_share(order, self.batch_size, step, settings.rank, settings.world_size).tolist(),
+            )
+            for step in range(start, self.steps)
+        )
+        for loaded in self._pool.load(batches):
+            self._report(loaded.failures)
+            if len(loaded.indices) < settings.share:
+                raise InputError(f"{self.source.spec}: no training image can be read, {loaded.failures[-1][1]}")
+            self.skipped += loaded.replaced
+            yield self.finish(loaded, epoch)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def share_in_order(length: int, settings: LoaderSettings) -> list[Wanted]:
+    """Return the batches of this process's part of ``range(length)``, in order; the last is short."""
+    first, last = (length * rank // settings.world_size for rank in (settings.rank, settings.rank + 1))
+    return [
+        Wanted(0, start, list(range(start, min(start + settings.batch_size, last))))
+        for start in range(first, last, settings.batch_size)
+    ]

@@ -1,0 +1,160 @@
+"""Checkpoints of detectors: safetensors with a record that says how to build the detector again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from compactnets.console import say
+from compactnets.detection.backbone import create_backbone
+from compactnets.detection.detectors import build_faster_rcnn, build_ssd
+from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
+from compactnets.errors import InputError
+from compactnets.models.legacy import load_legacy
+from compactnets.training.checkpoint import load_weights, parse_record, read_record, read_tensors, record_path, task_of
+
+Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
+
+
+class DetectorRecord(BaseModel):
+    """What the JSON file beside the weights of a detector holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    task: Literal["detection"] = "detection"
+    detector: Literal["faster_rcnn", "ssd"]
+    model: str = Field(description="the backbone: a network of compactnets or of timm")
+    arguments: dict[str, Any] = Field(description="of the backbone")
+    faster_rcnn: FasterRCNNSettings | None = Field(None, description="where it is one")
+    ssd: SSDSettings | None = Field(None, description="where it is one")
+    frozen_batchnorm: bool = Field(description="of the backbone")
+    class_names: list[str] = Field(description="in the order of the labels, without the background")
+    source: str = Field(description="where the weights come from")
+    license: str = Field(description="licence of the weights, as far as it is known")
+    training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+def is_detector(path: Path) -> bool:
+    """Whether the record beside a checkpoint says that it is a detector."""
+    return task_of(path) == "detection"
+
+
+def read_detector_record(path: Path) -> DetectorRecord:
+    """Read the record beside a detector's checkpoint.
+
+    Raises:
+        InputError: no checkpoint, no record, or the record of a classifier.
+    """
+    if path.is_file() and record_path(path).is_file() and not is_detector(path):
+        read_record(path)  # what is wrong with it otherwise
+        raise InputError(f"{path} is a classifier: 'compactnets eval' and 'predict' take it, and 'detect train --init'")
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    record = record_path(path)
+    if path.suffix != ".safetensors" or not record.is_file():
+        raise InputError(f"{path} is not a detector's checkpoint: expected FILE.safetensors with FILE.json beside it")
+    return parse_record(record, DetectorRecord, "the record of a detector")
+
+
+def build_detector(record: DetectorRecord, model: nn.Module) -> Detector:
+    """Build the detector of a record on its backbone."""
+    name, classes, frozen = record.model, len(record.class_names), record.frozen_batchnorm
+    if record.detector == "ssd":
+        return build_ssd(model, name, classes, record.ssd or SSDSettings(), frozen_batchnorm=frozen)
+    return build_faster_rcnn(model, name, classes, record.faster_rcnn or FasterRCNNSettings(), frozen_batchnorm=frozen)
+
+
+def load_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
+    """Build the detector of a checkpoint, in evaluation mode, and return it with its record.
+
+    Raises:
+        InputError: a file or record that cannot be read, or weights that do not fit.
+    """
+    path = Path(path)
+    record = read_detector_record(path)
+    arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
+    detector = build_detector(record, create_backbone(record.model, arguments))
+    weights = _without_counters(read_tensors(path), detector)
+    load_weights(detector, weights, f"{record.detector} on {record.model}", path)
+    return detector.to(device).eval(), record
+
+
+def first_detector(
+    recipe: DetectionRecipe, class_names: list[str], init: Path | None
+) -> tuple[Detector, DetectorRecord]:
+    """Build the detector that a run begins with, and the record that its checkpoints get.
+
+    Args:
+        init: a classifier of this package or of the MENet repository (``.pth.tar``) for the backbone, or a detector,
+            whose predictors are replaced where the classes differ.
+
+    Raises:
+        InputError: a network that does not exist or cannot be a backbone, or a checkpoint of another one.
+    """
+    torch.manual_seed(recipe.seed)
+    record = DetectorRecord(
+        detector=recipe.detector,
+        model=recipe.model,
+        arguments=dict(recipe.model_arguments),
+        faster_rcnn=recipe.faster_rcnn if recipe.detector == "faster_rcnn" else None,
+        ssd=recipe.ssd if recipe.detector == "ssd" else None,
+        frozen_batchnorm=recipe.frozen_batchnorm,
+        class_names=class_names,
+        source="trained by compactnets",
+        license="that of whoever trained it",
+    )
+    if init is not None and is_detector(init):
+        return _from_detector(recipe, record, init), record
+    if init is None:
+        if recipe.frozen_batchnorm and not recipe.model_arguments.get("pretrained"):
+            say("frozen_batchnorm is off: the backbone's weights are fresh, and so are its statistics")
+            record = record.model_copy(update={"frozen_batchnorm": False})
+        return build_detector(record, create_backbone(recipe.model, recipe.model_arguments)), record
+    return build_detector(record, _classifier(recipe, init)), record
+
+
+def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
+    """Return the backbone with the weights of a classifier; its own number of classes, since the head goes anyway."""
+    if init.suffix == ".safetensors":
+        found = read_record(init)
+        if found.model != recipe.model:
+            raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")
+        if found.int8 is not None:
+            raise InputError(f"{init} was trained for int8: expected a float checkpoint, such as {found.int8.init}")
+        weights: Mapping[str, Tensor] = read_tensors(init)
+        arguments = {**found.arguments, **recipe.model_arguments}
+    else:
+        weights, arguments = load_legacy(init), {"num_classes": 1000, **recipe.model_arguments}
+    model = create_backbone(recipe.model, arguments)
+    load_weights(model, weights, recipe.model, init)
+    return model
+
+
+def _from_detector(recipe: DetectionRecipe, record: DetectorRecord, init: Path) -> Detector:
+    found = read_detector_record(init)
+    for key in ("detector", "model"):
+        if getattr(found, key) != getattr(recipe, key):
+            raise InputError(f"{init} has {key} = {getattr(found, key)}, the recipe has {getattr(recipe, key)}")
+    detector = build_detector(record, create_backbone(recipe.model, recipe.model_arguments))
+    weights, fresh = _without_counters(read_tensors(init), detector), detector.state_dict()
+    if found.class_names != record.class_names:
+        # of both detectors: what gives scores and boxes of each class
+        parts = ("roi_heads.box_predictor.", "head.classification_head.")
+        replaced = [key for key in fresh if key.startswith(parts)]
+        say(f"predictors replaced: {init} has {len(found.class_names)} classes, the data {len(record.class_names)}")
+        weights |= {key: fresh[key] for key in replaced}
+    load_weights(detector, weights, f"{recipe.detector} on {recipe.model}", init)
+    return detector
+
+
+def _without_counters(weights: Mapping[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
+    """Leave out the counters of batch normalisation where it is frozen and has none."""
+    expected = detector.state_dict()
+    return {key: value for key, value in weights.items() if key in expected or not key.endswith("num_batches_tracked")}

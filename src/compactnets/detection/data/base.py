@@ -1,0 +1,203 @@
+"""What every source of images with boxes gives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+from PIL import Image
+
+from compactnets.data.base import MissingSplitError, shorten
+from compactnets.data.images import read_image
+from compactnets.detection.data.table import ObjectTable
+from compactnets.detection.objects import Objects
+from compactnets.errors import InputError, did_you_mean
+
+ORDER = ("train", "val", "valid", "validation", "test", "trainval")  # in which splits are listed
+VAL_NAMES = ("val", "valid", "validation")
+YEAR = r"(19|20)\d\d"  # train2017
+
+
+class DetectionSource(ABC):
+    """One split of a set of images with boxes. Annotations are read at opening, images when asked for.
+
+    Attributes:
+        kind: the layout (``"voc"``, ``"coco"``).
+        spec: what the user named the source by.
+        split: name of the split, as the source has it (``"train"``, ``"trainval"``, ``"train2017"``, …).
+        class_names: name of every class, in the order of the labels.
+        root: folder of the tree; at ``spec``, or below it.
+        names: path of every image, relative to ``root``.
+        table: the objects of all images.
+        extras: what the annotations hold beyond that (masks, poses, …) and nothing here reads.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        spec: str,
+        split: str,
+        class_names: Sequence[str],
+        root: Path,
+        names: list[str],
+        table: ObjectTable,
+        extras: Iterable[str] = (),
+    ) -> None:
+        assert len(names) == len(table)
+        self.spec = spec
+        self.split = split
+        self.class_names = tuple(class_names)
+        self.root = root
+        self.names = names
+        self.table = table
+        self.extras = tuple(sorted(extras))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.spec!r}, {self.split!r}): {len(self):,} images with "
+            f"{len(self.table.labels):,} objects of {len(self.class_names):,} classes"
+        )
+
+    def image(self, index: int) -> Image.Image:
+        """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, of any mode and size.
+
+        Raises:
+            InputError: it is missing or cannot be read; the message has its path.
+        """
+        return read_image(self.root / self.names[index])
+
+    def objects(self, index: int) -> Objects:
+        """Return the objects of image ``index`` as the annotation has them, good or bad.
+
+        Nothing is clipped or left out (:func:`compactnets.detection.data.usable` does that); the label of a class that
+        is not among ``class_names`` is -1.
+        """
+        return self.table.objects(index)
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Return width and height of image ``index`` as the annotation says, ``None`` where it does not."""
+        width, height = self.table.sizes[index].tolist()
+        return (width, height) if width > 0 and height > 0 else None
+
+    def name(self, index: int) -> str:
+        """Return the path of image ``index`` in the source, for reports."""
+        return self.names[index]
+
+    @abstractmethod
+    def annotation(self, index: int) -> str:
+        """Return the path of the file that annotates image ``index``."""
+
+    def class_name(self, index: int, number: int) -> str:
+        """Return the class of object ``number`` (from 0) of image ``index``: known or not, as the annotation says."""
+        row = int(self.table.offsets[index]) + number
+        label = int(self.table.labels[row])
+        return self.class_names[label] if label >= 0 else self.table.unknown[row]
+
+    def written_box(self, index: int, number: int) -> str:
+        """Return the box of object ``number`` (from 0) of image ``index`` in the terms of the annotation file."""
+        return self._write_box(*self.table.boxes[int(self.table.offsets[index]) + number].tolist())
+
+    def _write_box(self, left: float, top: float, right: float, bottom: float) -> str:
+        return f"left {tidy(left)}, top {tidy(top)}, right {tidy(right)}, bottom {tidy(bottom)}"
+
+    def fingerprint(self) -> str:
+        """Return a digest of layout, split, count, class names and all objects in order, without decoding an image.
+
+        The place of the data and the names of the files are not part of it, so that they may be moved.
+        """
+        record = [self.kind, self.split, len(self), self.class_names]
+        digest = hashlib.sha256(json.dumps(record).encode())
+        for array in self.table.arrays():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+class DetectionTree(ABC):
+    """A folder that holds one or more splits.
+
+    Attributes:
+        root: the folder.
+        spec: what the user named it by.
+        splits: names of the splits.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, root: Path, spec: str, splits: Iterable[str]) -> None:
+        self.root = root
+        self.spec = spec
+        self.splits = tuple(sorted(splits, key=_place))
+
+    @abstractmethod
+    def open(self, split: str, class_names: Sequence[str] | None = None) -> DetectionSource:
+        """Open the split of exactly this name; ``class_names`` instead of those that the tree has.
+
+        Raises:
+            InputError: an annotation cannot be used.
+        """
+
+    def find(self, split: str) -> str:
+        """Return the name by which the tree has ``split``.
+
+        ``train`` finds ``train2017`` where there is no other year, ``val`` also ``valid`` and ``validation``.
+
+        Raises:
+            MissingSplitError: no such split; the message has those that exist.
+            InputError: more than one year.
+        """
+        for name in VAL_NAMES if split == "val" else (split,):
+            if name in self.splits:
+                return name
+            years = [known for known in self.splits if re.fullmatch(re.escape(name) + YEAR, known)]
+            if len(years) > 1:
+                raise InputError(f"{self.spec} has {' and '.join(years)}: say which instead of {split!r}")
+            if years:
+                return years[0]
+        raise MissingSplitError(
+            f"{self.spec} has no split {split!r}: found {shorten(self.splits, 10)} in {self.root}"
+            f"{did_you_mean(split, self.splits)}"
+        )
+
+
+def tidy(value: float) -> int | float:
+    """Return a coordinate as a file should have it: an integer where it is one, else to six decimals.
+
+    Differences of float64 are off by 1e-12 pixels; six decimals give back what a file had.
+    """
+    rounded = round(value, 6)
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a caller gave.
+
+    Raises:
+        InputError: none, or one of them twice.
+    """
+    names = tuple(class_names)
+    if not names:
+        raise InputError("class_names is empty: expected the name of every class")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"class_names must be different from each other, found twice: {shorten(twice)}")
+    return names
+
+
+def check_inside(name: str, what: str) -> None:
+    """Raise :class:`InputError` where a path that a file gives leads out of the folder that it is meant for."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise InputError(f"{what} must be a path within the folder of the images, found {name!r}")
+
+
+def _place(split: str) -> tuple[int, str]:
+    plain = re.sub(YEAR + "$", "", split)
+    return (ORDER.index(plain) if plain in ORDER else len(ORDER), split)

@@ -1,0 +1,186 @@
+"""A look at every image and every box of a source before a run meets them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from compactnets.data.base import shorten
+from compactnets.data.examination import Examination, examine, locate, same_images
+from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
+from compactnets.detection.data.opening import open_detection, open_splits
+from compactnets.detection.data.problems import Problem, find_problems
+from compactnets.detection.data.report import DetectionReport, DetectionSummary, FoundImage
+from compactnets.detection.data.table import box_areas, box_sides
+
+THIN = 1  # pixels; a box with a side no longer than that is rather a click
+ALL = "both"  # as the check of images with labels calls its splits
+
+
+def check_detection(
+    spec: str,
+    split: str = ALL,
+    *,
+    workers: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> DetectionReport:
+    """Decode every image of a source (:func:`open_detection`), look at every box, and compare all images with all.
+
+    Memory: about 100 bytes for each image and each object, and the images being decoded.
+
+    Args:
+        spec: path of the folder.
+        split: one split; ``"both"``: all there are. A ``trainval`` that the others make up is not decoded again.
+        workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
+        class_names: the classes, instead of those that the annotations name.
+
+    Raises:
+        InputError: the source cannot be opened, or has no such split.
+    """
+    if split == ALL:
+        return check_sources(open_splits(spec, class_names=class_names), workers=workers)
+    return check_sources([open_detection(spec, split, class_names=class_names)], workers=workers)
+
+
+def check_sources(sources: Sequence[DetectionSource], *, workers: int | None = None) -> DetectionReport:
+    """Check splits of one source that are open already; see :func:`check_detection`."""
+    start = time.perf_counter()
+    report = DetectionReport(sources[0].spec, sources[0].kind, {})
+    examined, repeats = _without_repeats(sources)
+    seen = [examine(source, workers) for source in examined]
+    for source, examination in zip(examined, seen, strict=True):
+        _summarize(source, examination, report)
+        _look_at_boxes(source, examination, report)
+    _compare(examined, [examination.digests for examination in seen], report)
+    report.notes.extend(
+        f"{source.split}: {len(source):,} images, all of them in {' and '.join(others)} and not looked at again"
+        for source, others in repeats
+    )
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def role_of(split: str, splits: Iterable[str]) -> str | None:
+    """Return what a split is for, ``"train"``, ``"val"`` or ``"test"``: those of two roles should share no image.
+
+    ``trainval`` is for training where neither ``train`` nor ``val`` exists, and otherwise has no role, as it overlaps
+    with them on purpose; neither has a split of any other name.
+    """
+    plain = re.sub(f"{YEAR}$", "", split)
+    if plain == "trainval":
+        return None if any(role_of(other, ()) in ("train", "val") for other in splits if other != split) else "train"
+    return {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}.get(plain)
+
+
+def _without_repeats(
+    sources: Sequence[DetectionSource],
+) -> tuple[list[DetectionSource], list[tuple[DetectionSource, list[str]]]]:
+    """Return the splits to be looked at, and those without a role whose images are all in these, with where."""
+    splits = [source.split for source in sources]
+    examined = [source for source in sources if role_of(source.split, splits)]
+    places = {source.split: set(source.names) for source in examined}
+    repeats = []
+    for source in sources:
+        if source in examined:
+            continue
+        names = set(source.names)
+        if names <= set[str]().union(*places.values()):
+            repeats.append((source, [split for split, images in places.items() if images & names]))
+        else:
+            examined.append(source)
+    return examined, repeats
+
+
+def _summarize(source: DetectionSource, seen: Examination, report: DetectionReport) -> None:
+    table = source.table
+    report.unreadable.extend(_found(source, index, reason) for index, reason in seen.unreadable.items())
+    counts = np.bincount(table.labels[table.labels >= 0], minlength=len(source.class_names)).tolist()
+    classes = dict(zip(source.class_names, counts, strict=True))
+    empty = int((np.diff(table.offsets) == 0).sum())
+    areas = box_areas(table.boxes)
+    sizes = np.sqrt(areas[(areas > 0) & np.isfinite(areas)])
+    report.splits[source.split] = DetectionSummary(
+        images=len(source),
+        unreadable=len(seen.unreadable),
+        empty=empty,
+        objects=len(table.labels),
+        difficult=int(table.difficult.sum()),
+        crowd=int(table.crowd.sum()),
+        classes=classes,
+        box_sizes=(float(sizes.min()), float(np.median(sizes)), float(sizes.max())) if len(sizes) else None,
+        widths=seen.spread(0),
+        heights=seen.spread(1),
+        modes=dict(seen.modes.most_common()),
+        formats=dict(seen.formats.most_common()),
+    )
+    if empty:
+        report.notes.append(f"{source.split}: {empty:,} of {len(source):,} images have no object")
+    if absent := [name for name, count in classes.items() if not count]:
+        report.notes.append(f"{source.split}: {len(absent):,} classes have no object: {shorten(absent)}")
+
+
+def _look_at_boxes(source: DetectionSource, seen: Examination, report: DetectionReport) -> None:
+    problems: list[Problem] = []
+    repeated: list[str] = []
+    thin: list[str] = []
+    for index in range(len(source)):
+        stated = source.size(index)
+        width, height = seen.sizes[index].tolist()
+        if not width and stated:  # where the image cannot be read, its annotation is what is left
+            width, height = stated
+        if width:
+            problems += find_problems(source, index, width, height)
+        rows = source.table.rows(index)
+        objects = np.column_stack([source.table.labels[rows], source.table.boxes[rows]])
+        sides = box_sides(source.table.boxes[rows])
+        for number in np.flatnonzero((sides > 0).all(axis=1) & (sides <= THIN).any(axis=1)).tolist():
+            what = f"{source.class_name(index, number)}; {source.written_box(index, number)}"
+            thin.append(f"{source.name(index)}, object {number + 1} ({what})")
+        if extra := len(objects) - len(np.unique(objects, axis=0)):
+            repeated.append(f"{source.name(index)} ({extra})")
+    report.boxes[source.split] = [problem for problem in problems if not problem.is_note]
+    report.remarks[source.split] = remarks = [problem for problem in problems if problem.is_note]
+    cut = [problem for problem in remarks if problem.kind == "partly outside"]
+    sizes = [problem for problem in remarks if problem.kind == "size differs"]
+    for found, what in (
+        (cut, "boxes reach over the edge of their image and will be cut off there"),
+        (sizes, "images have another size than their annotation says"),
+    ):
+        if found:
+            report.notes.append(f"{source.split}: {len(found):,} {what}; the first: {found[0]}")
+    if thin:
+        report.notes.append(
+            f"{source.split}: {len(thin):,} boxes are no more than a pixel wide or high: {shorten(thin, 3)}"
+        )
+    if repeated:
+        what = "images have the same box of the same class twice"
+        report.notes.append(f"{source.split}: {len(repeated):,} {what}: {shorten(repeated, 3)}")
+
+
+def _compare(sources: Sequence[DetectionSource], digests: Sequence[np.ndarray], report: DetectionReport) -> None:
+    """Add to the report which images are the same."""
+    roles = {source.split: role_of(source.split, [other.split for other in sources]) for source in sources}
+    copies: Counter[str] = Counter()
+    for group in same_images(np.concatenate(digests)):
+        places = [locate(sources, int(position)) for position in group]
+        found = [_found(source, index) for source, index in places]
+        different = len({source.table.content(index) for source, index in places}) > 1
+        leaked = len({roles[source.split] for source, _ in places} - {None}) > 1
+        if different:
+            report.conflicts.append(found)
+        if leaked:
+            report.leaks.append(found)
+        if not different:
+            copies.update(
+                {split: number - 1 for split, number in Counter(image.split for image in found).items() if number > 1}
+            )
+    for split, number in copies.items():
+        report.notes.append(f"{split}: {number:,} images are copies of another with the same boxes")
+
+
+def _found(source: DetectionSource, index: int, reason: str = "") -> FoundImage:
+    return FoundImage(source.split, index, source.name(index), reason)

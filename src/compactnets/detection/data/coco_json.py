@@ -1,0 +1,196 @@
+"""One file of COCO's object instances.
+
+The format is that of https://cocodataset.org/#format-data: ``images``, ``annotations`` with ``bbox`` [x, y, width,
+height], ``categories``. Masks and key points are dropped while the file is read, so that it needs little memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from compactnets.data.base import shorten
+from compactnets.detection.data.base import check_inside
+from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
+from compactnets.errors import InputError
+
+PARTS = ("images", "annotations", "categories")
+UNREAD = {"segmentation": "masks", "keypoints": "keypoints"}
+
+
+class CocoContents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        image_ids: id of every image, in the order of the file.
+        file_names: as the file has them, relative to the folder of the images.
+        class_names: of the labels.
+        table: the objects.
+        extras: what there is beyond that.
+    """
+
+    image_ids: list[int | str]
+    file_names: list[str]
+    class_names: tuple[str, ...]
+    table: ObjectTable
+    extras: set[str]
+
+
+def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoContents:
+    """Read a file.
+
+    Args:
+        path: the file.
+        class_names: the classes; ``None``: the categories in the order of their ids.
+
+    Raises:
+        InputError: it is not JSON, a part or a field is missing, or an annotation has no image; the message has the
+            path and the id.
+    """
+    extras: set[str] = set()
+    try:
+        document = _parse(path, extras)
+        image_ids, file_names, sizes = _read_images(document["images"])
+        categories = _read_categories(document["categories"])
+        annotations = document["annotations"]
+        try:
+            columns = _columns(annotations, {key: position for position, key in enumerate(image_ids)})
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            _find_fault(annotations, set(image_ids))
+            raise  # a fault that is not the file's
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    positions, category_ids, boxes, crowd, difficult, areas = columns
+    order = np.argsort(positions, kind="stable")
+    names = [categories.get(category_ids[row], f"category {category_ids[row]}") for row in order.tolist()]
+    classes = tuple(categories.values()) if class_names is None else class_names
+    labels, unknown = label_names(names, classes)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later, and named
+        boxes[:, 2:] += boxes[:, :2]
+    table = ObjectTable(
+        offsets_of(np.bincount(positions, minlength=len(image_ids))),
+        boxes[order],
+        labels,
+        difficult[order],
+        crowd[order],
+        np.where(np.isnan(areas), box_areas(boxes), areas)[order],
+        sizes,
+        unknown,
+    )
+    return CocoContents(image_ids, file_names, classes, table, extras)
+
+
+def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
+    def drop(record: dict[str, Any]) -> dict[str, Any]:
+        for key, what in UNREAD.items():
+            if record.pop(key, None):
+                extras.add(what)
+        return record
+
+    try:
+        document = json.loads(path.read_bytes(), object_hook=drop)
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # of JSON or UTF-8; of brackets without end
+        raise InputError(f"it is not JSON: {error}") from None
+    missing = [part for part in PARTS if not isinstance(document, dict) or not isinstance(document.get(part), list)]
+    if missing:
+        hint = "; a test set published without boxes cannot be used" if missing == ["annotations"] else ""
+        raise InputError(
+            f"expected COCO's object instances, an object with the lists {', '.join(PARTS)}, found no "
+            f"{' and no '.join(missing)}{hint}"
+        )
+    return dict(document)
+
+
+def _read_images(records: list[Any]) -> tuple[list[int | str], list[str], np.ndarray]:
+    if not records:
+        raise InputError("its list of images is empty")
+    ids: dict[int | str, None] = {}
+    names, sizes = [], []
+    for position, record in enumerate(records):
+        where = f"images[{position}]"
+        key, name = _field(record, "id", (int, str), where), _field(record, "file_name", (str,), where)
+        if key in ids:
+            raise InputError(f"{where}: the id {key!r} is that of another image too")
+        check_inside(name, f"{where}: file_name")
+        size = record.get("width") or 0, record.get("height") or 0
+        if not all(isinstance(side, int) and 0 <= side < 2**31 for side in size):
+            raise InputError(f"{where}: width and height must be whole numbers, found {_short(size)}")
+        ids[key] = None
+        names.append(name)
+        sizes.append(size)
+    return list(ids), names, np.array(sizes, dtype=np.int64)
+
+
+def _read_categories(records: list[Any]) -> dict[int, str]:
+    """Return the names by id, in the order of the ids."""
+    if not records:
+        raise InputError("its list of categories is empty")
+    names: dict[int, str] = {}
+    for position, record in enumerate(records):
+        where = f"categories[{position}]"
+        key, name = _field(record, "id", (int,), where), _field(record, "name", (str,), where)
+        if key in names or name in names.values():
+            raise InputError(f"{where}: id {key!r} and name {name!r} must be those of one category alone")
+        names[key] = name
+    return dict(sorted(names.items()))
+
+
+def _columns(annotations: list[Any], positions: dict[int | str, int]) -> tuple[Any, ...]:
+    """Return place of the image, category id, (x, y, width, height), crowd, difficult and area of every annotation."""
+    boxes = np.array([record["bbox"] for record in annotations], dtype=np.float64)
+    category_ids = [record["category_id"] for record in annotations]
+    if boxes.shape[1:] != (4,) * bool(annotations) or not all(isinstance(key, int) for key in category_ids):
+        raise ValueError
+    # "ignore" is how converters write VOC's difficult objects; pycocotools overwrites it, others keep it
+    difficult = [bool(record.get("ignore") or record.get("difficult")) for record in annotations]
+    return (
+        np.array([positions[record["image_id"]] for record in annotations], dtype=np.int64),
+        category_ids,
+        boxes.reshape(-1, 4),
+        np.array([bool(record.get("iscrowd")) for record in annotations], dtype=bool),
+        np.array(difficult, dtype=bool),
+        np.array([record.get("area", math.nan) for record in annotations], dtype=np.float64),
+    )
+
+
+def _find_fault(annotations: list[Any], image_ids: set[int | str]) -> None:
+    """Raise :class:`InputError` that says which annotation cannot be used."""
+    strangers = []
+    for position, record in enumerate(annotations):
+        where = f"annotations[{position}]"
+        key = _field(record, "image_id", (int, str), where)
+        if isinstance(record.get("id"), int | str):
+            where += f" (id {record['id']})"
+        if key not in image_ids:
+            strangers.append(f"{where} of image {key!r}")
+        _field(record, "category_id", (int,), where)
+        box = _field(record, "bbox", (list,), where)
+        if len(box) != 4 or not all(_is_number(value) for value in box):
+            raise InputError(f"{where}: bbox must be the four numbers x, y, width, height, found {_short(box)}")
+        if "area" in record and not _is_number(record["area"]):
+            raise InputError(f"{where}: area must be a number, found {_short(record['area'])}")
+    if strangers:
+        raise InputError(f"the list of images lacks those of {len(strangers):,} annotations: {shorten(strangers, 3)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
+
+
+def _field(record: Any, key: str, types: tuple[type, ...], where: str) -> Any:
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, types) or value == "":
+        expected = " or ".join({int: "an integer", str: "a text", list: "a list"}[kind] for kind in types)
+        raise InputError(f"{where}: {key} must be {expected}, found {_short(value)}")
+    return value
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text: str = json.dumps(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,221 @@
+"""A source of images with boxes in the other format."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from compactnets.console import Tracker
+from compactnets.data.base import describe, shorten
+from compactnets.detection.data import voc
+from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.data.opening import open_splits
+from compactnets.detection.data.table import box_areas
+from compactnets.detection.data.writers import write_coco, write_voc
+from compactnets.errors import InputError, did_you_mean
+
+Format = Literal["voc", "coco"]
+IMAGES = {"voc": voc.IMAGES, "coco": "images"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        output: the folder.
+        format: ``"voc"`` or ``"coco"``.
+        splits: name -> number of images.
+        images: number of image files; splits may share them.
+        objects: number of their objects.
+        losses: what the format cannot express, or was changed for it, a line each.
+    """
+
+    output: str
+    format: str
+    splits: dict[str, int]
+    images: int
+    objects: int
+    losses: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def convert(spec: str, to: Format, output: Path, *, link: bool = False) -> Conversion:
+    """Write every split of a source as a Pascal VOC tree or in COCO's format.
+
+    COCO's files are ``annotations/instances_SPLIT.json`` beside one folder ``images/``, so that splits that share an
+    image share its file. The folder appears whole or not at all.
+
+    Args:
+        spec: the source (:func:`open_detection`).
+        to: ``"voc"`` or ``"coco"``.
+        output: folder to write; it must be empty or not there.
+        link: hard links instead of copies of the images.
+
+    Raises:
+        InputError: the source cannot be opened or has objects without a class or with boxes that are no numbers; an
+            image is missing; the folder holds something or cannot be written.
+    """
+    if to not in get_args(Format):
+        raise InputError(f"to must be voc or coco, found {to!r}{did_you_mean(to, get_args(Format))}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        holds = f"in it {describe(output)} (and hidden files, if any)" if output.is_dir() else "a file"
+        raise InputError(f"{output} must be an empty folder or not be there: found {holds}")
+    sources = open_splits(spec)
+    for source in sources:
+        _check_objects(source)
+    _check_images(sources)
+    if to == "voc":
+        _check_for_voc(sources)
+    file_names = _name_files(sources)
+    losses = _losses(sources, to, file_names)
+    partial = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.partial")
+    try:
+        images = partial / IMAGES[to]
+        images.mkdir(parents=True)
+        (write_voc if to == "voc" else write_coco)(partial, sources, file_names)
+        for name in Tracker(file_names, len(file_names), "linking images" if link else "copying images"):
+            _place(sources[0].root / name, images / file_names[name], link)
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Conversion(
+        str(output),
+        to,
+        {source.split: len(source) for source in sources},
+        len(file_names),
+        _count_objects(sources),
+        losses,
+    )
+
+
+def _check_objects(source: DetectionSource) -> None:
+    table = source.table
+    for rows, what in (
+        (table.labels < 0, "a class that is not among those of the source"),
+        (~np.isfinite(table.boxes).all(axis=1), "a box that is not of finite numbers"),
+    ):
+        if rows.any():
+            row = int(rows.argmax())
+            index = int(np.searchsorted(table.offsets, row, side="right")) - 1
+            number = row - int(table.offsets[index])
+            raise InputError(
+                f"{source.annotation(index)}: {source.name(index)}, object {number + 1} "
+                f"({source.class_name(index, number)}; {source.written_box(index, number)}) has {what}: correct it "
+                f"before conversion (compactnets data check lists all)"
+            )
+
+
+def _check_images(sources: Sequence[DetectionSource]) -> None:
+    for source in sources:
+        if len(set(source.names)) < len(source):
+            name = next(name for name in source.names if source.names.count(name) > 1)
+            raise InputError(f"{source.annotation(0)}: {name} must be one image of {source.split}, found it twice")
+
+
+def _check_for_voc(sources: Sequence[DetectionSource]) -> None:
+    """Raise :class:`InputError` where splits contradict each other, or a class cannot be named in XML."""
+    for name in sources[0].class_names:
+        if not name.isprintable() or name != name.strip():
+            raise InputError(f"{sources[0].annotation(0)}: XML cannot hold the class name {name!r}: change it first")
+    contents: dict[str, bytes] = {}
+    for source in sources:
+        for index, name in enumerate(source.names):
+            content = source.table.content(index)
+            if contents.setdefault(name, content) != content:
+                raise InputError(
+                    f"{source.annotation(index)}: {name} has other boxes in {source.split} than in a split before it; "
+                    f"Pascal VOC has one annotation for an image"
+                )
+
+
+def _name_files(sources: Sequence[DetectionSource]) -> dict[str, str]:
+    """Return path in the source -> name of the file written, for every image once.
+
+    Folders are left out of the names, and no two have the same stem, as Pascal VOC needs it, nor do they on file
+    systems that know no capitals.
+    """
+    chosen: dict[str, str] = {}
+    taken: set[str] = set()
+    for source in sources:
+        for name in source.names:
+            if name in chosen:
+                continue
+            path = PurePosixPath(name)
+            stem = re.sub(r"[\s\x00-\x1f]+", "_", path.stem)  # a list has a name per line
+            candidates = (f"{source.split}_{stem}", *(f"{source.split}_{stem}_{number}" for number in range(2, 1000)))
+            free = next((one for one in (stem, *candidates) if one.casefold() not in taken), None)
+            if free is None:
+                raise InputError(f"{source.spec}: more than 1,000 images are called {stem}")
+            taken.add(free.casefold())
+            chosen[name] = free + path.suffix
+    return chosen
+
+
+def _count_objects(sources: Sequence[DetectionSource]) -> int:
+    """Count the objects of every image once, whichever splits share it."""
+    counts: dict[str, int] = {}
+    for source in sources:
+        counts.update(zip(source.names, np.diff(source.table.offsets).tolist(), strict=True))
+    return sum(counts.values())
+
+
+def _losses(sources: Sequence[DetectionSource], to: Format, file_names: dict[str, str]) -> list[str]:
+    """Say what the new format does not hold, or holds otherwise."""
+    losses = []
+    if renamed := [f"{old} as {new}" for old, new in file_names.items() if PurePosixPath(old).name != new]:
+        losses.append(f"{len(renamed):,} images have new names: {shorten(renamed, 3)}")
+    if extras := sorted({what for source in sources for what in source.extras}):
+        losses.append(f"left out: {', '.join(extras)}")
+    tables = [source.table for source in sources]
+    if to == "coco":
+        if difficult := sum(int(table.difficult.sum()) for table in tables):
+            losses.append(
+                f'{difficult:,} difficult objects have "ignore": 1, which pycocotools does not heed: it counts them'
+            )
+        return losses
+    if crowd := sum(int(table.crowd.sum()) for table in tables):
+        losses.append(f"{crowd:,} crowd boxes are written as difficult: Pascal VOC has no crowds")
+    boxes = np.concatenate([table.boxes for table in tables])
+    areas = np.concatenate([table.areas for table in tables])
+    if masks := int((~np.isclose(areas, box_areas(boxes), rtol=1e-5)).sum()):
+        losses.append(f"{masks:,} areas are those of masks and left out: Pascal VOC has the areas of boxes only")
+    if broken := int((np.round(boxes) != np.round(boxes, 6)).any(axis=1).sum()):
+        losses.append(
+            f"{broken:,} boxes have fractions of pixels and are written as decimals, which some readers refuse"
+        )
+    present = {sources[0].class_names[label] for table in tables for label in np.unique(table.labels)}
+    if voc.order_classes(present) != sources[0].class_names:
+        losses.append(
+            "Pascal VOC has no list of classes: read again, they are those of the objects, by name, or VOC's twenty "
+            f"(here they were {shorten(sources[0].class_names)})"
+        )
+    return losses
+
+
+def _place(image: Path, target: Path, link: bool) -> None:
+    try:
+        if link:
+            os.link(image.resolve(), target)  # a hard link to a symbolic link would be one too
+        else:
+            shutil.copyfile(image, target)
+    except FileNotFoundError:
+        raise InputError(f"no image at {image}: compactnets data check lists all that are missing") from None
+    except OSError as error:
+        hint = "; leave --link out to copy" if link else ""
+        raise InputError(
+            f"{image} cannot be {'linked' if link else 'copied'}: {error.strerror or error}{hint}"
+        ) from None

@@ -1,0 +1,147 @@
+"""Objects that a detector cannot be trained on or measured with, each named, and those that it can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.data.table import box_sides
+from compactnets.detection.objects import Objects
+from compactnets.errors import InputError
+
+BadKind = Literal["not finite", "degenerate", "outside", "unknown label"]
+NoteKind = Literal["partly outside", "size differs"]
+OnBad = Literal["raise", "drop"]
+NOTES = get_args(NoteKind)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, or worth a note, with an object or its image.
+
+    Attributes:
+        kind: what it is; those of ``NOTES`` are no reason to leave an object out.
+        annotation: path of the file of annotations.
+        image: path of the image in the source.
+        number: the object, from 1 in the order of the annotation; 0 where it is the image.
+        class_name: its class, as the annotation names it.
+        box: its box in the terms of the annotation.
+        detail: the kind in words, with the numbers.
+    """
+
+    kind: BadKind | NoteKind
+    annotation: str
+    image: str
+    number: int
+    class_name: str
+    box: str
+    detail: str
+
+    @property
+    def is_note(self) -> bool:
+        """Whether the object can be used all the same."""
+        return self.kind in NOTES
+
+    def __str__(self) -> str:
+        what = f"object {self.number} ({self.class_name}; {self.box})" if self.number else "size"
+        return f"{self.annotation}: {self.image}, {what}: {self.detail}"
+
+
+def find_problems(source: DetectionSource, index: int, width: int, height: int) -> list[Problem]:
+    """Say what is wrong with the objects of image ``index``, whose file has ``width`` by ``height`` pixels.
+
+    ``"not finite"``: a coordinate is infinite or no number. ``"degenerate"``: the right edge is not beyond the left, or
+    the bottom not beyond the top. ``"outside"``: no pixel is in the image, or less than one in width or height where
+    the image ends. ``"unknown label"``: a class that is not among the source's. As notes, ``"partly outside"``: the
+    box reaches over the edge, where :func:`usable` cuts it off; ``"size differs"``: the annotation gives another size.
+    """
+    problems = _find_in(source, index, source.objects(index), width, height)
+    stated = source.size(index)
+    if stated is not None and stated != (width, height):
+        detail = f"the annotation says {stated[0]} x {stated[1]} pixels, the image has {width} x {height}"
+        if stated == (height, width):
+            detail += ": turned by its EXIF orientation, perhaps, which is not applied here"
+        problems.insert(0, Problem("size differs", source.annotation(index), source.name(index), 0, "", "", detail))
+    return problems
+
+
+def usable(
+    source: DetectionSource, index: int, width: int, height: int, on_bad: OnBad
+) -> tuple[Objects, list[Problem]]:
+    """Return the objects of image ``index`` that can be used, cut off at the edges of the image, and all problems.
+
+    The area of an object that is cut off is that of what remains, where it was the box's and not a mask's.
+
+    Args:
+        source: the images.
+        index: of the image.
+        width: of the image's file, in pixels.
+        height: of the image's file, in pixels.
+        on_bad: ``"drop"`` leaves out the objects with a problem that is no note.
+
+    Raises:
+        InputError: such an object, with ``on_bad="raise"``; the message has file, object, class, box and what to do.
+    """
+    problems = find_problems(source, index, width, height)
+    bad = [problem for problem in problems if not problem.is_note]
+    if bad and on_bad == "raise":
+        more = f", and {len(bad) - 1} more of this image" if len(bad) > 1 else ""
+        raise InputError(f"{bad[0]}{more}; correct it, or leave such boxes out with the recipe's bad_boxes=drop")
+    objects = source.objects(index)
+    if not problems:
+        return objects, problems
+    keep = torch.ones(len(objects), dtype=torch.bool)
+    keep[[problem.number - 1 for problem in bad]] = False
+    kept = objects.pick(keep)
+    boxes = kept.boxes.clamp(min=0).minimum(kept.boxes.new_tensor([width, height, width, height]))
+    of_box = torch.isclose(kept.areas, _areas(kept.boxes), rtol=1e-5)
+    areas = torch.where(of_box, _areas(boxes), kept.areas)
+    return Objects(boxes, kept.labels, kept.difficult, kept.crowd, areas), problems
+
+
+def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, height: int) -> list[Problem]:
+    boxes = objects.boxes.numpy()  # on so few numbers more than twice as quick as torch
+    clipped = boxes.clip(0, (width, height, width, height))
+    finite = np.all(np.isfinite(boxes), axis=1)
+    ordered = np.all(box_sides(boxes) > 0, axis=1)
+    whole = np.all(clipped == boxes, axis=1)
+    known = objects.labels.numpy() >= 0
+    fine = finite & ordered & whole & known
+    if fine.all():
+        return []
+    sides, before = box_sides(clipped), box_sides(boxes)
+    inside = ~np.any((sides < before) & (sides < 1), axis=1)  # a box that was as thin from the first may stay
+    problems: list[Problem] = []
+    for position in np.flatnonzero(~fine).tolist():
+        left, top, right, bottom = boxes[position].tolist()
+        if not finite[position]:
+            _add(problems, source, index, position, "not finite", "a coordinate is not a finite number")
+        elif not ordered[position]:
+            edges = "right edge is not beyond its left" if right <= left else "lower edge is not below its upper"
+            _add(problems, source, index, position, "degenerate", f"its {edges}")
+        elif not inside[position]:
+            detail = f"less than a pixel of it is inside the image of {width} x {height}"
+            _add(problems, source, index, position, "outside", detail)
+        elif not whole[position]:
+            over = max(-left, -top, right - width, bottom - height)
+            detail = f"it reaches {over:.6g} pixels over the edge of the image of {width} x {height}"
+            _add(problems, source, index, position, "partly outside", detail)
+        if not known[position]:
+            _add(problems, source, index, position, "unknown label", "its class is not among those of the source")
+    return problems
+
+
+def _add(
+    problems: list[Problem], source: DetectionSource, index: int, position: int, kind: BadKind | NoteKind, detail: str
+) -> None:
+    name, box = source.class_name(index, position), source.written_box(index, position)
+    problems.append(Problem(kind, source.annotation(index), source.name(index), position + 1, name, box, detail))
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

@@ -1,0 +1,109 @@
+"""One annotation file of Pascal VOC.
+
+The format is that of the VOC2007 development kit (Everingham et al., IJCV 2010): pixels are counted from 1, and the
+box of one pixel has xmin = xmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from compactnets.errors import InputError
+
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = {"": False, "0": False, "1": True}
+UNREAD = {"pose": ("", "Unspecified"), "truncated": ("", "0"), "occluded": ("", "0")}  # and what says nothing
+
+
+class VocObject(NamedTuple):
+    """An object; the box is left, top, right, bottom in the coordinates of :class:`compactnets.detection.Objects`."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+class VocAnnotation(NamedTuple):
+    """What an annotation says of its image."""
+
+    filename: str  # "" where there is none
+    size: tuple[int, int]  # width, height; zeros where there is none
+    objects: list[VocObject]
+    extras: set[str]  # what it says beyond that
+
+
+def read_annotation(path: Path) -> VocAnnotation:
+    """Read an annotation file. The parts of an object (VOC2007's heads, hands and feet) are passed over.
+
+    Raises:
+        InputError: it is not XML, declares a document type, or lacks a name or a number; the message has the path.
+    """
+    try:
+        root = _parse(path.read_bytes())
+        extras: set[str] = set()
+        objects = [
+            _read_object(element, number, extras) for number, element in enumerate(root.findall("object"), start=1)
+        ]
+        return VocAnnotation(_text(root, "filename"), _read_size(root), objects, extras)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _parse(data: bytes) -> ElementTree.Element:
+    # Entities, by which a small file grows without bound, need a document type; no annotation has one. Without zero
+    # bytes UTF-16 shows it too. What an encoding hides even so, expat stops (since 2.4.1 it limits amplification).
+    if b"<!DOCTYPE" in data.replace(b"\0", b""):
+        raise InputError("it declares a document type (<!DOCTYPE), which annotations do not need: remove it")
+    try:
+        root = ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of the encoding it names
+        raise InputError(f"it is not well-formed XML: {error}") from None
+    if root.tag != "annotation":
+        raise InputError(f"expected <annotation>, the root of a Pascal VOC annotation, found <{root.tag}>")
+    return root
+
+
+def _read_object(element: ElementTree.Element, number: int, extras: set[str]) -> VocObject:
+    name = _text(element, "name")
+    if not name:
+        raise InputError(f"object {number} has no <name>")
+    where = f"object {number} ({name})"
+    box = element.find("bndbox")  # of the object itself, not of its parts
+    if box is None:
+        raise InputError(f"{where} has no <bndbox>")
+    left, top, right, bottom = _numbers(box, EDGES, where)
+    flag = _text(element, "difficult")
+    if flag not in FLAGS:
+        raise InputError(f"{where}: <difficult> must be 0 or 1, found {flag!r}")
+    extras.update(tag for tag, silent in UNREAD.items() if _text(element, tag) not in silent)
+    if element.find("part") is not None:
+        extras.add("parts")
+    return VocObject(name, (left - 1, top - 1, right, bottom), FLAGS[flag])
+
+
+def _read_size(root: ElementTree.Element) -> tuple[int, int]:
+    size = root.find("size")
+    if size is None:
+        return 0, 0
+    width, height = _numbers(size, ("width", "height"), "<size>")
+    if not all(side.is_integer() and 0 <= side < 2**31 for side in (width, height)):
+        raise InputError(f"<size>: width and height must be whole numbers, found {width} and {height}")
+    return int(width), int(height)
+
+
+def _numbers(element: ElementTree.Element, tags: tuple[str, ...], where: str) -> Iterator[float]:
+    for tag in tags:
+        text = _text(element, tag)
+        try:
+            yield float(text)
+        except ValueError:
+            raise InputError(f"{where}: <{tag}> must be a number, found {text!r}") from None
+
+
+def _text(element: ElementTree.Element, tag: str) -> str:
+    return (element.findtext(tag) or "").strip()

@@ -1,0 +1,98 @@
+"""Average precision of a detector on a source of images with boxes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compactnets.console import Tracker
+from compactnets.data.batches import LoaderSettings
+from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.loading import DetectionEvalLoader, OnBadBoxes
+from compactnets.detection.metrics import DetectionEvaluator, Metric
+from compactnets.detection.objects import Detections
+from compactnets.training.distributed import World
+from compactnets.training.evaluation import EvaluationStopped
+
+
+def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
+    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results lie on the processor."""
+    with torch.inference_mode():
+        found = detector(images)
+    return [
+        Detections(one["boxes"].float().cpu(), one["labels"].cpu() - 1, one["scores"].float().cpu()) for one in found
+    ]
+
+
+def evaluate_detector(
+    detector: nn.Module,
+    loader: DetectionEvalLoader,
+    world: World,
+    evaluator: DetectionEvaluator,
+    *,
+    description: str = "evaluating",
+    stop: Callable[[], bool] | None = None,
+) -> float:
+    """Add the detections on every image of a loader to ``evaluator``, of all processes, and return the seconds.
+
+    Raises:
+        InputError: an image that cannot be read.
+        EvaluationStopped: ``stop`` said yes, in any process.
+    """
+    was_training = detector.training
+    detector.eval()
+    start, stopped = time.perf_counter(), False
+    for batch in Tracker(loader, len(loader), description):
+        found = find_objects(detector, batch.images)
+        for detections, objects, index in zip(found, batch.objects, batch.indices.tolist(), strict=True):
+            evaluator.update(detections, objects, index)
+        if stopped := stop is not None and stop():
+            break
+    detector.train(was_training)
+    if world.largest(int(stopped)):
+        raise EvaluationStopped
+    states: list[Any] = world.gather(evaluator.state())
+    for rank, state in enumerate(states):
+        if rank != world.rank:
+            evaluator.add_state(state)
+    return time.perf_counter() - start
+
+
+def evaluate_on(
+    detector: nn.Module,
+    source: DetectionSource,
+    *,
+    metric: Metric = "voc07",
+    bad_boxes: OnBadBoxes = "raise",
+    workers: int = 0,
+    world: World | None = None,
+) -> tuple[DetectionEvaluator, float]:
+    """Evaluate a detector on every image of a source; several processes share them.
+
+    Returns:
+        an evaluator that holds all detections, and the seconds that they took.
+
+    Raises:
+        InputError: an image that cannot be read, or a box that cannot be used where those are refused.
+    """
+    world = world or World()
+    settings = LoaderSettings(
+        batch_size=1,  # a batch of several is padded to the largest, which changes what is found at the borders
+        seed=0,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+        channels_last=False,
+        on_error="raise",
+        max_skipped=0,
+    )
+    loader = DetectionEvalLoader(source, settings, workers, bad_boxes)
+    evaluator = DetectionEvaluator(source.class_names, metric=metric)
+    try:
+        return evaluator, evaluate_detector(detector, loader, world, evaluator)
+    finally:
+        loader.close()

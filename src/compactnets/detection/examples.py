@@ -1,0 +1,148 @@
+"""A page that shows on which images a detector does best and worst."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from compactnets.detection.drawing import LabelledBox, class_colour, detection_boxes, draw_boxes, object_boxes
+from compactnets.detection.matching import Matches, match
+from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
+from compactnets.detection.objects import Detections, Objects
+from compactnets.errors import InputError
+
+SIDES = (480, 640)  # the longer side of a picture in the page, in pixels: small images are enlarged, for their labels
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of an evaluation.
+
+    Attributes:
+        name: what to call it, such as its path.
+        load: returns the image, of any mode; called for the images that are shown only.
+        detections: of any score.
+        objects: what the annotation says.
+    """
+
+    name: str
+    load: Callable[[], Image.Image]
+    detections: Detections
+    objects: Objects
+
+
+def examples_page(
+    path: Path,
+    examples: Sequence[Example],
+    class_names: Sequence[str],
+    *,
+    scores: DetectionScores | None = None,
+    title: str = "Detections",
+    count: int = 6,
+    score_threshold: float = 0.5,
+    iou_threshold: float = 0.5,
+) -> None:
+    """Write one HTML file with the best and the worst images, each beside what its annotation says.
+
+    An image is as good as its F1, the harmonic mean of precision and recall among the detections that reach
+    ``score_threshold``; of equal ones, that with more right ones is the better, that with more errors the worse. The
+    file needs no other and no network.
+
+    Args:
+        path: the file; its folder is made.
+        examples: all images of the evaluation, from which these are chosen.
+        class_names: those that labels index.
+        scores: the result of the evaluation, shown above the images.
+        title: heading of the page.
+        count: how many of the best, and how many of the worst; no image is shown twice.
+        score_threshold: of the detections that are shown.
+        iou_threshold: from which overlap a detection is right (:func:`match`).
+
+    Raises:
+        InputError: an image that cannot be read, or a file that cannot be written.
+    """
+    judged = [
+        (example, shown, match(shown, example.objects, iou_threshold))
+        for example in examples
+        for shown in [example.detections.above(score_threshold)]
+    ]
+    judged.sort(key=lambda entry: _rank(entry[2]), reverse=True)
+    best = judged[: min(count, (len(judged) + 1) // 2)]
+    worst = judged[::-1][: min(count, len(judged) // 2)]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("examples.html").render(
+        title=title,
+        scores=scores,
+        metric=scores and METRIC_TITLES[scores.metric],
+        images=len(judged),
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        colours=[class_colour(label) for label in range(len(class_names))],
+        groups=[
+            (heading, [_figure(*entry, class_names) for entry in entries])
+            for heading, entries in (("Worst", worst), ("Best", best))
+            if entries
+        ],
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}") from None
+
+
+def _rank(matches: Matches) -> tuple[float, int, int]:
+    right, wrong, missed = (int(verdicts.sum()) for verdicts in (matches.right, matches.wrong, matches.missed))
+    return matches.f1, right, -(wrong + missed)
+
+
+def _figure(example: Example, shown: Detections, matches: Matches, class_names: Sequence[str]) -> dict[str, Any]:
+    """Draw one image twice, and count what the caption says."""
+    image = example.load()
+    longer = max(image.size)
+    factor = min(max(longer, SIDES[0]), SIDES[1]) / longer
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    stretch = torch.tensor([size[0] / image.width, size[1] / image.height] * 2)
+    picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    objects = replace(example.objects, boxes=example.objects.boxes * stretch)
+    detections = replace(shown, boxes=shown.boxes * stretch)
+    return {
+        "name": example.name,
+        "size": size,
+        "annotated": _data_uri(draw_boxes(picture, object_boxes(objects, class_names))),
+        "detected": _data_uri(draw_boxes(picture, _verdict_boxes(detections, objects, matches, class_names))),
+        "right": int(matches.right.sum()),
+        "wrong": int(matches.wrong.sum()),
+        "missed": int(matches.missed.sum()),
+        "ignored": int((~matches.right & ~matches.wrong).sum()),
+        "f1": matches.f1,
+    }
+
+
+def _verdict_boxes(
+    detections: Detections, objects: Objects, matches: Matches, class_names: Sequence[str]
+) -> list[LabelledBox]:
+    """Return missed objects in white, and detections: right ones solid, the others dashed and marked."""
+    boxes = object_boxes(objects.pick(matches.missed), class_names, white=True)
+    found = detection_boxes(detections, class_names)
+    verdicts = zip(matches.right.tolist()[::-1], matches.wrong.tolist()[::-1], strict=True)
+    for box, (right, wrong) in zip(found, verdicts, strict=True):
+        text = f"\N{MULTIPLICATION SIGN} {box.text}" if wrong else box.text if right else f"{box.text} (ignored)"
+        boxes.append(replace(box, text=text, dashed=not right))
+    return boxes
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

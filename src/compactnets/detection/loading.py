@@ -1,0 +1,132 @@
+"""Batches of images with boxes, through the worker processes that classifiers have too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from compactnets.data.batches import LoaderSettings
+from compactnets.data.order import mix_seed
+from compactnets.data.pool import BatchesOf, Loaded, Pool, PooledLoader, share_in_order
+from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.data.problems import usable
+from compactnets.detection.objects import Objects
+from compactnets.detection.transform import BoxTransform, plain_target
+from compactnets.errors import InputError
+
+OnBadBoxes = Literal["raise", "drop"]
+Target = dict[str, Tensor]
+
+
+class DetectionBatch(NamedTuple):
+    """Images of one process for one step."""
+
+    images: list[Tensor]  # (3, H, W) float32 from 0 to 1, on the device; sizes differ
+    targets: list[Target]  # boxes (N, 4) float32 and labels (N,) int64 from 1, on the device
+    indices: Tensor  # (B,) int64: the images' places in the source
+
+
+class EvalImages(NamedTuple):
+    """Images to evaluate on, with what their annotations say."""
+
+    images: list[Tensor]  # (3, H, W) float32 from 0 to 1, on the device
+    objects: list[Objects]
+    indices: Tensor  # (B,) int64
+
+
+class _TrainImages(BatchesOf):
+    """Batches of (pixels, target)."""
+
+    source: DetectionSource
+
+    def __init__(
+        self, source: DetectionSource, transform: BoxTransform, settings: LoaderSettings, on_bad: OnBadBoxes
+    ) -> None:
+        super().__init__(source, settings)
+        self.transform, self.on_bad = transform, on_bad
+
+    def load(self, epoch: int, index: int) -> tuple[Tensor, Target]:
+        image = self.source.image(index)
+        objects, _ = usable(self.source, index, image.width, image.height, self.on_bad)
+        # neither is an object that a detector shall learn to find, as in the original of Faster R-CNN
+        objects = objects.pick(~(objects.difficult | objects.crowd))
+        return self.transform(image, objects, mix_seed(self.seed, epoch, index))
+
+    def join(self, items: Sequence[tuple[Tensor, Target]]) -> list[tuple[Tensor, Target]]:
+        return list(items)
+
+
+class _EvalImages(BatchesOf):
+    """Batches of (pixels, objects)."""
+
+    source: DetectionSource
+
+    def __init__(self, source: DetectionSource, settings: LoaderSettings, on_bad: OnBadBoxes) -> None:
+        super().__init__(source, settings)
+        self.on_bad = on_bad
+
+    def load(self, epoch: int, index: int) -> tuple[Tensor, Objects]:
+        image = self.source.image(index)
+        objects, _ = usable(self.source, index, image.width, image.height, self.on_bad)
+        return plain_target(image), objects
+
+    def join(self, items: Sequence[tuple[Tensor, Objects]]) -> list[tuple[Tensor, Objects]]:
+        return list(items)
+
+
+class DetectionLoader(PooledLoader):
+    """Training images, changed at random; see :class:`compactnets.data.batches.TrainLoader`."""
+
+    def __init__(
+        self,
+        source: DetectionSource,
+        transform: BoxTransform,
+        settings: LoaderSettings,
+        workers: int,
+        on_bad: OnBadBoxes,
+    ) -> None:
+        super().__init__(source, settings, _TrainImages(source, transform, settings, on_bad), workers)
+
+    def finish(self, loaded: Loaded, epoch: int) -> DetectionBatch:
+        device = self.settings.device
+        images = [_to_float(pixels, device) for pixels, _ in loaded.items]
+        targets = [
+            {key: value.to(device, non_blocking=True) for key, value in target.items()} for _, target in loaded.items
+        ]
+        return DetectionBatch(images, targets, loaded.indices)
+
+
+class DetectionEvalLoader:
+    """Images to evaluate on: every one once over all processes, in the order of the source."""
+
+    def __init__(self, source: DetectionSource, settings: LoaderSettings, workers: int, on_bad: OnBadBoxes) -> None:
+        self.source, self.settings = source, settings
+        self._batches = share_in_order(len(source), settings)
+        self._pool = Pool(_EvalImages(source, settings, on_bad), settings, workers)
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[EvalImages]:
+        """Yield the batches.
+
+        Raises:
+            InputError: an image that cannot be read, or a bad box where those are refused.
+        """
+        for loaded in self._pool.load(self._batches):
+            for _, message in loaded.failures:
+                raise InputError(message)
+            images = [_to_float(pixels, self.settings.device) for pixels, _ in loaded.items]
+            yield EvalImages(images, [objects for _, objects in loaded.items], loaded.indices)
+
+    def close(self) -> None:
+        """End worker processes."""
+        self._pool.close()
+
+
+def _to_float(pixels: Tensor, device: torch.device) -> Tensor:
+    return pixels.to(device, non_blocking=True).float().div_(255)

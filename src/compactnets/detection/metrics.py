@@ -1,0 +1,241 @@
+"""How good detections are: average precision per class and its mean, as Pascal VOC and as COCO define it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from statistics import fmean
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor
+
+from compactnets.detection.coco import CocoScores, coco_scores, require_coco
+from compactnets.detection.matching import match
+from compactnets.detection.objects import Detections, Objects
+from compactnets.detection.voc import area_under_precision, eleven_point_precision, precision_recall
+from compactnets.errors import InputError, did_you_mean
+
+Metric = Literal["voc07", "voc10", "coco"]
+METRIC_TITLES = {
+    "voc07": "VOC 2007 mAP (11 points)",
+    "voc10": "VOC 2010 mAP (area)",
+    "coco": "COCO AP (mean over overlaps 0.50 to 0.95)",
+}
+Record = TypeVar("Record", Detections, Objects)
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """What is known of one class; average precisions in percent, ``None`` for a class without objects that count.
+
+    Attributes:
+        name: of the class.
+        objects: those that count.
+        ignored: difficult objects and crowds, which do not.
+        detections: of any score.
+        voc07: at eleven recalls.
+        voc10: the area.
+        coco: mean over ten overlaps; ``None`` also where the metric is not COCO's.
+    """
+
+    name: str
+    objects: int
+    ignored: int
+    detections: int
+    voc07: float | None
+    voc10: float | None
+    coco: float | None
+
+
+@dataclass(frozen=True)
+class DetectionScores:
+    """The result of an evaluation; average precisions in percent.
+
+    Attributes:
+        metric: which figure is the :attr:`headline`.
+        iou_threshold: from which overlap VOC's metrics take a detection as right.
+        images: how many were evaluated.
+        voc07: mean over the classes that have objects, ``None`` where none has.
+        voc10: likewise.
+        coco: ``None`` where the metric is not COCO's.
+        classes: one entry for each class name, in their order.
+    """
+
+    metric: Metric
+    iou_threshold: float
+    images: int
+    voc07: float | None
+    voc10: float | None
+    coco: CocoScores | None
+    classes: tuple[ClassScores, ...]
+
+    @property
+    def headline(self) -> float | None:
+        """The mean average precision of the metric, in percent; ``None`` where no class has objects."""
+        if self.metric == "coco":
+            return None if self.coco is None else self.coco.ap
+        return self.voc07 if self.metric == "voc07" else self.voc10
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON; ``headline`` is derived."""
+        return {"headline": self.headline, "unit": "percent", **asdict(self)}
+
+
+class DetectionEvaluator:
+    """Collects what is found in each image, and computes the scores over all of them.
+
+    Several processes share the images, each counted once::
+
+        states = [None] * world_size
+        torch.distributed.all_gather_object(states, evaluator.state())
+        together = DetectionEvaluator(class_names)
+        for state in states:
+            together.add_state(state)
+        scores = together.compute()
+
+    Images are evaluated in the order of their indices, whoever gave them and when: among equal scores that order
+    decides which detection comes first, and nothing else depends on it.
+
+    Args:
+        class_names: those that labels index.
+        metric: the headline. VOC's two are always computed; COCO's figures only where it is ``"coco"``.
+        iou_threshold: from which overlap VOC's metrics take a detection as right.
+
+    Raises:
+        InputError: an unknown metric, an overlap that cannot be, or the packages that compute COCO's figures are not
+            installed.
+    """
+
+    def __init__(self, class_names: Sequence[str], *, metric: Metric = "voc07", iou_threshold: float = 0.5) -> None:
+        if metric not in get_args(Metric):
+            known = get_args(Metric)
+            raise InputError(f"unknown metric {metric!r}, known: {', '.join(known)}{did_you_mean(metric, known)}")
+        if not 0 < iou_threshold <= 1:
+            raise InputError(f"iou_threshold must lie above 0 and at most at 1, found {iou_threshold}")
+        if metric == "coco":
+            require_coco()  # now, not after the images have been through a network
+        self.class_names = tuple(class_names)
+        self.metric = metric
+        self.iou_threshold = iou_threshold
+        self._images: dict[int, tuple[Detections, Objects]] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[tuple[int, Detections, Objects]]:
+        """Go through index, detections and objects of the images, in the order of the indices."""
+        return ((index, *self._images[index]) for index in sorted(self._images))
+
+    def update(self, detections: Detections, objects: Objects, index: int | None = None) -> None:
+        """Add one image.
+
+        Args:
+            detections: on any device.
+            objects: of the same image, in the same coordinates.
+            index: of the image in its source, from 0; by default the images are counted. Processes that share the
+                images must give it.
+
+        Raises:
+            InputError: an image that is there already, labels past the class names, or boxes or scores that are not
+                finite, as a network gives them whose training diverged.
+        """
+        index = len(self) if index is None else index
+        if index in self._images:
+            raise InputError(f"image {index} is evaluated twice")
+        for what, labels in (("detections", detections.labels), ("objects", objects.labels)):
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.class_names):
+                raise InputError(
+                    f"image {index}: its {what} have labels from {int(labels.min())} to {int(labels.max())}, "
+                    f"but there are {len(self.class_names)} class names"
+                )
+        finite = detections.boxes.isfinite().all(dim=1) & detections.scores.isfinite()
+        if not finite.all():
+            raise InputError(f"image {index}: {int((~finite).sum())} of {len(finite)} detections are not finite")
+        self._images[index] = (_to_cpu(detections), _to_cpu(objects))
+
+    def state(self) -> dict[str, Any]:
+        """Return all images as plain tensors, for :meth:`add_state` of another evaluator; empty without images."""
+        if not self._images:
+            return {}
+        indices, detections, objects = zip(*self, strict=True)
+        return {"index": torch.tensor(indices), "detections": _join(detections), "objects": _join(objects)}
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        """Add the images of another evaluator's :meth:`state`.
+
+        Raises:
+            InputError: as :meth:`update`.
+        """
+        if not state:
+            return
+        detections, objects = _split(Detections, state["detections"]), _split(Objects, state["objects"])
+        for index, found, annotated in zip(state["index"].tolist(), detections, objects, strict=True):
+            self.update(found, annotated, index)
+
+    def compute(self) -> DetectionScores:
+        """Compute the scores of all images.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not self._images:
+            raise InputError("no image was evaluated")
+        images = [(detections, objects) for _, detections, objects in self]
+        coco: CocoScores | None = None
+        coco_of_class: list[float | None] = [None] * len(self.class_names)
+        if self.metric == "coco":
+            coco, coco_of_class = coco_scores(images, len(self.class_names))
+        classes = self._class_scores(images, coco_of_class)
+        return DetectionScores(
+            metric=self.metric,
+            iou_threshold=self.iou_threshold,
+            images=len(images),
+            voc07=_mean([scores.voc07 for scores in classes]),
+            voc10=_mean([scores.voc10 for scores in classes]),
+            coco=coco,
+            classes=classes,
+        )
+
+    def _class_scores(
+        self, images: Sequence[tuple[Detections, Objects]], coco: Sequence[float | None]
+    ) -> tuple[ClassScores, ...]:
+        matches = [match(detections, objects, self.iou_threshold) for detections, objects in images]
+        right = torch.cat([verdicts.right for verdicts in matches]).numpy()
+        judged = right | torch.cat([verdicts.wrong for verdicts in matches]).numpy()
+        labels = torch.cat([detections.labels for detections, _ in images]).numpy()
+        scores = torch.cat([detections.scores for detections, _ in images]).numpy()
+        object_labels = torch.cat([objects.labels for _, objects in images]).numpy()
+        ignored = torch.cat([objects.difficult | objects.crowd for _, objects in images]).numpy()
+        rows = []
+        for label, name in enumerate(self.class_names):
+            own, of_class = labels == label, object_labels == label
+            voc07 = voc10 = None
+            if count := int((of_class & ~ignored).sum()):
+                recall, precision = precision_recall(scores[own & judged], right[own & judged], count)
+                voc07 = 100 * eleven_point_precision(recall, precision)
+                voc10 = 100 * area_under_precision(recall, precision)
+            ignored_count = int((of_class & ignored).sum())
+            rows.append(ClassScores(name, count, ignored_count, int(own.sum()), voc07, voc10, coco[label]))
+        return tuple(rows)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _to_cpu(record: Record) -> Record:
+    return type(record)(*(getattr(record, field.name).detach().cpu() for field in fields(record)))
+
+
+def _join(records: Sequence[Detections] | Sequence[Objects]) -> dict[str, Tensor]:
+    joined = {
+        field.name: torch.cat([getattr(record, field.name) for record in records]) for field in fields(records[0])
+    }
+    return {"count": torch.tensor([len(record) for record in records]), **joined}
+
+
+def _split(kind: type[Record], joined: Mapping[str, Tensor]) -> list[Record]:
+    columns = [joined[field.name].split(joined["count"].tolist()) for field in fields(kind)]
+    return [kind(*row) for row in zip(*columns, strict=True)]

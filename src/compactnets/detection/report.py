@@ -1,0 +1,64 @@
+"""The scores of a detector as a table, and its best and worst images as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.examples import Example, examples_page
+from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
+
+
+def show(scores: DetectionScores, seconds: float, title: str, console: Console) -> None:
+    """Print the average precision of every class, and the means."""
+    with_coco = scores.coco is not None
+    columns = ["VOC07 AP", "VOC10 AP", *(["COCO AP"] if with_coco else [])]
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for column in ("objects", *columns):
+        table.add_column(column, justify="right")
+    for row in scores.classes:
+        figures = [row.voc07, row.voc10, *([row.coco] if with_coco else [])]
+        table.add_row(row.name, f"{row.objects:,}", *(_percent(value) for value in figures))
+    means = [scores.voc07, scores.voc10, *([scores.coco.ap] if scores.coco is not None else [])]
+    table.add_section()
+    objects = sum(row.objects for row in scores.classes)
+    table.add_row("mean", f"{objects:,}", *(_percent(value) for value in means), style="bold")
+    console.print(table)
+    if scores.coco is not None:
+        coco = scores.coco
+        console.print(f"COCO: AP50 {_percent(coco.ap50)}, AP75 {_percent(coco.ap75)}", highlight=False)
+    console.print(
+        f"{METRIC_TITLES[scores.metric]}: {_percent(scores.headline)}; {scores.images:,} images, "
+        f"{seconds / scores.images:.3f} s each",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def write_examples(path: Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
+    """Write the page of the best and the worst images of an evaluation of ``source``.
+
+    Raises:
+        InputError: an image that cannot be read, or a file that cannot be written.
+    """
+
+    def example(index: int) -> Example:
+        detections, objects = found[index]
+        return Example(source.name(index), lambda: source.image(index), detections, objects)
+
+    found = {index: (detections, objects) for index, detections, objects in evaluator}
+    examples_page(
+        path,
+        [example(index) for index in found],
+        source.class_names,
+        scores=evaluator.compute(),
+        title=f"{source.spec} ({source.split})",
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} %"

@@ -1,0 +1,236 @@
+"""Training a detector, on the engine that classifiers have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compactnets.console import say
+from compactnets.data.batches import LoaderSettings
+from compactnets.detection.checkpoint import Detector, first_detector, load_detector
+from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.detectors import describe_maps
+from compactnets.detection.evaluation import evaluate_detector, evaluate_on
+from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
+from compactnets.detection.metrics import DetectionEvaluator, DetectionScores
+from compactnets.detection.recipe import DetectionRecipe
+from compactnets.detection.report import write_examples
+from compactnets.detection.transform import BoxTransform
+from compactnets.environment import software_versions
+from compactnets.errors import InputError
+from compactnets.training.checkpoint import save_checkpoint
+from compactnets.training.distributed import World
+from compactnets.training.loop import run
+from compactnets.training.result import TrainResult
+from compactnets.training.task import Task
+
+SHORT = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}
+
+
+def train_detector(
+    recipe: DetectionRecipe,
+    train_source: DetectionSource,
+    val_source: DetectionSource,
+    output: Path,
+    *,
+    init: Path | None = None,
+    world: World | None = None,
+) -> TrainResult:
+    """Train a detector as ``recipe`` says; see :func:`compactnets.training.loop.run`.
+
+    At the end ``examples.html`` in the run folder shows the best and the worst validation images of the best epoch.
+
+    Args:
+        init: a classifier for the backbone, or a detector (:func:`compactnets.detection.checkpoint.first_detector`).
+
+    Raises:
+        InputError: what :func:`~compactnets.training.loop.run` raises, or a network or boxes that do not fit.
+    """
+    world = world or World()
+    result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)
+    if world.is_main:
+        detector, _ = load_detector(output / "best.safetensors", world.device)
+        evaluator, _ = evaluate_on(detector, val_source, metric=recipe.metric, bad_boxes=recipe.bad_boxes)
+        write_examples(output / "examples.html", evaluator, val_source)
+    return result
+
+
+class Part(NamedTuple):
+    """Images that go through the detector at once."""
+
+    images: list[Tensor]
+    targets: list[Target]
+
+
+class DetectionObjective:
+    """The sum of the detector's losses: of classes and boxes, and for Faster R-CNN of the proposals' too."""
+
+    def __init__(self, recipe: DetectionRecipe) -> None:
+        self.recipe = recipe
+
+    def parts(self, batch: DetectionBatch, step: int) -> Sequence[Part]:
+        """Cut a batch into the recipe's ``accumulate`` parts."""
+        size = len(batch.images) // self.recipe.accumulate
+        starts = range(0, len(batch.images), size)
+        return [Part(batch.images[start : start + size], batch.targets[start : start + size]) for start in starts]
+
+    def losses(self, forward: Callable[..., Any], part: Part) -> Tensor:
+        """Return the loss of the part for each of its images, ``(B,)``: torchvision gives their mean alone."""
+        found: Mapping[str, Tensor] = forward(part.images, part.targets)
+        return torch.stack([loss.float() for loss in found.values()]).sum().expand(len(part.images))
+
+
+@dataclass(frozen=True)
+class DetectionScore:
+    """What an evaluation of a detector gives the training loop."""
+
+    scores: DetectionScores
+    seconds: float
+
+    @property
+    def title(self) -> str:
+        """What the headline is called in a line of the log."""
+        return SHORT[self.scores.metric]
+
+    @property
+    def value(self) -> float:
+        """The headline; zero where no class has objects."""
+        return self.scores.headline or 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """Return the mean average precisions, in percent, and the time of an image."""
+        found = {"voc07_percent": self.scores.voc07, "voc10_percent": self.scores.voc10}
+        if self.scores.coco is not None:
+            found |= {"coco_percent": self.scores.coco.ap}
+        times = {"eval_seconds_per_image": self.seconds / self.scores.images}
+        return {key: value for key, value in found.items() if value is not None} | times
+
+    def summary(self) -> str:
+        """Return the headline and the average precision of each class."""
+        scores = self.scores
+        # of VOC's metrics, or the one of COCO over all overlaps
+        classes = ", ".join(
+            f"{row.name} {value:.1f}" for row in scores.classes if (value := getattr(row, scores.metric)) is not None
+        )
+        headline = f"{self.title} {self.value:.2f} %"
+        return f"{headline} ({classes})" if len(scores.classes) <= 5 else headline
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON."""
+        return {**self.scores.to_dict(), "seconds": self.seconds}
+
+
+class DetectionTask(Task):
+    """A detector and its two sources."""
+
+    curves: ClassVar[Mapping[str, str]] = {f"{metric}_percent": name for metric, name in SHORT.items()}
+    curves_title: ClassVar[str] = "mean average precision, %"
+
+    recipe: DetectionRecipe
+    model: Detector
+
+    def __init__(
+        self,
+        recipe: DetectionRecipe,
+        train_source: DetectionSource,
+        val_source: DetectionSource,
+        init: Path | None,
+        world: World,
+    ) -> None:
+        self.recipe = _fit_batch(recipe, train_source, world)
+        self.train_source, self.val_source, self.init = train_source, val_source, init
+        self.model, self.first_record = first_detector(self.recipe, list(train_source.class_names), init)
+        self.objective = DetectionObjective(self.recipe)
+        say(str(describe_maps(self.model)))
+
+    def describe(self) -> dict[str, Any]:
+        train, val = self.train_source, self.val_source
+        return {
+            "training data": f"{len(train)} images, {train.fingerprint()[:12]}",
+            "validation data": f"{len(val)} images, {val.fingerprint()[:12]}",
+            "--init": None if self.init is None else str(self.init),
+        }
+
+    def make_loader(self, world: World) -> DetectionLoader:
+        recipe = self.recipe
+        return DetectionLoader(
+            self.train_source,
+            BoxTransform(recipe.augment),
+            _settings(recipe, world, recipe.batch_size),
+            recipe.workers,
+            recipe.bad_boxes,
+        )
+
+    def make_eval_loader(self, world: World) -> DetectionEvalLoader:
+        recipe = self.recipe
+        # one image at a time: a batch of several is padded to the largest, which changes what is found at the borders
+        return DetectionEvalLoader(self.val_source, _settings(recipe, world, 1), recipe.workers, recipe.bad_boxes)
+
+    def image_name(self, index: int) -> str:
+        return self.train_source.name(index)
+
+    def evaluate(
+        self, model: nn.Module, loader: DetectionEvalLoader, world: World, description: str, stop: Callable[[], bool]
+    ) -> DetectionScore:
+        evaluator = DetectionEvaluator(self.train_source.class_names, metric=self.recipe.metric)
+        seconds = evaluate_detector(model, loader, world, evaluator, description=description, stop=stop)
+        return DetectionScore(evaluator.compute(), seconds)
+
+    def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        record = self.first_record.model_copy(
+            update={
+                "source": f"trained by compactnets on {self.train_source.spec}",
+                "training": {
+                    "recipe": self.recipe.model_dump(mode="json"),
+                    "data": self.train_source.spec,
+                    "init": None if self.init is None else str(self.init),
+                    **metrics,
+                },
+                "versions": software_versions(),
+            }
+        )
+        save_checkpoint(folder / f"{name}.safetensors", weights, record)
+
+
+def _settings(recipe: DetectionRecipe, world: World, batch_size: int) -> LoaderSettings:
+    return LoaderSettings(
+        batch_size=batch_size,
+        seed=recipe.seed,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+        channels_last=False,  # images have sizes of their own until the detector joins them
+        on_error=recipe.on_error,
+        max_skipped=recipe.max_skipped,
+    )
+
+
+def _fit_batch(recipe: DetectionRecipe, source: DetectionSource, world: World) -> DetectionRecipe:
+    """Return the recipe with a batch that the source can fill.
+
+    Raises:
+        InputError: a batch that processes and parts cannot share, or fewer images than those.
+    """
+    parts = world.size * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise InputError(
+            f"batch_size = {recipe.batch_size} cannot be divided among {world.size} processes x {recipe.accumulate} "
+            f"parts: expected a multiple of {parts}"
+        )
+    if len(source) < parts:
+        raise InputError(f"{source.spec} has {len(source)} training images: expected at least {parts}")
+    if recipe.batch_size > len(source):
+        fitting = len(source) // parts * parts
+        say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
+        recipe = recipe.model_copy(update={"batch_size": fitting})
+    if recipe.detector == "ssd" and recipe.batch_size == parts:
+        raise InputError(
+            f"batch_size = {recipe.batch_size} gives each of {parts} parts one image, and SSD's last map of 1x1 cannot "
+            f"be normalised over one: expected at least {2 * parts}"
+        )
+    return recipe

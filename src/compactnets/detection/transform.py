@@ -1,0 +1,70 @@
+"""Random changes of an image with its boxes: torchvision's transforms, with random numbers of the image's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from compactnets.data.images import to_channels
+from compactnets.detection.objects import Objects
+from compactnets.detection.recipe import BoxAugment
+
+FILL = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
+LEAST = 1.0  # pixels: side below which a box that a crop cut is no object any more
+
+
+class BoxTransform:
+    """A PIL image and its objects -> (3, H, W) uint8 and a target as torchvision's detectors take it.
+
+    The order is that of SSD (section 2.2): colours, zoom out, crop, flip.
+    """
+
+    def __init__(self, augment: BoxAugment) -> None:
+        self.photometric = v2.RandomPhotometricDistort() if augment.photometric else None
+        self.zoom_out = v2.RandomZoomOut(fill=dict.fromkeys((tv_tensors.Image,), FILL)) if augment.zoom_out else None
+        self.crop = v2.RandomIoUCrop() if augment.iou_crop else None
+        flips = [v2.RandomHorizontalFlip()] if augment.flip else []
+        self.flips = [*flips, *([v2.RandomVerticalFlip()] if augment.flip_vertical else [])]
+        self.sanitize = v2.SanitizeBoundingBoxes(min_size=LEAST)
+
+    def __call__(self, image: Image.Image, objects: Objects, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Change one image; ``seed`` alone chooses how, and torch's generator is left as it was.
+
+        Returns:
+            pixels, and ``boxes`` (N, 4) float32 with ``labels`` (N,) int64 counted from 1: 0 is the background.
+        """
+        pixels = tv_tensors.Image(to_channels(image, 3))
+        boxes = tv_tensors.BoundingBoxes(
+            objects.boxes,
+            format="XYXY",
+            canvas_size=pixels.shape[-2:],
+        )
+        sample: Any = {"image": pixels, "boxes": boxes, "labels": objects.labels + 1}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            sample = self._change(sample)
+        return sample["image"].as_subclass(Tensor), {
+            "boxes": sample["boxes"].as_subclass(Tensor).reshape(-1, 4).float(),
+            "labels": sample["labels"],
+        }
+
+    def _change(self, sample: Any) -> Any:
+        for change in (self.photometric, self.zoom_out):
+            if change is not None:
+                sample = change(sample)
+        if self.crop is not None and len(sample["labels"]):  # without an object there is no overlap to keep
+            sample = self.crop(sample)
+        for flip in self.flips:
+            sample = flip(sample)
+        return self.sanitize(sample)
+
+
+def plain_target(image: Image.Image) -> Tensor:
+    """Return the pixels of an image to evaluate on, (3, H, W) uint8."""
+    return v2.functional.pil_to_tensor(to_channels(image, 3))

@@ -1,0 +1,118 @@
+"""What the engine asks of a task, so that one loop trains classifiers and detectors alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from compactnets.training.distributed import World
+from compactnets.training.recipe import RunRecipe
+
+
+class Score(Protocol):
+    """What an evaluation gives."""
+
+    @property
+    def title(self) -> str:
+        """What a line of the log calls the figure by which checkpoints are compared: "top-1"."""
+
+    @property
+    def value(self) -> float:
+        """That figure, in percent: the larger, the better."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return what ``metrics.jsonl`` gets."""
+
+    def summary(self) -> str:
+        """Return what a line of the log says."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+
+
+class Batches(Protocol):
+    """Batches of training images; :class:`compactnets.data.batches.TrainLoader` says what each must promise."""
+
+    steps: int
+    batch_size: int
+    skipped: int
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Yield this process's share of the batches ``start`` to the last of ``epoch``; each has ``indices``."""
+
+    def close(self) -> None:
+        """End worker processes."""
+
+
+class EvalBatches(Protocol):
+    """The images to evaluate on."""
+
+    def close(self) -> None:
+        """End worker processes."""
+
+
+class Objective(Protocol):
+    """From a batch to losses."""
+
+    def parts(self, batch: Any, step: int) -> Sequence[Any]:
+        """Cut a batch into the recipe's ``accumulate`` parts; ``step`` is the number of the step in the run."""
+
+    def losses(self, forward: Callable[..., Any], part: Any) -> Tensor:
+        """Return the loss of every image of a part, ``(B,)``, whose mean is what the step lowers.
+
+        ``forward`` is the network in the recipe's precision.
+        """
+
+
+class Task(ABC):
+    """A network to train, its images, its loss and its score.
+
+    Attributes:
+        recipe: how to train, fitted to the data.
+        model: the network with its first weights, on the processor.
+        objective: the loss.
+        compiles_itself: whether the network compiles what the recipe's ``compile`` asks for.
+        curves: what the plot of a run shows beside the losses: key of ``metrics.jsonl`` -> name of the curve.
+        curves_title: title of that plot.
+    """
+
+    recipe: RunRecipe
+    model: nn.Module
+    objective: Objective
+    compiles_itself: bool = False
+    curves: ClassVar[Mapping[str, str]]
+    curves_title: ClassVar[str]
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what must be the same where a run goes on, besides the recipe: data, first weights."""
+
+    @abstractmethod
+    def make_loader(self, world: World) -> Batches:
+        """Return the training images."""
+
+    @abstractmethod
+    def make_eval_loader(self, world: World) -> EvalBatches:
+        """Return the images to evaluate on."""
+
+    @abstractmethod
+    def image_name(self, index: int) -> str:
+        """Return what an error calls a training image."""
+
+    @abstractmethod
+    def evaluate(
+        self, model: nn.Module, loader: Any, world: World, description: str, stop: Callable[[], bool]
+    ) -> Score:
+        """Evaluate ``model`` on what :meth:`make_eval_loader` gave.
+
+        Raises:
+            EvaluationStopped: ``stop`` said yes, in any process.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        """Write the checkpoint ``NAME.safetensors`` and its record into ``folder``, with what the epoch gave."""

@@ -1,0 +1,155 @@
+"""The verbs of ``compactnets detect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from compactnets_cli.options import AsJson, Device, print_json
+
+detect = typer.Typer(help="Detect objects: train, evaluate and use Faster R-CNN and SSD.", no_args_is_help=True)
+
+BoxData = Annotated[str, typer.Option(help="A Pascal VOC tree, or a folder with COCO files.")]
+DetectorCheckpoint = Annotated[Path, typer.Option(help="A detector's .safetensors file with its .json record.")]
+
+
+@detect.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
+    data: BoxData,
+    output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and metrics.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Backbone, instead of the recipe's: of this package or timm.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, ssd.smallest=0.05, …"),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="A classifier for the backbone (.safetensors, or MENet's .pth.tar), or a detector."),
+    ] = None,
+    device: Device = "auto",
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a detector as a recipe says; a run that stopped goes on by the same command."""
+    from compactnets.detection.data.opening import open_detection
+    from compactnets.detection.metrics import METRIC_TITLES
+
+    from compactnets.console import say, stdout
+    from compactnets.detection.recipe import DetectionRecipe
+    from compactnets.detection.task import train_detector
+    from compactnets.errors import InputError
+    from compactnets.training.distributed import join_world
+    from compactnets.training.recipe_files import load_detection_recipe
+
+    resolved = load_detection_recipe(DetectionRecipe, recipe, settings or [], model)
+    if print_config:
+        import yaml
+
+        text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False)
+        print_json(resolved.model_dump(mode="json")) if as_json else print(text, end="")
+        return
+    if output is None:
+        raise InputError("detect train needs --output DIR, the folder for checkpoints and metrics")
+    with join_world(device) as world:
+        train_source = open_detection(data, resolved.train_split)
+        val_source = open_detection(data, resolved.val_split, class_names=train_source.class_names)
+        say(f"{train_source!r}\n{val_source!r}")
+        result = train_detector(resolved, train_source, val_source, output, init=init, world=world)
+    if not world.is_main:
+        return
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        stdout.print(
+            f"best {METRIC_TITLES[resolved.metric]} {result.best:.2f} % after {result.epochs} epochs in "
+            f"{result.seconds:.0f} s; checkpoints in {output}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@detect.command("eval")
+def evaluate(
+    checkpoint: DetectorCheckpoint,
+    data: BoxData,
+    split: Annotated[str, typer.Option(help="Split of the data: val, test, …")] = "val",
+    metric: Annotated[
+        Literal["voc07", "voc10", "coco"], typer.Option(help="VOC's 11 points, its area, or COCO's.")
+    ] = "voc07",
+    bad_boxes: Annotated[
+        Literal["raise", "drop"], typer.Option(help="What to do with boxes that cannot be used.")
+    ] = "raise",
+    examples: Annotated[
+        Path | None, typer.Option(help="HTML page to write, with the best and the worst images.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure the average precision of a detector."""
+    from compactnets.detection.data.opening import open_detection
+
+    from compactnets.console import stdout
+    from compactnets.detection.checkpoint import load_detector
+    from compactnets.detection.evaluation import evaluate_on
+    from compactnets.detection.report import show, write_examples
+    from compactnets.training.distributed import join_world
+
+    with join_world(device) as world:
+        detector, record = load_detector(checkpoint, world.device)
+        source = open_detection(data, split, class_names=record.class_names)
+        evaluator, seconds = evaluate_on(
+            detector, source, metric=metric, bad_boxes=bad_boxes, workers=workers, world=world
+        )
+    if not world.is_main:
+        return
+    if examples is not None:
+        write_examples(examples, evaluator, source)
+    scores = evaluator.compute()
+    if as_json:
+        found = {"checkpoint": str(checkpoint), "data": data, "split": split, "seconds": seconds}
+        print_json({**found, **scores.to_dict()})
+    else:
+        show(scores, seconds, f"{record.detector} on {record.model}, {data} ({split})", stdout)
+
+
+@detect.command()
+def predict(
+    checkpoint: DetectorCheckpoint,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the images with their boxes drawn.")] = None,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a box.")] = 0.5,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Find objects in image files, and draw them."""
+    from compactnets.console import say, stdout
+    from compactnets.detection.checkpoint import load_detector
+    from compactnets.detection.prediction import predict_objects
+    from compactnets.training.distributed import pick_device
+
+    detector, record = load_detector(checkpoint, pick_device(device))
+    results = []
+    for result in predict_objects(detector, record, images, output, score):
+        results.append(result)
+        if as_json or result.error:
+            continue
+        stdout.print(result.image, style="bold", highlight=False, markup=False, soft_wrap=True)
+        for found in result.objects:
+            left, top, right, bottom = (round(end) for end in found.box)
+            line = f"  {found.score:5.2f}  {found.class_name}  {left}, {top} to {right}, {bottom}"
+            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+        if not result.objects:
+            stdout.print(f"  nothing with a score of {score:g} or more", highlight=False)
+    if as_json:
+        print_json([result.to_dict() for result in results])
+    failed = [result for result in results if result.error]
+    for result in failed:
+        say(f"compactnets: error: {result.error}")
+    if failed:
+        raise typer.Exit(2)
