@@ -10,6 +10,7 @@ from compactnets.detection.backbone import create_backbone
 from compactnets.detection.checkpoint import Detector, DetectorRecord, build_detector
 from compactnets.detection.recipe import FasterRCNNSettings, SSDSettings
 
+SMALLEST = "test_efficientnet"  # of timm: few layers, so that it is traced soon
 CLASS_NAMES = ["cat", "dog", "bird"]
 SETTINGS = {
     "ssd": SSDSettings(size=64, strides=(16, 32), extra_channels=(16,), score=0.2, detections=40),
@@ -31,7 +32,7 @@ def photograph() -> Tensor:
     return torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1).float() / 255
 
 
-def lively_detector(kind: str, model: str = "shufflenet_g3_x0_25") -> tuple[Detector, DetectorRecord]:
+def lively_detector(kind: str, model: str = SMALLEST) -> tuple[Detector, DetectorRecord]:
     """Return a small detector in evaluation mode whose detections differ from place to place."""
     record = DetectorRecord(
         detector=kind,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -195,15 +196,10 @@ class _FasterRCNNNetwork(nn.Module):
         return scores
 
 
-def render_cost(cost: DetectorCost) -> Table:
-    """Return a rich table of the parts."""
+def render_cost(cost: DetectorCost) -> Group:
+    """Return rich text: a table of the parts, and under it :data:`CONVENTION`."""
     height, width = cost.size
-    table = Table(
-        title=f"{cost.detector} on {cost.model}, image of {height} x {width} pixels",
-        title_justify="left",
-        caption=CONVENTION,
-        caption_justify="left",
-    )
+    table = Table(box=None, pad_edge=False)
     table.add_column("part")
     for heading in ("MACs", "share", "parameters"):
         table.add_column(heading, justify="right")
@@ -213,4 +209,5 @@ def render_cost(cost: DetectorCost) -> Table:
         table.add_row(part.name + each, f"{part.macs / 1e6:,.1f} M", share, f"{part.params / 1e3:,.1f} K")
     table.add_section()
     table.add_row("total", f"{cost.macs / 1e6:,.1f} M", "", f"{cost.params / 1e3:,.1f} K", style="bold")
-    return table
+    title = f"{cost.detector} on {cost.model}, image of {height} x {width} pixels"
+    return Group(title, table, CONVENTION)

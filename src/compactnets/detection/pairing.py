@@ -36,12 +36,13 @@ class Pairing:
     rounding: int
 
 
-def pair(expected: Found, found: Found, decoding: Decoding, side: int, tolerance: float) -> Pairing:
+def pair(expected: Found, found: Found, candidates: Found, decoding: Decoding, side: int, tolerance: float) -> Pairing:
     """Pair detections of one class, so that the sum of their differences is least.
 
     Args:
         expected: PyTorch's.
         found: the artifact's.
+        candidates: PyTorch's without suppression: what else it might have kept.
         decoding: with the threshold that both used.
         side: the input's longer side in pixels.
         tolerance: the largest difference of a pair: of scores, and of boxes divided by ``side``.
@@ -49,20 +50,27 @@ def pair(expected: Found, found: Found, decoding: Decoding, side: int, tolerance
     Raises:
         LimitError: a detection without a partner that rounding does not explain, or a value that is not a number.
     """
-    scores = (expected.scores[:, None] - found.scores[None]).abs()
-    pixels = (expected.boxes[:, None] - found.boxes[None]).abs().amax(-1)
-    costs = torch.maximum(scores, pixels / side).where(expected.labels[:, None] == found.labels[None], APART)
-    if not (scores.isfinite().all() and pixels.isfinite().all()):
+    if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
         raise LimitError("the onnx artifact gives values that are not finite: it was not kept")
+    scores, pixels, costs = _differences(expected, found, side)
     rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(costs.clamp(max=APART).numpy()))
     good = costs[rows, columns] <= tolerance
     rows, columns = rows[good], columns[good]
     lone = [*_without(expected, rows), *_without(found, columns)]
-    number = _explain(lone, expected, found, decoding, tolerance, costs)
+    known = (_differences(candidates, found, side)[2] <= tolerance).any(0)
+    number = _explain(lone, expected, found, known, decoding, tolerance)
     if not len(rows):
         return Pairing(0.0, 0.0, 0.0, number)
     largest = [float(values[rows, columns].max()) for values in (scores, pixels, costs)]
     return Pairing(largest[0], largest[1], largest[2], number)
+
+
+def _differences(one: Found, other: Found, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each pair differs by, (K, K'): scores, pixels, and the larger of scores and pixels over ``side``."""
+    scores = (one.scores[:, None] - other.scores[None]).abs()
+    pixels = (one.boxes[:, None] - other.boxes[None]).abs().amax(-1)
+    costs = torch.maximum(scores, pixels / side).where(one.labels[:, None] == other.labels[None], APART)
+    return scores, pixels, costs
 
 
 def _without(side: Found, paired: Tensor) -> list[tuple[Found, int]]:
@@ -74,13 +82,14 @@ def _explain(
     lone: list[tuple[Found, int]],
     expected: Found,
     found: Found,
+    known: Tensor,
     decoding: Decoding,
     tolerance: float,
-    costs: Tensor,
 ) -> int:
     """Return the number of detections without partner, all of which rounding explains.
 
-    It decides where a score is at the threshold, or at the last that is kept where there are as many as may be; where
+    What the artifact finds must be ``known``, (K',) bool: a box that PyTorch has before suppression, too. Rounding then
+    decides where a score is at the threshold, or at the last that is kept where there are as many as may be; where
     an overlap with a box of the same class is at the threshold of suppression; which of two overlapping boxes with
     equal scores stays; and what was suppressed, or was not, by a box whose own presence it decided.
 
@@ -100,13 +109,12 @@ def _explain(
         equal = (overlaps > decoding.overlap) & ((other.scores[same] - score).abs() <= tolerance)
         rivals = [at for one, at in explained if one is other and int(one.labels[at]) == label]
         follows = (box_iou(side.boxes[index][None], other.boxes[rivals]) > decoding.overlap).any() if rivals else False
-        if not (at_limit or near.any() or equal.any() or follows):
-            line = costs[index] if side is expected else costs[:, index]
-            nearest = float(line.min()) if len(line) else APART
+        real = side is expected or bool(known[index])
+        if not (real and (at_limit or near.any() or equal.any() or follows)):
             whose = "PyTorch's" if side is expected else "the artifact's"
             raise LimitError(
                 f"the onnx artifact differs from PyTorch: {whose} detection of class {label} with score {score:.4f} "
-                f"has no partner within the tolerance of {tolerance:.2g} (nearest: {nearest:.2g}): it was not kept"
+                f"has no partner within the tolerance of {tolerance:.2g}: it was not kept"
             )
         explained.append((side, index))
     return len(lone)

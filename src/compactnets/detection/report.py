@@ -85,7 +85,7 @@ def show_artifact(artifact: DetectorArtifact, output: Path) -> None:
     for line in lines:
         stdout.print(line, highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for heading in ("score above", "detections", "largest difference: score", "box, pixels", "left to rounding"):
+    for heading in ("score above", "detections", "scores differ by", "boxes by (pixels)", "left to rounding"):
         table.add_column(heading, justify="right")
     for check in checked.checks:
         table.add_row(

@@ -58,15 +58,18 @@ def verify_detector(
     reference, runner = _Reference(detector), ArtifactDetector(artifact, folder)
     heads = _compare_heads(detector, runner, images, tolerance) if artifact.heads == "raw" else None
     threshold = artifact.decoding.score
-    single = _threshold_for_one(reference.find(images[0], None, threshold).scores, threshold)
+    found = [reference.find(image, None, threshold).scores for image in images]
+    # the image whose best detections a threshold tells apart soonest
+    _, single, place = min((*_threshold_for_one(scores, threshold), place) for place, scores in enumerate(found))
     checks = []
     with tempfile.TemporaryDirectory() as scratch:
-        for score, chosen in ((threshold, images), (single, images[:1]), (NOTHING, images[:1])):
+        for score, chosen in ((threshold, images), (single, images[place : place + 1]), (NOTHING, images[:1])):
             find = _finder(artifact, folder, Path(scratch), score)
             checks.append(_check(artifact, reference, find, chosen, score, tolerance))
             if score == threshold:  # the file itself beside its copy that shows its proposals
+                copied = find(images[0])
                 itself = Found(*runner.run(images[0]))
-                pair(find(images[0]), itself, artifact.decoding, max(images[0].shape), tolerance)
+                pair(copied, itself, copied, artifact.decoding, max(images[0].shape), tolerance)
     return DetectorVerification(images=origin, tolerance=tolerance, heads_difference=heads, checks=checks)
 
 
@@ -91,7 +94,8 @@ def _check(
                     f"the onnx artifact has {unlike} of {count} proposals that PyTorch has not: it was not kept"
                 )
             alike.append(1 - unlike / count)
-        pairings.append(pair(expected, found, decoding, side, tolerance))
+        candidates = reference.find(image, found.proposals, score, suppressed=False)
+        pairings.append(pair(expected, found, candidates, decoding, side, tolerance))
         counts.append(len(expected.labels))
     return DetectorCheck(
         score=score,
@@ -111,16 +115,18 @@ class _Reference:
     def __init__(self, detector: FasterRCNN | SSD) -> None:
         self.detector = copy.deepcopy(detector)
         self.is_ssd = isinstance(detector, SSD)
+        chooser = detector if self.is_ssd else detector.roi_heads
+        self.choice = chooser.nms_thresh, chooser.detections_per_img
 
-    def find(self, image: Tensor, proposals: Tensor | None, score: float) -> Found:
+    def find(self, image: Tensor, proposals: Tensor | None, score: float, *, suppressed: bool = True) -> Found:
         """Return what it finds in (1, 3, h, w), by these proposals where they are given; and its own proposals."""
         detector, own = self.detector, []
-        if self.is_ssd:
-            detector.score_thresh = score
-        else:
+        chooser = detector if self.is_ssd else detector.roi_heads
+        chooser.score_thresh = score
+        chooser.nms_thresh, chooser.detections_per_img = self.choice if suppressed else (1.0, None)
+        if not self.is_ssd:
             sides = sorted(image.shape[2:])
             detector.transform.min_size, detector.transform.max_size = (sides[0],), sides[1]
-            detector.roi_heads.score_thresh = score
             choose = type(detector.rpn).filter_proposals
 
             def replaced(*arguments: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -134,13 +140,14 @@ class _Reference:
         return Found(found["boxes"], found["labels"] - 1, found["scores"], own[0] if own else None)
 
 
-def _threshold_for_one(scores: Tensor, otherwise: float) -> float:
-    """Return a threshold that leaves one detection, or the fewest that scores tell apart."""
+def _threshold_for_one(scores: Tensor, otherwise: float) -> tuple[int, float]:
+    """Return a threshold that leaves one detection, or the fewest that scores tell apart, and how many it leaves."""
     gaps = scores[:FIRST_ONES][:-1] - scores[:FIRST_ONES][1:]
     clear = (gaps > 10 * TOLERANCE).nonzero().flatten()
     if not len(clear):
-        return otherwise
-    return float(scores[clear[0]] + scores[clear[0] + 1]) / 2
+        return len(scores) or FIRST_ONES, otherwise
+    first = int(clear[0])
+    return first + 1, float(scores[first] + scores[first + 1]) / 2
 
 
 def _finder(artifact: DetectorArtifact, folder: Path, scratch: Path, score: float) -> Find:
