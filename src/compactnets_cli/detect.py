@@ -97,9 +97,9 @@ def evaluate(
     """Measure the average precision of a detector."""
     from compactnets.console import stdout
     from compactnets.detection.data.opening import open_detection
+    from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.evaluation import evaluate_on
     from compactnets.detection.report import show, write_examples
-    from compactnets.detection.runtime import detector_device, load_any_detector
     from compactnets.training.distributed import join_world
 
     with join_world(detector_device(checkpoint, device)) as world:
@@ -131,8 +131,8 @@ def predict(
 ) -> None:
     """Find objects in image files, and draw them."""
     from compactnets.console import say, stdout
+    from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.prediction import predict_objects
-    from compactnets.detection.runtime import detector_device, load_any_detector
     from compactnets.training.distributed import pick_device
 
     detector, record = load_any_detector(checkpoint, pick_device(detector_device(checkpoint, device)))
@@ -183,7 +183,7 @@ def export(
     Exit code 3 where they do not; then nothing is left behind.
     """
     from compactnets.detection.checkpoint import load_detector
-    from compactnets.detection.export import export_detector, parse_size
+    from compactnets.detection.deploy.export import export_detector, parse_size
     from compactnets.detection.report import show_artifact
     from compactnets.errors import InputError
 

@@ -16,16 +16,16 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
 from compactnets.deploy.record import NAME
-from compactnets.detection.artifact import FIRST, SECOND, WHOLE, TensorRecord, read_detector_artifact
 from compactnets.detection.checkpoint import Detector, DetectorRecord
-from compactnets.detection.decoding import Decoding
+from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, TensorRecord, read_detector_artifact
+from compactnets.detection.deploy.decoding import Decoding
+from compactnets.detection.deploy.export import export_detector, parse_size
+from compactnets.detection.deploy.pairing import Found, pair
+from compactnets.detection.deploy.runtime import load_detector_artifact
+from compactnets.detection.deploy.stages import deploy_detector
+from compactnets.detection.deploy.suppression import suppress
 from compactnets.detection.evaluation import find_objects
-from compactnets.detection.export import export_detector, parse_size
 from compactnets.detection.objects import Detections
-from compactnets.detection.pairing import Found, pair
-from compactnets.detection.runtime import load_detector_artifact
-from compactnets.detection.stages import deploy_detector
-from compactnets.detection.suppression import suppress
 from compactnets.errors import InputError, LimitError
 
 from .lively import SMALLEST, lively_detector, photograph
@@ -263,7 +263,7 @@ def test_past_the_tolerance_nothing_is_left_and_what_was_there_stays(
         shutil.copy(exported("ssd", "raw") / WHOLE, Path(str(arguments[-1])) / WHOLE)
         return {WHOLE: (record.inputs[WHOLE], record.outputs[WHOLE])}
 
-    monkeypatch.setattr("compactnets.detection.export.write_graphs", copied)
+    monkeypatch.setattr("compactnets.detection.deploy.export.write_graphs", copied)
     folder = Path(shutil.copytree(exported("ssd", "raw"), tmp_path / "artifact"))
     before = (folder / NAME).read_text()
     with pytest.raises(LimitError, match="past the tolerance of 0"):

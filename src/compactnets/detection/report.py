@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compactnets.console import stdout
-from compactnets.detection.artifact import DetectorArtifact
 from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.examples import Example, examples_page
 from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
 

@@ -11,13 +11,13 @@ from torchvision.models.detection.ssd import SSD
 from compactnets.deploy.export import check_output, writing
 from compactnets.deploy.formats import FORMATS
 from compactnets.deploy.record import NAME, digest, size_in_bytes
-from compactnets.detection.artifact import FIRST, SECOND, WHOLE, DetectorArtifact, Heads, InputRecord
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.cost import default_size, detector_cost
-from compactnets.detection.decoding import Decoding
-from compactnets.detection.graphs import write_graphs
-from compactnets.detection.stages import deploy_detector
-from compactnets.detection.verification import TOLERANCE, verify_detector
+from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, DetectorArtifact, Heads, InputRecord
+from compactnets.detection.deploy.decoding import Decoding
+from compactnets.detection.deploy.graphs import write_graphs
+from compactnets.detection.deploy.stages import deploy_detector
+from compactnets.detection.deploy.verification import TOLERANCE, verify_detector
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 

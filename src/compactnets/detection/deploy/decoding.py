@@ -14,7 +14,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import roi_align
 
 from compactnets.detection.checkpoint import DetectorRecord
-from compactnets.detection.suppression import suppress
+from compactnets.detection.deploy.suppression import suppress
 
 LEAST_PROPOSAL, LEAST_BOX = 1e-3, 1e-2  # pixels: sides below which torchvision's Faster R-CNN drops boxes
 DROPPED = -1.0  # a score that no threshold lets through

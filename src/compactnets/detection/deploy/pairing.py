@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from compactnets.detection.decoding import Decoding
+from compactnets.detection.deploy.decoding import Decoding
 from compactnets.errors import LimitError
 
 NEAR_OVERLAP = 1e-3  # around the threshold of suppression: boxes that differ in the fifth digit cross it

@@ -2,7 +2,7 @@
 
 Suppression is a chain of decisions, and rounding may turn one where two scores are equal or an overlap lies at the
 threshold. So detections are matched as sets; one that only one side has is accepted where such a decision explains it
-(:mod:`compactnets.detection.pairing`), and nowhere else. Faster R-CNN makes two such choices. The proposals of the
+(:mod:`compactnets.detection.deploy.pairing`), and nowhere else. Faster R-CNN makes two such choices. The proposals of the
 artifact are compared with PyTorch's by themselves, and then PyTorch goes on from the artifact's, so that one that
 differs does not change all that follows.
 """
@@ -21,10 +21,17 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
 from compactnets.deploy.verify import TINY, load_pictures
-from compactnets.detection.artifact import FIRST, SECOND, WHOLE, DetectorArtifact, DetectorCheck, DetectorVerification
-from compactnets.detection.pairing import Found, pair, unlike_proposals
-from compactnets.detection.runtime import ArtifactDetector
-from compactnets.detection.stages import BoxHeads, RegionHeads, SSDHeads
+from compactnets.detection.deploy.artifact import (
+    FIRST,
+    SECOND,
+    WHOLE,
+    DetectorArtifact,
+    DetectorCheck,
+    DetectorVerification,
+)
+from compactnets.detection.deploy.pairing import Found, pair, unlike_proposals
+from compactnets.detection.deploy.runtime import ArtifactDetector
+from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads
 from compactnets.detection.transform import plain_target
 from compactnets.errors import LimitError
 

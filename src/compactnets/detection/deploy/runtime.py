@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 
 from compactnets.deploy.formats import FORMATS
-from compactnets.detection.artifact import SECOND, DetectorArtifact, is_detector_artifact, read_detector_artifact
 from compactnets.detection.checkpoint import Detector, DetectorRecord, load_detector
-from compactnets.detection.decoding import clip
+from compactnets.detection.deploy.artifact import SECOND, DetectorArtifact, is_detector_artifact, read_detector_artifact
+from compactnets.detection.deploy.decoding import clip
 from compactnets.detection.objects import Detections
 from compactnets.errors import InputError
 

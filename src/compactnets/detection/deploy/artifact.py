@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from compactnets.deploy.record import NAME, digest
 from compactnets.detection.checkpoint import DetectorRecord
-from compactnets.detection.decoding import Decoding
+from compactnets.detection.deploy.decoding import Decoding
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import parse_record
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
-from compactnets.detection.artifact import FIRST, INPUT, SECOND, WHOLE, Heads, TensorRecord
-from compactnets.detection.decoding import Decoding
-from compactnets.detection.stages import BoxHeads, RegionHeads, SSDHeads, Whole
-from compactnets.detection.suppression import translations
+from compactnets.detection.deploy.artifact import FIRST, INPUT, SECOND, WHOLE, Heads, TensorRecord
+from compactnets.detection.deploy.decoding import Decoding
+from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads, Whole
+from compactnets.detection.deploy.suppression import translations
 
 EXAMPLE = (72, 104)  # where both sides are open: neither equal nor multiples of 32, from which nothing may be concluded
 CORNERS = "left, top, right, bottom in pixels of the input"
@@ -32,7 +32,7 @@ def write_graphs(
         form: the detector as ``deploy_detector`` gives it.
         decoding: its numbers.
         size: height and width; ``None`` leaves both open.
-        heads: see :func:`compactnets.detection.export.export_detector`.
+        heads: see :func:`compactnets.detection.deploy.export.export_detector`.
         folder: where to write.
 
     Returns:
