@@ -2,8 +2,8 @@
 
 Suppression is a chain of decisions, and rounding may turn one where two scores are equal or an overlap lies at the
 threshold. So detections are matched as sets; one that only one side has is accepted where such a decision explains it
-(:mod:`compactnets.detection.deploy.pairing`), and nowhere else. Faster R-CNN makes two such choices. The proposals of the
-artifact are compared with PyTorch's by themselves, and then PyTorch goes on from the artifact's, so that one that
+(:mod:`compactnets.detection.deploy.pairing`), and nowhere else. Faster R-CNN makes two such choices. The proposals of
+the artifact are compared with PyTorch's by themselves, and then PyTorch goes on from the artifact's, so that one that
 differs does not change all that follows.
 """
 
