@@ -10,6 +10,7 @@ import typer
 from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.detect import detect as detect_verbs
+from compactnets_cli.detect import profile_detector
 from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json
 from compactnets_cli.web import web as web_verbs
 
@@ -221,19 +222,31 @@ def convert(
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(help="A network (compactnets list).")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network (compactnets list), or a detector's checkpoint.")
+    ],
     input_size: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar."),
+        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar; a detector's own."),
     ] = None,
     stem: Annotated[Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once, for the activation memory.")] = 1,
+    detector: Annotated[
+        Literal["faster_rcnn", "ssd"] | None, typer.Option(help="Count a detector on the network, part by part.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe of the detector, such as small/ssd512; --set changes its settings.")
+    ] = None,
     arguments: Arguments = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Count what a network costs: multiply-adds, other operations, parameters, memory."""
+    """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part."""
+    if detector or recipe or name.endswith(".safetensors"):
+        given = {"stem": stem, "batch-size": batch_size != 1, "per-layer": per_layer}
+        profile_detector(name, input_size, detector, recipe, num_classes, arguments or [], given, as_json)
+        return
     from compactnets.catalogue import profile_by_name
     from compactnets.complexity import render
     from compactnets.console import stdout

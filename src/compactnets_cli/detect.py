@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,10 @@ from compactnets_cli.options import AsJson, Device, print_json
 detect = typer.Typer(help="Detect objects: train, evaluate and use Faster R-CNN and SSD.", no_args_is_help=True)
 
 BoxData = Annotated[str, typer.Option(help="A Pascal VOC tree, or a folder with COCO files.")]
-DetectorCheckpoint = Annotated[Path, typer.Option(help="A detector's .safetensors file with its .json record.")]
+DetectorCheckpoint = Annotated[
+    Path,
+    typer.Option(help="A detector's .safetensors file with its .json record, or the folder of an exported detector."),
+]
 
 
 @detect.command()
@@ -36,10 +40,9 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a detector as a recipe says; a run that stopped goes on by the same command."""
+    from compactnets.console import say, stdout
     from compactnets.detection.data.opening import open_detection
     from compactnets.detection.metrics import METRIC_TITLES
-
-    from compactnets.console import say, stdout
     from compactnets.detection.recipe import DetectionRecipe
     from compactnets.detection.task import train_detector
     from compactnets.errors import InputError
@@ -92,16 +95,15 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the average precision of a detector."""
-    from compactnets.detection.data.opening import open_detection
-
     from compactnets.console import stdout
-    from compactnets.detection.checkpoint import load_detector
+    from compactnets.detection.data.opening import open_detection
+    from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.evaluation import evaluate_on
     from compactnets.detection.report import show, write_examples
     from compactnets.training.distributed import join_world
 
-    with join_world(device) as world:
-        detector, record = load_detector(checkpoint, world.device)
+    with join_world(detector_device(checkpoint, device)) as world:
+        detector, record = load_any_detector(checkpoint, world.device)
         source = open_detection(data, split, class_names=record.class_names)
         evaluator, seconds = evaluate_on(
             detector, source, metric=metric, bad_boxes=bad_boxes, workers=workers, world=world
@@ -129,11 +131,11 @@ def predict(
 ) -> None:
     """Find objects in image files, and draw them."""
     from compactnets.console import say, stdout
-    from compactnets.detection.checkpoint import load_detector
+    from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.prediction import predict_objects
     from compactnets.training.distributed import pick_device
 
-    detector, record = load_detector(checkpoint, pick_device(device))
+    detector, record = load_any_detector(checkpoint, pick_device(detector_device(checkpoint, device)))
     results = []
     for result in predict_objects(detector, record, images, output, score):
         results.append(result)
@@ -153,3 +155,80 @@ def predict(
         say(f"compactnets: error: {result.error}")
     if failed:
         raise typer.Exit(2)
+
+
+@detect.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A detector's .safetensors file with its .json record.")],
+    output: Annotated[Path, typer.Option(help="Folder for the ONNX files and their artifact.json.")],
+    heads: Annotated[
+        Literal["boxes", "raw"],
+        typer.Option(help="boxes: the choice of boxes is in the graph; raw: it is left to the caller."),
+    ] = "boxes",
+    form: Annotated[str, typer.Option("--format", help="Detectors are exported to onnx.")] = "onnx",
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIDE|HEIGHTxWIDTH", help="Fix the input of Faster R-CNN, which takes any; SSD has its own."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Largest difference from PyTorch, of a score or as a share of the input; 0.0001."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a detector as ONNX, compare it in ONNX Runtime with PyTorch, and keep it if they agree.
+
+    Exit code 3 where they do not; then nothing is left behind.
+    """
+    from compactnets.detection.checkpoint import load_detector
+    from compactnets.detection.deploy.export import export_detector, parse_size
+    from compactnets.detection.report import show_artifact
+    from compactnets.errors import InputError
+
+    if form != "onnx":
+        raise InputError(f"detectors are exported to onnx only, found --format {form}: leave it out")
+    fixed = None if size is None else parse_size(size)
+    detector, record = load_detector(checkpoint)
+    artifact = export_detector(detector, record, output, heads=heads, size=fixed, tolerance=tolerance)
+    if as_json:
+        print_json({"output": str(output), **artifact.model_dump(mode="json")})
+    else:
+        show_artifact(artifact, output)
+
+
+def profile_detector(
+    name: str,
+    input_size: tuple[int, int, int] | None,
+    detector: Literal["faster_rcnn", "ssd"] | None,
+    recipe: str | None,
+    num_classes: int | None,
+    settings: list[str],
+    others: Mapping[str, object],
+    as_json: bool,
+) -> None:
+    """Do what ``compactnets profile`` does for a detector: a checkpoint's, or one on a network.
+
+    Args:
+        others: options of classifiers that were given.
+    """
+    from compactnets.console import stdout
+    from compactnets.detection.checkpoint import read_detector_record
+    from compactnets.detection.cost import detector_cost, planned_record, render_cost
+    from compactnets.errors import InputError
+
+    is_checkpoint = name.endswith(".safetensors")
+    if is_checkpoint:
+        others = {**others, "detector": detector, "recipe": recipe, "num-classes": num_classes, "set": settings}
+    if wrong := [option for option, value in others.items() if value]:
+        what = "a detector's checkpoint" if is_checkpoint else "a detector"
+        raise InputError(f"--{wrong[0]} means nothing for {what}: leave it out")
+    if input_size is not None and input_size[0] != 3:
+        raise InputError(f"a detector takes images of 3 channels, found --input-size {input_size[0]} …")
+    if is_checkpoint:
+        record = read_detector_record(Path(name))
+    else:
+        record = planned_record(name, detector, recipe, num_classes, settings)
+    cost = detector_cost(record, None if input_size is None else input_size[1:])
+    print_json(cost.to_dict()) if as_json else stdout.print(render_cost(cost))

@@ -265,8 +265,8 @@ def test_every_verb_takes_json() -> None:
 
     from compactnets_cli import app
 
-    group = typer.main.get_command(app)
-    commands = dict(group.commands)  # type: ignore[attr-defined]
-    commands |= {**commands.pop("papers").commands, **commands.pop("data").commands}
+    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    for group in ("papers", "data", "detect"):
+        commands |= {f"{group} {name}": verb for name, verb in commands.pop(group).commands.items()}
     for name, command in commands.items():
         assert any("--json" in parameter.opts for parameter in command.params), name

@@ -230,7 +230,7 @@ def test_the_data_set_can_be_sent_to_a_spawned_worker() -> None:
     data = PixelBatches(loader.source, loader.transform, loader.settings, fast=True)
     wanted = Wanted(1, 0, [3, 4])
     copy = pickle.loads(pickle.dumps(data))
-    assert torch.equal(copy[wanted].pixels, data[wanted].pixels)
+    assert torch.equal(copy[wanted].items, data[wanted].items)
 
 
 def test_exact_decoding_is_what_the_transform_gives() -> None:

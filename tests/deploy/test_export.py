@@ -32,6 +32,7 @@ def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
     assert record["input"] == [None, 3, None, None]
 
 
+@pytest.mark.slow
 def test_fixed_formats_are_written_again_for_other_batches_and_sizes(artifact: Make) -> None:
     record = json.loads((artifact("executorch") / NAME).read_text())
     assert [(check["batch"], check["size"]) for check in record["verification"]["checks"]] == [

@@ -80,6 +80,7 @@ def test_a_measurement_of_real_networks(tmp_path: Path) -> None:
     assert times == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.pt2")]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(model: nn.Module, record: CheckpointRecord, form: str, *rest: Any, **options: Any) -> None:
         raise LimitError("it differs")
@@ -195,6 +196,7 @@ def test_json_has_no_objects_of_python(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text())["command"][0] == "compactnets"
 
 
+@pytest.mark.slow
 def test_checkpoints_of_one_name_do_not_share_an_artifact(tmp_path: Path) -> None:
     """runs/a/best.safetensors and runs/b/best.safetensors are two networks."""
     model, record = load_for_export("shufflenet_g3_x0_25", {"stem": "cifar"})

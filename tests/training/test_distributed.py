@@ -97,6 +97,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert [session["processes"] for session in sessions] == [2]
 
 
+@pytest.mark.slow
 def test_statistics_of_each_process_alone_are_others(tmp_path: Path) -> None:
     """So the test above would fail without the synchronisation."""
     settings = {**SETTINGS, "sync_batchnorm": False}

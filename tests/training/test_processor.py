@@ -121,6 +121,7 @@ print(min(faults() for _ in range(3)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_kept() -> None:
     """64 MiB again and again: mapped anew each time by default, and not at all after the call."""

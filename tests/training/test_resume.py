@@ -240,6 +240,7 @@ def run_child(recipe: Recipe, run: Path, kill: int | None) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_kill_9_after_random_steps(straight: Path, tmp_path: Path) -> None:
     """The kernel ends the process in the middle of a step; at most the steps since the last checkpoint are lost."""
     recipe, run = make_tiny_recipe(**HARD, workers=2, checkpoint_minutes=0), tmp_path / "run"

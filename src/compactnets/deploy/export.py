@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -179,13 +179,18 @@ def _input_shape(form: Format, preprocess: Preprocess, batch_size: int) -> list[
     return [None if form.any_batch else batch_size, preprocess.channels, side, side]
 
 
-def check_output(output: Path) -> None:
-    """Raise unless ``output`` is free, empty, or an artifact and nothing more."""
+def check_output(output: Path, files: Iterable[str] = ()) -> None:
+    """Raise unless ``output`` is free, empty, or an artifact and nothing more.
+
+    Args:
+        output: folder to write to.
+        files: names that an artifact may have besides those of classifiers.
+    """
     if output.exists() and not output.is_dir():
         raise InputError(f"--output must be a folder, {output} is a file")
     if not output.exists():
         return
-    known = {NAME, LAYERS, *(name for form in FORMATS.values() for name in form.files)}
+    known = {NAME, LAYERS, *files, *(name for form in FORMATS.values() for name in form.files)}
     found = {entry.name for entry in output.iterdir()}
     if found and not (NAME in found and found <= known):
         foreign = sorted(found - known) or sorted(found)

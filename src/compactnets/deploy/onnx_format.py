@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,25 @@ def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str,
 
 def save(model: nn.Module, example: Tensor, path: Path) -> None:
     """Write one file, with the weights inside."""
-    program = trace_program(model, example, any_shape=True)
+    save_program(trace_program(model, example, any_shape=True), path, [INPUT], [OUTPUT])
+
+
+def save_program(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    translations: dict[Callable[..., Any], Callable[..., Any]] | None = None,
+) -> None:
+    """Write a traced network as one file, with the weights inside.
+
+    Args:
+        program: the network.
+        path: of the file.
+        inputs: names of its inputs.
+        outputs: names of its outputs.
+        translations: how to write operators that torch's exporter does not know, or writes badly.
+    """
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -48,12 +67,13 @@ def save(model: nn.Module, example: Tensor, path: Path) -> None:
                 program,
                 (),
                 path,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                input_names=inputs,
+                output_names=outputs,
                 opset_version=OPSET,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
+                custom_translation_table=translations,
             )
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
@@ -75,7 +95,7 @@ def _drop_notes(path: Path) -> None:
 
 def open_runner(path: Path, threads: int | None) -> Runner:
     """Load into ONNX Runtime on the processor."""
-    session = _session(path, threads)
+    session = open_session(path, threads)
     name = session.get_inputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -92,7 +112,7 @@ def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: i
     warm_up = 5
     with tempfile.TemporaryDirectory() as scratch:
         changed = f"{scratch}/changed.onnx"
-        session = _session(
+        session = open_session(
             path,
             threads,
             enable_profiling=True,
@@ -129,7 +149,17 @@ def _kinds(model: Any) -> dict[str, str]:
     return kinds
 
 
-def _session(path: Path, threads: int | None, **settings: Any) -> Any:
+def open_session(path: Path, threads: int | None = None, **settings: Any) -> Any:
+    """Load a file into ONNX Runtime, on the processor.
+
+    Args:
+        path: of the file.
+        threads: to run on; the runtime's own choice where it is not given.
+        settings: further attributes of its ``SessionOptions``.
+
+    Raises:
+        InputError: a file that it cannot load.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

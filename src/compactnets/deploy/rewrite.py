@@ -15,8 +15,9 @@ from __future__ import annotations
 import copy
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.fx import Tracer
+from torch.fx import GraphModule, Tracer
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -31,12 +32,17 @@ def deploy_form(model: nn.Module) -> nn.Module:
     The outputs equal those of ``model`` in evaluation mode but for rounding, for every input size and memory format.
     """
     form = copy.deepcopy(model).cpu().eval()
-    for unit in form.modules():
-        if isinstance(unit, (MEModule, ShuffleUnit)) and isinstance(unit.shuffle, ChannelShuffle):
-            _move_shuffle(unit)
-    _fold_normalization(form)
+    move_shuffles(form)
+    fold_normalization(form)
     _drop_dropout(form)
     return form.eval().requires_grad_(False)
+
+
+def move_shuffles(model: nn.Module) -> None:
+    """Move the channel shuffles of MENet and ShuffleNet units to where they cost least, in place."""
+    for unit in model.modules():
+        if isinstance(unit, (MEModule, ShuffleUnit)) and isinstance(unit.shuffle, ChannelShuffle):
+            _move_shuffle(unit)
 
 
 def _move_shuffle(unit: MEModule | ShuffleUnit) -> None:
@@ -69,10 +75,13 @@ def _parameter(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach().clone(memory_format=torch.contiguous_format), requires_grad=False)
 
 
-def _fold_normalization(model: nn.Module) -> None:
-    """Fold every batch normalisation that follows a convolution directly and alone, in place."""
+def fold_normalization(model: nn.Module) -> None:
+    """Fold every batch normalisation that follows a convolution directly and alone, in place.
+
+    A graph is not traced again: whoever made it may have had leaves of their own.
+    """
     modules = dict(model.named_modules())
-    for node in Tracer().trace(model).nodes:
+    for node in (model.graph if isinstance(model, GraphModule) else Tracer().trace(model)).nodes:
         if node.op != "call_module" or not isinstance(norm := modules[node.target], nn.BatchNorm2d):
             continue
         before = node.args[0]
@@ -82,7 +91,9 @@ def _fold_normalization(model: nn.Module) -> None:
         if isinstance(conv, nn.Conv2d) and norm.running_mean is not None:
             dtype = conv.weight.dtype
             _replace(model, before.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
-            _replace(model, node.target, nn.Identity())
+            # timm's normalisation has the activation in it
+            after = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+            _replace(model, node.target, after)
 
 
 def separate_padding(model: nn.Module) -> nn.Module:

@@ -52,7 +52,8 @@ def predict_objects(
     Raises:
         InputError: the folder cannot be written.
     """
-    device = next(detector.parameters()).device
+    weights = next(detector.parameters(), None)
+    device = "cpu" if weights is None else weights.device  # an exported detector has none in PyTorch
     taken: set[str] = set()
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""The scores of a detector as a table, and its best and worst images as a page."""
+"""The scores of a detector as a table, its best and worst images as a page, and what was exported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from compactnets.console import stdout
 from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.examples import Example, examples_page
 from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
 
@@ -62,3 +64,35 @@ def write_examples(path: Path, evaluator: DetectionEvaluator, source: DetectionS
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} %"
+
+
+def show_artifact(artifact: DetectorArtifact, output: Path) -> None:
+    """Print what was exported, how to feed it and how it was checked."""
+    network, taken, checked = artifact.network, artifact.input, artifact.verification
+    assert checked is not None
+    size = "any size" if taken.size is None else f"{taken.size[0]} x {taken.size[1]} pixels"
+    lines = [
+        f"{network.detector} on {network.model} -> {output}: {', '.join(artifact.files)}, "
+        f"{artifact.bytes / 1e6:.2f} MB, {artifact.cost['macs'] / 1e6:.1f} M MACs",
+        f"input {size}, resize: {taken.resize}; {len(network.class_names)} classes; heads: {artifact.heads}",
+    ]
+    for file, outputs in artifact.outputs.items():
+        shapes = (f"{one.name} ({', '.join(map(str, one.shape))})" for one in outputs)
+        lines.append(f"{file} gives {', '.join(shapes)}")
+    lines.append(f"compared with PyTorch on {checked.images}, tolerance {checked.tolerance:g}:")
+    if checked.heads_difference is not None:
+        lines.append(f"largest difference of a raw output: {checked.heads_difference:.1e} of its largest value")
+    for line in lines:
+        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("score above", "detections", "scores differ by", "boxes by (pixels)", "left to rounding"):
+        table.add_column(heading, justify="right")
+    for check in checked.checks:
+        table.add_row(
+            f"{check.score:.3f}",
+            ", ".join(map(str, check.detections)),
+            f"{check.max_score_difference:.1e}",
+            f"{check.max_box_difference:.1e}",
+            str(check.rounding),
+        )
+    stdout.print(table)

@@ -1,0 +1,213 @@
+"""What a detector costs, part by part: multiply-adds by shapes, as for classifiers, and parameters.
+
+The choice of boxes between the parts (suppression, RoIAlign) has no multiply-adds of convolutions and is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rich.console import Group
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.ssd import SSD
+
+from compactnets.complexity import CONVENTION, profile
+from compactnets.detection.backbone import create_backbone
+from compactnets.detection.checkpoint import DetectorRecord, build_detector
+from compactnets.detection.recipe import DetectionRecipe
+from compactnets.errors import InputError
+from compactnets.training.recipe_files import load, load_detection_recipe
+
+PARTS = {  # title: beginning of the names of its layers
+    "ssd": {
+        "backbone": "backbone.levels.",
+        "extra layers": "backbone.extras.",
+        "class head": "head.classification_head.",
+        "box head": "head.regression_head.",
+    },
+    "faster_rcnn": {"backbone": "backbone.", "proposals": "rpn.", "subnet": "subnet.", "heads": "heads."},
+}
+VOC_CLASSES = 20
+REPEATED = ("subnet", "heads")  # once for each proposal
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """One part.
+
+    Attributes:
+        name: ``backbone``, ``extra layers``, ``class head`` and ``box head`` (SSD); ``backbone``, ``proposals``,
+            ``subnet`` and ``heads`` (Faster R-CNN).
+        macs: multiply-adds for one image, for all proposals together.
+        params: elements of its parameters.
+        times: how often it runs for one image: once, or for each proposal.
+    """
+
+    name: str
+    macs: int
+    params: int
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class DetectorCost:
+    """The cost of a detector for one image; the parts sum to the whole.
+
+    Attributes:
+        detector: ``faster_rcnn`` or ``ssd``.
+        model: the backbone.
+        size: height and width of the image as the detector has scaled it.
+        proposals: boxes that the subnet gets, Faster R-CNN's most; ``None`` for SSD.
+        macs: multiply-adds of convolution and linear layers.
+        params: elements of all parameters. Those of frozen batch normalisation are among them.
+        parts: in the order in which they run.
+    """
+
+    detector: str
+    model: str
+    size: tuple[int, int]
+    proposals: int | None
+    macs: int
+    params: int
+    parts: tuple[PartCost, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values, with ``convention`` stating what ``macs`` means."""
+        return {
+            "convention": CONVENTION,
+            **asdict(self),
+            "size": list(self.size),
+            "parts": list(map(asdict, self.parts)),
+        }
+
+
+def default_size(record: DetectorRecord) -> tuple[int, int]:
+    """Return the height and width that cost is counted at: SSD's own, or Faster R-CNN's of an image of 4 to 3."""
+    if record.ssd is not None:
+        return record.ssd.size, record.ssd.size
+    assert record.faster_rcnn is not None
+    shorter = record.faster_rcnn.shorter_side
+    return shorter, min(record.faster_rcnn.longer_side, round(shorter * 4 / 3))
+
+
+def detector_cost(record: DetectorRecord, size: tuple[int, int] | None = None) -> DetectorCost:
+    """Count what the detector of a record costs; weights play no part.
+
+    Args:
+        record: of the detector.
+        size: height and width of the image as the detector has scaled it; :func:`default_size` where it is not given.
+
+    Raises:
+        InputError: a size that is not positive, or another one than SSD's own.
+    """
+    size = size or default_size(record)
+    if record.ssd is not None and size != default_size(record):
+        side = record.ssd.size
+        raise InputError(f"this SSD scales every image to {side} x {side} pixels, found {size[0]} x {size[1]}")
+    arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
+    # frozen batch normalisation has buffers in the place of parameters, and is the same network
+    plain = record.model_copy(update={"frozen_batchnorm": False})
+    detector = build_detector(plain, create_backbone(record.model, arguments))
+    proposals = None if record.faster_rcnn is None else record.faster_rcnn.proposals_test
+    network = _SSDNetwork(detector) if proposals is None else _FasterRCNNNetwork(detector, record)
+    cost = profile(network, (3, *size))
+    parts = []
+    for name, prefix in PARTS[record.detector].items():
+        layers = [layer for layer in cost.layers if layer.name.startswith(prefix)]
+        times = proposals if proposals is not None and name in REPEATED else 1
+        parts.append(PartCost(name, sum(one.macs for one in layers), sum(one.params for one in layers), times))
+    assert sum(part.macs for part in parts) == cost.macs
+    assert sum(part.params for part in parts) == cost.params
+    return DetectorCost(record.detector, record.model, size, proposals, cost.macs, cost.params, tuple(parts))
+
+
+def planned_record(
+    model: str,
+    detector: Literal["faster_rcnn", "ssd"] | None,
+    recipe: str | None = None,
+    num_classes: int | None = None,
+    settings: Sequence[str] = (),
+) -> DetectorRecord:
+    """Return the record of a detector that there is not yet.
+
+    Args:
+        model: the backbone.
+        detector: which; that of the recipe where it is not given.
+        recipe: its settings; the defaults of every setting where it is not given.
+        num_classes: of objects; 20, as in Pascal VOC, where it is not given.
+        settings: ``key=value`` over the recipe's.
+
+    Raises:
+        InputError: no such recipe, one of the other detector, or settings that it does not take.
+    """
+    if recipe is not None:
+        plan = load_detection_recipe(DetectionRecipe, recipe, settings, model)
+    else:
+        plan = load(DetectionRecipe, {"detector": detector, "model": model, "epochs": 1}, detector or "", settings)
+    if detector not in (None, plan.detector):
+        raise InputError(f"recipe {recipe} is of {plan.detector}, found --detector {detector}")
+    return DetectorRecord(
+        detector=plan.detector,
+        model=plan.model,
+        arguments=plan.model_arguments,
+        faster_rcnn=plan.faster_rcnn if plan.detector == "faster_rcnn" else None,
+        ssd=plan.ssd if plan.detector == "ssd" else None,
+        frozen_batchnorm=False,
+        class_names=[str(number) for number in range(num_classes or VOC_CLASSES)],
+        source="",
+        license="",
+    )
+
+
+class _SSDNetwork(nn.Module):
+    """An SSD's convolutions: (N, 3, S, S) -> class scores."""
+
+    def __init__(self, detector: SSD) -> None:
+        super().__init__()
+        self.backbone, self.head = detector.backbone, detector.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.head(list(self.backbone(images).values()))["cls_logits"]
+        return scores
+
+
+class _FasterRCNNNetwork(nn.Module):
+    """A Faster R-CNN's convolutions, with as many proposals as it takes at most: (1, 3, H, W) -> class scores."""
+
+    def __init__(self, detector: FasterRCNN, record: DetectorRecord) -> None:
+        super().__init__()
+        assert record.faster_rcnn is not None
+        self.backbone, self.rpn = detector.backbone, detector.rpn.head
+        self.subnet, self.heads = detector.roi_heads.box_head, detector.roi_heads.box_predictor
+        self.proposals, self.roi_size = record.faster_rcnn.proposals_test, record.faster_rcnn.roi_size
+        self.multiple = detector.transform.size_divisible
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        features = self.backbone(F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple)))
+        self.rpn([features])
+        regions = features.new_zeros(self.proposals, features.shape[1], self.roi_size, self.roi_size)
+        scores: Tensor = self.heads(self.subnet(regions))[0]
+        return scores
+
+
+def render_cost(cost: DetectorCost) -> Group:
+    """Return rich text: a table of the parts, and under it :data:`CONVENTION`."""
+    height, width = cost.size
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    for heading in ("MACs", "share", "parameters"):
+        table.add_column(heading, justify="right")
+    for part in cost.parts:
+        each = f" ({part.times} x {part.macs / part.times / 1e6:,.2f} M)" if part.times > 1 else ""
+        share = f"{part.macs / cost.macs:.1%}"
+        table.add_row(part.name + each, f"{part.macs / 1e6:,.1f} M", share, f"{part.params / 1e3:,.1f} K")
+    table.add_section()
+    table.add_row("total", f"{cost.macs / 1e6:,.1f} M", "", f"{cost.params / 1e3:,.1f} K", style="bold")
+    title = f"{cost.detector} on {cost.model}, image of {height} x {width} pixels"
+    return Group(title, table, CONVENTION)

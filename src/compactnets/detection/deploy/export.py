@@ -1,0 +1,137 @@
+"""From a detector to verified ONNX files in a folder."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.ssd import SSD
+
+from compactnets.deploy.export import check_output, writing
+from compactnets.deploy.formats import FORMATS
+from compactnets.deploy.record import NAME, digest, size_in_bytes
+from compactnets.detection.checkpoint import DetectorRecord
+from compactnets.detection.cost import default_size, detector_cost
+from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, DetectorArtifact, Heads, InputRecord
+from compactnets.detection.deploy.decoding import Decoding
+from compactnets.detection.deploy.graphs import write_graphs
+from compactnets.detection.deploy.stages import deploy_detector
+from compactnets.detection.deploy.verification import TOLERANCE, verify_detector
+from compactnets.environment import software_versions
+from compactnets.errors import InputError
+
+SMALLEST = 32  # pixels: Faster R-CNN pads to multiples of it
+
+SSD_STEPS = [
+    "for each class (columns from 1 on; column 0 is the background) keep boxes whose score is above decoding.score, "
+    "and of them the best decoding.candidates",
+    "non-maximum suppression in each class at decoding.overlap",
+    "the best decoding.detections of all classes are the detections; labels count from 0 without the background",
+]
+FASTER_RCNN_STEPS = [
+    f"run {FIRST}; keep the decoding.proposal_candidates boxes of the highest objectness, and of them those at least "
+    "0.001 pixels wide and high",
+    "non-maximum suppression at decoding.proposal_overlap; the best decoding.proposals are the proposals",
+    "RoIAlign (decoding.roi_size cells a side, scale 1 / decoding.stride, decoding.sampling_ratio, not aligned, which "
+    "ONNX calls output_half_pixel) gives the regions",
+    f"run {SECOND} on regions and proposals; clip its boxes to the input",
+    "for each class (columns from 1 on; column 0 is the background) keep boxes whose score is above decoding.score "
+    "that are at least 0.01 pixels wide and high; non-maximum suppression in each class at decoding.overlap",
+    "the best decoding.detections of all classes are the detections; labels count from 0 without the background",
+]
+SCALE_BACK = "scale boxes from the input back to the image as input.resize says"
+
+
+def export_detector(
+    detector: FasterRCNN | SSD,
+    record: DetectorRecord,
+    output: Path,
+    *,
+    heads: Heads = "boxes",
+    size: tuple[int, int] | None = None,
+    tolerance: float | None = None,
+) -> DetectorArtifact:
+    """Write a detector as ONNX, compare it in ONNX Runtime with PyTorch, and keep it if they agree.
+
+    Args:
+        detector: torchvision's, in evaluation mode; it is left alone.
+        record: how it was built, and its classes.
+        output: folder for the artifact; it appears whole or not at all. An artifact that is there is replaced.
+        heads: ``boxes``: the choice of boxes is inside; ``raw``: it is left to the caller, and there is neither
+            suppression nor RoIAlign in the files.
+        size: height and width to fix for Faster R-CNN, whose artifact takes any otherwise; SSD has one size only.
+        tolerance: largest difference allowed: of a score, and of a box's side as a share of the input's longer side.
+
+    Raises:
+        InputError: a missing extra, a folder that holds something else, or a size that the detector cannot have.
+        LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
+    """
+    form = FORMATS["onnx"]
+    versions = {**software_versions(), **form.versions()}
+    from compactnets.deploy.onnx_format import OPSET  # which imports what int8 needs
+
+    check_output(output, (WHOLE, FIRST, SECOND))
+    detector = copy.deepcopy(detector).cpu().float().eval()
+    taken = input_record(detector, record, size)
+    decoding = Decoding.of(detector, record)
+    with writing(output) as partial:
+        graphs = write_graphs(deploy_detector(detector, record), decoding, taken.size, heads, partial)
+        left = [] if heads == "boxes" else (SSD_STEPS if record.detector == "ssd" else FASTER_RCNN_STEPS)
+        artifact = DetectorArtifact(
+            heads=heads,
+            files={name: digest(partial / name) for name in graphs},
+            bytes=sum(size_in_bytes(partial / name) for name in graphs),
+            network=record,
+            input=taken,
+            inputs={name: inputs for name, (inputs, _) in graphs.items()},
+            outputs={name: outputs for name, (_, outputs) in graphs.items()},
+            decoding=decoding,
+            steps=[*left, SCALE_BACK],
+            opset=OPSET,
+            cost=detector_cost(record, taken.size).to_dict(),
+            versions=versions,
+        )
+        limit = TOLERANCE if tolerance is None else tolerance
+        artifact.verification = verify_detector(detector, artifact, partial, limit)
+        (partial / NAME).write_text(artifact.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return artifact
+
+
+def input_record(detector: FasterRCNN | SSD, record: DetectorRecord, size: tuple[int, int] | None) -> InputRecord:
+    """Return how images become an artifact's input.
+
+    Raises:
+        InputError: another size than SSD's own, or one too small for Faster R-CNN.
+    """
+    fill = [float(value) for value in detector.transform.image_mean]
+    if record.ssd is not None:
+        own = default_size(record)
+        if size not in (None, own):
+            raise InputError(
+                f"this SSD was made for {own[0]} x {own[1]} pixels: leave --size out, found {_times(size)}"
+            )
+        return InputRecord(size=own, resize="stretch", fill=fill)
+    if size is not None:
+        if min(size) < SMALLEST:
+            raise InputError(f"--size must be at least {SMALLEST} pixels a side, found {_times(size)}")
+        return InputRecord(size=size, resize="fit", fill=fill)
+    assert record.faster_rcnn is not None
+    sides = {"shorter_side": record.faster_rcnn.shorter_side, "longer_side": record.faster_rcnn.longer_side}
+    return InputRecord(size=None, resize="sides", fill=fill, **sides)
+
+
+def _times(size: tuple[int, int] | None) -> str:
+    return " x ".join(map(str, size or ()))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width of ``512`` or ``600x800``.
+
+    Raises:
+        InputError: neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise InputError(f"--size takes one side or HEIGHTxWIDTH in pixels, such as 512 or 600x800, found {text!r}")
+    return int(sides[0]), int(sides[-1])

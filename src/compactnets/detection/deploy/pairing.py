@@ -1,0 +1,127 @@
+"""Which detections of two runtimes are the same, and which of the others rounding explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from compactnets.detection.deploy.decoding import Decoding
+from compactnets.errors import LimitError
+
+NEAR_OVERLAP = 1e-3  # around the threshold of suppression: boxes that differ in the fifth digit cross it
+APART = 1.0  # the cost of a pair that cannot be one
+
+
+@dataclass(frozen=True)
+class Found:
+    """Detections of one image in pixels of the input: (K, 4), (K,) from 0, (K,); Faster R-CNN's proposals (R, 4)."""
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    proposals: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The largest differences of pairs, and how many detections have none because of rounding."""
+
+    score: float
+    pixels: float
+    relative: float
+    rounding: int
+
+
+def pair(expected: Found, found: Found, candidates: Found, decoding: Decoding, side: int, tolerance: float) -> Pairing:
+    """Pair detections of one class, so that the sum of their differences is least.
+
+    Args:
+        expected: PyTorch's.
+        found: the artifact's.
+        candidates: PyTorch's without suppression: what else it might have kept.
+        decoding: with the threshold that both used.
+        side: the input's longer side in pixels.
+        tolerance: the largest difference of a pair: of scores, and of boxes divided by ``side``.
+
+    Raises:
+        LimitError: a detection without a partner that rounding does not explain, or a value that is not a number.
+    """
+    if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
+        raise LimitError("the onnx artifact gives values that are not finite: it was not kept")
+    scores, pixels, costs = _differences(expected, found, side)
+    rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(costs.clamp(max=APART).numpy()))
+    good = costs[rows, columns] <= tolerance
+    rows, columns = rows[good], columns[good]
+    lone = [*_without(expected, rows), *_without(found, columns)]
+    known = (_differences(candidates, found, side)[2] <= tolerance).any(0)
+    number = _explain(lone, expected, found, known, decoding, tolerance)
+    if not len(rows):
+        return Pairing(0.0, 0.0, 0.0, number)
+    largest = [float(values[rows, columns].max()) for values in (scores, pixels, costs)]
+    return Pairing(largest[0], largest[1], largest[2], number)
+
+
+def _differences(one: Found, other: Found, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each pair differs by, (K, K'): scores, pixels, and the larger of scores and pixels over ``side``."""
+    scores = (one.scores[:, None] - other.scores[None]).abs()
+    pixels = (one.boxes[:, None] - other.boxes[None]).abs().amax(-1)
+    costs = torch.maximum(scores, pixels / side).where(one.labels[:, None] == other.labels[None], APART)
+    return scores, pixels, costs
+
+
+def _without(side: Found, paired: Tensor) -> list[tuple[Found, int]]:
+    rest = set(range(len(side.labels))) - set(paired.tolist())
+    return [(side, index) for index in rest]
+
+
+def _explain(
+    lone: list[tuple[Found, int]],
+    expected: Found,
+    found: Found,
+    known: Tensor,
+    decoding: Decoding,
+    tolerance: float,
+) -> int:
+    """Return the number of detections without partner, all of which rounding explains.
+
+    What the artifact finds must be ``known``, (K',) bool: a box that PyTorch has before suppression, too. Rounding then
+    decides where a score is at the threshold, or at the last that is kept where there are as many as may be; where
+    an overlap with a box of the same class is at the threshold of suppression; which of two overlapping boxes with
+    equal scores stays; and what was suppressed, or was not, by a box whose own presence it decided.
+
+    Raises:
+        LimitError: one that it does not explain.
+    """
+    explained: list[tuple[Found, int]] = []
+    for side, index in sorted(lone, key=lambda one: -float(one[0].scores[one[1]])):
+        other = found if side is expected else expected
+        score, label = float(side.scores[index]), int(side.labels[index])
+        limits = [decoding.score]
+        limits += [float(one.scores[-1]) for one in (expected, found) if len(one.labels) == decoding.detections]
+        at_limit = any(score - limit <= tolerance for limit in limits)
+        same = other.labels == label
+        overlaps = box_iou(side.boxes[index][None], other.boxes[same])[0]
+        near = (overlaps - decoding.overlap).abs() <= NEAR_OVERLAP
+        equal = (overlaps > decoding.overlap) & ((other.scores[same] - score).abs() <= tolerance)
+        rivals = [at for one, at in explained if one is other and int(one.labels[at]) == label]
+        follows = (box_iou(side.boxes[index][None], other.boxes[rivals]) > decoding.overlap).any() if rivals else False
+        real = side is expected or bool(known[index])
+        if not (real and (at_limit or near.any() or equal.any() or follows)):
+            whose = "PyTorch's" if side is expected else "the artifact's"
+            raise LimitError(
+                f"the onnx artifact differs from PyTorch: {whose} detection of class {label} with score {score:.4f} "
+                f"has no partner within the tolerance of {tolerance:.2g}: it was not kept"
+            )
+        explained.append((side, index))
+    return len(lone)
+
+
+def unlike_proposals(expected: Tensor, found: Tensor, pixels: float) -> int:
+    """Return how many proposals (R, 4) have no partner among the others (R', 4) within ``pixels``."""
+    distances = (expected[:, None] - found[None]).abs().amax(-1)
+    rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(distances.numpy()))
+    return max(len(expected), len(found)) - int((distances[rows, columns] <= pixels).sum())

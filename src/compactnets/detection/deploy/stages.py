@@ -1,0 +1,145 @@
+"""A detector in the stages that are exported: its convolutions; what picks boxes between them is in ``decoding``.
+
+torchvision's own ``forward`` takes lists of images of any size and asks for values while it runs, which torch's
+exporter cannot follow (https://github.com/pytorch/vision/issues/9306). These stages take one image that has its size
+already and hold the detector's own modules; all of them run in PyTorch, too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+
+from compactnets.deploy.rewrite import fold_normalization, move_shuffles
+from compactnets.detection.backbone import create_backbone
+from compactnets.detection.checkpoint import Detector, DetectorRecord, build_detector
+from compactnets.detection.deploy.decoding import Decoding, clip
+
+
+def deploy_detector(detector: Detector, record: DetectorRecord) -> FasterRCNN | SSD:
+    """Return a copy on the processor for export, in evaluation mode, that computes the same but for rounding.
+
+    Batch normalisation, frozen or not, is folded into convolutions, and the channel shuffles of MENet and ShuffleNet
+    units lie where they cost least (:mod:`compactnets.deploy.rewrite`).
+    """
+    weights = {key: value.detach().cpu().float() for key, value in detector.state_dict().items()}
+    # the units of the network are not there any more in the detector's graphs, so it is cut once more
+    arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
+    network = create_backbone(record.model, arguments).eval()
+    _load_part(network, {key.partition(".body.")[2]: value for key, value in weights.items() if ".body." in key})
+    move_shuffles(network)
+    # frozen and plain batch normalisation compute the same in evaluation; the plain one can be folded
+    form: FasterRCNN | SSD = build_detector(record.model_copy(update={"frozen_batchnorm": False}), network).eval()
+    _load_part(form, {key: value for key, value in weights.items() if ".body." not in key})
+    if isinstance(form, SSD):
+        parts = [form.backbone.levels.body, *form.backbone.extras]
+    else:
+        parts = [form.backbone.body, form.roi_heads.box_head.body]
+    for part in parts:
+        fold_normalization(part)
+    return form.eval().requires_grad_(False)
+
+
+def _load_part(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    unknown = module.load_state_dict(weights, strict=False).unexpected_keys
+    assert not unknown, unknown
+
+
+class _Normalize(nn.Module):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, detector: FasterRCNN | SSD) -> None:
+        super().__init__()
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(detector.transform, f"image_{name}"))
+            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+class SSDHeads(nn.Module):
+    """SSD without the choice of boxes: images (1, 3, S, S) from 0 to 1 -> scores (A, C + 1) and boxes (A, 4).
+
+    The scores are probabilities, of the background first; the boxes are in pixels and clipped to the image.
+    """
+
+    def __init__(self, detector: SSD) -> None:
+        super().__init__()
+        self.normalize, self.backbone, self.head = _Normalize(detector), detector.backbone, detector.head
+        self.coder, (self.size, _) = detector.box_coder, detector.transform.fixed_size
+        blank = torch.zeros(1, 3, self.size, self.size)
+        with torch.inference_mode():
+            maps = list(detector.eval().backbone(blank).values())
+            (anchors,) = detector.anchor_generator(ImageList(blank, [(self.size, self.size)]), maps)
+        self.register_buffer("anchors", anchors.clone(), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.head(list(self.backbone(self.normalize(images)).values()))
+        boxes = self.coder.decode_single(found["bbox_regression"][0], self.anchors)
+        return found["cls_logits"][0].softmax(-1), clip(boxes, self.size, self.size)
+
+
+class RegionHeads(nn.Module):
+    """The first half of Faster R-CNN: images (1, 3, H, W) -> features, objectness (A,) and boxes (A, 4).
+
+    The features are (1, C, h, w); objectness is from 0 to 1; the boxes are in pixels and clipped to the image.
+    """
+
+    def __init__(self, detector: FasterRCNN, stride: int) -> None:
+        super().__init__()
+        self.normalize, self.backbone, self.head = _Normalize(detector), detector.backbone, detector.rpn.head
+        self.coder, self.generator = detector.rpn.box_coder, detector.rpn.anchor_generator
+        self.stride, self.multiple = stride, detector.transform.size_divisible
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        height, width = images.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        features = self.backbone(F.pad(self.normalize(images), padding))
+        (objectness,), (deltas,) = self.head([features])  # (1, A, h, w) and (1, 4 A, h, w), A of a cell
+        rows, columns = features.shape[-2:]
+        (anchors,) = self.generator.grid_anchors([(rows, columns)], [(self.stride, self.stride)])
+        boxes = self.coder.decode_single(deltas.permute(0, 2, 3, 1).reshape(-1, 4), anchors)
+        return features, objectness.permute(0, 2, 3, 1).flatten().sigmoid(), clip(boxes, height, width)
+
+
+class BoxHeads(nn.Module):
+    """The second half: regions (R, C, S, S) and proposals (R, 4) -> scores (R, C + 1) and boxes (R, C + 1, 4).
+
+    The scores are probabilities, of the background first; the boxes are in pixels and not clipped.
+    """
+
+    def __init__(self, detector: FasterRCNN) -> None:
+        super().__init__()
+        heads = detector.roi_heads
+        self.subnet, self.predictor, self.coder = heads.box_head, heads.box_predictor, heads.box_coder
+
+    def forward(self, regions: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = self.predictor(self.subnet(regions))
+        boxes = self.coder.decode_single(deltas, proposals)
+        return logits.softmax(-1), boxes.unflatten(-1, (-1, 4))
+
+
+class Whole(nn.Module):
+    """All stages: images (1, 3, H, W) from 0 to 1 -> boxes (K, 4) in pixels, labels (K,) from 0 and scores (K,)."""
+
+    def __init__(self, detector: FasterRCNN | SSD, decoding: Decoding) -> None:
+        super().__init__()
+        self.decoding = decoding
+        if decoding.proposals is None:
+            self.heads: nn.Module = SSDHeads(detector)
+        else:
+            self.regions, self.heads = RegionHeads(detector, decoding.stride), BoxHeads(detector)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.decoding.proposals is None:
+            return self.decoding.pick_anchors(*self.heads(images))
+        features, objectness, boxes = self.regions(images)
+        proposals = self.decoding.propose(objectness, boxes)
+        found = self.heads(self.decoding.pool(features, proposals), proposals)
+        return self.decoding.pick_boxes(*found, *images.shape[-2:])

@@ -1,0 +1,218 @@
+"""Comparison of an exported detector, in ONNX Runtime, with the detector that it was made from.
+
+Suppression is a chain of decisions, and rounding may turn one where two scores are equal or an overlap lies at the
+threshold. So detections are matched as sets; one that only one side has is accepted where such a decision explains it
+(:mod:`compactnets.detection.deploy.pairing`), and nowhere else. Faster R-CNN makes two such choices. The proposals of
+the artifact are compared with PyTorch's by themselves, and then PyTorch goes on from the artifact's, so that one that
+differs does not change all that follows.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.ssd import SSD
+
+from compactnets.deploy.verify import TINY, load_pictures
+from compactnets.detection.deploy.artifact import (
+    FIRST,
+    SECOND,
+    WHOLE,
+    DetectorArtifact,
+    DetectorCheck,
+    DetectorVerification,
+)
+from compactnets.detection.deploy.pairing import Found, pair, unlike_proposals
+from compactnets.detection.deploy.runtime import ArtifactDetector
+from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads
+from compactnets.detection.transform import plain_target
+from compactnets.errors import LimitError
+
+TOLERANCE = 1e-4
+NOTHING = 1.0  # a threshold that no score is above
+FIRST_ONES = 10  # detections among which the threshold for a single one is looked for
+UNLIKE_PROPOSALS = 0.01  # share of an image's that may differ; one may always
+PROPOSALS = "proposals"
+
+Find = Callable[[Tensor], Found]  # (1, 3, h, w) -> what is found
+
+
+def verify_detector(
+    detector: FasterRCNN | SSD, artifact: DetectorArtifact, folder: Path, tolerance: float = TOLERANCE
+) -> DetectorVerification:
+    """Run the artifact in ``folder`` on parts of photographs with thresholds that leave many, one and no detections.
+
+    Args:
+        detector: what is right, on the processor, in evaluation mode.
+        artifact: its record so far.
+        folder: with its files.
+        tolerance: the largest difference of a score, and of a box as a share of the input's longer side.
+
+    Raises:
+        LimitError: a difference past the tolerance.
+    """
+    pictures, origin = load_pictures(None)
+    wide = pictures[1].resize((pictures[1].width, pictures[1].height * 2 // 3))  # another ratio, where that is kept
+    pixels = [plain_target(picture).float() / 255 for picture in (pictures[0], wide, pictures[-1])]
+    images = [artifact.input.prepare(image)[0] for image in pixels]
+    reference, runner = _Reference(detector), ArtifactDetector(artifact, folder)
+    heads = _compare_heads(detector, runner, images, tolerance) if artifact.heads == "raw" else None
+    threshold = artifact.decoding.score
+    found = [reference.find(image, None, threshold).scores for image in images]
+    # the image whose best detections a threshold tells apart soonest
+    _, single, place = min((*_threshold_for_one(scores, threshold), place) for place, scores in enumerate(found))
+    checks = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for score, chosen in ((threshold, images), (single, images[place : place + 1]), (NOTHING, images[:1])):
+            find = _finder(artifact, folder, Path(scratch), score)
+            checks.append(_check(artifact, reference, find, chosen, score, tolerance))
+            if score == threshold:  # the file itself beside its copy that shows its proposals
+                copied = find(images[0])
+                itself = Found(*runner.run(images[0]))
+                pair(copied, itself, copied, artifact.decoding, max(images[0].shape), tolerance)
+    return DetectorVerification(images=origin, tolerance=tolerance, heads_difference=heads, checks=checks)
+
+
+def _check(
+    artifact: DetectorArtifact,
+    reference: _Reference,
+    find: Find,
+    images: list[Tensor],
+    score: float,
+    tolerance: float,
+) -> DetectorCheck:
+    decoding = artifact.decoding.model_copy(update={"score": score})
+    pairings, counts, alike = [], [], []
+    for image in images:
+        found, side = find(image), max(image.shape)
+        expected = reference.find(image, found.proposals, score)
+        if found.proposals is not None and expected.proposals is not None:
+            count = max(1, len(expected.proposals))
+            unlike = unlike_proposals(expected.proposals, found.proposals, tolerance * side)
+            if unlike > max(1, UNLIKE_PROPOSALS * count):
+                raise LimitError(
+                    f"the onnx artifact has {unlike} of {count} proposals that PyTorch has not: it was not kept"
+                )
+            alike.append(1 - unlike / count)
+        candidates = reference.find(image, found.proposals, score, suppressed=False)
+        pairings.append(pair(expected, found, candidates, decoding, side, tolerance))
+        counts.append(len(expected.labels))
+    return DetectorCheck(
+        score=score,
+        sizes=[(image.shape[2], image.shape[3]) for image in images],
+        detections=counts,
+        max_score_difference=max(one.score for one in pairings),
+        max_box_difference=max(one.pixels for one in pairings),
+        relative_difference=max(one.relative for one in pairings),
+        rounding=sum(one.rounding for one in pairings),
+        proposals_alike=min(alike) if alike else None,
+    )
+
+
+class _Reference:
+    """A copy of the detector that takes images of the input's size as they are."""
+
+    def __init__(self, detector: FasterRCNN | SSD) -> None:
+        self.detector = copy.deepcopy(detector)
+        self.is_ssd = isinstance(detector, SSD)
+        chooser = detector if self.is_ssd else detector.roi_heads
+        self.choice = chooser.nms_thresh, chooser.detections_per_img
+
+    def find(self, image: Tensor, proposals: Tensor | None, score: float, *, suppressed: bool = True) -> Found:
+        """Return what it finds in (1, 3, h, w), by these proposals where they are given; and its own proposals."""
+        detector, own = self.detector, []
+        chooser = detector if self.is_ssd else detector.roi_heads
+        chooser.score_thresh = score
+        chooser.nms_thresh, chooser.detections_per_img = self.choice if suppressed else (1.0, None)
+        if not self.is_ssd:
+            sides = sorted(image.shape[2:])
+            detector.transform.min_size, detector.transform.max_size = (sides[0],), sides[1]
+            choose = type(detector.rpn).filter_proposals
+
+            def replaced(*arguments: Any) -> tuple[list[Tensor], list[Tensor]]:
+                boxes, scores = choose(detector.rpn, *arguments)
+                own.append(boxes[0])
+                return (boxes, scores) if proposals is None else ([proposals], scores)
+
+            detector.rpn.filter_proposals = replaced
+        with torch.inference_mode():
+            (found,) = detector([image[0]])
+        return Found(found["boxes"], found["labels"] - 1, found["scores"], own[0] if own else None)
+
+
+def _threshold_for_one(scores: Tensor, otherwise: float) -> tuple[int, float]:
+    """Return a threshold that leaves one detection, or the fewest that scores tell apart, and how many it leaves."""
+    gaps = scores[:FIRST_ONES][:-1] - scores[:FIRST_ONES][1:]
+    clear = (gaps > 10 * TOLERANCE).nonzero().flatten()
+    if not len(clear):
+        return len(scores) or FIRST_ONES, otherwise
+    first = int(clear[0])
+    return first + 1, float(scores[first] + scores[first + 1]) / 2
+
+
+def _finder(artifact: DetectorArtifact, folder: Path, scratch: Path, score: float) -> Find:
+    """Return what runs the artifact with another threshold, and says its proposals."""
+    if artifact.heads == "boxes":
+        _change(folder / WHOLE, scratch / WHOLE, score, artifact.decoding.proposals is not None)
+        changed = ArtifactDetector(artifact, scratch)
+        return lambda images: Found(*changed.call(WHOLE, images))
+    decoding = artifact.decoding.model_copy(update={"score": score})
+    runner = ArtifactDetector(artifact.model_copy(update={"decoding": decoding}), folder)
+
+    def find(images: Tensor) -> Found:
+        if decoding.proposals is None:
+            return Found(*runner.run(images))
+        features, objectness, boxes = runner.call(FIRST, images)
+        with torch.inference_mode():
+            proposals = decoding.propose(objectness, boxes)
+            return Found(*runner.finish(features, proposals, images.shape[2], images.shape[3]), proposals)
+
+    return find
+
+
+def _change(path: Path, changed: Path, score: float, with_proposals: bool) -> None:
+    """Write a copy of a file with another threshold, and with the proposals as one more output."""
+    import onnx
+
+    model = onnx.load(path)
+    nodes = model.graph.node
+    last = [node for node in nodes if node.op_type == "NonMaxSuppression"][-1]
+    last.input[4] = "another_score"  # a tensor of its own: the exporter lets equal constants share one
+    model.graph.initializer.append(onnx.helper.make_tensor("another_score", onnx.TensorProto.FLOAT, [1], [score]))
+    if with_proposals:
+        boxes = next(node for node in nodes if node.op_type == "RoiAlign").input[1]
+        model.graph.output.append(onnx.helper.make_tensor_value_info(boxes, onnx.TensorProto.FLOAT, [PROPOSALS, 4]))
+    onnx.save(model, changed)
+
+
+def _compare_heads(
+    detector: FasterRCNN | SSD, runner: ArtifactDetector, images: list[Tensor], tolerance: float
+) -> float:
+    """Return the largest difference of a raw output from the detector's own modules, as a share of its values."""
+    decoding, worst = runner.artifact.decoding, 0.0
+    for image in images:
+        with torch.inference_mode():
+            if decoding.proposals is None:
+                compared = zip(SSDHeads(detector)(image), runner.call(WHOLE, image), strict=True)
+            else:
+                features, objectness, boxes = first = RegionHeads(detector, decoding.stride)(image)
+                proposals = decoding.propose(objectness, boxes)
+                regions = decoding.pool(features, proposals)
+                expected = (*first, *BoxHeads(detector)(regions, proposals))
+                found = (*runner.call(FIRST, image), *runner.call(SECOND, regions, proposals))
+                compared = zip(expected, found, strict=True)
+        for right, given in compared:
+            worst = max(worst, float((right - given).abs().max()) / max(float(right.abs().max()), TINY))
+    if not worst <= tolerance:  # also where it is not a number
+        raise LimitError(
+            f"the raw outputs of the onnx artifact differ from PyTorch by {worst:.2g} of their largest value, past the "
+            f"tolerance of {tolerance:.2g}: it was not kept"
+        )
+    return worst

@@ -1,0 +1,130 @@
+"""compactnets detect export, eval and predict on what it writes, and profile of detectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from compactnets.errors import InputError
+from compactnets.training.checkpoint import save_checkpoint
+from tests.detection.lively import CLASS_NAMES, lively_detector
+
+from .helpers import Outcome
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    detector, record = lively_detector("ssd")
+    path = tmp_path_factory.mktemp("checkpoint") / "best.safetensors"
+    save_checkpoint(path, detector.state_dict(), record)
+    return path
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Two photographs with one object each, as COCO has them."""
+    folder = tmp_path / "data"
+    (folder / "val").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images, annotations = [], []
+    for number, array in enumerate(load_sample_images().images, start=1):
+        Image.fromarray(array).save(folder / "val" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 640, "height": 427})
+        box = {"bbox": [10, 20, 300, 200], "area": 60000, "iscrowd": 0, "category_id": number}
+        annotations.append({"id": number, "image_id": number, **box})
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, start=1)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
+    run: Run, checkpoint: Path, photographs: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "artifact"
+    done = run("detect", "export", checkpoint, "--output", folder)
+    assert done.code == 0, done.err
+    assert "model.onnx gives boxes (detections, 4), labels (detections), scores (detections)" in done.out
+    assert "input 64 x 64 pixels, resize: stretch; 3 classes; heads: boxes" in done.out
+    image = photographs / "val" / "1.png"
+    for path in (folder, folder / "model.onnx"):
+        found, expected = (
+            run("detect", "predict", "--checkpoint", one, image, "--score", "0.3", "--json").json[0]["objects"]
+            for one in (path, checkpoint)
+        )
+        assert len(found) == len(expected) > 3
+        for one, other in zip(found, expected, strict=True):
+            assert one["class_name"] == other["class_name"]
+            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+            assert one["box"] == pytest.approx(other["box"], abs=1e-2)
+    scores = [
+        run("detect", "eval", "--checkpoint", one, "--data", photographs, "--json").json for one in (folder, checkpoint)
+    ]
+    assert scores[0]["voc10"] == pytest.approx(scores[1]["voc10"])
+    wrong = run("detect", "eval", "--checkpoint", folder, "--data", photographs, "--device", "cuda")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert "which runs on cpu, found --device cuda" in wrong.err
+    (folder / "model.onnx").write_bytes(b"nothing")
+    wrong = run("detect", "predict", "--checkpoint", folder, image)
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert "sha256 differs" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "ncnn"], "detectors are exported to onnx only, found --format ncnn"),
+        (["--size", "96"], "made for 64 x 64 pixels: leave --size out, found 96 x 96"),
+        (["--size", "big"], "--size takes one side or HEIGHTxWIDTH"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    run: Run, checkpoint: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    pytest.importorskip("onnxscript")
+    done = run("detect", "export", checkpoint, "--output", tmp_path / "a", *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_missing_extra_is_one_line(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(self: object) -> dict[str, str]:
+        raise InputError("the format onnx needs onnx")
+
+    monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
+    done = run("detect", "export", checkpoint, "--output", tmp_path / "a")
+    assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
+    assert not (tmp_path / "a").exists()
+
+
+def test_profile(run: Run, checkpoint: Path) -> None:
+    own = run("profile", checkpoint, "--json").json
+    assert own["size"] == [64, 64]
+    assert own["macs"] == sum(part["macs"] for part in own["parts"])
+    settings = ["--set", "faster_rcnn.shorter_side=64", "--set", "faster_rcnn.longer_side=96"]
+    done = run("profile", "shufflenet_g3_x0_25", "--detector", "faster_rcnn", *settings)
+    assert done.code == 0, done.err
+    assert "faster_rcnn on shufflenet_g3_x0_25, image of 64 x 85 pixels" in done.out
+    assert "subnet (300 x " in done.out
+    for arguments, message in (
+        (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem means nothing for a detector"),
+        ([checkpoint, "--detector", "ssd"], "--detector means nothing for a detector's checkpoint"),
+        (["resnet18", "--detector", "ssd", "--input-size", "1", "512", "512"], "takes images of 3 channels"),
+    ):
+        done = run("profile", *arguments)
+        assert done.code == 2
+        assert message in done.err
+        assert len(done.err.splitlines()) == 1

@@ -1,0 +1,346 @@
+"""Detectors as ONNX: what is written finds what PyTorch finds, and what is wrong with a file is said in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+
+from compactnets.deploy.record import NAME
+from compactnets.detection.checkpoint import Detector, DetectorRecord
+from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, TensorRecord, read_detector_artifact
+from compactnets.detection.deploy.decoding import Decoding
+from compactnets.detection.deploy.export import export_detector, parse_size
+from compactnets.detection.deploy.pairing import Found, pair
+from compactnets.detection.deploy.runtime import load_detector_artifact
+from compactnets.detection.deploy.stages import deploy_detector
+from compactnets.detection.deploy.suppression import suppress
+from compactnets.detection.evaluation import find_objects
+from compactnets.detection.objects import Detections
+from compactnets.errors import InputError, LimitError
+
+from .lively import SMALLEST, lively_detector, photograph
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+SIZE = (64, 96)  # of Faster R-CNN: what its settings make of an image of 2 to 3
+FORMS = [("ssd", "raw"), ("faster_rcnn", "boxes"), ("faster_rcnn", "raw")]  # the command line's test has ssd, boxes
+
+Export = Callable[[str, str], Path]
+
+
+@cache
+def detector_of(kind: str, model: str = SMALLEST) -> tuple[Detector, DetectorRecord]:
+    return lively_detector(kind, model)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Return the folder of an artifact, which is made once; it must not be changed."""
+
+    @cache
+    def make(kind: str, heads: str) -> Path:
+        folder = tmp_path_factory.mktemp("artifacts") / f"{kind}-{heads}"
+        size = SIZE if kind == "faster_rcnn" else None
+        export_detector(*detector_of(kind), folder, heads=heads, size=size)
+        return folder
+
+    return make
+
+
+def picture(height: int, width: int) -> Tensor:
+    return F.interpolate(photograph()[None], (height, width), mode="bilinear")[0]
+
+
+def assert_same(found: Detections, expected: Detections, tolerance: float = 1e-3) -> None:
+    assert len(expected) > 3
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
+    assert found.labels.tolist() == expected.labels.tolist()
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("model", ["shufflenet_g3_x0_25", SMALLEST])
+@pytest.mark.parametrize("kind", ["ssd", "faster_rcnn"])
+def test_the_form_computes_the_same_without_batch_normalisation(kind: str, model: str) -> None:
+    """timm's network has normalisation with the activation in it."""
+    detector, record = detector_of(kind, model)
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    form = deploy_detector(detector, record)
+    assert not [module for module in form.modules() if isinstance(module, nn.BatchNorm2d)]
+    images = torch.stack([picture(64, 64)])
+    with torch.inference_mode():
+        maps, expected = form.backbone(images), detector.backbone(images)
+    if kind == "faster_rcnn":
+        maps, expected = {"base": maps}, {"base": expected}
+    for name, values in expected.items():
+        # of the largest of all maps: rounding of what comes before a map of one cell is not small beside that cell
+        assert (maps[name] - values).abs().max() <= 1e-5 * max(one.abs().max() for one in expected.values())
+    assert_same(find_objects(form, [photograph()])[0], find_objects(detector, [photograph()])[0], 2e-2)
+    assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 50])
+def test_suppression_is_torchvisions(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(3, count, 2, generator=generator) * 30
+    boxes = torch.cat([corners, corners + 5 + torch.rand(3, count, 2, generator=generator) * 20], -1)
+    scores = torch.rand(3, count, generator=generator)
+    labels = torch.arange(3)[:, None].expand(3, count)
+    high = scores.flatten() > 0.3
+    flat, values = boxes.reshape(-1, 4)[high], scores.flatten()[high]
+    expected = batched_nms(flat, values, labels.flatten()[high], 0.4)[:7]
+    found = suppress(boxes, scores, 0.4, 0.3, 7)
+    assert torch.equal(scores[found[:, 0], found[:, 1]], values[expected])
+    assert torch.equal(boxes[found[:, 0], found[:, 1]], flat[expected])
+
+
+@pytest.mark.parametrize(("kind", "heads"), FORMS)
+def test_finds_what_pytorch_finds(exported: Export, kind: str, heads: str) -> None:
+    artifact = load_detector_artifact(exported(kind, heads), threads=1)
+    # where the ratio of Faster R-CNN's fixed input is the image's, the two ways to scale are one
+    for image in (picture(64, 96), picture(128, 192), picture(50, 75)):
+        expected = find_objects(detector_of(kind)[0], [image])[0]
+        assert_same(artifact.find(image), expected)
+        assert_same(find_objects(artifact, [image])[0], expected)
+
+
+@pytest.mark.parametrize(("kind", "heads"), FORMS)
+def test_was_compared_with_many_one_and_no_detections(exported: Export, kind: str, heads: str) -> None:
+    record = read_detector_artifact(exported(kind, heads))
+    assert record.verification is not None
+    many, one, none = record.verification.checks
+    assert len(many.detections) == 3
+    assert min(many.detections) > 3
+    assert (one.detections, none.detections) == ([1], [0])
+    assert all(check.relative_difference < 1e-5 and check.rounding == 0 for check in (many, one, none))
+    assert (record.verification.heads_difference is None) == (heads == "boxes")
+    assert record.cost["macs"] == sum(part["macs"] for part in record.cost["parts"])
+
+
+@pytest.mark.parametrize("shape", [(30, 200), (200, 30)])
+def test_nothing_is_found_beside_an_image_that_does_not_fill_the_input(
+    exported: Export, shape: tuple[int, int]
+) -> None:
+    artifact = load_detector_artifact(exported("faster_rcnn", "boxes"))
+    pixels, (height, width) = artifact.artifact.input.prepare(picture(*shape))
+    assert pixels.shape == (1, 3, *SIZE)
+    assert (height, width) == (min(64, int(shape[0] * 96 / shape[1])), min(96, int(shape[1] * 64 / shape[0])))
+    found = artifact.find(picture(*shape))
+    assert len(found)
+    assert (found.boxes[:, 2] <= shape[1]).all()
+    assert (found.boxes[:, 3] <= shape[0]).all()
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+
+
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def test_what_the_files_hold(exported: Export) -> None:
+    special = {"NonMaxSuppression", "RoiAlign"}
+    assert not operators(exported("ssd", "raw") / WHOLE) & special
+    raw = exported("faster_rcnn", "raw")
+    assert not (operators(raw / FIRST) | operators(raw / SECOND)) & special
+    whole = exported("faster_rcnn", "boxes") / WHOLE
+    assert operators(whole) >= special
+    assert "BatchNormalization" not in operators(whole)
+    outputs = {value.name: value.shape for value in onnxruntime.InferenceSession(whole).get_outputs()}
+    assert outputs == {"boxes": ["detections", 4], "labels": ["detections"], "scores": ["detections"]}
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    shared = np.prod(np.clip(high - low, 0, None))
+    return float(shared / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - shared))
+
+
+@pytest.mark.parametrize("score", [0.2, 0.6, 1.0])
+def test_raw_ssd_decoded_by_hand(exported: Export, score: float) -> None:
+    """As ``steps`` says, in plain loops: with many, some and no detections."""
+    folder, image = exported("ssd", "raw"), picture(64, 64)
+    numbers = json.loads((folder / NAME).read_text())["decoding"]
+    scores, boxes = onnxruntime.InferenceSession(folder / WHOLE).run(None, {"images": image[None].numpy()})
+    found = []
+    for label in range(1, scores.shape[1]):
+        best = [index for index in np.argsort(-scores[:, label], kind="stable") if scores[index, label] > score]
+        kept: list[int] = []
+        for index in best[: numbers["candidates"]]:
+            if all(overlap(boxes[index], boxes[other]) <= numbers["overlap"] for other in kept):
+                kept.append(index)
+        found += [(float(scores[index, label]), label - 1, boxes[index]) for index in kept]
+    found = sorted(found, key=lambda one: -one[0])[: numbers["detections"]]
+    detector = detector_of("ssd")[0]
+    own = detector.score_thresh
+    try:
+        detector.score_thresh = score
+        expected = find_objects(detector, [image])[0]
+    finally:
+        detector.score_thresh = own
+    assert len(found) == len(expected)
+    assert (len(found) == 0) == (score == 1.0)
+    assert [label for _, label, _ in found] == expected.labels.tolist()
+    for (value, _, box), right, corners in zip(found, expected.scores.tolist(), expected.boxes.tolist(), strict=True):
+        assert value == pytest.approx(right, abs=1e-5)
+        assert box.tolist() == pytest.approx(corners, abs=1e-3)
+
+
+def test_raw_faster_rcnn_decoded_by_hand(exported: Export) -> None:
+    """As ``steps`` says, with torchvision's operators and none of the package."""
+    folder, image = exported("faster_rcnn", "raw"), picture(*SIZE)
+    numbers = json.loads((folder / NAME).read_text())["decoding"]
+
+    def run(name: str, **inputs: Tensor) -> list[Tensor]:
+        session = onnxruntime.InferenceSession(folder / name)
+        return [torch.from_numpy(one) for one in session.run(None, {key: one.numpy() for key, one in inputs.items()})]
+
+    features, objectness, boxes = run(FIRST, images=image[None])
+    best = objectness.argsort(descending=True)[: numbers["proposal_candidates"]]
+    best = best[((boxes[best, 2:] - boxes[best, :2]) >= 0.001).all(1)]
+    kept = batched_nms(boxes[best], objectness[best], torch.zeros(len(best)), numbers["proposal_overlap"])
+    proposals = boxes[best][kept[: numbers["proposals"]]]
+    size, scale = numbers["roi_size"], 1 / numbers["stride"]
+    regions = roi_align(features, [proposals], size, scale, numbers["sampling_ratio"], aligned=False)
+    scores, boxes = run(SECOND, regions=regions, proposals=proposals)
+    boxes = clip_boxes_to_image(boxes[:, 1:].reshape(-1, 4), SIZE)
+    labels = torch.arange(scores.shape[1] - 1).expand(len(scores), -1).flatten()
+    scores = scores[:, 1:].flatten()
+    good = (scores > numbers["score"]) & ((boxes[:, 2:] - boxes[:, :2]) >= 0.01).all(1)
+    boxes, labels, scores = boxes[good], labels[good], scores[good]
+    kept = batched_nms(boxes, scores, labels, numbers["overlap"])[: numbers["detections"]]
+    expected = find_objects(detector_of("faster_rcnn")[0], [image])[0]
+    assert_same(Detections(boxes[kept], labels[kept], scores[kept]), expected)
+
+
+def test_wrong_artifacts_are_one_line(exported: Export, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+
+    def fresh() -> Path:
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(exported("ssd", "raw"), folder))
+
+    def refuse(message: str) -> None:
+        with pytest.raises(InputError, match=message) as caught:
+            load_detector_artifact(folder)
+        assert "\n" not in str(caught.value)
+
+    content = bytearray((fresh() / WHOLE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / WHOLE).write_bytes(content)
+    refuse("sha256 differs")
+    (fresh() / WHOLE).unlink()
+    refuse("model.onnx is missing")
+    (fresh() / NAME).unlink()
+    refuse("has no artifact.json")
+    (fresh() / NAME).write_text("{")
+    refuse("is not valid JSON")
+    record = json.loads((fresh() / NAME).read_text())
+    (folder / NAME).write_text(json.dumps({**record, "heads": "eyes"}))
+    refuse("is not the record of an exported detector: heads")
+    (folder / NAME).write_text(json.dumps({**record, "files": {}}))
+    refuse("expected model.onnx")
+    (folder / NAME).write_text(json.dumps({"format": "onnx", "network": {}}))
+    refuse("is an exported classifier")
+
+
+def test_past_the_tolerance_nothing_is_left_and_what_was_there_stays(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_detector_artifact(exported("ssd", "raw"))
+
+    def copied(*arguments: object) -> dict[str, tuple[list[TensorRecord], list[TensorRecord]]]:
+        """Write what was traced before."""
+        shutil.copy(exported("ssd", "raw") / WHOLE, Path(str(arguments[-1])) / WHOLE)
+        return {WHOLE: (record.inputs[WHOLE], record.outputs[WHOLE])}
+
+    monkeypatch.setattr("compactnets.detection.deploy.export.write_graphs", copied)
+    folder = Path(shutil.copytree(exported("ssd", "raw"), tmp_path / "artifact"))
+    before = (folder / NAME).read_text()
+    with pytest.raises(LimitError, match="past the tolerance of 0"):
+        export_detector(*detector_of("ssd"), folder, heads="raw", tolerance=0)
+    assert (folder / NAME).read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_wrong_arguments_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "artifact"
+    with pytest.raises(InputError, match="made for 64 x 64 pixels: leave --size out, found 96 x 64"):
+        export_detector(*detector_of("ssd"), folder, size=(96, 64))
+    with pytest.raises(InputError, match="at least 32 pixels a side, found 16 x 64"):
+        export_detector(*detector_of("faster_rcnn"), folder, size=(16, 64))
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(InputError, match=r"holds mine.txt, which no export wrote"):
+        export_detector(*detector_of("ssd"), tmp_path)
+    assert (parse_size("64"), parse_size("64x96")) == ((64, 64), (64, 96))
+    for text in ("", "x", "64x", "0", "1x2x3", "-4"):
+        with pytest.raises(InputError, match="such as 512 or 600x800"):
+            parse_size(text)
+
+    def absent(self: object) -> dict[str, str]:
+        raise InputError("the format onnx needs onnx")
+
+    monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
+    with pytest.raises(InputError, match="needs onnx"):
+        export_detector(*detector_of("ssd"), folder)
+    assert not folder.exists()
+
+
+DECODING = Decoding(score=0.2, overlap=0.5, detections=3)
+BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+
+
+def both(one: Found, other: Found) -> Found:
+    return Found(
+        torch.cat([one.boxes, other.boxes]),
+        torch.cat([one.labels, other.labels]),
+        torch.cat([one.scores, other.scores]),
+    )
+
+
+def rounded(expected: Found, found: Found, candidates: Found | None = None) -> int:
+    return pair(expected, found, candidates or both(expected, found), DECODING, 100, 1e-4).rounding
+
+
+def found(scores: list[float], boxes: Tensor = BOXES, labels: list[int] | None = None) -> Found:
+    count = len(scores)
+    return Found(boxes[:count], torch.tensor(labels or [0] * count), torch.tensor(scores))
+
+
+def test_pairing_takes_what_rounding_explains_and_nothing_else() -> None:
+    two = found([0.8, 0.5])
+    swapped = found([0.8, 0.8 - 1e-6], BOXES.flip(0))
+    assert rounded(found([0.8, 0.8]), swapped) == 0
+    assert rounded(found([]), found([])) == 0
+    assert rounded(found([0.8, 0.20001]), found([0.8])) == 1  # at the threshold
+    near = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5.0]])  # an overlap of 0.5
+    assert rounded(found([0.8, 0.5], near), found([0.8], near)) == 1
+    same = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9.0]])  # which of the two is first
+    assert rounded(found([0.8], same), found([0.8], same[1:])) == 2
+    for wrong in (found([0.8]), found([0.8, 0.4]), found([0.8, 0.5], BOXES + 1), found([0.8, 0.5], labels=[0, 1])):
+        with pytest.raises(LimitError, match="has no partner within the tolerance"):
+            rounded(two, wrong, two)
+    with pytest.raises(LimitError, match="has no partner"):  # a box that PyTorch has not even before suppression
+        rounded(found([0.8], same), found([0.8], same[1:]), found([0.8], same))
+    with pytest.raises(LimitError, match="not finite"):
+        rounded(two, found([0.8, float("nan")]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", ["boxes", "raw"])
+def test_faster_rcnn_of_any_size(tmp_path: Path, heads: str) -> None:
+    """Images of other ratios than those that were compared, scaled as torchvision scales them."""
+    detector, record = detector_of("faster_rcnn", "shufflenet_g3_x0_25")
+    assert export_detector(detector, record, tmp_path / "a", heads=heads).input.size is None
+    artifact = load_detector_artifact(tmp_path / "a")
+    for image in (picture(200, 150), picture(64, 64), picture(40, 200), picture(427, 640)):
+        assert_same(artifact.find(image), find_objects(detector, [image])[0], 1e-2)
