@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -34,17 +35,23 @@ def read_run(folder: Path) -> dict[str, Any]:
     sessions = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["sessions"]
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     init = record.training["init"]
+    test = json.loads((folder / TEST).read_text(encoding="utf-8"))
     return {
-        "command": shlex.join(["compactnets", *sessions[0]["command"][1:]]),
+        "command": shlex.join(["compactnets", *map(_portable, sessions[0]["command"][1:])]),
         "detector": record.detector,
         "model": record.model,
         "init": None if init is None else Path(init).name,
         "recipe": yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")),
         "threads": sessions[-1].get("threads"),
         "epochs": [json.loads(line) for line in lines],
-        "test": json.loads((folder / TEST).read_text(encoding="utf-8")),
+        "test": {key: value for key, value in test.items() if key not in ("checkpoint", "data")},
         "versions": record.versions,
     }
+
+
+def _portable(argument: str) -> str:
+    """Leave of an absolute path what does not depend on the machine: its last part."""
+    return Path(argument).name if argument.startswith("/") else argument
 
 
 def collect(name: str, folders: list[Path], commit: str, note: str) -> None:
@@ -73,7 +80,7 @@ def render(path: Path) -> tuple[str, list[list[str]]]:
 
 def _cells(run: dict[str, Any]) -> list[str]:
     test, last = run["test"], run["epochs"][-1]
-    pace = sum(1 / epoch["images_per_second"] for epoch in run["epochs"]) / len(run["epochs"])
+    pace = median(1 / epoch["images_per_second"] for epoch in run["epochs"])
     classes = ", ".join(f"{row['name']} {row['voc07']:.1f}" for row in test["classes"] if row["voc07"] is not None)
     return [
         run["detector"],

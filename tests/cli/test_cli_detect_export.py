@@ -73,6 +73,9 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
     wrong = run("detect", "eval", "--checkpoint", folder, "--data", photographs, "--device", "cuda")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     assert "which runs on cpu, found --device cuda" in wrong.err
+    wrong = run("predict", "--checkpoint", folder, image)
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert "is an exported detector: 'compactnets detect eval'" in wrong.err
     (folder / "model.onnx").write_bytes(b"nothing")
     wrong = run("detect", "predict", "--checkpoint", folder, image)
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def read_artifact(path: Path) -> tuple[ArtifactRecord, Format]:
     file = folder / NAME
     if not file.is_file():
         raise InputError(f"{path} has no {NAME} beside it: expected what 'compactnets export' writes")
+    if is_detectors(file):
+        raise InputError(f"{folder} is an exported detector: 'compactnets detect eval' and 'detect predict' take it")
     record = parse_record(file, ArtifactRecord, "the record of an artifact")
     form = FORMATS.get(record.format)
     if form is None or tuple(record.files) != form.files:
@@ -89,6 +92,15 @@ def read_artifact(path: Path) -> tuple[ArtifactRecord, Format]:
         if digest(folder / name) != expected:
             raise InputError(f"{folder / name} is not the file that {NAME} describes (sha256 differs): export again")
     return record, form
+
+
+def is_detectors(file: Path) -> bool:
+    """Whether an ``artifact.json`` says that it is a detector's."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # what is wrong with it is for whoever reads it to say
+    return isinstance(found, dict) and found.get("task") == "detection"
 
 
 def digest(path: Path) -> str:
