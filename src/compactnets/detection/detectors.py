@@ -51,11 +51,11 @@ class Maps:
 
 
 class Base(nn.Module):
-    """The network up to a level: (N, 3, H, W) -> (N, out_channels, H / 16, W / 16)."""
+    """The network up to a level: (N, 3, H, W) -> (N, out_channels, H / reduction, W / reduction)."""
 
-    def __init__(self, body: fx.GraphModule, out_channels: int) -> None:
+    def __init__(self, body: fx.GraphModule, level: Level) -> None:
         super().__init__()
-        self.body, self.out_channels = body, out_channels
+        self.body, self.out_channels, self.reduction = body, level.channels, level.reduction
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x)
@@ -94,7 +94,7 @@ def build_faster_rcnn(
     base, rest = split(model, at, name)
     remove_strides(rest, at.channels, name)
     return FasterRCNN(
-        Base(base, at.channels),
+        Base(base, at),
         rpn_anchor_generator=AnchorGenerator((settings.anchor_sizes,), (settings.anchor_ratios,)),
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=settings.roi_size, sampling_ratio=2),
         box_head=Subnet(rest, levels[-1].channels),
@@ -219,7 +219,8 @@ def describe_maps(detector: FasterRCNN | SSD) -> Maps:
     else:
         anchors = detector.rpn.anchor_generator.cell_anchors[0]
         boxes = [(anchors[:, 2:] - anchors[:, :2]).round().int().tolist()]
-        cells, names, channels = [detector.transform.min_size[0] // 16], ["base"], [detector.backbone.out_channels]
+        cells = [detector.transform.min_size[0] // detector.backbone.reduction]
+        names, channels = ["base"], [detector.backbone.out_channels]
     return Maps(
         tuple(names),
         tuple(cells),
