@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.console import Tracker
-from compactnets.data.batches import LoaderSettings
 from compactnets.detection.data.base import DetectionSource
-from compactnets.detection.loading import DetectionEvalLoader, OnBadBoxes
+from compactnets.detection.data.problems import OnBad
+from compactnets.detection.loading import DetectionEvalLoader
 from compactnets.detection.metrics import DetectionEvaluator, Metric
 from compactnets.detection.objects import Detections
 from compactnets.training.distributed import World
@@ -67,7 +67,7 @@ def evaluate_on(
     source: DetectionSource,
     *,
     metric: Metric = "voc07",
-    bad_boxes: OnBadBoxes = "raise",
+    bad_boxes: OnBad = "raise",
     workers: int = 0,
     world: World | None = None,
 ) -> tuple[DetectionEvaluator, float]:
@@ -80,17 +80,7 @@ def evaluate_on(
         InputError: an image that cannot be read, or a box that cannot be used where those are refused.
     """
     world = world or World()
-    settings = LoaderSettings(
-        batch_size=1,  # a batch of several is padded to the largest, which changes what is found at the borders
-        seed=0,
-        rank=world.rank,
-        world_size=world.size,
-        device=world.device,
-        channels_last=False,
-        on_error="raise",
-        max_skipped=0,
-    )
-    loader = DetectionEvalLoader(source, settings, workers, bad_boxes)
+    loader = DetectionEvalLoader(source, world, workers, bad_boxes)
     evaluator = DetectionEvaluator(source.class_names, metric=metric)
     try:
         return evaluator, evaluate_detector(detector, loader, world, evaluator)

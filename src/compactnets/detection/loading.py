@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ from compactnets.data.batches import LoaderSettings
 from compactnets.data.order import mix_seed
 from compactnets.data.pool import BatchesOf, Loaded, Pool, PooledLoader, share_in_order
 from compactnets.detection.data.base import DetectionSource
-from compactnets.detection.data.problems import usable
+from compactnets.detection.data.problems import OnBad, usable
 from compactnets.detection.objects import Objects
 from compactnets.detection.transform import BoxTransform, plain_target
 from compactnets.errors import InputError
+from compactnets.training.distributed import World
 
-OnBadBoxes = Literal["raise", "drop"]
 Target = dict[str, Tensor]
 
 
@@ -43,7 +43,7 @@ class _TrainImages(BatchesOf):
     source: DetectionSource
 
     def __init__(
-        self, source: DetectionSource, transform: BoxTransform, settings: LoaderSettings, on_bad: OnBadBoxes
+        self, source: DetectionSource, transform: BoxTransform, settings: LoaderSettings, on_bad: OnBad
     ) -> None:
         super().__init__(source, settings)
         self.transform, self.on_bad = transform, on_bad
@@ -64,7 +64,7 @@ class _EvalImages(BatchesOf):
 
     source: DetectionSource
 
-    def __init__(self, source: DetectionSource, settings: LoaderSettings, on_bad: OnBadBoxes) -> None:
+    def __init__(self, source: DetectionSource, settings: LoaderSettings, on_bad: OnBad) -> None:
         super().__init__(source, settings)
         self.on_bad = on_bad
 
@@ -86,7 +86,7 @@ class DetectionLoader(PooledLoader):
         transform: BoxTransform,
         settings: LoaderSettings,
         workers: int,
-        on_bad: OnBadBoxes,
+        on_bad: OnBad,
     ) -> None:
         super().__init__(source, settings, _TrainImages(source, transform, settings, on_bad), workers)
 
@@ -100,9 +100,26 @@ class DetectionLoader(PooledLoader):
 
 
 class DetectionEvalLoader:
-    """Images to evaluate on: every one once over all processes, in the order of the source."""
+    """Images to evaluate on: every one once over all processes, in the order of the source.
 
-    def __init__(self, source: DetectionSource, settings: LoaderSettings, workers: int, on_bad: OnBadBoxes) -> None:
+    One at a time: a batch of several is padded to the largest, which changes what is found at the borders.
+
+    Args:
+        workers: processes that decode; 0 does it in this one.
+        on_bad: what to do with boxes that cannot be used (:func:`compactnets.detection.data.usable`).
+    """
+
+    def __init__(self, source: DetectionSource, world: World, workers: int, on_bad: OnBad) -> None:
+        settings = LoaderSettings(
+            batch_size=1,
+            seed=0,
+            rank=world.rank,
+            world_size=world.size,
+            device=world.device,
+            channels_last=False,
+            on_error="raise",
+            max_skipped=0,
+        )
         self.source, self.settings = source, settings
         self._batches = share_in_order(len(source), settings)
         self._pool = Pool(_EvalImages(source, settings, on_bad), settings, workers)

@@ -161,15 +161,13 @@ class DetectionTask(Task):
         return DetectionLoader(
             self.train_source,
             BoxTransform(recipe.augment),
-            _settings(recipe, world, recipe.batch_size),
+            _settings(recipe, world),
             recipe.workers,
             recipe.bad_boxes,
         )
 
     def make_eval_loader(self, world: World) -> DetectionEvalLoader:
-        recipe = self.recipe
-        # one image at a time: a batch of several is padded to the largest, which changes what is found at the borders
-        return DetectionEvalLoader(self.val_source, _settings(recipe, world, 1), recipe.workers, recipe.bad_boxes)
+        return DetectionEvalLoader(self.val_source, world, self.recipe.workers, self.recipe.bad_boxes)
 
     def image_name(self, index: int) -> str:
         return self.train_source.name(index)
@@ -197,9 +195,9 @@ class DetectionTask(Task):
         save_checkpoint(folder / f"{name}.safetensors", weights, record)
 
 
-def _settings(recipe: DetectionRecipe, world: World, batch_size: int) -> LoaderSettings:
+def _settings(recipe: DetectionRecipe, world: World) -> LoaderSettings:
     return LoaderSettings(
-        batch_size=batch_size,
+        batch_size=recipe.batch_size,
         seed=recipe.seed,
         rank=world.rank,
         world_size=world.size,

@@ -27,7 +27,7 @@ class BoxTransform:
 
     def __init__(self, augment: BoxAugment) -> None:
         self.photometric = v2.RandomPhotometricDistort() if augment.photometric else None
-        self.zoom_out = v2.RandomZoomOut(fill=dict.fromkeys((tv_tensors.Image,), FILL)) if augment.zoom_out else None
+        self.zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: FILL}) if augment.zoom_out else None
         self.crop = v2.RandomIoUCrop() if augment.iou_crop else None
         flips = [v2.RandomHorizontalFlip()] if augment.flip else []
         self.flips = [*flips, *([v2.RandomVerticalFlip()] if augment.flip_vertical else [])]
