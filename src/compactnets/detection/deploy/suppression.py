@@ -46,7 +46,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     RoIAlign is among them because onnxscript's own translation, before 0.6.3, does not take the arguments that
     torchvision gives (https://github.com/microsoft/onnxscript/pull/2830).
     """
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # its stubs tell the element type of no result, and so refuse one operator's result to the next
 
     def write_suppress(boxes: Any, scores: Any, overlap: float, score: float, limit: int) -> Any:
         most = op.Constant(value_ints=[limit])
