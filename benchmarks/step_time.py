@@ -64,7 +64,7 @@ def our_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
 
     def step() -> None:
         nonlocal taken
-        losses = learner.step(batch, taken)
+        (losses,) = learner.step(batch, taken).values()
         taken += 1
         if device.type == "cpu" or taken % 25 == 0:  # as often as the engine reads them
             losses.mean().item()

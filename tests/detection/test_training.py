@@ -103,6 +103,8 @@ def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
     (line,) = [json.loads(text) for text in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert line["voc07_percent"] == result.best
     assert {"train_loss", "lr", "images_per_second", "eval_seconds_per_image"} <= set(line)
+    assert line["train_loss"] == pytest.approx(line["train_loss_classes"] + line["train_loss_boxes"])
+    assert min(line["train_loss_classes"], line["train_loss_boxes"]) > 0
     record = read_detector_record(tmp_path / "run/best.safetensors")
     assert (record.detector, record.model, record.frozen_batchnorm) == ("ssd", TINY, False)
     assert record.training["recipe"]["ssd"]["size"] == 128

@@ -72,7 +72,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     learner.model.train()
     batch = Batch(torch.randn(4, 3, size, size), torch.tensor([0, 1, 2, 4]), torch.arange(4))
     step = int(recipe.schedule.warmup_epochs) + 1
-    losses = learner.step(batch, step)
+    (losses,) = learner.step(batch, step).values()
     assert losses.shape == (4,)
     assert losses.isfinite().all()
     for key, value in learner.model.named_parameters():

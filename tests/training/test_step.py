@@ -74,7 +74,7 @@ def test_steps_are_those_of_a_plain_loop() -> None:
         expected.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
-        losses = ours.step(batch, number)
+        (losses,) = ours.step(batch, number).values()
         assert losses.shape == (8,)
         assert float(losses.mean()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert distance(ours.model, model) < 1e-6
@@ -138,7 +138,7 @@ def test_dropout_depends_on_seed_and_step_alone() -> None:
         model = nn.Sequential(nn.Dropout(0.5), network())
         one = learner(model, seed=seed)
         torch.rand(seed + 1)
-        outputs.append(one.step(batches()[0], step))
+        outputs.append(one.step(batches()[0], step)["cross_entropy"])
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
     assert not torch.equal(outputs[0], outputs[3])

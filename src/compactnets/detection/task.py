@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from compactnets.console import say
@@ -30,6 +29,14 @@ from compactnets.training.result import TrainResult
 from compactnets.training.task import Task
 
 SHORT = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}
+LOSSES = {  # torchvision's names -> ours, the same for both detectors
+    "loss_classifier": "classes",
+    "loss_box_reg": "boxes",
+    "loss_objectness": "proposals",
+    "loss_rpn_box_reg": "proposal_boxes",
+    "classification": "classes",
+    "bbox_regression": "boxes",
+}
 
 
 def train_detector(
@@ -68,7 +75,7 @@ class Part(NamedTuple):
 
 
 class DetectionObjective:
-    """The sum of the detector's losses: of classes and boxes, and for Faster R-CNN of the proposals' too."""
+    """The detector's losses, as torchvision gives them: of classes and boxes, for Faster R-CNN of proposals too."""
 
     def __init__(self, recipe: DetectionRecipe) -> None:
         self.recipe = recipe
@@ -79,10 +86,10 @@ class DetectionObjective:
         starts = range(0, len(batch.images), size)
         return [Part(batch.images[start : start + size], batch.targets[start : start + size]) for start in starts]
 
-    def losses(self, forward: Callable[..., Any], part: Part) -> Tensor:
-        """Return the loss of the part for each of its images, ``(B,)``: torchvision gives their mean alone."""
+    def losses(self, forward: Callable[..., Any], part: Part) -> Mapping[str, Tensor]:
+        """Return the losses of the part for each of its images, ``(B,)``: torchvision gives their means alone."""
         found: Mapping[str, Tensor] = forward(part.images, part.targets)
-        return torch.stack([loss.float() for loss in found.values()]).sum().expand(len(part.images))
+        return {LOSSES[name]: loss.float().expand(len(part.images)) for name, loss in found.items()}
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,7 @@ class DetectionTask(Task):
 
     curves: ClassVar[Mapping[str, str]] = {f"{metric}_percent": name for metric, name in SHORT.items()}
     curves_title: ClassVar[str] = "mean average precision, %"
+    loss_title: ClassVar[str] = "training loss"
 
     recipe: DetectionRecipe
     model: Detector

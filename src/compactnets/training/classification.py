@@ -86,12 +86,13 @@ class ClassificationObjective:
         count = self.recipe.accumulate
         return [Part(*part) for part in zip(images.chunk(count), targets.chunk(count), strict=True)]
 
-    def losses(self, forward: Callable[..., Any], part: Part) -> Tensor:
+    def losses(self, forward: Callable[..., Any], part: Part) -> Mapping[str, Tensor]:
         """Return the cross-entropy of every image, ``(B,)``."""
         logits = forward(part.images)
         mixed = part.targets.is_floating_point()  # those are smoothed already
         smoothing = 0.0 if mixed else self.recipe.label_smoothing
-        return F.cross_entropy(logits.float(), part.targets, label_smoothing=smoothing, reduction="none")
+        loss = F.cross_entropy(logits.float(), part.targets, label_smoothing=smoothing, reduction="none")
+        return {"cross_entropy": loss}
 
     def _mix(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         recipe, epoch = self.recipe, step // self.steps
@@ -107,6 +108,7 @@ class ClassificationTask(Task):
 
     curves = {"top1_percent": "top-1", "top5_percent": "top-5"}
     curves_title = "validation accuracy, %"
+    loss_title = "cross-entropy, nats"
 
     recipe: Recipe
 

@@ -8,13 +8,18 @@ from typing import Any
 
 from compactnets.training.checkpoint import replace_file
 
+PART = "train_loss_"  # key of a part of the training loss, where it has several
 
-def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, scores: Mapping[str, str], title: str) -> None:
+
+def draw_curves(
+    history: Sequence[Mapping[str, Any]], path: Path, scores: Mapping[str, str], title: str, loss_title: str
+) -> None:
     """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG.
 
     Args:
         scores: key in ``history`` -> name of the curve.
         title: of the plot of the scores.
+        loss_title: of the plot of the losses.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -23,7 +28,9 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, scores: Mappin
     with rc_context({"svg.hashsalt": "compactnets", "svg.fonttype": "none"}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         loss, score = figure.subplots(1, 2)
-        _draw(loss, history, {"train_loss": "training", "val_loss": "validation"}, "loss, nats")
+        parts = {key: key.removeprefix(PART).replace("_", " ") for key in history[-1] if key.startswith(PART)}
+        losses = {"train_loss": "sum" if parts else "training", "val_loss": "validation"}
+        _draw(loss, history, losses | parts, loss_title)
         _draw(score, history, scores, title)
         for axes in (loss, score):
             axes.set_xlabel("epoch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -58,7 +59,7 @@ class _Run:
         self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world)
         found = load_state(output, self.described)
         self._check_same_step(found[0].step if found else 0)
-        self.folder = RunFolder(output, self.recipe, world, task.curves, task.curves_title) if world.is_main else None
+        self.folder = self._make_folder() if world.is_main else None
         self.progress = Progress()
         if found is not None:
             self.progress, learned = found
@@ -77,9 +78,20 @@ class _Run:
                 f"folder that all machines share"
             )
 
+    def _make_folder(self) -> RunFolder:
+        task = self.task
+        return RunFolder(
+            self.output,
+            self.recipe,
+            self.world,
+            curves=task.curves,
+            curves_title=task.curves_title,
+            loss_title=task.loss_title,
+        )
+
     def _make_watch(self) -> LossWatch:
         interval = 1 if self.world.device.type == "cpu" else CHECK_INTERVAL
-        return LossWatch(self.task.image_name, interval, self.progress.loss_total, self.progress.loss_count)
+        return LossWatch(self.task.image_name, interval, self.progress.loss_totals, self.progress.loss_count)
 
     def complete(self) -> TrainResult:
         """Train from where the run stands to its end."""
@@ -126,8 +138,9 @@ class _Run:
             best = f", best {progress.best_title} {progress.best:.2f} %" if progress.final else ""
             tracker.note(f"loss {self.watch.mean:.3f}{best}, {rate:.0f} images/s, {timedelta(seconds=left)} left")
             if self.folder is not None and progress.step % LOG_INTERVAL == 0:
-                scalars = {"loss": self.watch.mean, "lr": self.learner.lr(progress.step), "images_per_second": rate}
-                self.folder.write_scalars(progress.step, "step", scalars)
+                scalars = {"lr": self.learner.lr(progress.step), "images_per_second": rate}
+                means = _by_part("loss", self.watch.totals, self.watch.count)
+                self.folder.write_scalars(progress.step, "step", means | scalars)
             due = self.world.is_main and time.monotonic() - self.saved >= 60 * recipe.checkpoint_minutes
             # 1 asks for a checkpoint, more is the number of a signal
             if request := self.world.largest(self.interruption.signum or int(due)):
@@ -147,7 +160,7 @@ class _Run:
         self._lap(training=False)
         metrics = {
             "epoch": epoch + 1,
-            "train_loss": self._mean_loss(),
+            **_by_part("train_loss", self._shared_totals(), self.watch.count),
             "lr": self.learner.lr(progress.step - 1),
             "images_per_second": loader.steps * loader.batch_size / max(progress.epoch_seconds, 1e-9),
             "seconds": progress.seconds,
@@ -161,7 +174,7 @@ class _Run:
             progress.best, progress.best_title = max(progress.best, result.value), result.title
             progress.final = result.to_dict()
         progress.history.append(metrics)
-        progress.epoch, progress.epoch_seconds, progress.loss_total, progress.loss_count = epoch + 1, 0.0, 0.0, 0
+        progress.epoch, progress.epoch_seconds, progress.loss_totals, progress.loss_count = epoch + 1, 0.0, {}, 0
         self.watch = self._make_watch()
         if self.folder is not None:
             self.folder.write_epoch(progress)
@@ -186,14 +199,17 @@ class _Run:
             self._save()
             self._leave(self.world.largest(self.interruption.signum or 0))
 
-    def _mean_loss(self) -> float:
-        return self.world.sum([self.watch.total])[0] / self.world.size / max(self.watch.count, 1)
+    def _shared_totals(self) -> dict[str, float]:
+        """Return the watch's totals, as the mean over the processes."""
+        totals = self.watch.totals
+        sums = self.world.sum(list(totals.values()))
+        return {name: total / self.world.size for name, total in zip(totals, sums, strict=True)}
 
     def _save(self) -> None:
         """Write where the run stands; all processes take part."""
         progress = self.progress
         self.watch.check()
-        progress.loss_total, progress.loss_count = self._mean_loss() * self.watch.count, self.watch.count
+        progress.loss_totals, progress.loss_count = self._shared_totals(), self.watch.count
         progress.skipped = round(self.world.sum([self.loader.skipped])[0])
         if self.world.is_main:
             save_state(self.output, self.described, progress, self.learner.state_dict())
@@ -210,3 +226,10 @@ class _Run:
         self.progress.seconds += now - self.clock
         self.progress.epoch_seconds += (now - self.clock) if training else 0.0
         self.clock = now
+
+
+def _by_part(name: str, totals: Mapping[str, float], count: int) -> dict[str, float]:
+    """Return the mean of ``count`` steps under ``name``, and that of each part beside it where there are several."""
+    means = {part: total / max(count, 1) for part, total in totals.items()}
+    parts = {f"{name}_{part}": mean for part, mean in means.items()} if len(means) > 1 else {}
+    return {name: sum(means.values()), **parts}

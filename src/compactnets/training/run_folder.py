@@ -32,15 +32,23 @@ class RunFolder:
     Args:
         curves: the scores to plot, key of ``metrics.jsonl`` -> name.
         curves_title: title of that plot.
+        loss_title: title of the plot of the losses beside it.
 
     Raises:
         InputError: the folder cannot be made or written, or holds the files of something else than a run of ours.
     """
 
     def __init__(
-        self, path: Path, recipe: RunRecipe, world: World, curves: Mapping[str, str], curves_title: str
+        self,
+        path: Path,
+        recipe: RunRecipe,
+        world: World,
+        *,
+        curves: Mapping[str, str],
+        curves_title: str,
+        loss_title: str,
     ) -> None:
-        self.path, self.curves, self.curves_title = path, curves, curves_title
+        self.path, self.curves, self.curves_title, self.loss_title = path, curves, curves_title, loss_title
         found = [name for name in FILES if (path / name).exists()]
         if found and not has_state(path) and set(found) != STARTED:
             raise InputError(
@@ -94,7 +102,7 @@ class RunFolder:
             self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
-        draw_curves(progress.history, self.path / "curves.svg", self.curves, self.curves_title)
+        draw_curves(progress.history, self.path / "curves.svg", self.curves, self.curves_title, self.loss_title)
         self._drawn = time.monotonic()
 
     def _writer(self, step: int) -> Any:

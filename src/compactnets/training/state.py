@@ -19,7 +19,7 @@ from compactnets.training.checkpoint import replace_file
 from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"
-FORMAT = 2
+FORMAT = 3
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -30,7 +30,7 @@ class Progress:
 
     step: int = 0  # taken since the start of the run
     epoch: int = 0  # epochs that ended, with their evaluation
-    loss_total: float = 0.0  # of the epoch's steps so far
+    loss_totals: dict[str, float] = field(default_factory=dict)  # of the epoch's steps so far, by name
     loss_count: int = 0
     seconds: float = 0.0  # spent so far, over all starts
     epoch_seconds: float = 0.0  # spent on training steps in this epoch

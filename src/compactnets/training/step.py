@@ -64,19 +64,21 @@ class Learner:
         recipe = self.recipe
         return recipe.peak_lr * lr_factor(recipe.schedule, recipe.epochs, step / self.steps)
 
-    def step(self, batch: Any, step: int) -> Tensor:
-        """Take step number ``step`` of the run, counted from zero, and return the loss of every image, detached."""
+    def step(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """Take step number ``step`` of the run, counted from zero; return every image's losses by name, detached."""
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
         torch.manual_seed(mix_seed(recipe.seed, step, self.world.rank))
-        losses = []
+        losses: dict[str, list[Tensor]] = {}
         parts = self.objective.parts(batch, step)
         for number, part in enumerate(parts, start=1):
             with nullcontext() if number == len(parts) or self.world.size == 1 else self.forward.no_sync():
-                per_image = self.objective.losses(self._forward, part)
-                self.scaler.scale(per_image.mean() / len(parts)).backward()
-            losses.append(per_image.detach())
+                found = self.objective.losses(self._forward, part)
+                loss = torch.stack(list(found.values())).sum(0).mean()
+                self.scaler.scale(loss / len(parts)).backward()
+            for name, per_image in found.items():
+                losses.setdefault(name, []).append(per_image.detach())
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
@@ -85,7 +87,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.model, step=step)
-        return torch.cat(losses)
+        return {name: torch.cat(values) for name, values in losses.items()}
 
     def _forward(self, *inputs: Any) -> Any:
         precision = self.recipe.precision

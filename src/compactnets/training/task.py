@@ -61,8 +61,8 @@ class Objective(Protocol):
     def parts(self, batch: Any, step: int) -> Sequence[Any]:
         """Cut a batch into the recipe's ``accumulate`` parts; ``step`` is the number of the step in the run."""
 
-    def losses(self, forward: Callable[..., Any], part: Any) -> Tensor:
-        """Return the loss of every image of a part, ``(B,)``, whose mean is what the step lowers.
+    def losses(self, forward: Callable[..., Any], part: Any) -> Mapping[str, Tensor]:
+        """Return the losses of every image of a part by name, ``(B,)`` each; the step lowers the mean of their sum.
 
         ``forward`` is the network in the recipe's precision.
         """
@@ -78,6 +78,7 @@ class Task(ABC):
         compiles_itself: whether the network compiles what the recipe's ``compile`` asks for.
         curves: what the plot of a run shows beside the losses: key of ``metrics.jsonl`` -> name of the curve.
         curves_title: title of that plot.
+        loss_title: title of the plot of the losses beside it.
     """
 
     recipe: RunRecipe
@@ -86,6 +87,7 @@ class Task(ABC):
     compiles_itself: bool = False
     curves: ClassVar[Mapping[str, str]]
     curves_title: ClassVar[str]
+    loss_title: ClassVar[str]
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The loss as it comes: its mean, and the end of the run where it is not finite."""
+"""The losses as they come: their means, and the end of the run where one is not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,21 +18,23 @@ class LossWatch:
 
     Args:
         name: what an image is called, by its index in the source.
-        total: sum of the steps' mean losses so far.
-        count: steps in that sum.
+        totals: sums of the steps' mean losses so far, by name.
+        count: steps in those sums.
     """
 
-    def __init__(self, name: Callable[[int], str], interval: int, total: float = 0.0, count: int = 0) -> None:
-        self.total, self.count = total, count
+    def __init__(
+        self, name: Callable[[int], str], interval: int, totals: Mapping[str, float] | None = None, count: int = 0
+    ) -> None:
+        self.totals, self.count = dict(totals or {}), count
         self._name, self._interval = name, interval
-        self._pending: list[tuple[str, Tensor, Tensor]] = []
+        self._pending: list[tuple[str, Mapping[str, Tensor], Tensor]] = []
 
     @property
     def mean(self) -> float:
         """Mean loss of the steps that were checked."""
-        return self.total / max(self.count, 1)
+        return sum(self.totals.values()) / max(self.count, 1)
 
-    def add(self, step: str, losses: Tensor, indices: Tensor) -> None:
+    def add(self, step: str, losses: Mapping[str, Tensor], indices: Tensor) -> None:
         """Take the losses ``(B,)`` of the images ``indices`` ``(B,)`` at the step that is called ``step``."""
         self._pending.append((step, losses, indices))
         if len(self._pending) >= self._interval:
@@ -46,12 +48,13 @@ class LossWatch:
         """
         if not self._pending:
             return
-        for (step, losses, indices), mean in zip(
-            self._pending, torch.stack([losses.mean() for _, losses, _ in self._pending]).tolist(), strict=True
-        ):
-            if not abs(mean) < float("inf"):  # false for NaN as well
-                raise InputError(self._explain(step, losses.cpu(), indices))
-            self.total += mean
+        # one reading for all: each waits for an accelerator
+        means = torch.stack([torch.stack([loss.mean() for loss in losses.values()]) for _, losses, _ in self._pending])
+        for (step, losses, indices), values in zip(self._pending, means.tolist(), strict=True):
+            if not abs(sum(values)) < float("inf"):  # false for NaN as well
+                raise InputError(self._explain(step, torch.stack(list(losses.values())).sum(0).cpu(), indices))
+            for name, value in zip(losses, values, strict=True):
+                self.totals[name] = self.totals.get(name, 0.0) + value
             self.count += 1
         self._pending.clear()
 
