@@ -11,7 +11,7 @@ from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.detect import detect as detect_verbs
 from compactnets_cli.detect import profile_detector
-from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json
+from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json, print_settings
 from compactnets_cli.web import web as web_verbs
 
 app = typer.Typer(
@@ -76,10 +76,7 @@ def train(
         model = model or network_of(init)
     resolved = load_recipe(recipe, settings or [], model)
     if print_config:
-        import yaml
-
-        text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False)
-        print_json(resolved.model_dump(mode="json")) if as_json else print(text, end="")
+        print_settings(resolved.model_dump(mode="json"), as_json)
         return
     if output is None:
         raise InputError("train needs --output DIR, the folder for checkpoints and metrics")

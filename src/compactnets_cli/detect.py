@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import AsJson, Device, print_json
+from compactnets_cli.options import AsJson, Device, print_json, print_settings
 
 detect = typer.Typer(help="Detect objects: train, evaluate and use Faster R-CNN and SSD.", no_args_is_help=True)
 
@@ -51,10 +51,7 @@ def train(
 
     resolved = load_detection_recipe(DetectionRecipe, recipe, settings or [], model)
     if print_config:
-        import yaml
-
-        text = yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False)
-        print_json(resolved.model_dump(mode="json")) if as_json else print(text, end="")
+        print_settings(resolved.model_dump(mode="json"), as_json)
         return
     if output is None:
         raise InputError("detect train needs --output DIR, the folder for checkpoints and metrics")

@@ -26,3 +26,13 @@ Arguments = Annotated[
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_settings(settings: dict[str, Any], as_json: bool) -> None:
+    """Print a resolved recipe: YAML that can be saved as a recipe of one's own, or JSON."""
+    if as_json:
+        print_json(settings)
+        return
+    import yaml
+
+    print(yaml.safe_dump(settings, sort_keys=False), end="")

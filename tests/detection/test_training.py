@@ -108,8 +108,10 @@ def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
     record = read_detector_record(tmp_path / "run/best.safetensors")
     assert (record.detector, record.model, record.frozen_batchnorm) == ("ssd", TINY, False)
     assert record.training["recipe"]["ssd"]["size"] == 128
+    drawn = (tmp_path / "run/examples.html").stat().st_mtime_ns
     again = train_detector(tiny_recipe(), *sources, tmp_path / "run")
     assert again == result
+    assert (tmp_path / "run/examples.html").stat().st_mtime_ns == drawn, "a finished run has its page"
     with pytest.raises(InputError, match="holds another run: lr was 0.02, now 0.05"):
         train_detector(tiny_recipe(lr=0.05), *sources, tmp_path / "run")
 

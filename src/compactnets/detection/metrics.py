@@ -22,6 +22,7 @@ METRIC_TITLES = {
     "voc10": "VOC 2010 mAP (area)",
     "coco": "COCO AP (mean over overlaps 0.50 to 0.95)",
 }
+METRIC_LABELS = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}  # the same, for a line of a log
 Record = TypeVar("Record", Detections, Objects)
 
 

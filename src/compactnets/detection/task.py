@@ -16,7 +16,7 @@ from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.detectors import describe_maps
 from compactnets.detection.evaluation import evaluate_detector, evaluate_on
 from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
-from compactnets.detection.metrics import DetectionEvaluator, DetectionScores
+from compactnets.detection.metrics import METRIC_LABELS, DetectionEvaluator, DetectionScores
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.detection.report import write_examples
 from compactnets.detection.transform import BoxTransform
@@ -26,9 +26,8 @@ from compactnets.training.checkpoint import save_checkpoint
 from compactnets.training.distributed import World
 from compactnets.training.loop import run
 from compactnets.training.result import TrainResult
-from compactnets.training.task import Task
+from compactnets.training.task import Task, describe_inputs
 
-SHORT = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}
 LOSSES = {  # torchvision's names -> ours, the same for both detectors
     "loss_classifier": "classes",
     "loss_box_reg": "boxes",
@@ -60,10 +59,11 @@ def train_detector(
     """
     world = world or World()
     result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)
-    if world.is_main:
-        detector, _ = load_detector(output / "best.safetensors", world.device)
+    page, best = output / "examples.html", output / "best.safetensors"
+    if world.is_main and not (page.exists() and page.stat().st_mtime >= best.stat().st_mtime):
+        detector, _ = load_detector(best, world.device)
         evaluator, _ = evaluate_on(detector, val_source, metric=recipe.metric, bad_boxes=recipe.bad_boxes)
-        write_examples(output / "examples.html", evaluator, val_source)
+        write_examples(page, evaluator, val_source)
     return result
 
 
@@ -102,7 +102,7 @@ class DetectionScore:
     @property
     def title(self) -> str:
         """What the headline is called in a line of the log."""
-        return SHORT[self.scores.metric]
+        return METRIC_LABELS[self.scores.metric]
 
     @property
     def value(self) -> float:
@@ -135,7 +135,7 @@ class DetectionScore:
 class DetectionTask(Task):
     """A detector and its two sources."""
 
-    curves: ClassVar[Mapping[str, str]] = {f"{metric}_percent": name for metric, name in SHORT.items()}
+    curves: ClassVar[Mapping[str, str]] = {f"{metric}_percent": name for metric, name in METRIC_LABELS.items()}
     curves_title: ClassVar[str] = "mean average precision, %"
     loss_title: ClassVar[str] = "training loss"
 
@@ -157,12 +157,7 @@ class DetectionTask(Task):
         say(str(describe_maps(self.model)))
 
     def describe(self) -> dict[str, Any]:
-        train, val = self.train_source, self.val_source
-        return {
-            "training data": f"{len(train)} images, {train.fingerprint()[:12]}",
-            "validation data": f"{len(val)} images, {val.fingerprint()[:12]}",
-            "--init": None if self.init is None else str(self.init),
-        }
+        return describe_inputs(self.train_source, self.val_source, self.init)
 
     def make_loader(self, world: World) -> DetectionLoader:
         recipe = self.recipe

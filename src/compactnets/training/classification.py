@@ -22,7 +22,7 @@ from compactnets.training.loop import run
 from compactnets.training.preparation import Prepare, fit_batch, prepare
 from compactnets.training.recipe import Recipe
 from compactnets.training.result import TrainResult
-from compactnets.training.task import Task
+from compactnets.training.task import Task, describe_inputs
 
 
 def train(
@@ -131,12 +131,7 @@ class ClassificationTask(Task):
         )
 
     def describe(self) -> dict[str, Any]:
-        train, val = self.train_source, self.val_source
-        described: dict[str, Any] = {
-            "training data": f"{len(train)} images, {train.fingerprint()[:12]}",
-            "validation data": f"{len(val)} images, {val.fingerprint()[:12]}",
-            "--init": None if self.init is None else str(self.init),
-        }
+        described = describe_inputs(self.train_source, self.val_source, self.init)
         return described | ({"--qat": True} if self.prepared.int8 is not None else {})
 
     def make_loader(self, world: World) -> TrainLoader:

@@ -34,6 +34,15 @@ class Score(Protocol):
         """Return everything, for JSON."""
 
 
+class Source(Protocol):
+    """Images of a split, of either task."""
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Return a digest of what the split holds."""
+
+
 class Batches(Protocol):
     """Batches of training images; :class:`compactnets.data.batches.TrainLoader` says what each must promise."""
 
@@ -118,3 +127,12 @@ class Task(ABC):
     @abstractmethod
     def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
         """Write the checkpoint ``NAME.safetensors`` and its record into ``folder``, with what the epoch gave."""
+
+
+def describe_inputs(train: Source, val: Source, init: Path | None) -> dict[str, Any]:
+    """Return what every task describes (:meth:`Task.describe`): its two sources and the checkpoint it starts from."""
+    return {
+        "training data": f"{len(train)} images, {train.fingerprint()[:12]}",
+        "validation data": f"{len(val)} images, {val.fingerprint()[:12]}",
+        "--init": None if init is None else str(init),
+    }
