@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow  # nothing but the script uses what it tests
 def test_step_time(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "step_time.py"), "shufflenet_g3_x0_25", "--set"]
     command += ["compile=false", "--batch-size", "4", "--size", "16", "--rounds", "2", "--steps", "1", "--output"]

@@ -79,7 +79,9 @@ def test_executorch_keeps_its_threads_while_programs_use_them(artifact: Make) ->
         load_artifact(folder, threads=7)
 
 
-@pytest.mark.parametrize("name", RUN_HERE)
+@pytest.mark.parametrize(
+    "name", [name if name == "onnx" else pytest.param(name, marks=pytest.mark.slow) for name in RUN_HERE]
+)
 def test_threads(artifact: Make, name: str) -> None:
     """In a process of its own; what it gives does not depend on them."""
     folder = artifact(name)

@@ -245,8 +245,8 @@ def test_wide_groups_are_computed_one_at_a_time() -> None:
     ("name", "model"),
     [
         *((name, Wide) for name in INT8),
-        *((name, tiny_network) for name in INT8 if name != "executorch"),
-        pytest.param("executorch", tiny_network, marks=pytest.mark.slow),
+        ("onnx", tiny_network),
+        *(pytest.param(name, tiny_network, marks=pytest.mark.slow) for name in INT8 if name != "onnx"),
     ],
 )
 def test_runtimes_compute_what_was_simulated(name: str, model: Callable[[], nn.Module], tmp_path: Path) -> None:

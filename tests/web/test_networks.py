@@ -67,6 +67,7 @@ def test_an_int8_network_runs_as_in_python(visit: Open, built_page: Path, tmp_pa
     assert page.complaints == []
 
 
+@pytest.mark.slow  # exports and checks a network of 224 x 224 pixels first
 def test_the_authors_menet_classifies_photographs_as_pytorch_does(
     visit: Open, built_page: Path, shared: Path, tmp_path: Path
 ) -> None:
