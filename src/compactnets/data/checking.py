@@ -12,7 +12,7 @@ import numpy as np
 from compactnets.data.base import ImageSource, MissingSplitError, Split, shorten
 from compactnets.data.examination import examine, locate, same_images
 from compactnets.data.opening import open_source
-from compactnets.data.report import Found, SourceReport, SplitSummary
+from compactnets.data.report import LabelledImage, SourceReport, SplitSummary
 from compactnets.errors import InputError
 
 IMBALANCE = 10  # a note is made where the largest class is this many times the smallest
@@ -88,12 +88,12 @@ def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> 
     return seen.digests
 
 
-def _found(source: ImageSource, index: int, reason: str = "") -> Found:
+def _found(source: ImageSource, index: int, reason: str = "") -> LabelledImage:
     try:
         name = source.name(index)
     except InputError:  # where the name is stored with the image
         name = f"image {index}"
-    return Found(source.split, index, name, source.class_names[source.labels[index]], reason)
+    return LabelledImage(source.split, index, name, reason, source.class_names[source.labels[index]])
 
 
 def _compare(sources: Sequence[ImageSource], digests: Sequence[np.ndarray], report: SourceReport) -> None:

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImage:
     """One image of a report."""
 
     split: str
     index: int
     name: str
-    class_name: str
     reason: str = ""  # why it cannot be read
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.split})"
+
+
+@dataclass(frozen=True)
+class LabelledImage(FoundImage):
+    """One image of a report, with its class."""
+
+    class_name: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.split}, {self.class_name})"
 
 
 @dataclass(frozen=True)
-class SplitSummary:
-    """What a split holds. Widths and heights are (smallest, median, largest) in pixels, of the readable images."""
+class ImagesSummary:
+    """The images of a split. Widths and heights are (smallest, median, largest) in pixels, of the readable images."""
 
     images: int
     unreadable: int
-    classes: int
-    smallest_class: tuple[str, int]  # name and images
-    largest_class: tuple[str, int]
     widths: tuple[int, int, int] | None
     heights: tuple[int, int, int] | None
     modes: dict[str, int]  # Pillow's, and the images of each
     formats: dict[str, int]  # of encoded images
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a person reads of sizes and kinds; nothing where no image is readable."""
+        if self.widths and self.heights:
+            kinds = ", ".join(f"{name} {number:,}" for name, number in (*self.formats.items(), *self.modes.items()))
+            yield f"    width {spread(self.widths)}, height {spread(self.heights)} pixels; {kinds}"
+
+
+@dataclass(frozen=True)
+class SplitSummary(ImagesSummary):
+    """What a split holds."""
+
+    classes: int
+    smallest_class: tuple[str, int]  # name and images
+    largest_class: tuple[str, int]
 
 
 @dataclass
@@ -52,9 +73,9 @@ class SourceReport:
     spec: str
     kind: str
     splits: dict[str, SplitSummary]
-    unreadable: list[Found] = field(default_factory=list)
-    conflicts: list[list[Found]] = field(default_factory=list)
-    leaks: list[list[Found]] = field(default_factory=list)
+    unreadable: list[LabelledImage] = field(default_factory=list)
+    conflicts: list[list[LabelledImage]] = field(default_factory=list)
+    leaks: list[list[LabelledImage]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -73,19 +94,29 @@ def render(report: SourceReport, limit: int = 20) -> Iterator[str]:
     yield f"{report.spec} ({report.kind}), {report.seconds:.1f} s"
     for split, summary in report.splits.items():
         yield f"  {split}: {summary.images:,} images of {_classes(summary)}"
-        if summary.widths and summary.heights:
-            yield f"    width {_spread(summary.widths)}, height {_spread(summary.heights)} pixels; {_kinds(summary)}"
-    kinds = (
+        yield from summary.lines()
+    kinds: tuple[tuple[str, Sequence[object]], ...] = (
         ("cannot be read", [found.reason for found in report.unreadable]),
         ("same image under two classes", [" = ".join(map(str, group)) for group in report.conflicts]),
         ("same image in both splits", [" = ".join(map(str, group)) for group in report.leaks]),
     )
-    for kind, lines in kinds:
-        yield f"{kind}: {len(lines):,}"
-        yield from (f"  {line}" for line in lines[:limit])
-        if len(lines) > limit:
-            yield f"  and {len(lines) - limit:,} more (--json lists all)"
+    yield from problem_lines(kinds, limit)
     yield from (f"note: {note}" for note in report.notes)
+
+
+def problem_lines(kinds: Iterable[tuple[str, Sequence[object]]], limit: int) -> Iterator[str]:
+    """Yield how many problems of each kind there are, and the first ``limit`` of each."""
+    for kind, found in kinds:
+        yield f"{kind}: {len(found):,}"
+        yield from (f"  {line}" for line in found[:limit])
+        if len(found) > limit:
+            yield f"  and {len(found) - limit:,} more (--json lists all)"
+
+
+def spread(values: tuple[float, float, float]) -> str:
+    """Say (smallest, median, largest), or the one value that all have."""
+    smallest, median, largest = (f"{value:,.0f}" for value in values)
+    return smallest if smallest == largest else f"{smallest} to {largest} (median {median})"
 
 
 def _classes(summary: SplitSummary) -> str:
@@ -93,12 +124,3 @@ def _classes(summary: SplitSummary) -> str:
     if least == greatest:
         return f"{summary.classes:,} classes, {least:,} each"
     return f"{summary.classes:,} classes, from {least:,} ({fewest}) to {greatest:,} ({most}) each"
-
-
-def _spread(values: tuple[int, int, int]) -> str:
-    smallest, median, largest = values
-    return f"{smallest:,}" if smallest == largest else f"{smallest:,} to {largest:,} (median {median:,})"
-
-
-def _kinds(summary: SplitSummary) -> str:
-    return ", ".join(f"{name} {number:,}" for name, number in (*summary.formats.items(), *summary.modes.items()))

@@ -11,10 +11,11 @@ import numpy as np
 
 from compactnets.data.base import shorten
 from compactnets.data.examination import Examination, examine, locate, same_images
+from compactnets.data.report import FoundImage
 from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
 from compactnets.detection.data.opening import open_detection, open_splits
 from compactnets.detection.data.problems import Problem, find_problems
-from compactnets.detection.data.report import DetectionReport, DetectionSummary, FoundImage
+from compactnets.detection.data.report import DetectionReport, DetectionSummary
 from compactnets.detection.data.table import box_areas, box_sides
 
 THIN = 1  # pixels; a box with a side no longer than that is rather a click

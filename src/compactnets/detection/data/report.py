@@ -6,55 +6,31 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from compactnets.data.report import FoundImage, ImagesSummary, problem_lines, spread
 from compactnets.detection.data.problems import Problem
 
 FEW_CLASSES = 10  # whose objects are listed one by one
 
 
 @dataclass(frozen=True)
-class FoundImage:
-    """One image of a report."""
-
-    split: str
-    index: int
-    name: str
-    reason: str = ""  # why it cannot be read
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.split})"
-
-
-@dataclass(frozen=True)
-class DetectionSummary:
-    """What a split holds; triples are (smallest, median, largest).
+class DetectionSummary(ImagesSummary):
+    """What a split holds.
 
     Attributes:
-        images: number of images.
-        unreadable: those that cannot be decoded.
-        empty: those without an object.
+        empty: images without an object.
         objects: number of objects.
         difficult: those that are difficult (Pascal VOC).
         crowd: those that are a group (COCO).
         classes: class name -> number of objects, in the order of the classes.
-        box_sizes: square root of the area of the boxes, pixels; ``None`` without a box.
-        widths: of the readable images, pixels.
-        heights: of the readable images, pixels.
-        modes: Pillow's, and the images of each.
-        formats: of encoded images, and the images of each.
+        box_sizes: square root of the area of the boxes, pixels: (smallest, median, largest); ``None`` without a box.
     """
 
-    images: int
-    unreadable: int
     empty: int
     objects: int
     difficult: int
     crowd: int
     classes: dict[str, int]
     box_sizes: tuple[float, float, float] | None
-    widths: tuple[int, int, int] | None
-    heights: tuple[int, int, int] | None
-    modes: dict[str, int]
-    formats: dict[str, int]
 
 
 @dataclass
@@ -99,31 +75,22 @@ def render(report: DetectionReport, limit: int = 20) -> Iterator[str]:
     yield f"{report.spec} ({report.kind}), {report.seconds:.1f} s"
     for split, summary in report.splits.items():
         yield f"  {split}: {summary.images:,} images with {summary.objects:,} objects of {_classes(summary.classes)}"
-        if summary.widths and summary.heights:
-            kinds = (*summary.formats.items(), *summary.modes.items())
-            yield (
-                f"    width {_spread(summary.widths)}, height {_spread(summary.heights)} pixels; "
-                f"{', '.join(f'{name} {number:,}' for name, number in kinds)}"
-            )
+        yield from summary.lines()
         if summary.box_sizes:
             flags = "".join(
                 f"; {number:,} {name}"
                 for name, number in (("difficult", summary.difficult), ("crowd", summary.crowd))
                 if number
             )
-            yield f"    boxes {_spread(summary.box_sizes)} pixels, as the square root of the area{flags}"
+            yield f"    boxes {spread(summary.box_sizes)} pixels, as the square root of the area{flags}"
     bad = [problem for problems in report.boxes.values() for problem in problems]
-    kinds_of_problems: tuple[tuple[str, Sequence[object]], ...] = (
+    kinds: tuple[tuple[str, Sequence[object]], ...] = (
         ("cannot be read", [found.reason for found in report.unreadable]),
         ("bad boxes", bad),
         ("same image with different boxes", [" = ".join(map(str, group)) for group in report.conflicts]),
         ("same image in two splits", [" = ".join(map(str, group)) for group in report.leaks]),
     )
-    for kind, found in kinds_of_problems:
-        yield f"{kind}: {len(found):,}"
-        yield from (f"  {line}" for line in found[:limit])
-        if len(found) > limit:
-            yield f"  and {len(found) - limit:,} more (--json lists all)"
+    yield from problem_lines(kinds, limit)
     yield from (f"note: {note}" for note in report.notes)
 
 
@@ -133,8 +100,3 @@ def _classes(classes: dict[str, int]) -> str:
         return f"{number}: {', '.join(f'{name} {count:,}' for name, count in classes.items())}"
     fewest, most = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
     return f"{number}, from {classes[fewest]:,} ({fewest}) to {classes[most]:,} ({most}) each"
-
-
-def _spread(values: tuple[float, float, float]) -> str:
-    smallest, median, largest = (f"{value:,.0f}" for value in values)
-    return smallest if smallest == largest else f"{smallest} to {largest} (median {median})"
