@@ -65,6 +65,33 @@ def test_what_development_kits_hold(tmp_path: Path) -> None:
         open_detection(str(tmp_path), "val")
 
 
+def test_annotations_beside_the_images(tmp_path: Path) -> None:
+    """As Roboflow exports them: one name can stand for an image of each split, and dots are part of names."""
+    for split, name, objects in (
+        ("train", "a_jpg.rf.1b2c", voc_object("ant", 1, 1, 4, 4)),
+        ("train", "b_jpg.rf.3d4e", ""),
+        ("valid", "a_jpg.rf.1b2c", voc_object("bee", 2, 3, 7, 9)),
+    ):
+        folder = tmp_path / "export" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.xml").write_text(annotation(objects, filename=f"{name}.png"))
+        write_image(folder / f"{name}.png")
+    (tmp_path / "export" / "notes").mkdir()
+    (tmp_path / "export" / "notes" / "other.xml").write_text("<html/>")
+    train, val = open_splits(str(tmp_path))
+    assert (train.kind, train.split, val.split) == ("voc", "train", "valid")
+    assert train.class_names == val.class_names == ("ant", "bee")
+    assert train.names == ["train/a_jpg.rf.1b2c.png", "train/b_jpg.rf.3d4e.png"]
+    assert train.image(0).size == (WIDTH, HEIGHT)
+    assert train.annotation(0) == str(tmp_path / "export" / "train" / "a_jpg.rf.1b2c.xml")
+    assert train.objects(0).boxes.tolist() == [[0, 0, 4, 4]]
+    assert len(train.objects(1)) == 0
+    assert open_detection(str(tmp_path / "export"), "val").objects(0).labels.tolist() == [1]
+    write_image(tmp_path / "export" / "valid" / "bare.png")
+    with pytest.raises(InputError, match=r"valid: 1 of 2 images have no annotation beside them: bare.png"):
+        open_detection(str(tmp_path), "train")
+
+
 def test_given_classes(tmp_path: Path) -> None:
     tree = str(write_tree(tmp_path, SPLITS))
     source = open_detection(tree, "train", class_names=["wasp", "fly"])

@@ -20,6 +20,7 @@ from compactnets.errors import InputError, did_you_mean
 
 ORDER = ("train", "val", "valid", "validation", "test", "trainval")  # in which splits are listed
 VAL_NAMES = ("val", "valid", "validation")
+FOLDERS = ("train", *VAL_NAMES, "test")  # of splits, where each has its annotations beside its images
 YEAR = r"(19|20)\d\d"  # train2017
 
 

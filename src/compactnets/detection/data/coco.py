@@ -9,13 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from compactnets.data.base import shorten
-from compactnets.detection.data.base import DetectionSource, DetectionTree, check_class_names, tidy
+from compactnets.detection.data.base import FOLDERS, DetectionSource, DetectionTree, check_class_names, tidy
 from compactnets.detection.data.coco_json import CocoContents, read_coco
 from compactnets.errors import InputError
 
 ANNOTATIONS, PREFIX = "annotations", "instances_"
 INSIDE = "_annotations.coco.json"  # Roboflow's, among the images
-INSIDE_SPLITS = ("train", "val", "valid", "validation", "test")
 SAMPLE = 16  # images by which their folder is found
 LAYOUT = f"{ANNOTATIONS}/{PREFIX}SPLIT.json with SPLIT/*.jpg or images/*.jpg, or SPLIT/{INSIDE} (COCO)"
 
@@ -91,5 +90,5 @@ def find_files(root: Path) -> dict[str, Path]:
     instances = [path for path in files if path.stem.startswith(PREFIX)]  # beside captions and key points
     if files:
         return {path.stem.removeprefix(PREFIX): path for path in instances or files}
-    inside = {split: root / split / INSIDE for split in INSIDE_SPLITS}
+    inside = {split: root / split / INSIDE for split in FOLDERS}
     return {split: path for split, path in inside.items() if os.path.isfile(path)}

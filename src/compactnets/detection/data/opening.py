@@ -14,7 +14,7 @@ from compactnets.detection.data.base import DetectionSource, DetectionTree
 from compactnets.errors import InputError, did_you_mean
 
 LAYOUTS = f"{voc.LAYOUT}, or {coco.LAYOUT}"
-Kind = type[voc.VocTree] | type[coco.CocoTree]
+Kind = type[voc.VocTree] | type[coco.CocoTree]  # VocFolders is a VocTree
 DEPTH = 2  # folders down to which a tree is looked for: VOCdevkit/VOC2007
 
 
@@ -24,6 +24,7 @@ def open_detection(spec: str, split: str, *, class_names: Sequence[str] | None =
     The folder, or the only one of its kind up to two levels below it, holds
 
     * a Pascal VOC tree (:class:`compactnets.detection.data.voc.VocTree`), or
+    * annotations of Pascal VOC beside the images of each split (:class:`compactnets.detection.data.voc.VocFolders`), or
     * files in COCO's format (:class:`compactnets.detection.data.coco.CocoTree`).
 
     Args:
@@ -98,6 +99,7 @@ def _find(path: Path) -> list[tuple[Path, Kind]]:
     folders = [path]
     for _ in range(DEPTH + 1):
         found: list[tuple[Path, Kind]] = [(folder, voc.VocTree) for folder in folders if _is_voc(folder)]
+        found += [(folder, voc.VocFolders) for folder in folders if voc.has_folders(folder)]
         found += [(folder, coco.CocoTree) for folder in folders if coco.find_files(folder)]
         if found:
             return found

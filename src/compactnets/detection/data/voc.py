@@ -1,4 +1,4 @@
-"""Pascal VOC trees: ``Annotations/*.xml``, ``JPEGImages/*.jpg``, ``ImageSets/Main/SPLIT.txt``."""
+"""Pascal VOC trees (``Annotations/*.xml``, ``JPEGImages/*.jpg``, ``ImageSets/Main/SPLIT.txt``) and what is alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from compactnets.console import Tracker
 from compactnets.data.base import describe, shorten
-from compactnets.detection.data.base import DetectionSource, DetectionTree, check_class_names, check_inside, tidy
+from compactnets.detection.data.base import (
+    FOLDERS,
+    DetectionSource,
+    DetectionTree,
+    check_class_names,
+    check_inside,
+    tidy,
+)
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
 from compactnets.detection.data.voc_xml import read_annotation
 from compactnets.errors import InputError
@@ -23,7 +30,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 ANNOTATIONS, IMAGES, SPLITS = "Annotations", "JPEGImages", "ImageSets/Main"
-LAYOUT = f"{ANNOTATIONS}/*.xml, {IMAGES}/*.jpg and {SPLITS}/SPLIT.txt (Pascal VOC)"
+LAYOUT = f"{ANNOTATIONS}/*.xml, {IMAGES}/*.jpg and {SPLITS}/SPLIT.txt, or SPLIT/*.xml beside SPLIT/*.jpg (Pascal VOC)"
 
 
 class VocSource(DetectionSource):
@@ -34,13 +41,20 @@ class VocSource(DetectionSource):
     """
 
     kind = "voc"
+    annotations, images = ANNOTATIONS, IMAGES  # folders in the tree
 
     def annotation(self, index: int) -> str:
-        stem = PurePosixPath(self.names[index]).relative_to(IMAGES).with_suffix("")
-        return str(self.root / ANNOTATIONS / f"{stem}.xml")
+        stem = PurePosixPath(self.names[index]).relative_to(self.images).with_suffix("")
+        return str(self.root / self.annotations / f"{stem}.xml")
 
     def _write_box(self, left: float, top: float, right: float, bottom: float) -> str:
         return f"xmin {tidy(left + 1)}, ymin {tidy(top + 1)}, xmax {tidy(right)}, ymax {tidy(bottom)}"
+
+
+class VocFolderSource(VocSource):
+    """One split whose annotations lie beside its images, in the order of their names."""
+
+    annotations = images = "."
 
 
 class VocTree(DetectionTree):
@@ -54,15 +68,25 @@ class VocTree(DetectionTree):
     """
 
     kind = "voc"
+    source: type[VocSource] = VocSource
 
     def __init__(self, root: Path, spec: str) -> None:
+        self._lists = self._find_lists(root)
+        super().__init__(root, spec, self._lists)
+
+    def _find_lists(self, root: Path) -> dict[str, list[str]]:
+        """Return the stems of every split's images."""
         for part in (ANNOTATIONS, IMAGES, SPLITS):
             if not (root / part).is_dir():
                 raise InputError(f"{root} has no {part}/: expected {LAYOUT}, found {describe(root)}")
-        self._lists = _read_lists(root / SPLITS)
-        if not self._lists:
+        lists = _read_lists(root / SPLITS)
+        if not lists:
             raise InputError(f"{root / SPLITS} has no list of images: expected SPLIT.txt, a name of an image per line")
-        super().__init__(root, spec, self._lists)
+        return lists
+
+    def _find_annotations(self) -> Iterable[str]:
+        """Return the annotations of the tree, below its folder of them: also those that no split lists."""
+        return _walk(self.root / self.source.annotations, (".xml",))
 
     def open(self, split: str, class_names: Sequence[str] | None = None) -> VocSource:
         stems = self._lists[split]
@@ -71,15 +95,15 @@ class VocTree(DetectionTree):
             raise InputError(f"{where} must list an image once, found twice: {shorten(twice)}")
         for stem in stems:
             check_inside(stem, f"{where}: a line")
-        contents = self._contents
+        contents, annotations = self._contents, self.root / self.source.annotations
         if missing := [stem for stem in stems if stem not in contents.positions]:
             raise InputError(
-                f"{where}: {len(missing):,} of {len(stems):,} images have no annotation in {self.root / ANNOTATIONS}: "
+                f"{where}: {len(missing):,} of {len(stems):,} images have no annotation in {annotations}: "
                 f"{shorten(missing)}"
             )
         names = check_class_names(class_names) if class_names is not None else contents.class_names
         if not names:
-            raise InputError(f"{self.root / ANNOTATIONS}: no annotation has an object, so that there are no classes")
+            raise InputError(f"{annotations}: no annotation has an object, so that there are no classes")
         positions = [contents.positions[stem] for stem in stems]
         labels, unknown = label_names(contents.object_names, names)
         table = ObjectTable(
@@ -93,17 +117,17 @@ class VocTree(DetectionTree):
             unknown,
         ).pick(positions)
         images = [self._find_image(stem, contents.endings[at]) for stem, at in zip(stems, positions, strict=True)]
-        return VocSource(self.spec, split, names, self.root, images, table, contents.extras)
+        return self.source(self.spec, split, names, self.root, images, table, contents.extras)
 
     @cached_property
     def _contents(self) -> _Contents:
-        return _read_all(self.root / ANNOTATIONS)
+        return _read_all(self.root / self.source.annotations, sorted(self._find_annotations()))
 
     @cached_property
     def _image_files(self) -> dict[str, list[str]]:
         """Stem -> endings of the image files."""
         found: dict[str, list[str]] = {}
-        for name in _walk(self.root / IMAGES, IMG_EXTENSIONS):
+        for name in _walk(self.root / self.source.images, IMG_EXTENSIONS):
             stem, ending = os.path.splitext(name)
             found.setdefault(stem, []).append(ending)
         return found
@@ -112,10 +136,61 @@ class VocTree(DetectionTree):
         endings = self._image_files.get(stem, [])
         if ending not in endings and len(endings) > 1:
             files = shorten([stem + other for other in sorted(endings)])
-            raise InputError(f"{self.root / IMAGES}: the annotation {stem}.xml names no file, and there are {files}")
+            raise InputError(
+                f"{self.root / self.source.images}: the annotation {stem}.xml names no file, and there are {files}"
+            )
         if ending not in endings:  # a file that is missing altogether is reported where it is read
             ending = endings[0] if endings else ending or ".jpg"
-        return f"{IMAGES}/{stem}{ending}"
+        return str(PurePosixPath(self.source.images, stem + ending))
+
+
+class VocFolders(VocTree):
+    """A folder for each split, with the annotations of Pascal VOC beside the images, as Roboflow exports them.
+
+    Classes are those of :class:`VocTree`.
+
+    Raises:
+        InputError: an image without annotation.
+    """
+
+    source = VocFolderSource
+
+    def _find_lists(self, root: Path) -> dict[str, list[str]]:
+        lists = {split: [f"{split}/{stem}" for stem in _annotated(root / split)] for split in FOLDERS}
+        return {split: stems for split, stems in lists.items() if stems}
+
+    def _find_annotations(self) -> Iterable[str]:
+        return [f"{stem}.xml" for stems in self._lists.values() for stem in stems]
+
+
+def has_folders(root: Path) -> bool:
+    """Whether a folder of a usual split holds an annotation."""
+    for split in FOLDERS:
+        try:
+            with os.scandir(root / split) as entries:
+                if any(_is_annotation(entry.name) for entry in entries):
+                    return True
+        except OSError:  # not there, no folder, or not to be read
+            continue
+    return False
+
+
+def _annotated(folder: Path) -> list[str]:
+    """Return the stems of the annotations beside their images."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    stems = [os.path.splitext(name)[0] for name in names if _is_annotation(name)]
+    known = set(stems)
+    images = [name for name in names if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")]
+    if stems and (bare := [name for name in images if os.path.splitext(name)[0] not in known]):
+        raise InputError(
+            f"{folder}: {len(bare):,} of {len(images):,} images have no annotation beside them: {shorten(bare)} (an "
+            f"image without objects has one without objects)"
+        )
+    return stems
+
+
+def _is_annotation(name: str) -> bool:
+    return name.lower().endswith(".xml") and not name.startswith(".")
 
 
 class _Contents(NamedTuple):
@@ -132,8 +207,7 @@ class _Contents(NamedTuple):
     extras: set[str]
 
 
-def _read_all(folder: Path) -> _Contents:
-    files = sorted(_walk(folder, (".xml",)))
+def _read_all(folder: Path, files: Sequence[str]) -> _Contents:
     annotations, faults = [], {}
     for file in Tracker(files, len(files), "reading annotations"):
         try:
