@@ -96,8 +96,11 @@ def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -
     """
     if pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
         return
-    channels = node.meta["tensor_meta"].shape[1]
-    conv = AveragingConv2d(channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels)
+    tensor = node.meta["tensor_meta"]
+    channels, dtype = tensor.shape[1], tensor.dtype
+    conv = AveragingConv2d(
+        channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels, dtype=dtype
+    )
     nn.init.constant_(conv.weight, 1 / conv.weight[0].numel())
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     network.set_submodule(str(node.target), conv.requires_grad_(False))
