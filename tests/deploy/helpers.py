@@ -39,8 +39,8 @@ def randomize(model: nn.Module) -> nn.Module:
 def small_form(name: str) -> tuple[nn.Module, int]:
     """A registered network with 7 classes, its normalisations set, and the side of small images for it.
 
-    It is the same at every call: of other random weights a deep network may make more of a rounding. The test is skipped
-    where the library that builds the network is not installed.
+    It is the same at every call: with other random weights a deep network may make more of a rounding. The test is
+    skipped where the library that builds the network is not installed.
     """
     stem = default_form(name)["stem"]
     with torch.random.fork_rng(devices=[]):
