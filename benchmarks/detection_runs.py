@@ -24,8 +24,8 @@ from compactnets.environment import cpu_name
 RESULTS = Path(__file__).parent / "results" / "detection"
 TEST = "test.json"  # in the run folder
 COLUMNS = (
-    "detector", "backbone", "begins from", "epochs", "seed", "AP50 of each class, %", "VOC07 mAP, %", "VOC10 mAP, %",
-    "training, s/image", "test, s/image", "hours in all"
+    "detector", "backbone", "side, pixels", "begins from", "epochs", "seed", "AP50 of each class, %", "VOC07 mAP, %",
+    "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in all"
 )  # fmt: skip
 
 
@@ -79,18 +79,20 @@ def render(path: Path) -> tuple[str, list[list[str]]]:
 
 
 def _cells(run: dict[str, Any]) -> list[str]:
-    test, last = run["test"], run["epochs"][-1]
+    test, last, recipe = run["test"], run["epochs"][-1], run["recipe"]
     pace = median(1 / epoch["images_per_second"] for epoch in run["epochs"])
     classes = ", ".join(f"{row['name']} {row['voc07']:.1f}" for row in test["classes"] if row["voc07"] is not None)
     return [
         run["detector"],
         run["model"],
+        str(recipe["ssd"]["size"] if run["detector"] == "ssd" else recipe["faster_rcnn"]["shorter_side"]),
         run["init"] or "random weights",
         str(last["epoch"]),
-        str(run["recipe"]["seed"]),
+        str(recipe["seed"]),
         classes,
         f"**{test['voc07']:.2f}**",
         f"{test['voc10']:.2f}",
+        f"{max(epoch.get('voc07_percent', 0) for epoch in run['epochs']):.2f}",
         f"{pace:.2f}",
         f"{test['seconds'] / test['images']:.2f}",
         f"{last['seconds'] / 3600:.2f}",
