@@ -9,10 +9,14 @@ import json
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import urllib.request
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,6 +152,35 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"^port {port} is in use: choose another --port, or 0 for any free one$"):
             open_server(tmp_path, port)
+
+
+@pytest.mark.parametrize("fault", [None, ValueError])
+def test_a_page_that_is_closed_early_is_no_error(
+    fault: type[Exception] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser resets the connection in the middle of a network; any other fault is still shown."""
+    done = threading.Event()
+    copy = SimpleHTTPRequestHandler.copyfile
+
+    def send(self: Any, source: Any, target: Any) -> None:
+        if fault is not None:
+            raise fault
+        copy(self, source, target)
+
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", send)
+    (tmp_path / "model.onnx").write_bytes(bytes(64 << 20))
+    with open_server(tmp_path, 0) as server:
+        shut = server.shutdown_request
+        server.shutdown_request = lambda request: (shut(request), done.set())  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(server.server_address[:2]) as browser:
+            browser.sendall(b"GET /model.onnx HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            browser.recv(100)
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert done.wait(20)
+        server.shutdown()
+    shown = capsys.readouterr().err
+    assert "ValueError" in shown if fault else shown == ""
 
 
 def test_the_command_serves_until_it_is_stopped(artifact: Path, page: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import sys
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,6 +60,12 @@ class _Handler(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a page that was closed before it had everything
+            super().handle_error(request, client_address)
+
+
 def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
     """Return a server of ``folder`` that listens on 127.0.0.1; ``serve_forever`` starts to answer.
 
@@ -70,7 +77,7 @@ def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
         InputError: the port is in use, or not allowed.
     """
     try:
-        return ThreadingHTTPServer((HOST, port), functools.partial(_Handler, directory=str(folder)))
+        return _Server((HOST, port), functools.partial(_Handler, directory=str(folder)))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"port {port} is in use: choose another --port, or 0 for any free one") from None
