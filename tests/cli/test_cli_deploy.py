@@ -107,6 +107,7 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, monkeypatch: pyte
     assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
 
 
+@pytest.mark.slow  # a process for each network, twice
 def test_benchmark(run: Run, tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("r.json", "r.svg")}
     quick = ["muffnet_x0_5", "--formats", "eager", "--size", "32", "--rounds", "2", "--calls", "1"]
@@ -116,10 +117,13 @@ def test_benchmark(run: Run, tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in files.values())
     again = run("benchmark", *quick, "--compare", files["r.json"], "--json")
     assert [change["network"] for change in again.json["compared"]] == ["muffnet_x0_5"]
-    wrong = run("benchmark", "muffnet_x0_5", "--compare", tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize("option", [("--compare", "nowhere.json"), ("--formats", "onnx,bogus")])
+def test_benchmark_takes_no_wrong_input(run: Run, option: tuple[str, str]) -> None:
+    wrong = run("benchmark", "muffnet_x0_5", *option)
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
-    wrong = run("benchmark", "muffnet_x0_5", "--formats", "onnx,bogus")
-    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert option[1].rpartition(",")[2] in wrong.err
 
 
 def test_quantize_says_what_it_cannot_do(run: Run, checkpoint: Path, tmp_path: Path) -> None:
