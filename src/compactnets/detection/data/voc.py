@@ -190,7 +190,7 @@ def _annotated(folder: Path) -> list[str]:
 
 
 def _is_annotation(name: str) -> bool:
-    return name.lower().endswith(".xml") and not name.startswith(".")
+    return name.endswith(".xml") and not name.startswith(".")
 
 
 class _Contents(NamedTuple):
