@@ -68,7 +68,7 @@ class VocTree(DetectionTree):
     """
 
     kind = "voc"
-    source: type[VocSource] = VocSource
+    source_type: type[VocSource] = VocSource
 
     def __init__(self, root: Path, spec: str) -> None:
         self._lists = self._find_lists(root)
@@ -86,7 +86,7 @@ class VocTree(DetectionTree):
 
     def _find_annotations(self) -> Iterable[str]:
         """Return the annotations of the tree, below its folder of them: also those that no split lists."""
-        return _walk(self.root / self.source.annotations, (".xml",))
+        return _walk(self.root / self.source_type.annotations, (".xml",))
 
     def open(self, split: str, class_names: Sequence[str] | None = None) -> VocSource:
         stems = self._lists[split]
@@ -95,7 +95,7 @@ class VocTree(DetectionTree):
             raise InputError(f"{where} must list an image once, found twice: {shorten(twice)}")
         for stem in stems:
             check_inside(stem, f"{where}: a line")
-        contents, annotations = self._contents, self.root / self.source.annotations
+        contents, annotations = self._contents, self.root / self.source_type.annotations
         if missing := [stem for stem in stems if stem not in contents.positions]:
             raise InputError(
                 f"{where}: {len(missing):,} of {len(stems):,} images have no annotation in {annotations}: "
@@ -117,17 +117,17 @@ class VocTree(DetectionTree):
             unknown,
         ).pick(positions)
         images = [self._find_image(stem, contents.endings[at]) for stem, at in zip(stems, positions, strict=True)]
-        return self.source(self.spec, split, names, self.root, images, table, contents.extras)
+        return self.source_type(self.spec, split, names, self.root, images, table, contents.extras)
 
     @cached_property
     def _contents(self) -> _Contents:
-        return _read_all(self.root / self.source.annotations, sorted(self._find_annotations()))
+        return _read_all(self.root / self.source_type.annotations, sorted(self._find_annotations()))
 
     @cached_property
     def _image_files(self) -> dict[str, list[str]]:
         """Stem -> endings of the image files."""
         found: dict[str, list[str]] = {}
-        for name in _walk(self.root / self.source.images, IMG_EXTENSIONS):
+        for name in _walk(self.root / self.source_type.images, IMG_EXTENSIONS):
             stem, ending = os.path.splitext(name)
             found.setdefault(stem, []).append(ending)
         return found
@@ -137,11 +137,11 @@ class VocTree(DetectionTree):
         if ending not in endings and len(endings) > 1:
             files = shorten([stem + other for other in sorted(endings)])
             raise InputError(
-                f"{self.root / self.source.images}: the annotation {stem}.xml names no file, and there are {files}"
+                f"{self.root / self.source_type.images}: the annotation {stem}.xml names no file, and there are {files}"
             )
         if ending not in endings:  # a file that is missing altogether is reported where it is read
             ending = endings[0] if endings else ending or ".jpg"
-        return str(PurePosixPath(self.source.images, stem + ending))
+        return str(PurePosixPath(self.source_type.images, stem + ending))
 
 
 class VocFolders(VocTree):
@@ -153,7 +153,7 @@ class VocFolders(VocTree):
         InputError: an image without annotation.
     """
 
-    source = VocFolderSource
+    source_type = VocFolderSource
 
     def _find_lists(self, root: Path) -> dict[str, list[str]]:
         lists = {split: [f"{split}/{stem}" for stem in _annotated(root / split)] for split in FOLDERS}
