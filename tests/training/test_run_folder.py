@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from compactnets import InputError
 from compactnets.training import classification
+from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.run_folder import RunFolder
@@ -77,7 +78,7 @@ def test_the_environment_names_versions_and_device(run: Path) -> None:
 
 def test_each_start_is_recorded(tmp_path: Path) -> None:
     for _ in range(2):  # the second finds what a run leaves that was killed before its first checkpoint
-        RunFolder(tmp_path, RECIPE, World(), curves={}, curves_title="", loss_title="").close(Progress())
+        RunFolder(tmp_path, RECIPE, World(), Curves({}, "", "")).close(Progress())
     assert len(json.loads((tmp_path / "environment.json").read_text())["sessions"]) == 2
 
 
@@ -85,14 +86,14 @@ def test_each_start_is_recorded(tmp_path: Path) -> None:
 def test_files_of_something_else_are_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(InputError, match=f"holds {name} but no checkpoint to go on from"):
-        RunFolder(tmp_path, RECIPE, World(), curves={}, curves_title="", loss_title="")
+        RunFolder(tmp_path, RECIPE, World(), Curves({}, "", ""))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "precious"}
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to the output folder"):
-        RunFolder(tmp_path / "file" / "run", RECIPE, World(), curves={}, curves_title="", loss_title="")
+        RunFolder(tmp_path / "file" / "run", RECIPE, World(), Curves({}, "", ""))
 
 
 def test_recipe_of_the_run_trains_the_same_again(run: Path, tmp_path: Path) -> None:
@@ -107,5 +108,5 @@ def test_an_environment_that_is_not_one_is_left_alone(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="environment.json is not the list of this run's starts"):
-        RunFolder(tmp_path, RECIPE, World(), curves={}, curves_title="", loss_title="")
+        RunFolder(tmp_path, RECIPE, World(), Curves({}, "", ""))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from compactnets.detection.transform import BoxTransform
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import save_checkpoint
+from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.loop import run
 from compactnets.training.result import TrainResult
@@ -135,9 +136,11 @@ class DetectionScore:
 class DetectionTask(Task):
     """A detector and its two sources."""
 
-    curves: ClassVar[Mapping[str, str]] = {f"{metric}_percent": name for metric, name in METRIC_LABELS.items()}
-    curves_title: ClassVar[str] = "mean average precision, %"
-    loss_title: ClassVar[str] = "training loss"
+    curves = Curves(
+        {f"{metric}_percent": name for metric, name in METRIC_LABELS.items()},
+        "mean average precision, %",
+        loss_title="training loss",
+    )
 
     recipe: DetectionRecipe
     model: Detector

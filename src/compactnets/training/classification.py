@@ -16,6 +16,7 @@ from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_l
 from compactnets.data.order import mix_seed
 from compactnets.environment import software_versions
 from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import Evaluation, evaluate_batches
 from compactnets.training.loop import run
@@ -106,9 +107,9 @@ class ClassificationObjective:
 class ClassificationTask(Task):
     """A classifier and its two sources."""
 
-    curves = {"top1_percent": "top-1", "top5_percent": "top-5"}
-    curves_title = "validation accuracy, %"
-    loss_title = "cross-entropy, nats"
+    curves = Curves(
+        {"top1_percent": "top-1", "top5_percent": "top-5"}, "validation accuracy, %", loss_title="cross-entropy, nats"
+    )
 
     recipe: Recipe
 

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from compactnets.training.checkpoint import replace_file
 
 PART = "train_loss_"  # key of a part of the training loss, where it has several
 
 
-def draw_curves(
-    history: Sequence[Mapping[str, Any]], path: Path, scores: Mapping[str, str], title: str, loss_title: str
-) -> None:
-    """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG.
+class Curves(NamedTuple):
+    """What the plot of a run shows.
 
-    Args:
-        scores: key in ``history`` -> name of the curve.
-        title: of the plot of the scores.
-        loss_title: of the plot of the losses.
+    Attributes:
+        scores: key of ``metrics.jsonl`` -> name of the curve.
+        scores_title: title of the plot of the scores.
+        loss_title: title of the plot of the losses beside it.
     """
+
+    scores: Mapping[str, str]
+    scores_title: str
+    loss_title: str
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, curves: Curves) -> None:
+    """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -30,8 +36,8 @@ def draw_curves(
         loss, score = figure.subplots(1, 2)
         parts = {key: key.removeprefix(PART).replace("_", " ") for key in history[-1] if key.startswith(PART)}
         losses = {"train_loss": "sum" if parts else "training", "val_loss": "validation"}
-        _draw(loss, history, losses | parts, loss_title)
-        _draw(score, history, scores, title)
+        _draw(loss, history, losses | parts, curves.loss_title)
+        _draw(score, history, curves.scores, curves.scores_title)
         for axes in (loss, score):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -59,7 +59,7 @@ class _Run:
         self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world)
         found = load_state(output, self.described)
         self._check_same_step(found[0].step if found else 0)
-        self.folder = self._make_folder() if world.is_main else None
+        self.folder = RunFolder(output, self.recipe, world, task.curves) if world.is_main else None
         self.progress = Progress()
         if found is not None:
             self.progress, learned = found
@@ -77,17 +77,6 @@ class _Run:
                 f"the processes found different checkpoints in {self.output} (steps {first} to {last}): expected a "
                 f"folder that all machines share"
             )
-
-    def _make_folder(self) -> RunFolder:
-        task = self.task
-        return RunFolder(
-            self.output,
-            self.recipe,
-            self.world,
-            curves=task.curves,
-            curves_title=task.curves_title,
-            loss_title=task.loss_title,
-        )
 
     def _make_watch(self) -> LossWatch:
         interval = 1 if self.world.device.type == "cpu" else CHECK_INTERVAL

@@ -16,7 +16,7 @@ import yaml
 from compactnets.environment import describe_environment
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import replace_file
-from compactnets.training.curves import draw_curves
+from compactnets.training.curves import Curves, draw_curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.state import Progress, has_state
@@ -30,25 +30,14 @@ class RunFolder:
     """The output folder of a run; only the main process has one.
 
     Args:
-        curves: the scores to plot, key of ``metrics.jsonl`` -> name.
-        curves_title: title of that plot.
-        loss_title: title of the plot of the losses beside it.
+        curves: what its plot shows.
 
     Raises:
         InputError: the folder cannot be made or written, or holds the files of something else than a run of ours.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        recipe: RunRecipe,
-        world: World,
-        *,
-        curves: Mapping[str, str],
-        curves_title: str,
-        loss_title: str,
-    ) -> None:
-        self.path, self.curves, self.curves_title, self.loss_title = path, curves, curves_title, loss_title
+    def __init__(self, path: Path, recipe: RunRecipe, world: World, curves: Curves) -> None:
+        self.path, self.curves = path, curves
         found = [name for name in FILES if (path / name).exists()]
         if found and not has_state(path) and set(found) != STARTED:
             raise InputError(
@@ -102,7 +91,7 @@ class RunFolder:
             self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
-        draw_curves(progress.history, self.path / "curves.svg", self.curves, self.curves_title, self.loss_title)
+        draw_curves(progress.history, self.path / "curves.svg", self.curves)
         self._drawn = time.monotonic()
 
     def _writer(self, step: int) -> Any:

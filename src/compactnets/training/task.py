@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
 
@@ -85,18 +86,14 @@ class Task(ABC):
         model: the network with its first weights, on the processor.
         objective: the loss.
         compiles_itself: whether the network compiles what the recipe's ``compile`` asks for.
-        curves: what the plot of a run shows beside the losses: key of ``metrics.jsonl`` -> name of the curve.
-        curves_title: title of that plot.
-        loss_title: title of the plot of the losses beside it.
+        curves: what the plot of a run shows.
     """
 
     recipe: RunRecipe
     model: nn.Module
     objective: Objective
     compiles_itself: bool = False
-    curves: ClassVar[Mapping[str, str]]
-    curves_title: ClassVar[str]
-    loss_title: ClassVar[str]
+    curves: ClassVar[Curves]
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
