@@ -1,7 +1,7 @@
 """Images per second and core: the usual pipeline, as everyone writes it with torchvision, against our loaders.
 
     python benchmarks/loader.py photographs ../shared/data/imagenet_sample [--output FILE]
-    python benchmarks/loader.py small [--output FILE]  # FILE: benchmarks/results/speed/NAME.json
+    python benchmarks/loader.py small [--output FILE]  # FILE: recorded/speed/NAME.json
 
 One process, one thread, no workers, the data in memory; blocks of batches alternate, and the ratio is taken within each
 pair of neighbouring blocks.

@@ -1,6 +1,6 @@
 """Time of a training step: a plain loop, as the MENet repository has it, against ours, in one run.
 
-    python benchmarks/step_time.py muffnet_x0_5 menet_228_12x1_g3 [--output benchmarks/results/speed/step-time-cpu.json]
+    python benchmarks/step_time.py muffnet_x0_5 menet_228_12x1_g3 [--output FILE]  # recorded/speed/step-time-cpu.json
 
 Plain: eager, NCHW, float32, torch's SGD, the loss read after every step. Ours: the package's own step
 (``compactnets.training.step.Learner``) with the settings of the recipe ``cifar/short``, its SGD in place of AdamW so

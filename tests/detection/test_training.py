@@ -44,19 +44,20 @@ def same(a: Path, b: Path) -> bool:
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_one_image_is_learned_by_heart(detector: str, tmp_path: Path) -> None:
-    twice, one = scenes(tmp_path / "one", train=2, val=1, alike=True)
-    recipe = tiny_recipe(detector, epochs=50, eval_epochs=50, lr=0.01, clip_grad_norm=5)
-    result = train_detector(recipe, twice, one, tmp_path / "run")
+def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path) -> None:
+    """One image twice; for SSD two, because batch normalisation of its 1x1 level needs images that differ."""
+    images, _ = scenes(tmp_path / "few", train=2, val=1, alike=detector == "faster_rcnn")
+    recipe = tiny_recipe(detector, epochs=100, eval_epochs=100, lr=0.01, clip_grad_norm=5)
+    result = train_detector(recipe, images, images, tmp_path / "run")
     assert result.final["voc07"] == 100
     detector_, record = load_detector(tmp_path / "run" / "best.safetensors")
     assert record.class_names == ["blue", "red"]
-    evaluator, _ = evaluate_on(detector_, one)
-    ((_, found, objects),) = list(evaluator)
-    for label in (0, 1):  # detections come best first
-        best = found.boxes[found.labels == label][:1]
-        assert float(box_iou(best, objects.boxes[objects.labels == label])) > 0.55
-    assert float(found.scores[0]) > 0.7
+    evaluator, _ = evaluate_on(detector_, images)
+    for _, found, objects in evaluator:
+        for label in (0, 1):  # detections come best first
+            best = found.boxes[found.labels == label][:1]
+            assert float(box_iou(best, objects.boxes[objects.labels == label])) > 0.7
+        assert float(found.scores[0]) > 0.8
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from compactnets.environment import describe_environment
+from compactnets.environment import commit, describe_environment
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import replace_file
 from compactnets.training.curves import Curves, draw_curves
@@ -107,4 +107,5 @@ class RunFolder:
 def _describe_session(world: World) -> dict[str, Any]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return {"started": now, "command": command, "processes": world.size, **describe_environment(world.device)}
+    run = {"started": now, "command": command, "commit": commit(), "processes": world.size}
+    return run | describe_environment(world.device)

@@ -1,0 +1,134 @@
+"""The theory of the MuffNet paper (section 4) as functions; MENet's is ``compactnets.complexity.groups``.
+
+The paper bounds the magnitude of a network's Fourier transform and compares one stage whose M has the same entry ``a``
+everywhere with a plain network of equal cost. Where the paper's algebra does not hold the functions have the correct
+form, and ``as_printed=True`` the printed one; docs/theory.md says what is wrong and why. Bounds are powers that leave
+the range of a float for images of a few pixels, so they are given as log10.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy.optimize import brentq
+
+from compactnets.errors import InputError
+
+
+def log10_spectrum_bound(
+    widths: Sequence[float], frequency: float, image_side: int = 1, constant: float = 1.0, *, as_printed: bool = False
+) -> float:
+    """log10 of the bound of a plain network's Fourier transform at one frequency (Corollary 3).
+
+    Lemmas 1 and 2 give ``c (m_1 … m_L)^(s² + 1) |ω|^(-L - 1)``, which is what figure 4 plots. Printed is
+    ``c (m_1 … m_L) (s²)^(L + 1) |ω|^(-L - 1)``.
+
+    Args:
+        widths: channels of each of the L layers.
+        frequency: ``|ω|``, above zero.
+        image_side: ``s``, pixels.
+        constant: ``c``.
+
+    Raises:
+        InputError: no layers, or a number that is not positive.
+    """
+    if not widths:
+        raise InputError("a bound needs the width of at least one layer, found none")
+    _check(frequency=frequency, image_side=image_side, constant=constant)
+    _check(**{f"widths[{layer}]": width for layer, width in enumerate(widths)})
+    layers, product = len(widths), sum(map(math.log10, widths))
+    size = (layers + 1) * 2 * math.log10(image_side) if as_printed else image_side**2 * product
+    return math.log10(constant) + product + size - (layers + 1) * math.log10(frequency)
+
+
+def log10_federated_bound(
+    entry: float, num_layers: int, frequency: float, image_side: int = 1, constant: float = 1.0
+) -> float:
+    """log10 of the bound for a stage in which every ``M[i][j] = a``: ``Σ_i c a^(i (s² + 1)) |ω|^(-i - 1)`` (section 4).
+
+    The stage holds a plain network of every depth i up to L, each of width a.
+
+    Raises:
+        InputError: a number that is not positive.
+    """
+    _check(entry=entry, num_layers=num_layers)
+    terms = [
+        log10_spectrum_bound([entry] * depth, frequency, image_side, constant) for depth in range(1, num_layers + 1)
+    ]
+    largest = max(terms)
+    return largest + math.log10(sum(10 ** (term - largest) for term in terms))
+
+
+def federated_macs(entry: float, num_layers: int, image_side: int = 1, *, as_printed: bool = False) -> float:
+    """Multiply-adds of such a stage behind a full 3x3 convolution from one channel (FLOP_1).
+
+    With the block of section 3.2, ``m_i² + 9 m_i + m_i m_j``: ``s² (9aL + L(L - 1)(a² L + 9a) / 2)``. Printed is
+    ``s² (9aL + a² L(L - 1)(L + 1) / 2)``, from blocks of ``3 m_i m_j``, while FLOPS_2 has the former.
+
+    Raises:
+        InputError: a number that is not positive.
+    """
+    _check(entry=entry, num_layers=num_layers, image_side=image_side)
+    a, layers = entry, num_layers
+    if as_printed:
+        blocks = a**2 * layers * (layers - 1) * (layers + 1) / 2
+    else:
+        blocks = layers * (layers - 1) * (a**2 * layers + 9 * a) / 2
+    return image_side**2 * (9 * a * layers + blocks)
+
+
+def plain_macs(width: float, num_layers: int, image_side: int = 1) -> float:
+    """Multiply-adds of a plain network, ``s² (9m + (2m² + 9m)(L - 1))`` (FLOPS_2).
+
+    Raises:
+        InputError: a number that is not positive.
+    """
+    _check(width=width, num_layers=num_layers, image_side=image_side)
+    return image_side**2 * (9 * width + (2 * width**2 + 9 * width) * (num_layers - 1))
+
+
+def equal_budget_width(entry: float, num_layers: int, *, as_printed: bool = False) -> float:
+    """Width m of the plain network that costs as much: :func:`plain_macs` of m is :func:`federated_macs` of ``entry``.
+
+    ``m = (-9L + sqrt(Δ)) / (4(L - 1))``, where Δ is the paper's with ``as_printed``. The image's size cancels.
+
+    Raises:
+        InputError: a number that is not positive, or a single layer.
+    """
+    if num_layers < 2:
+        raise InputError(f"equal budgets need at least 2 layers, found {num_layers}")
+    budget = federated_macs(entry, num_layers, as_printed=as_printed)
+    discriminant = 81 * num_layers**2 + 8 * (num_layers - 1) * budget
+    return (-9 * num_layers + math.sqrt(discriminant)) / (4 * (num_layers - 1))
+
+
+def crossing_frequency(entry: float, num_layers: int, image_side: int = 1, *, as_printed: bool = False) -> float:
+    """Frequency from which the federated stage's bound is above the plain network's of equal cost (figure 4).
+
+    The ratio of the two bounds rises with the frequency, so there is one crossing. It compares upper bounds: it does
+    not show that either network has more content there.
+
+    Args:
+        as_printed: take the width m from the printed FLOP_1.
+
+    Raises:
+        InputError: as in :func:`equal_budget_width`, or no crossing between 10^-300 and 10^300.
+    """
+    width = equal_budget_width(entry, num_layers, as_printed=as_printed)
+
+    def excess(exponent: float) -> float:
+        frequency = 10**exponent
+        return log10_federated_bound(entry, num_layers, frequency, image_side) - log10_spectrum_bound(
+            [width] * num_layers, frequency, image_side
+        )
+
+    if excess(-300) > 0 or excess(300) < 0:
+        raise InputError(f"the bounds of a = {entry}, L = {num_layers}, s = {image_side} cross outside 10^±300")
+    return 10 ** float(brentq(excess, -300, 300, xtol=1e-12))
+
+
+def _check(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise InputError(f"{name} must be a positive number, found {number!r}")

@@ -1,0 +1,131 @@
+"""From the folder of a finished run to its record."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compactnets.complexity import count
+from compactnets.detection.checkpoint import read_detector_record
+from compactnets.errors import InputError
+from compactnets.recorded.files import FOLDER
+from compactnets.training.checkpoint import load_checkpoint, replace_file
+
+Run = dict[str, Any]
+
+
+def read_classifier_run(folder: Path) -> Run:
+    """Return the record of a finished training run: where it comes from, its recipe, and its metrics per epoch.
+
+    Raises:
+        InputError: not the folder of a finished run.
+    """
+    described, recipe, epochs = _describe(folder)
+    model, record = load_checkpoint(folder / "last.safetensors")
+    size = record.preprocess["size"]
+    macs, params = count(model, (record.arguments["in_chans"], size, size))
+    return {
+        **described,
+        "model": record.model,
+        "arguments": record.arguments,
+        "macs": macs,
+        "params": params,
+        "data": Path(record.training["data"]).name,
+        "init": _name(record.training.get("init")),
+        "seed": recipe["seed"],
+        "recipe": recipe,
+        "epochs": epochs,
+        "versions": record.versions,
+    }
+
+
+def read_detector_run(folder: Path, test: Path) -> Run:
+    """Return the record of a finished training run of a detector, with its scores on the test split.
+
+    Args:
+        test: what ``compactnets detect eval --json`` printed.
+
+    Raises:
+        InputError: not the folder of a finished run, or no scores.
+    """
+    described, recipe, epochs = _describe(folder)
+    record = read_detector_record(folder / "best.safetensors")
+    scores = json.loads(_read(test))
+    return {
+        **described,
+        "detector": record.detector,
+        "model": record.model,
+        "init": _name(record.training["init"]),
+        "recipe": recipe,
+        "epochs": epochs,
+        "test": {key: value for key, value in scores.items() if key not in ("checkpoint", "data")},
+        "versions": record.versions,
+    }
+
+
+def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None, folder: Path = FOLDER) -> Path:
+    """Add runs to the record ``KIND/NAME.json``, in place of those with the same command, and return its path.
+
+    Args:
+        note: what a reader must know of all runs together; a record that exists keeps its own where it is not given.
+
+    Raises:
+        InputError: a new record without a note, or a folder that cannot be written.
+    """
+    path = folder / kind / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": name, "runs": []}
+    if (note := note or before.get("note")) is None:
+        raise InputError(f"the record {name} is new: say with --note what a reader must know of it")
+    again = {run["command"] for run in runs}
+    kept = [run for run in before["runs"] if run["command"] not in again]
+    text = json.dumps({"name": name, "note": note, "runs": [*kept, *runs]}, indent=1) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def _describe(folder: Path) -> tuple[Run, dict[str, Any], list[dict[str, Any]]]:
+    """Return command, commit, date, device and threads of a run, its recipe, and its metrics per epoch."""
+    try:
+        sessions = json.loads(_read(folder / "environment.json"))["sessions"]
+        recipe = yaml.safe_load(_read(folder / "recipe.yaml"))
+        epochs = [json.loads(line) for line in _read(folder / "metrics.jsonl").splitlines()]
+        finished = len(epochs), recipe["epochs"]
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(f"{folder} is not the folder of a training run: {error}") from None
+    if finished[0] != finished[1]:
+        raise InputError(f"{folder} has {finished[0]} of {finished[1]} epochs: a record is of a finished run")
+    first, last = sessions[0], sessions[-1]
+    device = last["device"] if last["device"] != "cpu" else last["processor"]
+    described = {
+        "command": shlex.join(["compactnets", *map(_portable, first["command"][1:])]),
+        "commit": ", ".join(dict.fromkeys(session.get("commit", "unknown") for session in sessions)),
+        "date": first["started"][:10],
+        "device": device,
+        "threads": last["threads"],
+    }
+    return described, recipe, epochs
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _portable(argument: str) -> str:
+    """Leave of an absolute path what does not depend on the machine: its last part."""
+    return Path(argument).name if argument.startswith("/") else argument
+
+
+def _name(path: str | None) -> str | None:
+    return None if path is None else Path(path).name

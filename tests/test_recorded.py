@@ -1,0 +1,126 @@
+"""Recorded results, how runs become records, and the page made of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from compactnets.data import open_source
+from compactnets.errors import InputError
+from compactnets.recorded import FOLDER, add_runs, load_records, read_classifier_run
+from compactnets.training.classification import train
+from compactnets.training.recipe_files import load_recipe
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def records(kind: str) -> list:
+    found = load_records(kind)
+    assert found
+    return [pytest.param(record, id=name) for name, record in found.items()]
+
+
+def test_the_page_is_what_the_records_say(page: ModuleType) -> None:
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page.render()
+
+
+def test_every_record_is_of_a_known_kind() -> None:
+    kinds = {"training", "detection", "latency", "int8", "speed"}
+    assert {path.parent.name for path in FOLDER.rglob("*.json")} == kinds
+
+
+@pytest.mark.parametrize("record", records("speed"))
+def test_a_speed_names_its_spread_and_environment(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "note", "rows"))
+    assert {"versions", "processor", "threads", "device"} <= set(record["environment"])
+    for row in record["rows"]:
+        for key in ("reference_seconds", "our_seconds", "ratio"):
+            assert 0 < row[key]["p10"] <= row[key]["median"] <= row[key]["p90"]
+            assert row[key]["n"] >= 5
+
+
+@pytest.mark.parametrize("record", [*records("training"), *records("detection")])
+def test_a_run_names_what_its_numbers_rest_on(record: dict) -> None:
+    assert record["note"]
+    for run in record["runs"]:
+        assert all(run[key] for key in ("command", "commit", "date", "device", "threads", "model", "versions"))
+        assert run["command"].startswith("compactnets ")
+        assert not [word for word in run["command"].split() if word.startswith("/")]
+        assert len(run["epochs"]) == run["recipe"]["epochs"]
+        assert isinstance(run["recipe"]["seed"], int)
+
+
+def test_a_run_becomes_a_record(page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe("digits/quickstart", ["epochs=2", "preprocess.size=8"], "shufflenet_g3_x0_25")
+    command = ["/somewhere/bin/compactnets", "train", "digits/quickstart", "--data", "/elsewhere/digits"]
+    monkeypatch.setattr("sys.argv", command)
+    folder = tmp_path / "run"
+    result = train(recipe, open_source("digits", "train"), open_source("digits", "val"), folder)
+    run = read_classifier_run(folder)
+    assert run["command"] == "compactnets train digits/quickstart --data digits"
+    assert run["epochs"][-1]["top1_percent"] == result.final["top1_percent"]
+    add_runs("training", "test", [run], "A test.", tmp_path)
+    path = add_runs("training", "test", [run, {**run, "command": "another"}], None, tmp_path)
+    record = json.loads(path.read_text())
+    assert [each["command"] for each in record["runs"]] == [run["command"], "another"]  # the first was replaced
+    assert record["note"] == "A test."
+    assert str(tmp_path) not in path.read_text()
+    monkeypatch.setattr(page, "load_records", lambda kind: load_records(kind, tmp_path))
+    text = page.render()
+    assert f"{result.final['top1_percent']:.2f}" in text
+    assert "| shufflenet_g3_x0_25 |" in text
+
+
+def test_only_finished_runs_are_recorded(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*environment\.json: No such file"):
+        read_classifier_run(tmp_path)
+    (tmp_path / "environment.json").write_text("[]")
+    with pytest.raises(InputError, match="is not the folder of a training run"):
+        read_classifier_run(tmp_path)
+    (tmp_path / "environment.json").write_text('{"sessions": [{}]}')
+    (tmp_path / "recipe.yaml").write_text("epochs: 3")
+    (tmp_path / "metrics.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(InputError, match="has 2 of 3 epochs: a record is of a finished run"):
+        read_classifier_run(tmp_path)
+    with pytest.raises(InputError, match="is new: say with --note"):
+        add_runs("training", "new", [], None, tmp_path)
+
+
+@pytest.mark.parametrize("record", records("int8"))
+def test_an_int8_record_compares_the_same_images(record: dict) -> None:
+    assert all(record[key] for key in ("command", "network", "format", "versions", "settings", "layers"))
+    assert {"commit", "date", "environment", "settings"} <= set(record["latency"])
+    compared = record["evaluation"]
+    lost = compared["float_correct"] - compared["int8_correct"]
+    assert compared["drop_points"] == pytest.approx(100 * lost / compared["images"])
+    assert compared["drop_points"] <= record["max_drop"]
+    assert len(record["latency"]["rows"]) == 2
+    assert not [word for word in record["command"] if word.startswith("/")]
+
+
+@pytest.mark.parametrize("record", records("latency"))
+def test_a_latency_record_names_what_its_numbers_rest_on(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "settings", "limit_gflops", "rows"))
+    assert not [word for word in record["command"] if word.startswith("/")]
+    settings = record["settings"]
+    for row in record["rows"]:
+        time = row["milliseconds"]
+        assert time["n"] == settings["rounds"] * settings["calls"]
+        assert time["p10"] <= time["median"] <= time["p90"]
+        limit = 2 * row["macs"] * row["input"][0] / record["limit_gflops"] / 1e6
+        assert row["times_limit"] == pytest.approx(time["median"] / limit)
+        assert row["format"] == "eager" or row["relative_difference"] <= 1e-4
