@@ -12,6 +12,7 @@ from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.detect import detect as detect_verbs
 from compactnets_cli.detect import profile_detector
 from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json, print_settings
+from compactnets_cli.papers import papers as paper_verbs
 from compactnets_cli.web import web as web_verbs
 
 app = typer.Typer(
@@ -21,8 +22,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
-app.add_typer(papers, name="papers")
+app.add_typer(paper_verbs, name="papers")
 app.add_typer(data_verbs, name="data")
 app.add_typer(detect_verbs, name="detect")
 app.add_typer(deploy_verbs)
@@ -269,19 +269,3 @@ def draw(
 
     draw_sharing(build_by_name(name, {}, arguments or []), output)
     print_json({"model": name, "output": str(output)}) if as_json else print(output)
-
-
-@papers.command()
-def cost(
-    table: Annotated[
-        str | None, typer.Argument(help="Only one paper or table: menet, muffnet, 'menet II', 'muffnet 6'.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare every cost that the papers state with the cost measured here."""
-    from compactnets.console import Tracker, stdout
-    from compactnets.papers.cost import measure_rows, render, select_rows, to_json
-
-    rows = select_rows(table)
-    costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]
-    print(to_json(costs)) if as_json else stdout.print(render(costs))

@@ -1,0 +1,199 @@
+"""The ablations of both papers as grids of training runs on small images: rows of a table times seeds.
+
+The papers ran them on ImageNet. Here the same networks train in their cifar form, at a budget that the user chooses;
+what is compared is the order of the rows and the size of their differences, with its spread over seeds.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+
+import compactnets
+from compactnets.complexity import count
+from compactnets.data import open_source
+from compactnets.environment import commit, describe_environment
+from compactnets.errors import InputError, did_you_mean
+from compactnets.papers.records import Row
+from compactnets.papers.stated import stated_rows
+from compactnets.training.checkpoint import replace_file
+from compactnets.training.distributed import pick_device
+from compactnets.training.grid import Member, Outcome, Place, train_grid
+from compactnets.training.recipe_files import load_recipe
+
+ABLATIONS = {  # the tables of each, which may share rows
+    "sharing": ("muffnet", ("1", "2", "3", "4")),
+    "fusion_width": ("menet", ("V",)),
+    "expansion": ("menet", ("VI",)),
+    "fusion_operation": ("menet", ("VII",)),
+}
+NAME = "ablation.json"
+WIDTH = 110  # of the table where a terminal is narrower
+STEM = {"stem": "cifar"}
+
+
+def ablation_rows(name: str, patterns: Sequence[str] = ()) -> list[Row]:
+    """Return the networks of an ablation, each once, as the first of its rows.
+
+    Args:
+        name: one of :data:`ABLATIONS`.
+        patterns: keys of rows, or shell patterns of them (``"average+*"``); all rows where none is given.
+
+    Raises:
+        InputError: no such ablation, or a pattern that no row has.
+    """
+    if name not in ABLATIONS:
+        hint = did_you_mean(name, ABLATIONS)
+        raise InputError(f"no ablation is called {name!r}{hint or ': expected one of ' + ', '.join(ABLATIONS)}")
+    paper, tables = ABLATIONS[name]
+    rows: dict[str, Row] = {}
+    for row in (row for table in tables for row in stated_rows(paper, table)):
+        rows.setdefault(row.key, row)
+    for pattern in patterns:
+        if not fnmatch.filter(rows, pattern):
+            raise InputError(f"{name} has no row {pattern!r}{did_you_mean(pattern, rows) or ': ' + ', '.join(rows)}")
+    chosen = {key for pattern in patterns or ["*"] for key in fnmatch.filter(rows, pattern)}
+    return [row for key, row in rows.items() if key in chosen]
+
+
+def run_ablation(
+    name: str,
+    data: str,
+    output: Path,
+    *,
+    recipe: str = "cifar/short",
+    settings: Sequence[str] = (),
+    seeds: int = 3,
+    patterns: Sequence[str] = (),
+    place: Place | None = None,
+    download: bool = False,
+) -> dict[str, Any]:
+    """Train every network of an ablation with every seed, write ``ablation.json`` to ``output``, and return it.
+
+    The same call goes on where it stopped. Each run is a run folder ``output / KEY / seed-N``.
+
+    Args:
+        data: what :func:`compactnets.data.open_source` takes, such as ``"cifar10"``.
+        recipe, settings: recipe and ``KEY=VALUE`` changes of all runs.
+        seeds: runs of each network; the first has the recipe's seed, the next one more, ….
+        patterns: only these rows (:func:`ablation_rows`).
+        place: device, runs at once, Ray cluster.
+
+    Raises:
+        InputError: no such ablation, row, recipe or data; or no run could be done.
+    """
+    if seeds < 1:
+        raise InputError(f"seeds must be at least 1, found {seeds}")
+    place = place or Place()
+    rows = ablation_rows(name, patterns)
+    members = {(row.key, seed): _member(row, seed, recipe, settings) for row in rows for seed in range(seeds)}
+    outcomes = train_grid(list(members.values()), data, output, place, download=download)
+    found = dict(zip(members, outcomes, strict=True))
+    num_classes = len(open_source(data, "val").class_names)
+    if all(outcome.error for outcome in outcomes):
+        raise InputError(f"no run of the ablation could be done; the first: {outcomes[0].error}")
+    record = {
+        "name": name,
+        "command": shlex.join(["compactnets", *map(_portable, sys.argv[1:])]),
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": describe_environment(pick_device(place.device if place.ray is None else "cpu")),
+        "data": Path(data).name,
+        "recipe": recipe,
+        "settings": list(settings),
+        "epochs": next(iter(members.values())).recipe.epochs,
+        "rows": [_row(row, [found[row.key, seed] for seed in range(seeds)], num_classes) for row in rows],
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    replace_file(output / NAME, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return record
+
+
+def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
+    """Return mean, standard deviation (``None`` of one run) and number of the accuracies of a row; ``None`` of none."""
+    accuracies = [run["top1_percent"] for run in row["runs"] if run.get("top1_percent") is not None]
+    if not accuracies:
+        return None
+    return mean(accuracies), stdev(accuracies) if len(accuracies) > 1 else None, len(accuracies)
+
+
+def rank_correlation(record: Mapping[str, Any]) -> float | None:
+    """Return Spearman's rank correlation of our means with the paper's accuracies; ``None`` of less than three rows."""
+    pairs = [(row["stated_top1"], summary[0]) for row in record["rows"] if (summary := summarize(row))]
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
+
+
+def show(record: Mapping[str, Any]) -> None:
+    """Print the rows of a record as a table, with the paper's accuracies beside ours."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from compactnets.console import stdout
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("row", no_wrap=True)
+    for column in ("MACs (M)", "params (M)", "paper, ImageNet, %", f"{record['data']}, %", "runs"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in record["rows"]:
+        cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
+        table.add_row(row["label"], *cost, f"{row['stated_top1']:.2f}", *describe(row))
+    Console(width=max(WIDTH, stdout.width)).print(table)
+    if (correlation := rank_correlation(record)) is not None:
+        stdout.print(f"rank correlation of the two accuracies: {correlation:.2f}", highlight=False)
+
+
+def describe(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return mean and spread of a row, and the number of its runs, as text."""
+    failed = sum("error" in run for run in row["runs"])
+    summary = summarize(row)
+    if summary is None:
+        return "-", f"0, {failed} failed"
+    value, spread, number = summary
+    text = f"{value:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
+    return text, f"{number}" + (f", {failed} failed" if failed else "")
+
+
+def _member(row: Row, seed: int, recipe: str, settings: Sequence[str]) -> Member:
+    arguments = json.dumps({**row.arguments, **STEM})
+    resolved = load_recipe(recipe, [*settings, f"model_arguments={arguments}"], row.model)
+    resolved = resolved.model_copy(update={"seed": resolved.seed + seed})
+    return Member(f"{row.key}/seed-{resolved.seed}", resolved)
+
+
+def _row(row: Row, outcomes: Sequence[Outcome], num_classes: int) -> dict[str, Any]:
+    with torch.device("meta"):
+        model = compactnets.create_model(row.model, **{**row.arguments, **STEM, "num_classes": num_classes}).eval()
+    macs, params = count(model, (3, 32, 32))
+    return {
+        "key": row.key,
+        "label": row.label,
+        "model": row.model,
+        "arguments": row.arguments,
+        "macs": macs,
+        "params": params,
+        "stated_top1": row.top1,
+        "runs": [_run(outcome) for outcome in outcomes],
+    }
+
+
+def _run(outcome: Outcome) -> dict[str, Any]:
+    seed = outcome.member.recipe.seed
+    if outcome.result is None:
+        return {"seed": seed, "error": outcome.error}
+    # of the last epoch: the best one would be chosen by the images that it is measured on
+    final = outcome.result["final"]
+    return {"seed": seed, "top1_percent": final["top1_percent"], "seconds": outcome.result["seconds"]}
+
+
+def _portable(argument: str) -> str:
+    return Path(argument).name if argument.startswith("/") else argument

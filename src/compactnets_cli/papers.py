@@ -1,0 +1,74 @@
+"""The verbs of ``compactnets papers``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compactnets_cli.options import AsJson, Data, Device, Download, print_json
+
+papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
+
+
+@papers.command()
+def cost(
+    table: Annotated[
+        str | None, typer.Argument(help="Only one paper or table: menet, muffnet, 'menet II', 'muffnet 6'.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every cost that the papers state with the cost measured here."""
+    from compactnets.console import Tracker, stdout
+    from compactnets.papers.cost import measure_rows, render, select_rows, to_json
+
+    rows = select_rows(table)
+    costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]
+    print(to_json(costs)) if as_json else stdout.print(render(costs))
+
+
+@papers.command()
+def ablation(
+    name: Annotated[str, typer.Argument(help="sharing, fusion_width, expansion or fusion_operation.")],
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Folder for the runs and ablation.json.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each run, instead of the recipe's.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
+    recipe: Annotated[str, typer.Option(help="Recipe of all runs.")] = "cifar/short",
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row, or rows like 'average+*'; may be repeated.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, on one GPU where they fit, or on the cores.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: auto, ray://HOST:10001; local starts one."),
+    ] = None,
+    device: Device = "auto",
+    download: Download = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the networks of a paper's ablation on small images, several seeds each; the same command goes on."""
+    from compactnets.console import stdout
+    from compactnets.papers.ablation import run_ablation, show
+    from compactnets.training.grid import Place
+
+    record = run_ablation(
+        name,
+        data,
+        output,
+        recipe=recipe,
+        settings=[*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])],
+        seeds=seeds,
+        patterns=rows or [],
+        place=Place(device, jobs, ray),
+        download=download,
+    )
+    if as_json:
+        print_json(record)
+    else:
+        show(record)
+        stdout.print(f"runs and ablation.json in {output}", highlight=False, soft_wrap=True)

@@ -1,0 +1,91 @@
+"""Ablations: which networks, what is recorded, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compactnets.errors import InputError
+from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation, run_ablation, summarize
+from compactnets.papers.stated import stated_rows
+from compactnets.training.grid import Place
+
+QUICK = ["epochs=1", "preprocess.size=8", "batch_size=256", "lr=0.001", "schedule.warmup_epochs=0"]
+
+
+def test_every_ablation_has_the_rows_of_its_tables_once() -> None:
+    numbers = {name: len(ablation_rows(name)) for name in ABLATIONS}
+    assert numbers == {"sharing": 22, "fusion_width": 4, "expansion": 4, "fusion_operation": 4}
+    for name, (paper, tables) in ABLATIONS.items():
+        stated = {row.key for table in tables for row in stated_rows(paper, table)}
+        assert {row.key for row in ablation_rows(name)} == stated
+    assert ablation_rows("sharing")[0].key == "none+none+none"
+
+
+def test_rows_are_chosen_by_pattern() -> None:
+    found = [row.key for row in ablation_rows("sharing", ["average+*", "none+none+none"])]
+    assert found[0] == "none+none+none"
+    assert set(found[1:]) == {
+        "average+none+none",
+        "average+geometric+none",
+        "average+average+none",
+        "average+linear+none",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "message"),
+    [
+        ("shering", [], "no ablation is called 'shering'; did you mean 'sharing'"),
+        ("width", [], "expected one of sharing, fusion_width"),
+        ("sharing", ["average+geometric"], "sharing has no row 'average[+]geometric'; did you mean"),
+    ],
+)
+def test_wrong_names(name: str, patterns: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ablation_rows(name, patterns)
+
+
+def test_an_ablation_is_recorded(tmp_path: Path) -> None:
+    record = run_ablation(
+        "sharing",
+        "digits",
+        tmp_path,
+        recipe="digits/quickstart",
+        settings=QUICK,
+        seeds=2,
+        patterns=["none+none+none", "average+geometric+none"],
+        place=Place("cpu"),
+    )
+    assert record == json.loads((tmp_path / "ablation.json").read_text())
+    plain, shared = record["rows"]
+    assert [plain["key"], shared["key"]] == ["none+none+none", "average+geometric+none"]
+    assert [plain["stated_top1"], shared["stated_top1"]] == [59.69, 60.60]
+    assert shared["macs"] == pytest.approx(plain["macs"], rel=0.02)
+    for row in record["rows"]:
+        assert [run["seed"] for run in row["runs"]] == [0, 1]
+        for run in row["runs"]:
+            line = json.loads((tmp_path / row["key"] / f"seed-{run['seed']}" / "metrics.jsonl").read_text())
+            assert run["top1_percent"] == line["top1_percent"]
+    assert record["epochs"] == 1
+    assert {"command", "commit", "date", "environment", "data", "recipe", "settings"} <= set(record)
+
+
+def row(stated: float, *accuracies: float | None) -> dict:
+    runs = [{"seed": 0, "error": "no"} if each is None else {"seed": 0, "top1_percent": each} for each in accuracies]
+    return {"stated_top1": stated, "runs": runs}
+
+
+def test_mean_and_spread() -> None:
+    assert summarize(row(1, 60, 62, 64)) == (62, 2, 3)
+    assert describe(row(1, 60, 62, 64)) == ("62.00 ± 2.00", "3")
+    assert describe(row(1, 60, None)) == ("60.00", "1, 1 failed")
+    assert describe(row(1, None)) == ("-", "0, 1 failed")
+
+
+def test_rank_correlation() -> None:
+    assert rank_correlation({"rows": [row(1, 10), row(2, 20), row(3, 30)]}) == pytest.approx(1)
+    assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(3, 20)]}) == pytest.approx(0.5)
+    assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(3, None)]}) is None
