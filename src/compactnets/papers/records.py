@@ -89,6 +89,11 @@ class Row(_Record):
         return self
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the accuracies and precisions that the row states."""
+        return tuple(metric for metric in METRICS if getattr(self, metric) is not None)
+
+    @property
     def name(self) -> str:
         """Paper, table and key: ``menet/II/vgg16``."""
         return f"{self.paper}/{self.table}/{self.key}"
@@ -121,13 +126,33 @@ class LayoutRow(_Record):
     note: str | None = None
 
 
+class Reproduction(_Record):
+    """How the accuracies of a table are reproduced with this package.
+
+    Attributes:
+        metrics: those of :data:`METRICS` that a run gives.
+        recipe: name of the recipe, with ``settings`` over it.
+        data: what ``--data`` is called in the command.
+        images: training images.
+        detector: whether the recipe trains a detector.
+    """
+
+    metrics: tuple[str, ...]
+    recipe: str
+    settings: dict[str, Scalar] = {}
+    data: str
+    images: PositiveInt
+    detector: bool = False
+
+
 class Table(_Record):
-    """One table: its rows and, for an architecture table, the lines of its body."""
+    """One table: its rows, how they are reproduced and, for an architecture table, the lines of its body."""
 
     table: str
     section: str
     caption: str
     rows: tuple[Row, ...]
+    reproduce: tuple[Reproduction, ...] = ()
     classes: dict[str, str] = {}
     layout: tuple[LayoutRow, ...] = ()
 
