@@ -13,27 +13,23 @@ from compactnets.models.sharing import DenseSharing, Sharing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-def draw_sharing(model: nn.Module, output: Path) -> None:
-    """Draw the sharing matrices of a MuffNet along one diagonal, as in its figure 5, and write the picture.
+def sharing_figure(model: nn.Module) -> Figure:
+    """Draw the sharing matrices of a MuffNet along one diagonal, as in its figure 5.
 
     Rows are source layers, columns the targets that take their channel groups: target j is the input of the block that
     makes layer j + 1, and the last one of a stage is its output. A cell holds the number of channels; its colour is
     darker the nearer this comes to the largest of its stage. A stage with DenseNet's pattern has no matrix: each
     layer's width is written at every target that reads it.
 
-    Args:
-        model: the network, on any device.
-        output: the file; its suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
-
     Raises:
-        InputError: another network than MuffNet, or a file that cannot be written.
+        InputError: another network than MuffNet.
     """
     if not isinstance(model, MuffNet):
         raise InputError(f"only MuffNet has sharing matrices, found a {type(model).__name__}")
-    from matplotlib import rc_context  # here, because importing it takes a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # here, because importing it takes a second
 
     size = sum(len(sharing.layer_channels) for sharing in model.sharing)
     figure = Figure(figsize=(9, 9.2), layout="constrained")
@@ -51,6 +47,22 @@ def draw_sharing(model: nn.Module, output: Path) -> None:
     axes.set_ylabel("source: layer i", labelpad=8)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, colors="0.35")
+    return figure
+
+
+def draw_sharing(model: nn.Module, output: Path) -> None:
+    """Write the picture of :func:`sharing_figure`.
+
+    Args:
+        model: the network, on any device.
+        output: the file; its suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
+
+    Raises:
+        InputError: another network than MuffNet, or a file that cannot be written.
+    """
+    figure = sharing_figure(model)
+    from matplotlib import rc_context
+
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with rc_context({"svg.fonttype": "none"}):  # text stays text

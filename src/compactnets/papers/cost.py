@@ -148,7 +148,7 @@ def measure_rows(rows: Iterable[Row] | None = None, on_row: Callable[[RowCost], 
 def _measure(row: Row) -> RowCost:
     assert row.input_size is not None  # every row that states a count has one
     try:
-        macs, params = _count(row.model, tuple(sorted(row.arguments.items())), row.input_size)
+        macs, params = count_network(row.model, tuple(sorted(row.arguments.items())), row.input_size)
     except InputError as error:
         if "compactnets[peers]" not in str(error):
             raise
@@ -161,7 +161,10 @@ def _measure(row: Row) -> RowCost:
 
 
 @cache
-def _count(model: str, arguments: tuple[tuple[str, Any], ...], input_size: tuple[int, int, int]) -> tuple[int, int]:
+def count_network(
+    model: str, arguments: tuple[tuple[str, Any], ...] = (), input_size: tuple[int, int, int] = (3, 224, 224)
+) -> tuple[int, int]:
+    """Return multiply-adds and parameters of a network, built on the meta device; counted once."""
     with torch.device("meta"):
         network = compactnets.create_model(model, **dict(arguments)).eval()
     return count(network, input_size)

@@ -1,0 +1,244 @@
+"""What was measured, with where each number comes from: command, recipe, seed, device, commit, date."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from compactnets.deploy.latency import parse_format
+from compactnets.detection.recipe import DetectionRecipe
+from compactnets.errors import InputError
+from compactnets.papers.ablation import NAME as ABLATION
+from compactnets.papers.cost import count_network
+from compactnets.papers.records import Reproduction, Row
+from compactnets.recorded import FOLDER, load_records, read_classifier_run
+from compactnets.training.recipe_files import load_detection_recipe, load_recipe
+
+FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
+EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a number was obtained."""
+
+    what: str
+    command: str
+    commit: str
+    date: str
+    device: str
+    seeds: str = ""
+    recipe: str = ""
+    versions: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with its origin.
+
+    Attributes:
+        value: in percent or milliseconds.
+        spread: standard deviation over seeds, where there are several.
+        remark: what a reader must know before comparing it.
+        comparable: whether it is of the images that the paper's number is of.
+    """
+
+    value: float
+    origin: Origin
+    spread: float | None = None
+    remark: str = ""
+    comparable: bool = True
+
+
+class Evidence:
+    """All records, and the runs that the user names.
+
+    Args:
+        runs: folders of finished runs, or of ablations (``compactnets papers ablation``).
+        folder: the records.
+
+    Raises:
+        InputError: a folder that is neither.
+    """
+
+    def __init__(self, runs: Iterable[Path] = (), folder: Path = FOLDER) -> None:
+        self._latency = load_records("latency", folder)
+        self._detection = load_records("detection", folder)
+        self._evaluations = list(load_records("evaluation", folder).values())
+        self.ablations = list(load_records("ablation", folder).values())
+        self.runs: list[dict[str, Any]] = []
+        for record in load_records("training", folder).values():
+            self.runs += [{**run, "note": record["note"]} for run in record["runs"]]
+        for path in runs:
+            if (path / ABLATION).is_file():
+                self.ablations.append(_read_ablation(path / ABLATION))
+            else:
+                self.runs.append({**read_classifier_run(path), "note": ""})
+
+    def accuracy(self, row: Row, metric: str) -> Measured | None:
+        """Return what was measured of a row's network for a metric that it states, such as ``"cifar10"``.
+
+        Of several settings the one that was trained longest counts, as the mean over its seeds.
+        """
+        runs = [run for run in self.runs if run["data"] == metric and _same_network(run, row)]
+        if runs:
+            return _summarize(runs)
+        if metric in EVALUATED:
+            for record in self._evaluations:
+                if _same_network(record, row):
+                    return _evaluated(record, EVALUATED[metric])
+        return None
+
+    def latency(self, row: Row) -> Measured | None:
+        """Return the fastest float32 format of a row's network at the row's input size, in milliseconds."""
+        found = [
+            (each["milliseconds"]["median"], record, each)
+            for record in self._latency.values()
+            for each in record["rows"]
+            if each["network"] == row.model and tuple(each["input"][1:]) == row.input_size
+            if not set(row.arguments) - FORM and parse_format(each["format"]).precision == "float32"
+        ]
+        if not found:
+            return None
+        value, record, each = min(found, key=lambda entry: entry[0])
+        time, environment = each["milliseconds"], record["environment"]
+        origin = Origin(
+            what=f"latency of one image, {record['settings']['threads']} thread, {time['n']} calls",
+            command=" ".join(record["command"]),
+            commit=record["commit"],
+            date=record["date"],
+            device=environment["processor"],
+            versions=_versions(environment["versions"]),
+        )
+        remark = f"{each['format']}, {time['p10']:.2f} to {time['p90']:.2f}"
+        return Measured(value, origin, remark=remark)
+
+    def others(self, rows: Iterable[Row]) -> list[Measured]:
+        """Return the runs, longest first, on CIFAR of networks that no row has: name of the network in ``remark``."""
+        known = list(rows)
+        groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for run in self.runs:
+            if run["data"] in ("cifar10", "cifar100") and not any(
+                getattr(row, run["data"]) is not None and _same_network(run, row) for row in known
+            ):
+                groups[f"{run['model']} on {run['data']}"].append(run)
+        results = []
+        for name, runs in groups.items():
+            found = _summarize(runs)
+            results.append(Measured(found.value, found.origin, found.spread, f"{name}: {found.remark}"))
+        return results
+
+    def hours(self, reproduction: Reproduction, macs: int) -> float | None:
+        """Return about how long a run would take on the device of the records, or ``None`` where they do not tell.
+
+        A classifier: three times its multiply-adds for each image (forward, and twice that backward) at the rate of
+        the fastest recorded run (:attr:`training_rate`). A detector: the seconds per image of the recorded ones of its
+        kind, in proportion to the multiply-adds of the backbone.
+        """
+        epochs = _epochs(reproduction)
+        if not reproduction.detector:
+            return self.training_hours(macs, reproduction.images, epochs)
+        kind = reproduction.recipe.partition("/")[2].removesuffix("512")
+        paces = [
+            median(1 / epoch["images_per_second"] for epoch in run["epochs"]) / count_network(run["model"])[0]
+            for record in self._detection.values()
+            for run in record["runs"]
+            if run["detector"] == kind
+        ]
+        return min(paces) * macs * reproduction.images * epochs / 3600 if paces else None
+
+    def training_hours(self, macs: int, images: int, epochs: int) -> float | None:
+        """Return about how long a classifier of ``macs`` multiply-adds takes for ``epochs`` times ``images``."""
+        return None if self.training_rate is None else 3 * macs * images * epochs / self.training_rate / 3600
+
+    @cached_property
+    def training_rate(self) -> float | None:
+        """Multiply-adds per second of the fastest recorded training run, backward pass included."""
+        rates = [3 * run["macs"] * median(epoch["images_per_second"] for epoch in run["epochs"]) for run in self.runs]
+        return max(rates, default=None)
+
+
+def command_for(row: Row, reproduction: Reproduction) -> str:
+    """Return the command that trains a row's network as its table's recipe says."""
+    verb = "detect train" if reproduction.detector else "train"
+    parts = [f"compactnets {verb} {reproduction.recipe} --data {reproduction.data} --model {row.model}"]
+    parts += [f"--set {key}={value}" for key, value in reproduction.settings.items()]
+    parts += [f"--set model_arguments.{key}={value}" for key, value in row.arguments.items() if key not in FORM]
+    if reproduction.detector:
+        parts.append("--init CLASSIFIER.safetensors")
+    return " ".join([*parts, f"--output runs/{row.table}-{row.key}"])
+
+
+def _epochs(reproduction: Reproduction) -> int:
+    if not reproduction.detector:
+        return load_recipe(reproduction.recipe).epochs
+    return load_detection_recipe(DetectionRecipe, reproduction.recipe).epochs
+
+
+def _same_network(run: Mapping[str, Any], row: Row) -> bool:
+    own = {key: value for key, value in run["arguments"].items() if key not in FORM}
+    return bool(run["model"] == row.model) and own == {k: v for k, v in row.arguments.items() if k not in FORM}
+
+
+def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
+    """Return the mean over the seeds of the setting that was trained longest."""
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        groups[len(run["epochs"]), _recipe(run)].append(run)
+    (epochs, recipe), chosen = max(groups.items(), key=lambda entry: entry[0])
+    values = [run["epochs"][-1]["top1_percent"] for run in chosen]
+    origin = Origin(
+        what="training",
+        command=chosen[0]["command"],
+        commit=", ".join(dict.fromkeys(run["commit"] for run in chosen)),
+        date=max(run["date"] for run in chosen),
+        device=", ".join(dict.fromkeys(run["device"] for run in chosen)),
+        seeds=", ".join(str(run["seed"]) for run in chosen),
+        recipe=recipe,
+        versions=_versions(chosen[0]["versions"]),
+        note=chosen[0]["note"],
+    )
+    spread = stdev(values) if len(values) > 1 else None
+    seeds = f"{len(values)} seeds" if len(values) > 1 else "1 seed"
+    return Measured(mean(values), origin, spread, f"{epochs} epochs of {recipe}, {seeds}")
+
+
+def _evaluated(record: Mapping[str, Any], key: str) -> Measured:
+    """Return an accuracy on a sample, which is not that of the validation set."""
+    origin = Origin(
+        what="evaluation",
+        command=record["command"],
+        commit=record["commit"],
+        date=record["date"],
+        device=record["environment"]["processor"],
+        versions=_versions(record["environment"]["versions"]),
+        note=record["note"],
+    )
+    remark = f"{record['weights']}, {record['images']} {record['of']}"
+    return Measured(record[key], origin, remark=remark, comparable=False)
+
+
+def _recipe(run: Mapping[str, Any]) -> str:
+    words = run["command"].split()
+    return str(words[words.index("train") + 1]) if "train" in words[:-1] else "a recipe of its own"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {versions[name]}" for name in ("compactnets", "torch", "timm") if name in versions)
+
+
+def _read_ablation(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record["rows"], list):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is not the record of 'compactnets papers ablation'") from None
+    return record

@@ -1,0 +1,167 @@
+"""The papers' figures that are plots, drawn from what the papers state, what was measured and the theory, as SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from compactnets.complexity import profile
+from compactnets.complexity.groups import lost_share
+from compactnets.models.registry import create_model
+from compactnets.nn import channel_shuffle
+from compactnets.papers.records import Paper
+from compactnets.papers.theory import (
+    crossing_frequency,
+    equal_budget_width,
+    log10_federated_bound,
+    log10_spectrum_bound,
+)
+from compactnets.plots import sharing_figure
+from compactnets.report.evidence import Evidence
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STYLES = {  # family -> what a plot calls it, its marker and its colour
+    "menet": ("MENet", "o", "C3"),
+    "muffnet": ("MuffNet", "o", "C3"),
+    "shufflenet": ("ShuffleNet", "s", "C0"),
+    "shufflenetv2": ("ShuffleNetV2", "D", "C4"),
+    "mobilenet": ("MobileNet", "^", "C2"),
+    "mobilenetv2": ("MobileNetV2", "v", "C1"),
+}
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Return a figure as SVG text that is the same at every call; text stays text."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def accuracy_against_macs(paper: Paper, tables: Sequence[str], evidence: Evidence, metric: str = "top1") -> Figure:
+    """MENet's figure 4 and MuffNet's figure 6: stated accuracy of each family over multiply-adds, ours in outline."""
+    figure, axes = _axes(7, 4.6)
+    rows = {(row.model, row.value(metric)): row for name in tables for row in paper.table(name).rows if row.macs}
+    for family, (title, marker, colour) in STYLES.items():
+        own = sorted((row for row in rows.values() if row.model.split("_")[0] == family), key=lambda row: row.macs or 0)
+        if own:
+            line = "-" if family in ("menet", "muffnet") else "--"
+            places = [((row.macs or 0) / 1e6, row.value(metric)) for row in own]
+            axes.plot(*zip(*places, strict=True), marker=marker, linestyle=line, color=colour, label=title)
+            measured = [
+                (x, found.value)
+                for (x, _), row in zip(places, own, strict=True)
+                if (found := evidence.accuracy(row, metric))
+            ]
+            if measured:
+                hollow = {"marker": marker, "linestyle": "", "markerfacecolor": "none", "color": colour}
+                axes.plot(*zip(*measured, strict=True), **hollow, label=f"{title}, measured here")
+    axes.set(xscale="log", xlabel="multiply-adds, M", ylabel="top-1, %")
+    _plain_ticks(axes, [40, 100, 140, 300, 550])
+    axes.legend(fontsize=9)
+    return figure
+
+
+def spectrum(entry: float = 32, num_layers: int = 4) -> Figure:
+    """MuffNet's figure 4: the bounds of both structures, with the printed cost and with equal blocks on both sides."""
+    figure, axes = _axes(7, 4.2)
+    exponents = np.linspace(0, 6, 121)
+
+    def draw(bound: Callable[[float], float], colour: str, line: str, label: str) -> None:
+        axes.plot(exponents, [bound(10**x) for x in exponents], color=colour, linestyle=line, label=label)
+
+    draw(lambda w: log10_federated_bound(entry, num_layers, w), "C3", "-", f"M[i][j] = {entry:g}, L = {num_layers}")
+    for printed, line in ((True, "-"), (False, "--")):
+        width = equal_budget_width(entry, num_layers, as_printed=printed)
+        at = crossing_frequency(entry, num_layers, as_printed=printed)
+        what = "the printed FLOP_1" if printed else "equal blocks on both sides"
+        draw(
+            lambda w, width=width: log10_spectrum_bound([width] * num_layers, w),  # type: ignore[misc]
+            "C0",
+            line,
+            f"plain, m = {width:.2f} ({what}): crosses at {at:,.0f}",
+        )
+        axes.axvline(np.log10(at), color="0.7", linestyle=line, linewidth=0.8)
+    axes.set(xlabel="log10 of the frequency", ylabel="log10 of the bound")
+    axes.legend(fontsize=9)
+    return figure
+
+
+def lost_connections() -> Figure:
+    """MENet's equation 3 against the number of groups, with what a count of built networks gives."""
+    figure, axes = _axes(7, 4)
+    groups = np.arange(1, 17)
+    axes.plot(groups, [100 * lost_share(int(g)) for g in groups], color="0.5", label="(G - 1) / G, equation 3")
+    for family, names, marker, colour in (
+        ("ShuffleNet 1x", {g: f"shufflenet_g{g}_x1_0" for g in (2, 3, 4, 8)}, "s", "C0"),
+        (
+            "MENet (connected again by merging)",
+            {3: "menet_228_12x1_g3", 4: "menet_256_12x1_g4", 8: "menet_352_12x1_g8"},
+            "o",
+            "C3",
+        ),
+    ):
+        places = []
+        for g, name in names.items():
+            with torch.device("meta"):
+                found = profile(create_model(name).eval(), (3, 224, 224)).inter_group
+            assert found is not None
+            places.append((g, 100 * found.lost_share))
+        hollow = "none" if marker == "o" else colour
+        axes.plot(*zip(*places, strict=True), marker, color=colour, markerfacecolor=hollow, markersize=8, label=family)
+    axes.set(xlabel="groups G", ylabel="inter-group connections lost, %", xticks=[1, 2, 3, 4, 8, 16], ylim=(0, 100))
+    axes.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def shuffle(channels: int = 9, groups: int = 3) -> Figure:
+    """MENet's figure 1: where the channel shuffle puts each channel."""
+    from matplotlib.figure import Figure
+
+    order = channel_shuffle(torch.arange(channels).view(1, channels, 1, 1), groups).flatten().tolist()
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    size = channels // groups
+    for place, channel in enumerate(order):
+        colour = f"C{channel // size}"
+        axes.plot([channel, place], [1, 0], color=colour, linewidth=1.2, zorder=1)
+        for x, y in ((channel, 1), (place, 0)):
+            axes.scatter([x], [y], s=420, color=colour, zorder=2)
+            axes.text(x, y, str(channel), color="white", ha="center", va="center", zorder=3)
+    for edge in range(1, groups):
+        axes.axvline(edge * size - 0.5, color="0.75", linestyle=":", linewidth=1)
+    axes.text(-0.8, 1, "group convolution 1", ha="right", va="center")
+    axes.text(-0.8, 0, "group convolution 2", ha="right", va="center")
+    axes.set(xlim=(-4, channels - 0.3), ylim=(-0.4, 1.4))
+    axes.axis("off")
+    return figure
+
+
+def matrices(name: str = "muffnet_x0_5") -> Figure:
+    """MuffNet's figure 5: the sharing matrices of a network."""
+    with torch.device("meta"):
+        return sharing_figure(create_model(name))
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _plain_ticks(axes: Axes, ticks: Sequence[int]) -> None:
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)

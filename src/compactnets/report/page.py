@@ -1,0 +1,200 @@
+"""Writing the report: a page that needs no other file, the same as Markdown, its figures, and its values as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from compactnets.complexity import CONVENTION
+from compactnets.console import Tracker
+from compactnets.environment import commit, software_versions
+from compactnets.errors import InputError
+from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
+from compactnets.papers.records import Paper
+from compactnets.papers.stated import load_papers
+from compactnets.papers.theory import crossing_frequency, equal_budget_width, federated_macs
+from compactnets.report import diagrams, figures
+from compactnets.report.evidence import Evidence
+from compactnets.report.tables import TITLE, Origins, ablations, claims, origin_rows, paper_tables
+from compactnets.training.checkpoint import replace_file
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure: its place in the paper, what it shows, its file, and its SVG or why there is none."""
+
+    place: str
+    caption: str
+    file: str
+    svg: str | None
+    missing: str = ""
+
+    @property
+    def uri(self) -> str:
+        """The picture as a ``data:`` address."""
+        return "data:image/svg+xml;base64," + base64.b64encode((self.svg or "").encode()).decode()
+
+
+def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
+    """Write ``report.html``, ``report.md``, ``report.json`` and ``figures/*.svg`` to a folder.
+
+    Args:
+        runs: folders of runs or ablations of the user's own, besides the recorded ones.
+
+    Returns:
+        The report's values, as ``report.json`` has them.
+
+    Raises:
+        InputError: a folder that is not of a run, or ``output`` cannot be written.
+    """
+    evidence = Evidence(runs)
+    rows = select_rows()
+    costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]
+    papers, origins = load_papers(), Origins()
+    drawn = {paper.paper: _figures(paper, evidence) for paper in papers}
+    values = _values(papers, costs, evidence, origins)
+    try:
+        (output / FIGURES).mkdir(parents=True, exist_ok=True)
+        for figure in (figure for group in drawn.values() for figure in group if figure.svg):
+            _write(output / FIGURES / figure.file, figure.svg or "")
+        for name in (HTML, MARKDOWN):
+            _write(output / name, _render(name, values, drawn))
+        _write(output / JSON, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write the report to {output}: {error.strerror}") from None
+    return values
+
+
+def _values(papers: Sequence[Paper], costs: Sequence[RowCost], evidence: Evidence, origins: Origins) -> dict[str, Any]:
+    by_name = {cost.row.name: cost for cost in costs}
+    rows = [row for paper in papers for table in paper.tables for row in table.rows]
+    stated = [(row, metric) for row in rows for metric in row.metrics]
+    parts = [
+        {
+            "paper": paper.paper,
+            "name": TITLE[paper.paper],
+            "title": paper.title,
+            "authors": paper.authors,
+            "reference": paper.reference,
+            "tables": paper_tables(paper, by_name, evidence, origins),
+            "claims": claims(paper),
+            "discrepancies": [{"where": each.where, "what": each.what} for each in paper.discrepancies],
+            "training": [each.model_dump() for each in paper.training],
+        }
+        for paper in papers
+    ]
+    others = [
+        {"what": found.remark, "value": round(found.value, 2), "origin": origins.number(found.origin)}
+        for found in evidence.others(rows)
+    ]
+    return {
+        "made": {
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": commit(),
+            "versions": software_versions(),
+            "convention": CONVENTION,
+        },
+        "summary": {
+            "costs": {key: number for key, number in summary(costs).items() if number},
+            "rows_with_costs": len(costs),
+            "accuracies_stated": len(stated),
+            "accuracies_measured": sum(
+                found is not None and found.comparable for found in (evidence.accuracy(*each) for each in stated)
+            ),
+        },
+        "papers": parts,
+        "theory": _theory(),
+        "ablations": ablations(evidence),
+        "others": others,
+        "estimate": {"multiply_adds_per_second": evidence.training_rate},
+        "origins": origin_rows(origins),
+    }
+
+
+def _theory(entry: float = 32, num_layers: int = 4) -> list[dict[str, Any]]:
+    rows = []
+    for printed in (True, False):
+        width = equal_budget_width(entry, num_layers, as_printed=printed)
+        rows.append(
+            {
+                "what": "as printed" if printed else "with the block of section 3.2 on both sides",
+                "macs": f"{federated_macs(entry, num_layers, as_printed=printed):,.0f}",
+                "width": f"{width:.3f}",
+                "crossing": f"{crossing_frequency(entry, num_layers, as_printed=printed):,.0f}",
+            }
+        )
+    return rows
+
+
+def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
+    """Draw every figure of a paper that it is possible to draw."""
+    plot, diagram = partial(_plot, evidence), _diagram
+    if paper.paper == "menet":
+        curve = partial(figures.accuracy_against_macs, paper, ("IV",))
+        return [
+            plot("Figure 1", "Channel shuffle of 9 channels in 3 groups", "menet-1", figures.shuffle),
+            diagram("Figure 2", "Merging and evolution operations", "menet-2", diagrams.fusion_branch),
+            diagram("Figure 3 (a)", "Standard ME module", "menet-3a", diagrams.me_standard),
+            diagram("Figure 3 (b)", "Downsampling ME module", "menet-3b", diagrams.me_downsampling),
+            plot("Figure 4", "Top-1 accuracy against multiply-adds (Table IV)", "menet-4", curve, True),
+            plot("Equation 3", "Connections lost in a channel shuffle", "menet-eq3", figures.lost_connections),
+        ]
+    curve = partial(figures.accuracy_against_macs, paper, ("6",))
+    return [
+        diagram("Figures 1 and 2", "A stage of 4 layers: which group goes where", "muffnet-1", diagrams.worked_sharing),
+        diagram("Figure 3 (a)", "Normal block", "muffnet-3a", diagrams.normal_block),
+        diagram("Figure 3 (b)", "Normal block with residual link", "muffnet-3b", diagrams.residual_block),
+        diagram("Figure 3 (c)", "Reduction block", "muffnet-3c", diagrams.reduction_block),
+        diagram("Figure 3 (d)", "The network, muffnet_x0_5", "muffnet-3d", diagrams.network_diagram),
+        plot("Figure 4", "Bounds of the spectrum", "muffnet-4", figures.spectrum),
+        plot("Figure 5", "Sharing matrices of muffnet_x0_5", "muffnet-5", figures.matrices),
+        plot("Figure 6", "Top-1 accuracy against multiply-adds (Table 6)", "muffnet-6", curve, True),
+    ]
+
+
+def _plot(
+    evidence: Evidence, place: str, caption: str, name: str, draw: Callable[..., Any], needs_evidence: bool = False
+) -> Drawn:
+    figure = draw(evidence) if needs_evidence else draw()
+    return Drawn(place, caption, f"{name}.svg", figures.to_svg(figure, name))
+
+
+def _diagram(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn:
+    try:
+        return Drawn(place, caption, f"{name}.svg", diagrams.to_svg(draw))
+    except InputError as error:  # a report without diagrams is better than none
+        return Drawn(place, caption, f"{name}.svg", None, str(error))
+
+
+def _render(name: str, values: dict[str, Any], drawn: dict[str, list[Drawn]]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=name == HTML,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _markdown_cell
+    return environment.get_template(name).render(**values, figures=drawn, folder=FIGURES)
+
+
+def _markdown_cell(cell: dict[str, Any]) -> str:
+    """Return a cell for a Markdown table, with its remark and the number of its origin."""
+    text = str(cell["text"]).replace("|", "\\|")
+    remark = f" ({cell['remark']})" if cell.get("remark") else ""
+    return f"{text}{remark} [{cell['origin']}]" if "origin" in cell else text
+
+
+def _write(path: Path, text: str) -> None:
+    replace_file(path, lambda partial_: partial_.write_text(text, encoding="utf-8"))

@@ -1,0 +1,234 @@
+"""The papers' tables with what was measured beside what they state, as plain values that a page can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from compactnets.models.registry import create_model
+from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation
+from compactnets.papers.cost import Comparison, RowCost, count_network
+from compactnets.papers.records import Paper, Reproduction, Row, Table
+from compactnets.report.evidence import Evidence, Measured, Origin, command_for
+
+TITLES = {
+    "top1": "ImageNet top-1, %",
+    "top5": "ImageNet top-5, %",
+    "cifar10": "CIFAR-10, %",
+    "cifar100": "CIFAR-100, %",
+    "map": "mAP, %",
+}
+TITLE = {"menet": "MENet", "muffnet": "MuffNet"}
+SMALL = (3, 32, 32)
+
+
+@dataclass
+class Origins:
+    """The origins of all numbers of a page, each under one number from 1."""
+
+    found: list[Origin] = field(default_factory=list)
+
+    def number(self, origin: Origin) -> int:
+        """Return the number of an origin, a new one where it has none yet."""
+        if origin not in self.found:
+            self.found.append(origin)
+        return self.found.index(origin) + 1
+
+
+def paper_tables(
+    paper: Paper, costs: Mapping[str, RowCost], evidence: Evidence, origins: Origins
+) -> list[dict[str, Any]]:
+    """Return every table of a paper: heading, rows of stated and measured values, and what was not run.
+
+    Args:
+        costs: our counts by the name of the row (:attr:`compactnets.papers.records.Row.name`).
+    """
+    return [_table(table, costs, evidence, origins) for table in paper.tables]
+
+
+def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origins: Origins) -> dict[str, Any]:
+    metrics = [metric for metric in TITLES if any(metric in row.metrics for row in table.rows)]
+    timed = {row.name: evidence.latency(row) for row in table.rows}
+    columns = ["network"]
+    for title, states in (("MACs, M", "macs"), ("params, M", "params")):
+        if any(getattr(row, states) for row in table.rows):
+            columns += [title, "counted", "off, %"]
+    for metric in metrics:
+        columns += [TITLES[metric], "here", "gap"]
+    if any(timed.values()):
+        columns.append("latency, ms")
+    rows, missing = [], {}
+    for row in table.rows:
+        cells = [_text(row.label)]
+        cost = costs.get(row.name)
+        for stated, unit, states in ((row.macs, row.macs_unit, "macs"), (row.params, row.params_unit, "params")):
+            if any(getattr(each, states) for each in table.rows):
+                cells += _count_cells(stated, unit, getattr(cost, states) if cost else None)
+        for metric in metrics:
+            measured = evidence.accuracy(row, metric) if metric in row.metrics else None
+            cells += _accuracy_cells(row, metric, measured, origins)
+            if metric in row.metrics and not (measured and measured.comparable):
+                for reproduction in table.reproduce:
+                    if metric in reproduction.metrics:
+                        missing.setdefault(command_for(row, reproduction), (row, reproduction))
+        if any(timed.values()):
+            cells.append(_latency_cell(timed[row.name], origins))
+        rows.append({"own": row.source == "own", "cells": cells})
+    return {
+        "name": table.table,
+        "section": table.section,
+        "caption": table.caption,
+        "columns": columns,
+        "rows": rows,
+        "notes": [
+            f"{row.label}: {row.note}"
+            for row in table.rows
+            if row.note and (cost := costs.get(row.name)) and cost.status.startswith("misses")
+        ],
+        "not_counted": [row.label for row in table.rows if (cost := costs.get(row.name)) and cost.unavailable],
+        "not_run": [_not_run(command, *entry, costs, evidence) for command, entry in missing.items()],
+        "classes": _class_table(table),
+        "layout": _layout(table),
+    }
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"text": text}
+
+
+def _count_cells(stated: int | None, unit: int | None, found: Comparison | None) -> list[dict[str, Any]]:
+    if stated is None or unit is None:
+        return [_text(""), _text(""), _text("")]
+    digits = max(0, 6 - len(str(unit)) + 1)
+    printed = _text(f"{stated / 1e6:.{digits}f}")
+    if found is None:
+        return [printed, _text("not counted"), _text("")]
+    good = "good" if found.is_close else "far"
+    return [
+        printed,
+        _text(f"{found.measured / 1e6:.{digits + 2}f}"),
+        {"text": f"{found.deviation:+.2f}", "class": good},
+    ]
+
+
+def _accuracy_cells(row: Row, metric: str, measured: Measured | None, origins: Origins) -> list[dict[str, Any]]:
+    if metric not in row.metrics:
+        return [_text(""), _text(""), _text("")]
+    stated = row.value(metric)
+    printed = _text(f"{stated:.{row.decimals or 0}f}")
+    if measured is None:
+        return [printed, {"text": "not run", "class": "absent"}, _text("")]
+    value = f"{measured.value:.2f}" + ("" if measured.spread is None else f" ± {measured.spread:.2f}")
+    here = {"text": value, "remark": measured.remark, "origin": origins.number(measured.origin)}
+    return [printed, here, _text(f"{measured.value - stated:+.2f}" if measured.comparable else "")]
+
+
+def _latency_cell(measured: Measured | None, origins: Origins) -> dict[str, Any]:
+    if measured is None:
+        return {"text": "not timed", "class": "absent"}
+    number = origins.number(measured.origin)
+    return {"text": f"{measured.value:.2f}", "remark": measured.remark, "origin": number}
+
+
+def _not_run(
+    command: str, row: Row, reproduction: Reproduction, costs: Mapping[str, RowCost], evidence: Evidence
+) -> dict[str, Any]:
+    found = costs.get(row.name)
+    macs = found.macs.measured if found and found.macs else row.macs
+    hours = evidence.hours(reproduction, macs) if macs else None
+    return {"row": row.label, "data": reproduction.data, "command": command, "cost": describe_hours(hours)}
+
+
+def describe_hours(hours: float | None) -> str:
+    """Return an estimate in words, to two digits."""
+    if hours is None:
+        return "cost not known"
+    for limit, unit, per in ((100, "hours", 1), (24 * 400, "days", 24)):
+        if hours < limit:
+            return f"about {hours / per:.2g} {unit}"
+    return f"about {hours / 24 / 365:.2g} years"
+
+
+def _class_table(table: Table) -> dict[str, Any] | None:
+    """Return the average precision of each class (MENet, Table VIII), which is stated only."""
+    if not table.classes:
+        return None
+    rows = [[row.label, *(f"{(row.ap or {})[name]:.1f}" for name in table.classes.values())] for row in table.rows]
+    return {"columns": ["network", *table.classes], "rows": rows}
+
+
+def _layout(table: Table) -> dict[str, Any] | None:
+    """Return the body of an architecture table (MENet, Table I), and whether our networks have the same maps."""
+    if not table.layout:
+        return None
+    with torch.device("meta"):
+        models = [create_model(row.model, **row.arguments) for row in table.rows]
+    maps = [
+        {(224 // level["reduction"], level["num_chs"]) for level in model.feature_info} | {(1, model.num_classes)}
+        for model in models
+    ]
+    rows = []
+    for line in table.layout:
+        same = all((line.size, channels) in found for found, channels in zip(maps, line.channels, strict=False))
+        repeat = f"× {line.repeat}" if line.repeat > 1 else ""
+        what = " ".join(filter(None, [line.layer, f"/{line.stride}" if line.stride > 1 else "", repeat]))
+        channels = [str(count) for count in line.channels] or [""] * len(models)
+        agree = ("the same" if same else "differ") if line.channels else ""
+        rows.append([line.stage, f"{line.size} × {line.size}", what, *channels, agree])
+    return {"columns": ["stage", "output", "layer", *(row.label for row in table.rows), "our maps"], "rows": rows}
+
+
+def claims(paper: Paper) -> list[dict[str, Any]]:
+    """Return what the text says of the tables, and whether they bear it out."""
+    return [
+        {
+            "where": claim.where,
+            "text": claim.text,
+            "stated": f"{claim.stated:g}" if claim.relation != "above" else "",
+            "found": f"{paper.evaluate(claim):.3g}",
+            "holds": paper.holds(claim),
+        }
+        for claim in paper.claims
+    ]
+
+
+def ablations(evidence: Evidence) -> list[dict[str, Any]]:
+    """Return every ablation: what was run of it, or the command that runs it and about what it costs."""
+    return [_ablation(name, evidence) for name in ABLATIONS]
+
+
+def _ablation(name: str, evidence: Evidence) -> dict[str, Any]:
+    paper, tables = ABLATIONS[name]
+    epochs, seeds = 5, 3
+    macs = [
+        count_network(row.model, tuple(sorted({**row.arguments, "stem": "cifar", "num_classes": 10}.items())), SMALL)[0]
+        for row in ablation_rows(name)
+    ]
+    return {
+        "title": f"{name} ({TITLE[paper]}, Table{'s' if len(tables) > 1 else ''} {', '.join(tables)})",
+        "command": f"compactnets papers ablation {name} --data cifar10 --epochs {epochs} --seeds {seeds} "
+        f"--output runs/{name}",
+        "cost": describe_hours(evidence.training_hours(sum(macs) * seeds, 50_000, epochs)),
+        "runs": len(macs) * seeds,
+        "records": [_ablation_record(record) for record in evidence.ablations if record["name"] == name],
+    }
+
+
+def _ablation_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: record[key] for key in ("command", "commit", "date", "data", "recipe", "epochs")},
+        "device": record["environment"]["processor"],
+        "correlation": rank_correlation(record),
+        "rows": [
+            [row["label"], f"{row['macs'] / 1e6:.1f}", f"{row['stated_top1']:.2f}", *describe(row)]
+            for row in record["rows"]
+        ],
+    }
+
+
+def origin_rows(origins: Origins) -> list[dict[str, Any]]:
+    """Return the origins as plain values, in the order of their numbers."""
+    return [asdict(origin) for origin in origins.found]
