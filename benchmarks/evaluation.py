@@ -1,6 +1,6 @@
 """Record the accuracy of a checkpoint on a sample of images: src/compactnets/recorded/evaluation.
 
-    python benchmarks/evaluation.py NAME CHECKPOINT DATA --weights TEXT --of TEXT --note TEXT
+python benchmarks/evaluation.py NAME CHECKPOINT DATA --weights TEXT --of TEXT --note TEXT
 """
 
 from __future__ import annotations

@@ -26,6 +26,8 @@ EXTRAS = (
     "coremltools",
     "torchmetrics",
     "faster_coco_eval",
+    "ray",
+    "graphviz",
 )
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
@@ -38,7 +40,8 @@ LAYERS = (
     ("training",),
     ("papers", "plots", "deploy"),
     ("detection",),
-    ("catalogue", "quickstart"),
+    ("recorded",),
+    ("catalogue", "quickstart", "report"),
 )
 
 

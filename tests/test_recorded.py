@@ -39,7 +39,7 @@ def test_the_page_is_what_the_records_say(page: ModuleType) -> None:
 
 
 def test_every_record_is_of_a_known_kind() -> None:
-    kinds = {"training", "detection", "latency", "int8", "speed"}
+    kinds = {"training", "detection", "evaluation", "latency", "int8", "speed"}
     assert {path.parent.name for path in FOLDER.rglob("*.json")} == kinds
 
 
@@ -51,6 +51,13 @@ def test_a_speed_names_its_spread_and_environment(record: dict) -> None:
         for key in ("reference_seconds", "our_seconds", "ratio"):
             assert 0 < row[key]["p10"] <= row[key]["median"] <= row[key]["p90"]
             assert row[key]["n"] >= 5
+
+
+@pytest.mark.parametrize("record", records("evaluation"))
+def test_an_evaluation_names_its_images(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "weights", "of", "note", "data"))
+    assert 0 < record["top1_percent"] <= record["top5_percent"] <= 100
+    assert record["images"] > 0
 
 
 @pytest.mark.parametrize("record", [*records("training"), *records("detection")])

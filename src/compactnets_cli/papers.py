@@ -72,3 +72,30 @@ def ablation(
     else:
         show(record)
         stdout.print(f"runs and ablation.json in {output}", highlight=False, soft_wrap=True)
+
+
+@papers.command()
+def report(
+    output: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and the figures.")],
+    runs: Annotated[
+        list[Path] | None, typer.Option("--run", help="Folder of a run or an ablation of your own; may be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write every table and figure of both papers: what they state, what was measured, the gap, and how."""
+    from compactnets.console import say, stdout
+    from compactnets.report import write_report
+
+    values = write_report(output, runs or [])
+    if as_json:
+        print_json(values)
+        return
+    for figure in values["figures_missing"]:
+        say(f"left out: {figure}")
+    found = values["summary"]
+    stdout.print(
+        f"{output / 'report.html'}: {found['rows_with_costs']} counts, {found['accuracies_measured']} of "
+        f"{found['accuracies_stated']} accuracies measured",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -248,12 +248,6 @@ def test_profile_follows_the_stem(run: Callable[..., Outcome]) -> None:
     assert "stages.0.0.compress" in per_layer
 
 
-def test_papers_cost_as_json(run: Callable[..., Outcome]) -> None:
-    document = run("papers", "cost", "menet VI", "--json").json
-    assert document["summary"]["misses"] == 0
-    assert [row["macs"]["stated"] for row in document["rows"]] == [144_000_000, 152_000_000, 163_000_000, 179_000_000]
-
-
 def test_draw_writes_a_picture(run: Callable[..., Outcome], tmp_path: Path) -> None:
     picture = tmp_path / "m.svg"
     assert run("draw", "muffnet_x0_5", "--output", picture, "--json").json["output"] == str(picture)

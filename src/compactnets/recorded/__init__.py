@@ -1,8 +1,9 @@
 """Recorded results, as JSON that names command, commit, date, device, seed and versions, and how runs become records.
 
-The folders beside this file: ``training`` and ``detection`` (finished runs), ``latency`` (``compactnets benchmark``),
-``int8`` (``compactnets quantize``), ``speed`` (the scripts under ``benchmarks/``). docs/results.md shows all of them,
-``compactnets papers report`` those that the papers' tables have a place for. No number in them is typed.
+The folders beside this file: ``training`` and ``detection`` (finished runs), ``evaluation`` (a checkpoint on a sample),
+``latency`` (``compactnets benchmark``), ``int8`` (``compactnets quantize``), ``speed`` (the scripts of ``benchmarks``).
+docs/results.md shows them, ``compactnets papers report`` those that the papers' tables have a place for. No number in
+them is typed.
 """
 
 from compactnets.recorded.files import FOLDER, load_records

@@ -78,12 +78,13 @@ def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None,
         InputError: a new record without a note, or a folder that cannot be written.
     """
     path = folder / kind / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"name": name, "runs": []}
-    if (note := note or before.get("note")) is None:
+    before: Run = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
+    told: str | None = note or before.get("note")
+    if told is None:
         raise InputError(f"the record {name} is new: say with --note what a reader must know of it")
     again = {run["command"] for run in runs}
     kept = [run for run in before["runs"] if run["command"] not in again]
-    text = json.dumps({"name": name, "note": note, "runs": [*kept, *runs]}, indent=1) + "\n"
+    text = json.dumps({"name": name, "note": told, "runs": [*kept, *runs]}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -85,7 +85,7 @@ class Evidence:
     def accuracy(self, row: Row, metric: str) -> Measured | None:
         """Return what was measured of a row's network for a metric that it states, such as ``"cifar10"``.
 
-        Of several settings the one that was trained longest counts, as the mean over its seeds.
+        Of several settings the one that was trained longest counts (:func:`_summarize`).
         """
         runs = [run for run in self.runs if run["data"] == metric and _same_network(run, row)]
         if runs:
@@ -173,7 +173,8 @@ def command_for(row: Row, reproduction: Reproduction) -> str:
     parts += [f"--set model_arguments.{key}={value}" for key, value in row.arguments.items() if key not in FORM]
     if reproduction.detector:
         parts.append("--init CLASSIFIER.safetensors")
-    return " ".join([*parts, f"--output runs/{row.table}-{row.key}"])
+    name = "-".join([row.paper, row.table, row.model, *(str(v) for k, v in row.arguments.items() if k not in FORM)])
+    return " ".join([*parts, f"--output runs/{name}-{reproduction.data}"])
 
 
 def _epochs(reproduction: Reproduction) -> int:
@@ -188,12 +189,14 @@ def _same_network(run: Mapping[str, Any], row: Row) -> bool:
 
 
 def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
-    """Return the mean over the seeds of the setting that was trained longest."""
+    """Return the mean over the seeds of the setting that was trained longest; of several, that with the best mean."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
-        groups[len(run["epochs"]), _recipe(run)].append(run)
-    (epochs, recipe), chosen = max(groups.items(), key=lambda entry: entry[0])
-    values = [run["epochs"][-1]["top1_percent"] for run in chosen]
+        settings = {key: value for key, value in run["recipe"].items() if key != "seed"}
+        groups[len(run["epochs"]), json.dumps(settings, sort_keys=True)].append(run)
+    longest = max(epochs for epochs, _ in groups)
+    chosen = max((group for (epochs, _), group in groups.items() if epochs == longest), key=_mean)
+    values, recipe = _finals(chosen), _recipe(chosen[0])
     origin = Origin(
         what="training",
         command=chosen[0]["command"],
@@ -207,7 +210,15 @@ def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
     )
     spread = stdev(values) if len(values) > 1 else None
     seeds = f"{len(values)} seeds" if len(values) > 1 else "1 seed"
-    return Measured(mean(values), origin, spread, f"{epochs} epochs of {recipe}, {seeds}")
+    return Measured(mean(values), origin, spread, f"{longest} epochs of {recipe}, {seeds}")
+
+
+def _finals(runs: Sequence[dict[str, Any]]) -> list[float]:
+    return [run["epochs"][-1]["top1_percent"] for run in runs]
+
+
+def _mean(runs: Sequence[dict[str, Any]]) -> float:
+    return mean(_finals(runs))
 
 
 def _evaluated(record: Mapping[str, Any], key: str) -> Measured:

@@ -34,6 +34,9 @@ STYLES = {  # family -> what a plot calls it, its marker and its colour
     "shufflenetv2": ("ShuffleNetV2", "D", "C4"),
     "mobilenet": ("MobileNet", "^", "C2"),
     "mobilenetv2": ("MobileNetV2", "v", "C1"),
+    "igcv2": ("IGCV2", "P", "C5"),
+    "igcv3": ("IGCV3", "X", "C6"),
+    "condensenet": ("CondenseNet", "*", "C7"),
 }
 
 
@@ -57,14 +60,16 @@ def accuracy_against_macs(paper: Paper, tables: Sequence[str], evidence: Evidenc
             line = "-" if family in ("menet", "muffnet") else "--"
             places = [((row.macs or 0) / 1e6, row.value(metric)) for row in own]
             axes.plot(*zip(*places, strict=True), marker=marker, linestyle=line, color=colour, label=title)
-            measured = [
-                (x, found.value)
-                for (x, _), row in zip(places, own, strict=True)
-                if (found := evidence.accuracy(row, metric))
-            ]
+            found = [(x, evidence.accuracy(row, metric)) for (x, _), row in zip(places, own, strict=True)]
+            measured = [(x, each.value) for x, each in found if each and each.comparable]
             if measured:
-                hollow = {"marker": marker, "linestyle": "", "markerfacecolor": "none", "color": colour}
-                axes.plot(*zip(*measured, strict=True), **hollow, label=f"{title}, measured here")
+                axes.scatter(
+                    *zip(*measured, strict=True),
+                    marker=marker,
+                    facecolors="none",
+                    edgecolors=colour,
+                    label=f"{title}, measured here",
+                )
     axes.set(xscale="log", xlabel="multiply-adds, M", ylabel="top-1, %")
     _plain_ticks(axes, [40, 100, 140, 300, 550])
     axes.legend(fontsize=9)
@@ -116,8 +121,9 @@ def lost_connections() -> Figure:
                 found = profile(create_model(name).eval(), (3, 224, 224)).inter_group
             assert found is not None
             places.append((g, 100 * found.lost_share))
-        hollow = "none" if marker == "o" else colour
-        axes.plot(*zip(*places, strict=True), marker, color=colour, markerfacecolor=hollow, markersize=8, label=family)
+        faces, size = ("none", 140) if marker == "o" else (colour, 45)
+        x, y = zip(*places, strict=True)
+        axes.scatter(x, y, s=size, marker=marker, facecolors=faces, edgecolors=colour, label=family)
     axes.set(xlabel="groups G", ylabel="inter-group connections lost, %", xticks=[1, 2, 3, 4, 8, 16], ylim=(0, 100))
     axes.legend(fontsize=9, loc="lower right")
     return figure

@@ -64,6 +64,9 @@ def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
     papers, origins = load_papers(), Origins()
     drawn = {paper.paper: _figures(paper, evidence) for paper in papers}
     values = _values(papers, costs, evidence, origins)
+    values["figures_missing"] = [
+        f"{each.place} of {TITLE[paper]}: {each.missing}" for paper in drawn for each in drawn[paper] if not each.svg
+    ]
     try:
         (output / FIGURES).mkdir(parents=True, exist_ok=True)
         for figure in (figure for group in drawn.values() for figure in group if figure.svg):

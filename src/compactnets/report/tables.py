@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from compactnets.errors import InputError
 from compactnets.models.registry import create_model
+from compactnets.models.staged import StagedNet
 from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation
 from compactnets.papers.cost import Comparison, RowCost, count_network
 from compactnets.papers.records import Paper, Reproduction, Row, Table
@@ -22,7 +24,7 @@ TITLES = {
     "map": "mAP, %",
 }
 TITLE = {"menet": "MENet", "muffnet": "MuffNet"}
-SMALL = (3, 32, 32)
+SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 
 
 @dataclass
@@ -60,7 +62,8 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
         columns += [TITLES[metric], "here", "gap"]
     if any(timed.values()):
         columns.append("latency, ms")
-    rows, missing = [], {}
+    rows = []
+    missing: dict[str, tuple[Row, Reproduction]] = {}
     for row in table.rows:
         cells = [_text(row.label)]
         cost = costs.get(row.name)
@@ -89,7 +92,7 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
             if row.note and (cost := costs.get(row.name)) and cost.status.startswith("misses")
         ],
         "not_counted": [row.label for row in table.rows if (cost := costs.get(row.name)) and cost.unavailable],
-        "not_run": [_not_run(command, *entry, costs, evidence) for command, entry in missing.items()],
+        "not_run": [_not_run(command, *entry, evidence) for command, entry in missing.items()],
         "classes": _class_table(table),
         "layout": _layout(table),
     }
@@ -133,12 +136,12 @@ def _latency_cell(measured: Measured | None, origins: Origins) -> dict[str, Any]
     return {"text": f"{measured.value:.2f}", "remark": measured.remark, "origin": number}
 
 
-def _not_run(
-    command: str, row: Row, reproduction: Reproduction, costs: Mapping[str, RowCost], evidence: Evidence
-) -> dict[str, Any]:
-    found = costs.get(row.name)
-    macs = found.macs.measured if found and found.macs else row.macs
-    hours = evidence.hours(reproduction, macs) if macs else None
+def _not_run(command: str, row: Row, reproduction: Reproduction, evidence: Evidence) -> dict[str, Any]:
+    arguments = tuple(sorted(row.arguments.items()))
+    try:
+        hours = evidence.hours(reproduction, count_network(row.model, arguments, row.input_size or LARGE)[0])
+    except InputError:  # the network needs an extra
+        hours = None
     return {"row": row.label, "data": reproduction.data, "command": command, "cost": describe_hours(hours)}
 
 
@@ -146,10 +149,14 @@ def describe_hours(hours: float | None) -> str:
     """Return an estimate in words, to two digits."""
     if hours is None:
         return "cost not known"
-    for limit, unit, per in ((100, "hours", 1), (24 * 400, "days", 24)):
+    for limit, unit, per in ((72, "hours", 1), (24 * 400, "days", 24)):
         if hours < limit:
-            return f"about {hours / per:.2g} {unit}"
-    return f"about {hours / 24 / 365:.2g} years"
+            return f"about {_two_digits(hours / per)} {unit}"
+    return f"about {_two_digits(hours / 24 / 365)} years"
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def _class_table(table: Table) -> dict[str, Any] | None:
@@ -167,7 +174,8 @@ def _layout(table: Table) -> dict[str, Any] | None:
     with torch.device("meta"):
         models = [create_model(row.model, **row.arguments) for row in table.rows]
     maps = [
-        {(224 // level["reduction"], level["num_chs"]) for level in model.feature_info} | {(1, model.num_classes)}
+        {(224 // level["reduction"], level["num_chs"]) for level in cast(StagedNet, model).feature_info}
+        | {(1, model.num_classes)}
         for model in models
     ]
     rows = []

@@ -6,6 +6,7 @@ joblib or Ray carries them; what a run is, and that one which stopped goes on, i
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 
 from compactnets.console import say
 from compactnets.data import open_source
+from compactnets.data.base import Split
 from compactnets.errors import InputError, missing_extra
 from compactnets.training.classification import train
 from compactnets.training.distributed import World, pick_device
@@ -80,7 +82,8 @@ def train_grid(
         raise InputError(f"jobs must be at least 1, found {place.jobs}")
     if place.ray is None:
         pick_device(place.device)
-    for split in ("train", "val"):  # once, so that what is wrong with the data is told before anything runs
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:  # once, so that what is wrong with the data is told before anything runs
         open_source(data, split, download=download)
     outcomes: dict[str, Outcome] = {}
     for outcome in _run(members, data, output, place):
@@ -112,8 +115,8 @@ def _train(member: Member, data: str, output: Path, place: Place, index: int | N
             stack.enter_context(contextlib.redirect_stderr(log))
         try:
             world = World(_pick(place, index))
-            sources = (open_source(data, split) for split in ("train", "val"))
-            return Outcome(member, train(member.recipe, *sources, folder, world=world).to_dict())
+            result = train(member.recipe, open_source(data, "train"), open_source(data, "val"), folder, world=world)
+            return Outcome(member, result.to_dict())
         except InputError as error:
             return Outcome(member, None, str(error))
 
@@ -138,7 +141,7 @@ def _cluster(place: Place) -> Iterator[Callable[[Sequence[tuple[Any, ...]]], Ite
     except ImportError:
         raise missing_extra("ray", "ray", "--ray") from None
     try:
-        ray.init(address=place.ray, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=place.ray, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray cluster at {place.ray!r}: {str(error).splitlines()[0]}") from None
     resources = ray.cluster_resources()

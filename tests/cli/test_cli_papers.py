@@ -1,0 +1,58 @@
+"""The verbs of ``compactnets papers``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .helpers import Outcome
+
+Run = Callable[..., Outcome]
+QUICK = ["--recipe", "digits/quickstart", "--device", "cpu", "--epochs", 1, "--set", "schedule.warmup_epochs=0"]
+QUICK += ["--set", "preprocess.size=8", "--set", "batch_size=256", "--set", "lr=0.001"]
+
+
+def test_cost_as_json(run: Run) -> None:
+    document = run("papers", "cost", "menet VI", "--json").json
+    assert document["summary"]["misses"] == 0
+    assert [row["macs"]["stated"] for row in document["rows"]] == [144_000_000, 152_000_000, 163_000_000, 179_000_000]
+
+
+def test_ablation_and_its_report(run: Run, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    words = ["papers", "ablation", "sharing", "--data", "digits", "--output", runs, "--seeds", 1, *QUICK]
+    words += ["--row", "none+none+none"]
+    done = run(*words)
+    assert done.code == 0, done.err
+    assert "none+none+none" in done.out
+    assert "59.69" in done.out
+    record = run(*words, "--json").json  # goes on: there is nothing left to do
+    accuracy = record["rows"][0]["runs"][0]["top1_percent"]
+    assert f"{accuracy:.2f}" in done.out
+    assert record["command"].startswith("compactnets papers ablation sharing --data digits --output runs --seeds 1")
+    written = run("papers", "report", "--output", tmp_path / "report", "--run", runs)
+    assert written.code == 0, written.err
+    assert "report.html: 119 counts" in written.out
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert f" | 59.69 | {accuracy:.2f} | 1 |" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ablation", "widths", "--data", "digits"], "no ablation is called 'widths'"),
+        (["ablation", "sharing", "--data", "digits", "--row", "nothing"], "sharing has no row 'nothing'"),
+        (["ablation", "sharing", "--data", "nowhere"], "nowhere"),
+        (["ablation", "sharing", "--data", "digits", "--recipe", "small/ssd512"], "trains a detector"),
+        (["ablation", "sharing", "--data", "digits", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["report", "--run", "nowhere"], "cannot read nowhere/environment.json"),
+    ],
+)
+def test_wrong_input(run: Run, tmp_path: Path, words: list[str], message: str) -> None:
+    done = run("papers", *words, "--output", tmp_path / "out")
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

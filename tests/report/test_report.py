@@ -1,0 +1,265 @@
+"""The report: every table, only recorded numbers, and a page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from compactnets.errors import InputError
+from compactnets.papers.records import METRICS
+from compactnets.papers.stated import load_paper, load_papers, stated_rows
+from compactnets.recorded import load_records
+from compactnets.report import diagrams, write_report
+from compactnets.report.evidence import Evidence, command_for
+from compactnets.report.tables import describe_hours
+from compactnets.training.recipe_files import load_recipe
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def values(report: Path) -> dict:
+    return json.loads((report / "report.json").read_text(encoding="utf-8"))
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        given = dict(attrs)
+        self.links += [given["href"]] if "href" in given else []
+        self.ids += [given["id"]] if "id" in given else []
+        self.sources += [given["src"]] if "src" in given else []
+        if tag not in ("meta", "br", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Page:
+    return Page((report / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_needs_nothing_else(page: Page) -> None:
+    assert not page.open
+    assert all(link.startswith("#") for link in page.links)
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.sources
+    for source in page.sources:
+        head, _, body = source.partition(",")
+        assert head == "data:image/svg+xml;base64"
+        assert ElementTree.fromstring(base64.b64decode(body)).tag.endswith("svg")
+
+
+def test_every_table_and_row_is_there(values: dict, report: Path) -> None:
+    page, markdown = ((report / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "md"))
+    for paper, part in zip(load_papers(), values["papers"], strict=True):
+        assert [table["name"] for table in part["tables"]] == [table.table for table in paper.tables]
+        for table, shown in zip(paper.tables, part["tables"], strict=True):
+            assert [row["cells"][0]["text"] for row in shown["rows"]] == [row.label for row in table.rows]
+            assert all(len(row["cells"]) == len(shown["columns"]) for row in shown["rows"])
+            assert table.caption in page
+            assert f". {table.caption} (section {table.section})" in markdown
+
+
+def test_every_stated_accuracy_is_measured_or_has_a_command(values: dict) -> None:
+    for paper, part in zip(load_papers(), values["papers"], strict=True):
+        for table, shown in zip(paper.tables, part["tables"], strict=True):
+            stated = {row.label for row in table.rows if any(getattr(row, metric) is not None for metric in METRICS)}
+            measured = {
+                row["cells"][0]["text"] for row in shown["rows"] if any("origin" in cell for cell in row["cells"])
+            }
+            assert stated - {each["row"] for each in shown["not_run"]} - measured <= {
+                row.label for row in table.rows if row.source != "own"
+            }, f"{paper.paper} {table.table}"  # a cited row may share its command with a re-implemented one
+
+
+def test_commands_are_of_recipes_that_exist() -> None:
+    for paper in load_papers():
+        for table in paper.tables:
+            for row in table.rows:
+                for reproduction in table.reproduce:
+                    command = command_for(row, reproduction).split()
+                    settings = [command[i + 1] for i, word in enumerate(command) if word == "--set"]
+                    if not reproduction.detector:
+                        recipe = load_recipe(reproduction.recipe, settings, row.model)
+                        assert recipe.model == row.model
+            assert {metric for row in table.rows for metric in row.metrics} == {
+                metric for reproduction in table.reproduce for metric in reproduction.metrics
+            }
+
+
+def test_the_command_of_a_row() -> None:
+    row = load_paper("muffnet").row("2", "none+linear+none")
+    (reproduction,) = load_paper("muffnet").table("2").reproduce
+    assert command_for(row, reproduction) == (
+        "compactnets train imagenet/muffnet --data imagenet --model muffnet_x0_5 --set lr=0.4 --set "
+        "model_arguments.sharing=none+linear+none --output runs/muffnet-2-muffnet_x0_5-none+linear+none-imagenet"
+    )
+
+
+def test_numbers_are_the_records(values: dict) -> None:
+    """What is shown for MuffNet 0.5 on CIFAR-10 is the last accuracy of the longest recorded run."""
+    runs = [run for record in load_records("training").values() for run in record["runs"]]
+    own = [run for run in runs if run["model"] == "muffnet_x0_5" and run["data"] == "cifar10"]
+    longest = max(len(run["epochs"]) for run in own)
+    accuracies = [run["epochs"][-1]["top1_percent"] for run in own if len(run["epochs"]) == longest]
+    table = next(table for table in values["papers"][1]["tables"] if table["name"] == "5")
+    cells = table["rows"][0]["cells"]
+    here = cells[table["columns"].index("CIFAR-10, %") + 1]
+    assert here["text"] in {f"{accuracy:.2f}" for accuracy in accuracies}
+    assert here["remark"].startswith(f"{longest} epochs of cifar/")
+    origin = values["origins"][here["origin"] - 1]
+    assert origin["command"] in {run["command"] for run in own}
+    assert all(origin[key] for key in ("commit", "date", "device", "seeds", "recipe", "versions"))
+
+
+def test_every_origin_is_complete(values: dict) -> None:
+    for origin in values["origins"]:
+        assert all(origin[key] for key in ("what", "command", "commit", "date", "device", "versions")), origin
+
+
+def test_settings_are_not_mixed() -> None:
+    """Runs of other settings are not seeds of one."""
+    row = load_paper("muffnet").row("5", "muffnet_x0_5")
+    run = {
+        "data": "cifar10",
+        "model": "muffnet_x0_5",
+        "arguments": {"stem": "cifar", "num_classes": 10},
+        "command": "compactnets train cifar/short --model muffnet_x0_5",
+        "commit": "a",
+        "date": "2026-01-01",
+        "device": "b",
+        "versions": {"torch": "2"},
+        "note": "",
+    }
+
+    def made(seed: int, lr: float, top1: float, epochs: int = 2) -> dict:
+        lines = [{"top1_percent": top1, "images_per_second": 1.0}] * epochs
+        return {**run, "seed": seed, "recipe": {"lr": lr, "seed": seed}, "epochs": lines}
+
+    evidence = Evidence()
+    evidence.runs = [made(0, 0.1, 60), made(1, 0.1, 62), made(0, 0.2, 59), made(0, 0.1, 99, epochs=1)]
+    found = evidence.accuracy(row, "cifar10")
+    assert found is not None
+    assert (found.value, found.origin.seeds, found.remark) == (61, "0, 1", "2 epochs of cifar/short, 2 seeds")
+    assert found.spread == pytest.approx(2**0.5)
+
+
+def test_a_sample_does_not_compare(values: dict) -> None:
+    """The authors' weights on photographs of the training split have no gap, and the row remains to be run."""
+    table = next(table for table in values["papers"][0]["tables"] if table["name"] == "IV")
+    row = next(row for row in table["rows"] if row["cells"][0]["text"].startswith("108-MENet"))
+    column = table["columns"].index("ImageNet top-1, %")
+    assert row["cells"][column + 1]["text"] == "63.00"
+    assert "500 photographs of the training split" in row["cells"][column + 1]["remark"]
+    assert row["cells"][column + 2]["text"] == ""
+    assert any(each["row"].startswith("108-MENet") for each in table["not_run"])
+
+
+def test_runs_of_ones_own_count(tmp_path: Path) -> None:
+    rows = [{"key": "k", "label": "l", "macs": 1, "stated_top1": 2.0, "runs": [{"seed": 0, "top1_percent": 3.0}]}]
+    (tmp_path / "ablation.json").write_text(json.dumps({"name": "sharing", "rows": rows}))
+    assert Evidence([tmp_path]).ablations[-1]["rows"] == rows
+    (tmp_path / "ablation.json").write_text("[]")
+    with pytest.raises(InputError, match="is not the record of 'compactnets papers ablation'"):
+        Evidence([tmp_path])
+    with pytest.raises(InputError, match="cannot read"):
+        Evidence([tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [
+        (None, "cost not known"),
+        (1.234, "about 1.2 hours"),
+        (100, "about 4.2 days"),
+        (3600, "about 150 days"),
+        (1e5, "about 11 years"),
+    ],
+)
+def test_costs_in_words(hours: float | None, text: str) -> None:
+    assert describe_hours(hours) == text
+
+
+def test_costs_follow_the_fastest_record() -> None:
+    evidence = Evidence()
+    evidence.runs = [
+        {"macs": 10, "epochs": [{"images_per_second": 5.0}]},
+        {"macs": 10, "epochs": [{"images_per_second": 7.0}] * 3},
+    ]
+    assert evidence.training_hours(20, 100, 6) == pytest.approx(3 * 20 * 100 * 6 / (3 * 10 * 7) / 3600)
+
+
+def needs_graphviz() -> None:
+    if shutil.which("dot") is None:
+        assert "COMPACTNETS_NEED_GRAPHVIZ" not in os.environ, "the program dot of Graphviz is not installed"
+        pytest.skip("the program dot of Graphviz is not installed")
+    pytest.importorskip("graphviz")
+
+
+def labels(draw) -> list[str]:
+    """The texts of a diagram, joined node by node."""
+    root = ElementTree.fromstring(re.sub(r' xmlns(:xlink)?="[^"]+"', "", diagrams.to_svg(draw)).replace("xlink:", ""))
+    return [
+        " ".join(text.text or "" for text in node.iter("text"))
+        for node in root.iter("g")
+        if node.get("class") == "node"
+    ]
+
+
+def test_diagrams_show_what_is_built() -> None:
+    needs_graphviz()
+    found = labels(diagrams.me_downsampling)
+    assert "evolve 3x3 convolution, stride 2 12 → 12, BN + ReLU" in found
+    assert "depthwise 3x3 depthwise convolution, stride 2 114 → 114, BN" in found
+    assert {"concatenate", "multiply", "sigmoid", "channel shuffle 3 groups"} <= set(found)
+    assert "add" in labels(diagrams.me_standard)
+    assert "shortcut.depthwise 5x5 depthwise convolution, stride 2 32 → 32, BN" in labels(diagrams.reduction_block)
+    assert "mid-level stage: reduction block, 7 normal blocks 14 x 14 x 65" in labels(diagrams.network_diagram)
+    assert "block 4 reads 24" in labels(diagrams.worked_sharing)
+
+
+def test_all_figures_are_there(values: dict, report: Path) -> None:
+    needs_graphviz()
+    assert values["figures_missing"] == []
+    files = sorted(path.name for path in (report / "figures").iterdir())
+    assert len(files) == 14
+    text = (report / "report.md").read_text(encoding="utf-8")
+    assert all(f"](figures/{name})" in text for name in files)
+
+
+def test_without_graphviz_the_rest_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    pytest.importorskip("graphviz")
+    with pytest.raises(InputError, match="need the program dot of Graphviz"):
+        diagrams.to_svg(diagrams.normal_block)
+
+
+def test_a_report_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("compactnets.report.page.select_rows", lambda: list(stated_rows("menet", "VI")))
+    with pytest.raises(InputError, match="cannot write the report to .*file"):
+        write_report(tmp_path / "file")
