@@ -16,6 +16,7 @@ from compactnets.complexity import CONVENTION, Cost, count, profile
 from compactnets.console import Tracker, stdout
 from compactnets.errors import InputError
 from compactnets.models.peers import PEERS
+from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find_weights
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
 from compactnets.training.recipe_files import list_recipes
 
@@ -80,6 +81,46 @@ def show(rows: Iterable[ListedNetwork]) -> None:
         cost = [f"{value / 1e6:.{digits}f}" if value else "-" for value, digits in ((row.macs, 1), (row.params, 2))]
         table.add_row(row.name, row.family, " x ".join(map(str, row.input_size)), *cost)
     stdout.print(table)
+
+
+def weight_rows() -> list[dict[str, Any]]:
+    """Return the weights that are here, and how to get the MENet authors' where they are not."""
+    rows = [
+        {
+            "name": weights.name,
+            "here": True,
+            "top1_percent": weights.record["training"].get("top1_percent"),
+            "megabytes": round(weights.path.stat().st_size / 1e6, 2),
+            "source": weights.record["source"],
+            "license": weights.record["license"],
+        }
+        for weights in find_weights().values()
+    ]
+    known = {row["name"] for row in rows}
+    for model, file in authors_files().items():
+        if (name := f"{model}.{AUTHORS}") not in known:
+            how = f"compactnets convert {file['file']} --model {model} --output ${VARIABLE}/{name}.safetensors"
+            rows.append({"name": name, "here": False, "source": how, "license": "none stated by its authors"})
+    return rows
+
+
+def show_weights(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Print the weights: a table of those that are here, and the commands that bring others."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("weights", "top-1, %", "MB", "source", "licence"):
+        table.add_column(column, overflow="fold")
+    absent = [row for row in rows if not row["here"]]
+    for row in rows:
+        if row["here"]:
+            top1 = "-" if row["top1_percent"] is None else f"{row['top1_percent']:.2f}"
+            table.add_row(row["name"], top1, f"{row['megabytes']:.1f}", row["source"], row["license"])
+    stdout.print(table)
+    if absent:
+        stdout.print("\nThe MENet authors' ImageNet checkpoints, once you have their files:", highlight=False)
+    for row in absent:
+        stdout.print(f"  {row['source']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def recipe_rows() -> list[dict[str, str]]:

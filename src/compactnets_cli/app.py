@@ -11,7 +11,18 @@ from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.detect import detect as detect_verbs
 from compactnets_cli.detect import profile_detector
-from compactnets_cli.options import Arguments, AsJson, Checkpoint, Data, Device, Download, print_json, print_settings
+from compactnets_cli.options import (
+    Arguments,
+    AsJson,
+    Checkpoint,
+    Data,
+    Device,
+    Download,
+    Pretrained,
+    one_checkpoint,
+    print_json,
+    print_settings,
+)
 from compactnets_cli.papers import papers as paper_verbs
 from compactnets_cli.web import web as web_verbs
 
@@ -53,7 +64,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, optimizer.nesterov=true, …"),
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from (fine-tuning).")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint, or name of weights, to start from.")] = None,
     qat: Annotated[bool, typer.Option("--qat", help="Train the network of --init as int8 will compute it.")] = False,
     device: Device = "auto",
     download: Download = False,
@@ -100,8 +111,9 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    checkpoint: Checkpoint,
     data: Data,
+    checkpoint: Checkpoint = None,
+    model_name: Pretrained = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Split of the data.")] = "val",
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
@@ -117,6 +129,7 @@ def evaluate(
     from compactnets.training.evaluation import evaluate as run
     from compactnets.training.evaluation import match_classes
 
+    checkpoint = one_checkpoint("eval", checkpoint, model_name)
     with join_world(device_for(checkpoint, device)) as world:
         model, record = load_network(checkpoint, world.device)
         source = open_source(data, split, download=download)
@@ -145,8 +158,9 @@ def evaluate(
 
 @app.command()
 def predict(
-    checkpoint: Checkpoint,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    checkpoint: Checkpoint = None,
+    model_name: Pretrained = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -157,6 +171,7 @@ def predict(
     from compactnets.training.distributed import pick_device
     from compactnets.training.prediction import predict as run
 
+    checkpoint = one_checkpoint("predict", checkpoint, model_name)
     model, record = load_network(checkpoint, pick_device(device_for(checkpoint, device)))
     predictions = []
     for prediction in run(model, record, images, top):
@@ -186,6 +201,15 @@ def list_networks(
 
     rows = list_rows(pattern)
     print_json([row.to_dict() for row in rows]) if as_json else show(rows)
+
+
+@app.command()
+def weights(as_json: AsJson = False) -> None:
+    """List trained weights: those that are here, and where others come from."""
+    from compactnets.catalogue import show_weights, weight_rows
+
+    rows = weight_rows()
+    print_json(rows) if as_json else show_weights(rows)
 
 
 @app.command()

@@ -15,8 +15,12 @@ Data = Annotated[str, typer.Option(help=DATA)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME where it is missing.")]
 Checkpoint = Annotated[
-    Path,
+    Path | None,
     typer.Option(help="A .safetensors file with its .json record, or the folder of an exported network."),
+]
+Pretrained = Annotated[
+    str | None,
+    typer.Option("--model", help="Weights by name instead, such as muffnet_x0_5.cifar10 (compactnets weights)."),
 ]
 Arguments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
@@ -36,3 +40,22 @@ def print_settings(settings: dict[str, Any], as_json: bool) -> None:
     import yaml
 
     print(yaml.safe_dump(settings, sort_keys=False), end="")
+
+
+def one_checkpoint(verb: str, checkpoint: Path | None, model: str | None) -> Path:
+    """Return the checkpoint that a verb was given, as ``--checkpoint`` or by the name of weights.
+
+    Raises:
+        InputError: neither, both, or a name that no weights here have.
+    """
+    from compactnets.errors import InputError
+    from compactnets.models.pretrained import find_weights
+    from compactnets.models.registry import check_weights
+
+    if (checkpoint is None) == (model is None):
+        raise InputError(f"{verb} takes either --checkpoint FILE or --model NAME.TAG (compactnets weights)")
+    if model is None:
+        assert checkpoint is not None
+        return checkpoint
+    check_weights(model)
+    return find_weights()[model].path

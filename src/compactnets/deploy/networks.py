@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -14,6 +13,7 @@ from torch import nn
 from compactnets.data import Preprocess
 from compactnets.data.presets import CIFAR10, GREY_MEAN, GREY_STD, IMAGENET
 from compactnets.errors import InputError, did_you_mean, missing_extra
+from compactnets.models.pretrained import locate
 from compactnets.models.registry import accepted_arguments, create_model, default_form
 from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
 
@@ -26,14 +26,14 @@ def load_for_export(what: str, arguments: dict[str, Any] | None = None) -> tuple
     """Return the network of a checkpoint, or a network by its name with fresh weights, which only serve to measure.
 
     Args:
-        what: path of a ``.safetensors`` checkpoint, a name, or ``timm:NAME`` or ``pytorchcv:NAME`` to compare with.
-        arguments: of a network given by its name (``stem``, ``num_classes``, …).
+        what: a checkpoint by its path or name (``muffnet_x0_5.cifar10``), a network's name, or ``timm:NAME`` or
+            ``pytorchcv:NAME`` to compare with.
 
     Raises:
         InputError: neither, or arguments with a checkpoint.
     """
     given = dict(arguments or {})
-    if what.endswith(".safetensors") or Path(what).exists():
+    if what.endswith(".safetensors") or locate(what).exists():
         if given:
             raise InputError(f"{', '.join(given)} cannot be set for {what}: a checkpoint has its own arguments")
         return load_checkpoint(what)

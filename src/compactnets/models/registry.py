@@ -12,6 +12,7 @@ from torch import nn
 from compactnets.errors import InputError, did_you_mean
 from compactnets.models import fifteen, menet, muffnet, shufflenet
 from compactnets.models.peers import PEERS, create_peer
+from compactnets.models.pretrained import weights_of
 from compactnets.models.staged import Options
 
 FAMILIES = {
@@ -53,18 +54,33 @@ def default_form(name: str, stem: str | None = None) -> dict[str, Any]:
     return {"stem": stem, "num_classes": 10 if small else 1000, "input_size": (3, 32, 32) if small else (3, 224, 224)}
 
 
+def check_weights(name: str) -> None:
+    """Raise :class:`InputError` unless ``name`` is a network with the tag of weights that are here."""
+    base = name.partition(".")[0]
+    accepted_arguments(base)
+    tags = [weights.name for weights in weights_of(base)]
+    if name not in tags:
+        has = f"it has {', '.join(tags)}" if tags else "it has none"
+        raise InputError(f"there are no weights {name!r} of {base} here: {has} (compactnets weights)")
+
+
 def create_model(name: str, **arguments: Any) -> nn.Module:
-    """Build a network of the package with fresh weights.
+    """Build a network of the package, with fresh weights unless told otherwise.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`, or one of them with the tag of its weights (``muffnet_x0_5.cifar10``): then
+            the form is that of the weights, and ``pretrained=True`` loads them.
         arguments: ``num_classes``, ``in_chans``, ``drop_rate``, ``global_pool``, ``stem`` (``"imagenet"`` or
             ``"cifar"``), and what the family takes besides (``sharing``, ``fusion``, …).
 
     Raises:
         InputError: an unknown name or argument (the near matches are named), or a value that does not fit.
     """
-    accepted = accepted_arguments(name)
+    base, dot, _ = name.partition(".")
+    accepted = accepted_arguments(base)
+    if dot or arguments.get("pretrained"):
+        check_weights(name)
+        accepted = accepted | {"pretrained"}
     for key in arguments:
         if key not in accepted:
             hint = did_you_mean(key, accepted)

@@ -20,6 +20,7 @@ from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
 from compactnets.errors import InputError
+from compactnets.models.pretrained import find_weights, weights_of
 from compactnets.nn import ConvNormAct
 
 STEMS = ("imagenet", "cifar")
@@ -236,12 +237,21 @@ def register_family(
         "first_conv": "stem.conv.conv",
         "classifier": "classifier",
     }
-    module.default_cfgs = generate_default_cfgs({name: {**base, **cfg} for name in variants})  # type: ignore[attr-defined]
+    cfgs: dict[str, Any] = {}
+    for name in variants:
+        # with its own weights behind it, the star keeps the form without weights the default
+        trained = weights_of(name)
+        cfgs |= {weights.name: {**base, **cfg, **weights.timm_cfg()} for weights in trained}
+        cfgs[f"{name}.*" if trained else name] = {**base, **cfg}
+    module.default_cfgs = generate_default_cfgs(cfgs)  # type: ignore[attr-defined]
 
     accepts = {name for name in inspect.signature(network).parameters if name != "options"} | {*Options.__annotations__}
 
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            weights = find_weights().get(f"{name}.{kwargs.get('pretrained_cfg')}")  # timm hands on the tag of a name
+            if weights is not None:
+                kwargs = {**weights.form, **kwargs}
             num_levels = len(stem_levels(1, kwargs.get("stem", "imagenet"))) + NUM_STAGES
             feature_cfg = {"flatten_sequential": True, "feature_cls": "getter", "out_indices": tuple(range(num_levels))}
             return build_model_with_cfg(

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compactnets.data import Preprocess
-from compactnets.errors import InputError
+from compactnets.errors import InputError, did_you_mean
+from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import create_model
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -58,6 +59,7 @@ class CheckpointRecord(BaseModel):
 
 def record_path(checkpoint: Path) -> Path:
     """Return where the record of a checkpoint lies: the same name with ``.json``."""
+    checkpoint = locate(checkpoint)
     return checkpoint.with_suffix(".json")
 
 
@@ -96,8 +98,9 @@ def read_record(path: Path) -> CheckpointRecord:
     Raises:
         InputError: no checkpoint, no record, or one that is not a record.
     """
+    path = locate(path)
     if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
+        raise InputError(f"no checkpoint at {path}{did_you_mean(str(path), find_weights())}")
     if path.suffix != ".safetensors":
         raise InputError(
             f"{path} is not a .safetensors checkpoint; one of the MENet repository becomes one with "
@@ -138,7 +141,7 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the weights of a safetensors file; nothing in it can be executed."""
     try:
-        return load_file(path)
+        return load_file(locate(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from timm.data import ImageNetInfo
 
+from compactnets.console import say
 from compactnets.data.presets import IMAGENET
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.models.legacy import load_legacy
+from compactnets.models.pretrained import authors_files
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord, load_weights, save_checkpoint
 
@@ -30,6 +33,9 @@ def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:
     arguments = {"num_classes": num_classes, "in_chans": 3}
     model = create_model(name, **arguments)
     load_weights(model, state_dict, name, legacy)
+    known = authors_files().get(name, {}).get("sha256")
+    if known and hashlib.sha256(legacy.read_bytes()).hexdigest() != known:
+        say(f"{legacy} is another file than the authors' {name} that was compared with their results (sha256 differs)")
     imagenet = ImageNetInfo()
     if num_classes != imagenet.num_classes():
         raise InputError(
