@@ -242,6 +242,33 @@ def convert(
 
 
 @app.command()
+def discretize(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a MuffNet with model_arguments.sharing=learned.")],
+    output: Annotated[Path, typer.Option(help="The .safetensors file to write, for train --init.")],
+    as_json: AsJson = False,
+) -> None:
+    """Turn the sharing matrices that a MuffNet has learned into whole channels, at the cost of its variant."""
+    from compactnets.console import stdout
+    from compactnets.training.discretization import discretize_checkpoint
+
+    found = discretize_checkpoint(checkpoint, output)
+    if as_json:
+        print_json({"output": str(output), **found.to_dict()})
+        return
+    for number, matrix in enumerate(found.matrices, start=1):
+        stdout.print(f"stage {number}, {matrix.out_channels} channels out", highlight=False)
+        width = max(len(str(entry)) for row in matrix.entries for entry in row)
+        for row in matrix.entries:
+            stdout.print("  " + " ".join(f"{entry or '.':>{width}}" for entry in row), highlight=False, soft_wrap=True)
+    stdout.print(
+        f"{found.macs / 1e6:.2f} M multiply-adds, {found.params / 1e6:.3f} M parameters; the variant has "
+        f"{found.variant_macs / 1e6:.2f} M. Train it: compactnets train RECIPE --init {output} …",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def profile(
     name: Annotated[
         str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network (compactnets list), or a detector's checkpoint.")

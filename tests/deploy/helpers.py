@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
-from compactnets.models.muffnet import MuffStage
+from compactnets.models.muffnet_blocks import MuffStage
 from compactnets.models.registry import create_model, default_form
 from compactnets.models.sharing import make_sharing
 from compactnets.models.staged import StagedNet, make_stem

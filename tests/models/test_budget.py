@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import compactnets
 from compactnets.errors import InputError
 from compactnets.models import budget
-from compactnets.models.muffnet import DEPTHS, VARIANTS, MuffStage, NormalBlock, ReductionBlock, ResidualBlock
+from compactnets.models.muffnet import VARIANTS
+from compactnets.models.muffnet_blocks import DEPTHS, MuffStage, NormalBlock, ReductionBlock, ResidualBlock
 from compactnets.models.sharing import Sharing, SharingMatrix, make_sharing
 
 PLAIN = VARIANTS["muffnet_x0_5"]["plain_widths"]

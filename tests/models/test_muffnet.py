@@ -22,16 +22,8 @@ from compactnets.catalogue import parse_arguments
 from compactnets.complexity import count
 from compactnets.errors import InputError
 from compactnets.models.budget import stage_macs
-from compactnets.models.muffnet import (
-    DEPTHS,
-    VARIANTS,
-    MuffNet,
-    MuffStage,
-    NormalBlock,
-    ReductionBlock,
-    ResidualBlock,
-    parse_sharing,
-)
+from compactnets.models.muffnet import VARIANTS, MuffNet, parse_sharing
+from compactnets.models.muffnet_blocks import DEPTHS, MuffStage, NormalBlock, ReductionBlock, ResidualBlock
 from compactnets.models.sharing import PATTERNS, DenseSharing, Sharing, SharingMatrix, make_sharing
 from compactnets.nn import ConvNormAct
 from compactnets.papers.stated import load_paper

@@ -15,123 +15,16 @@ block the last ReLU comes after the addition.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-import torch
-from torch import Tensor, nn
-
 from compactnets.errors import InputError
 from compactnets.models.budget import fit_widths, stage_macs
-from compactnets.models.sharing import DenseSharing, Sharing, make_sharing
+from compactnets.models.learned import LearnedMuffNet
+from compactnets.models.muffnet_blocks import DEPTHS, HEAD_CHANNELS, MuffStage
+from compactnets.models.sharing import Sharing, make_sharing
 from compactnets.models.staged import Options, StagedNet, first_stage_stride, make_stem, register_family, stem_levels
-from compactnets.nn import ConvNormAct, depthwise, initialize
-
-DEPTHS = (4, 8, 4)  # layers of each stage, the reduction block's output included (section 3.3)
-HEAD_CHANNELS = 1024  # the 1x1 convolution after the last block (section 3.3)
-
-
-class NormalBlock(nn.Sequential):
-    """1x1, 3x3 depthwise, 1x1 (figure 3(a)): (N, in_channels, H, W) -> (N, out_channels, H, W)."""
-
-    def __init__(self, in_channels: int, out_channels: int, activation: bool = True) -> None:
-        super().__init__(
-            OrderedDict(
-                compress=ConvNormAct(in_channels, in_channels),
-                depthwise=depthwise(in_channels),
-                expand=ConvNormAct(in_channels, out_channels, activation=activation),
-            )
-        )
-
-
-class ResidualBlock(nn.Module):
-    """A normal block with a residual link (figure 3(b)): (N, channels, H, W) -> the same shape."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block = NormalBlock(channels, channels, activation=False)
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(x + self.block(x))
-
-
-class ReductionBlock(nn.Module):
-    """Two branches that are added (figure 3(c)): (N, in_channels, H, W) -> (N, out_channels, H / stride, W / stride).
-
-    Main branch: 1x1, 5x5 depthwise with the stride, 1x1, the inner width ``(in_channels + out_channels) // 2``.
-    Shortcut: 5x5 depthwise with the stride, 1x1.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
-        super().__init__()
-        inner = (in_channels + out_channels) // 2
-        self.main = nn.Sequential(
-            OrderedDict(
-                compress=ConvNormAct(in_channels, inner),
-                depthwise=depthwise(inner, 5, stride),
-                expand=ConvNormAct(inner, out_channels, activation=False),
-            )
-        )
-        self.shortcut = nn.Sequential(
-            OrderedDict(
-                depthwise=depthwise(in_channels, 5, stride),
-                project=ConvNormAct(in_channels, out_channels, activation=False),
-            )
-        )
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.main(x) + self.shortcut(x))
-
-
-class MuffStage(nn.Module):
-    """A reduction block and L - 1 normal blocks, connected as ``sharing`` says (section 3.1, figure 2).
-
-    ``(N, in_channels, H, W) -> (N, sharing.out_channels, H / stride, W / stride)``. Where nothing is shared the blocks
-    are residual ones.
-    """
-
-    def __init__(self, in_channels: int, sharing: Sharing, stride: int = 2) -> None:
-        super().__init__()
-        self.sharing = sharing
-        layers = sharing.layer_channels
-        self.reduction = ReductionBlock(in_channels, layers[0], stride)
-        if sharing.is_plain:
-            self.units = nn.ModuleList(ResidualBlock(channels) for channels in layers[1:])
-        else:
-            inputs = sharing.input_channels
-            self.units = nn.ModuleList(NormalBlock(*pair) for pair in zip(inputs, layers[1:], strict=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.reduction(x)
-        if self.sharing.is_plain:
-            for unit in self.units:
-                x = unit(x)
-            return x
-        if isinstance(self.sharing, DenseSharing):
-            outputs = [x]
-            for unit in self.units:
-                outputs.append(unit(torch.cat(outputs, dim=1) if len(outputs) > 1 else x))
-            return torch.cat(outputs, dim=1)
-        waiting: list[list[Tensor]] = [[] for _ in self.sharing.entries]  # the groups that have reached each target
-        self._send(x, 0, waiting)
-        for layer, unit in enumerate(self.units, start=1):
-            self._send(unit(_gather(waiting[layer - 1])), layer, waiting)
-        return _gather(waiting[-1])
-
-    def _send(self, output: Tensor, layer: int, waiting: list[list[Tensor]]) -> None:
-        """Split one layer's output into its channel groups and hand each to its target."""
-        splits = self.sharing.splits(layer)  # type: ignore[union-attr]
-        sizes = [count for _, count in splits]
-        groups = torch.split(output, sizes, dim=1) if len(sizes) > 1 else (output,)
-        for index, (target, _) in enumerate(splits):
-            waiting[target].append(groups[index])
-
-
-def _gather(groups: list[Tensor]) -> Tensor:
-    return torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]
+from compactnets.nn import ConvNormAct, initialize
 
 
 def parse_sharing(sharing: str | Sequence[Any]) -> tuple[Any, ...]:
@@ -210,6 +103,7 @@ class MuffNet(StagedNet):
 
 
 SHARING = "average+geometric+none"
+LEARNED = "learned"
 
 
 def muffnet(
@@ -223,7 +117,7 @@ def muffnet(
     head_channels: int = HEAD_CHANNELS,
     stem: str = "imagenet",
     **options: Unpack[Options],
-) -> MuffNet:
+) -> MuffNet | LearnedMuffNet:
     """Build a named MuffNet, or one with another sharing at the same cost per stage.
 
     Args:
@@ -231,8 +125,17 @@ def muffnet(
         plain_widths: the widths of the network without sharing whose stages cost the same.
         sharing, widths, reading: as in :class:`MuffNet`. With another sharing and no widths, the widths are those at
             which each stage costs what it costs without sharing (``budget.fit_widths``): so every row of Tables 1 to 4
-            is ``muffnet_x0_5`` with its pattern names.
+            is ``muffnet_x0_5`` with its pattern names. ``sharing="learned"`` is the network that finds M at the cost of
+            this variant (``learned.py``).
+
+    Raises:
+        InputError: patterns, widths or matrices that do not make three stages, or widths for a learned sharing.
     """
+    if sharing == LEARNED:
+        if widths is not None or reading != "entry":
+            raise InputError("sharing='learned' takes its widths from the variant: leave out widths and reading")
+        base = [make_sharing(*stage) for stage in zip(parse_sharing(SHARING), DEPTHS, base_widths, strict=True)]
+        return LearnedMuffNet(base, stem_channels=stem_channels, head_channels=head_channels, stem=stem, **options)
     parts = parse_sharing(sharing)
     if widths is None:
         stages = list(zip(parts, DEPTHS, strict=True))

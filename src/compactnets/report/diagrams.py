@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from compactnets.errors import InputError, missing_extra
 from compactnets.models.menet import MEModule
-from compactnets.models.muffnet import MuffNet, NormalBlock, ReductionBlock, ResidualBlock
+from compactnets.models.muffnet import MuffNet
+from compactnets.models.muffnet_blocks import NormalBlock, ReductionBlock, ResidualBlock
 from compactnets.models.registry import create_model
 from compactnets.models.sharing import SharingMatrix, make_sharing
 from compactnets.nn import ChannelShuffle, ConvNormAct

@@ -1,0 +1,75 @@
+"""From a MuffNet that has learned its M to one of whole channels, as a checkpoint to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compactnets.complexity import count
+from compactnets.environment import software_versions
+from compactnets.models.learned import discretize
+from compactnets.models.registry import create_model
+from compactnets.models.sharing import SharingMatrix
+from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True)
+class Discretized:
+    """What was found.
+
+    Attributes:
+        matrices: M of each stage.
+        macs, params: of the network with these matrices, at the size that the search was trained at.
+        variant_macs: of the variant whose cost was to be kept.
+    """
+
+    matrices: tuple[SharingMatrix, ...]
+    macs: int
+    params: int
+    variant_macs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for JSON, a matrix as its rows."""
+        return {
+            "sharing": [[list(row) for row in matrix.entries] for matrix in self.matrices],
+            "macs": self.macs,
+            "params": self.params,
+            "variant_macs": self.variant_macs,
+        }
+
+
+def discretize_checkpoint(checkpoint: Path, output: Path, seed: int = 0) -> Discretized:
+    """Write the network with the M that a checkpoint has learned, with fresh weights, for ``train --init``.
+
+    Its weights are fresh because what was searched for is M: so it is trained as any other pattern.
+
+    Raises:
+        InputError: not a checkpoint of a network with ``sharing="learned"``, or ``output`` cannot be written.
+    """
+    searched, record = load_checkpoint(checkpoint)
+    matrices = discretize(searched)
+    form = {key: value for key, value in record.arguments.items() if key != "sharing"}
+    arguments = {**form, "sharing": [[list(row) for row in matrix.entries] for matrix in matrices]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = create_model(record.model, **arguments)
+    fresh = CheckpointRecord(
+        model=record.model,
+        arguments=arguments,
+        class_names=record.class_names,
+        class_labels=record.class_labels,
+        preprocess=record.preprocess,
+        source=f"fresh weights (seed {seed}), not trained; M as {checkpoint.name} has learned it",
+        license="none needed",
+        training={"search": record.training},
+        versions=software_versions(),
+    )
+    save_checkpoint(output, model.state_dict(), fresh)
+    size = (record.arguments.get("in_chans", 3), *[record.preprocess["size"]] * 2)
+    macs, params = count(model, size)
+    with torch.device("meta"):
+        variant = create_model(record.model, **form)
+    return Discretized(matrices, macs, params, count(variant, size)[0])
