@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +54,11 @@ def commit() -> str:
     except OSError:
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
+
+
+def portable_command(arguments: Sequence[str]) -> str:
+    """Return a command of this package as a shell would take it; of absolute paths only the last part stays."""
+    return shlex.join(["compactnets", *(Path(each).name if each.startswith("/") else each for each in arguments)])
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

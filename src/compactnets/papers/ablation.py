@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from scipy.stats import spearmanr
 import compactnets
 from compactnets.complexity import count
 from compactnets.data import open_source
-from compactnets.environment import commit, describe_environment
+from compactnets.environment import commit, describe_environment, portable_command
 from compactnets.errors import InputError, did_you_mean
 from compactnets.papers.records import Row
 from compactnets.papers.stated import stated_rows
@@ -104,7 +103,7 @@ def run_ablation(
         raise InputError(f"no run of the ablation could be done; the first: {outcomes[0].error}")
     record = {
         "name": name,
-        "command": shlex.join(["compactnets", *map(_portable, sys.argv[1:])]),
+        "command": portable_command(sys.argv[1:]),
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "environment": describe_environment(pick_device(place.device if place.ray is None else "cpu")),
@@ -193,7 +192,3 @@ def _run(outcome: Outcome) -> dict[str, Any]:
     # of the last epoch: the best one would be chosen by the images that it is measured on
     final = outcome.result["final"]
     return {"seed": seed, "top1_percent": final["top1_percent"], "seconds": outcome.result["seconds"]}
-
-
-def _portable(argument: str) -> str:
-    return Path(argument).name if argument.startswith("/") else argument

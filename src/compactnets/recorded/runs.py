@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 
 from compactnets.complexity import count
 from compactnets.detection.checkpoint import read_detector_record
+from compactnets.environment import portable_command
 from compactnets.errors import InputError
 from compactnets.recorded.files import FOLDER
 from compactnets.training.checkpoint import load_checkpoint, replace_file
@@ -107,7 +107,7 @@ def _describe(folder: Path) -> tuple[Run, dict[str, Any], list[dict[str, Any]]]:
     first, last = sessions[0], sessions[-1]
     device = last["device"] if last["device"] != "cpu" else last["processor"]
     described = {
-        "command": shlex.join(["compactnets", *map(_portable, first["command"][1:])]),
+        "command": portable_command(first["command"][1:]),
         "commit": ", ".join(dict.fromkeys(session.get("commit", "unknown") for session in sessions)),
         "date": first["started"][:10],
         "device": device,
@@ -121,11 +121,6 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
-
-
-def _portable(argument: str) -> str:
-    """Leave of an absolute path what does not depend on the machine: its last part."""
-    return Path(argument).name if argument.startswith("/") else argument
 
 
 def _name(path: str | None) -> str | None:
