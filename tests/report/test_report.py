@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -166,6 +167,18 @@ def test_settings_are_not_mixed() -> None:
     assert found is not None
     assert (found.value, found.origin.seeds, found.remark) == (61, "0, 1", "2 epochs of cifar/short, 2 seeds")
     assert found.spread == pytest.approx(2**0.5)
+
+
+def test_a_short_run_leaves_the_full_one_to_do(values: dict) -> None:
+    table = next(table for table in values["papers"][1]["tables"] if table["name"] == "5")
+    left = [(each["row"], each["data"]) for each in table["not_run"]]
+    assert ("MuffNet_0.5", "cifar10") in left
+    row, (reproduction, _) = load_paper("muffnet").row("5", "muffnet_x0_5"), load_paper("muffnet").table("5").reproduce
+    found = Evidence().accuracy(row, "cifar10")
+    assert found is not None
+    assert not found.reproduces(reproduction)
+    whole = replace(found, epochs=300, origin=replace(found.origin, recipe="cifar/muffnet"))
+    assert whole.reproduces(reproduction)
 
 
 def test_a_sample_does_not_compare(values: dict) -> None:

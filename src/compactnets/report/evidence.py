@@ -47,6 +47,7 @@ class Measured:
         value: in percent or milliseconds.
         spread: standard deviation over seeds, where there are several.
         remark: what a reader must know before comparing it.
+        epochs: of training; 0 where nothing was trained here.
         comparable: whether it is of the images that the paper's number is of.
     """
 
@@ -54,7 +55,12 @@ class Measured:
     origin: Origin
     spread: float | None = None
     remark: str = ""
+    epochs: int = 0
     comparable: bool = True
+
+    def reproduces(self, reproduction: Reproduction) -> bool:
+        """Whether it comes of the recipe of the table, at its full length."""
+        return self.origin.recipe == reproduction.recipe and self.epochs >= full_epochs(reproduction)
 
 
 class Evidence:
@@ -142,7 +148,7 @@ class Evidence:
         the fastest recorded run (:attr:`training_rate`). A detector: the seconds per image of the recorded ones of its
         kind, in proportion to the multiply-adds of the backbone.
         """
-        epochs = _epochs(reproduction)
+        epochs = full_epochs(reproduction)
         if not reproduction.detector:
             return self.training_hours(macs, reproduction.images, epochs)
         kind = reproduction.recipe.partition("/")[2].removesuffix("512")
@@ -177,7 +183,8 @@ def command_for(row: Row, reproduction: Reproduction) -> str:
     return " ".join([*parts, f"--output runs/{name}-{reproduction.data}"])
 
 
-def _epochs(reproduction: Reproduction) -> int:
+def full_epochs(reproduction: Reproduction) -> int:
+    """Return the epochs of a table's recipe."""
     if not reproduction.detector:
         return load_recipe(reproduction.recipe).epochs
     return load_detection_recipe(DetectionRecipe, reproduction.recipe).epochs
@@ -210,7 +217,7 @@ def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
     )
     spread = stdev(values) if len(values) > 1 else None
     seeds = f"{len(values)} seeds" if len(values) > 1 else "1 seed"
-    return Measured(mean(values), origin, spread, f"{longest} epochs of {recipe}, {seeds}")
+    return Measured(mean(values), origin, spread, f"{longest} epochs of {recipe}, {seeds}", longest)
 
 
 def _finals(runs: Sequence[dict[str, Any]]) -> list[float]:

@@ -73,10 +73,9 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
         for metric in metrics:
             measured = evidence.accuracy(row, metric) if metric in row.metrics else None
             cells += _accuracy_cells(row, metric, measured, origins)
-            if metric in row.metrics and not (measured and measured.comparable):
-                for reproduction in table.reproduce:
-                    if metric in reproduction.metrics:
-                        missing.setdefault(command_for(row, reproduction), (row, reproduction))
+            for reproduction in table.reproduce if metric in row.metrics else ():
+                if metric in reproduction.metrics and not (measured and measured.reproduces(reproduction)):
+                    missing.setdefault(command_for(row, reproduction), (row, reproduction))
         if any(timed.values()):
             cells.append(_latency_cell(timed[row.name], origins))
         rows.append({"own": row.source == "own", "cells": cells})
