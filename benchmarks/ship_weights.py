@@ -36,12 +36,13 @@ CARD = """# {name}
 Input: {channels} x {size} x {size}, scaled to [0, 1], mean {mean}, standard deviation {std}. Classes: {classes}.
 
 ```python
-import compactnets, timm
+import compactnets
+import timm
+
 model = timm.create_model("{name}", pretrained=True).eval()
 ```
 
-Trained for {epochs} epochs where MuffNet's paper has 300. It knows these
-classes at this size and nothing else.
+Trained for {epochs} epochs where MuffNet's paper has 300. It knows these classes at this size and nothing else.
 """
 
 
