@@ -352,11 +352,12 @@ def test_the_examples_of_the_document() -> None:
     with contextlib.redirect_stdout(printed):
         exec(compile(example[0], "docs/muffnet.md", "exec"), {})
     assert printed.getvalue().strip() == example[1]
-    (commands,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    for command in commands.splitlines():
+    patterns, learning = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    for command in [*patterns.splitlines(), learning.splitlines()[0]]:
         words = shlex.split(command)
         settings = [setting for flag, setting in itertools.pairwise(words) if flag == "--set"]
         arguments = parse_arguments(setting.removeprefix("model_arguments.") for setting in settings)
+        arguments = arguments.get("model_arguments", arguments)  # one by one, or all at once
         with torch.device("meta"):
             compactnets.create_model("muffnet_x0_5", **arguments)
         assert arguments
