@@ -10,9 +10,8 @@ import typer
 from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.detect import detect as detect_verbs
-from compactnets_cli.detect import profile_detector
+from compactnets_cli.networks import networks as network_verbs
 from compactnets_cli.options import (
-    Arguments,
     AsJson,
     Checkpoint,
     Data,
@@ -36,6 +35,7 @@ app = typer.Typer(
 app.add_typer(paper_verbs, name="papers")
 app.add_typer(data_verbs, name="data")
 app.add_typer(detect_verbs, name="detect")
+app.add_typer(network_verbs)
 app.add_typer(deploy_verbs)
 app.add_typer(web_verbs)
 
@@ -189,134 +189,3 @@ def predict(
         say(f"compactnets: error: {prediction.error}")
     if failed:
         raise typer.Exit(2)
-
-
-@app.command("list")
-def list_networks(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 'muffnet*' or '*_x0_5'.")] = "*",
-    as_json: AsJson = False,
-) -> None:
-    """List the networks with their multiply-adds and parameters."""
-    from compactnets.catalogue import list_rows, show
-
-    rows = list_rows(pattern)
-    print_json([row.to_dict() for row in rows]) if as_json else show(rows)
-
-
-@app.command()
-def weights(as_json: AsJson = False) -> None:
-    """List trained weights: those that are here, and where others come from."""
-    from compactnets.catalogue import show_weights, weight_rows
-
-    rows = weight_rows()
-    print_json(rows) if as_json else show_weights(rows)
-
-
-@app.command()
-def recipes(as_json: AsJson = False) -> None:
-    """List the recipes, each with the first line of its description."""
-    from compactnets.catalogue import recipe_rows, show_recipes
-
-    rows = recipe_rows()
-    print_json(rows) if as_json else show_recipes(rows)
-
-
-@app.command()
-def convert(
-    legacy: Annotated[Path, typer.Argument(help="A checkpoint of the MENet repository (.pth.tar).")],
-    model: Annotated[str, typer.Option(help="The network it holds, such as menet_108_8x1_g3.")],
-    output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
-    as_json: AsJson = False,
-) -> None:
-    """Turn a checkpoint of the MENet repository into a checkpoint of this package."""
-    from compactnets.console import stdout
-    from compactnets.training.conversion import convert as run
-
-    record = run(legacy, model, output)
-    if as_json:
-        print_json({"output": str(output), **record.model_dump(mode="json")})
-    else:
-        stdout.print(
-            f"{legacy} -> {output}: {model}, {len(record.class_names)} classes", highlight=False, soft_wrap=True
-        )
-
-
-@app.command()
-def discretize(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a MuffNet with model_arguments.sharing=learned.")],
-    output: Annotated[Path, typer.Option(help="The .safetensors file to write, for train --init.")],
-    as_json: AsJson = False,
-) -> None:
-    """Turn the sharing matrices that a MuffNet has learned into whole channels, at the cost of its variant."""
-    from compactnets.console import stdout
-    from compactnets.training.discretization import discretize_checkpoint
-
-    found = discretize_checkpoint(checkpoint, output)
-    if as_json:
-        print_json({"output": str(output), **found.to_dict()})
-        return
-    for number, matrix in enumerate(found.matrices, start=1):
-        stdout.print(f"stage {number}, {matrix.out_channels} channels out", highlight=False)
-        width = max(len(str(entry)) for row in matrix.entries for entry in row)
-        for row in matrix.entries:
-            stdout.print("  " + " ".join(f"{entry or '.':>{width}}" for entry in row), highlight=False, soft_wrap=True)
-    stdout.print(
-        f"{found.macs / 1e6:.2f} M multiply-adds, {found.params / 1e6:.3f} M parameters; the variant has "
-        f"{found.variant_macs / 1e6:.2f} M. Train it: compactnets train RECIPE --init {output} …",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-@app.command()
-def profile(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network (compactnets list), or a detector's checkpoint.")
-    ],
-    input_size: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar; a detector's own."),
-    ] = None,
-    stem: Annotated[Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.")] = None,
-    num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, for the activation memory.")] = 1,
-    detector: Annotated[
-        Literal["faster_rcnn", "ssd"] | None, typer.Option(help="Count a detector on the network, part by part.")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe of the detector, such as small/ssd512; --set changes its settings.")
-    ] = None,
-    arguments: Arguments = None,
-    per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part."""
-    if detector or recipe or name.endswith(".safetensors"):
-        given = {"stem": stem, "batch-size": batch_size != 1, "per-layer": per_layer}
-        profile_detector(name, input_size, detector, recipe, num_classes, arguments or [], given, as_json)
-        return
-    from compactnets.catalogue import profile_by_name
-    from compactnets.complexity import render
-    from compactnets.console import stdout
-
-    options = {"stem": stem, "num_classes": num_classes}
-    cost = profile_by_name(name, input_size, batch_size, options, arguments or [])
-    if as_json:
-        print_json({"model": name, **cost.to_dict()})
-    else:
-        stdout.print(render(cost, per_layer=per_layer))
-
-
-@app.command()
-def draw(
-    name: Annotated[str, typer.Argument(help="A MuffNet, such as muffnet_x0_5.")],
-    output: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")],
-    arguments: Arguments = None,
-    as_json: AsJson = False,
-) -> None:
-    """Draw the sharing matrices of a MuffNet (its figure 5)."""
-    from compactnets.catalogue import build_by_name
-    from compactnets.plots import draw_sharing
-
-    draw_sharing(build_by_name(name, {}, arguments or []), output)
-    print_json({"model": name, "output": str(output)}) if as_json else print(output)

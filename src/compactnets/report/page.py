@@ -142,35 +142,33 @@ def _theory(entry: float = 32, num_layers: int = 4) -> list[dict[str, Any]]:
 
 def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
     """Draw every figure of a paper that it is possible to draw."""
-    plot, diagram = partial(_plot, evidence), _diagram
     if paper.paper == "menet":
-        curve = partial(figures.accuracy_against_macs, paper, ("IV",))
+        curve = partial(figures.accuracy_against_macs, paper, ("IV",), evidence)
         return [
-            plot("Figure 1", "Channel shuffle of 9 channels in 3 groups", "menet-1", figures.shuffle),
-            diagram("Figure 2", "Merging and evolution operations", "menet-2", diagrams.fusion_branch),
-            diagram("Figure 3 (a)", "Standard ME module", "menet-3a", diagrams.me_standard),
-            diagram("Figure 3 (b)", "Downsampling ME module", "menet-3b", diagrams.me_downsampling),
-            plot("Figure 4", "Top-1 accuracy against multiply-adds (Table IV)", "menet-4", curve, True),
-            plot("Equation 3", "Connections lost in a channel shuffle", "menet-eq3", figures.lost_connections),
+            _plot("Figure 1", "Channel shuffle of 9 channels in 3 groups", "menet-1", figures.shuffle),
+            _diagram("Figure 2", "Merging and evolution operations", "menet-2", diagrams.fusion_branch),
+            _diagram("Figure 3 (a)", "Standard ME module", "menet-3a", diagrams.me_standard),
+            _diagram("Figure 3 (b)", "Downsampling ME module", "menet-3b", diagrams.me_downsampling),
+            _plot("Figure 4", "Top-1 accuracy against multiply-adds (Table IV)", "menet-4", curve),
+            _plot("Equation 3", "Connections lost in a channel shuffle", "menet-eq3", figures.lost_connections),
         ]
-    curve = partial(figures.accuracy_against_macs, paper, ("6",))
+    curve = partial(figures.accuracy_against_macs, paper, ("6",), evidence)
     return [
-        diagram("Figures 1 and 2", "A stage of 4 layers: which group goes where", "muffnet-1", diagrams.worked_sharing),
-        diagram("Figure 3 (a)", "Normal block", "muffnet-3a", diagrams.normal_block),
-        diagram("Figure 3 (b)", "Normal block with residual link", "muffnet-3b", diagrams.residual_block),
-        diagram("Figure 3 (c)", "Reduction block", "muffnet-3c", diagrams.reduction_block),
-        diagram("Figure 3 (d)", "The network, muffnet_x0_5", "muffnet-3d", diagrams.network_diagram),
-        plot("Figure 4", "Bounds of the spectrum", "muffnet-4", figures.spectrum),
-        plot("Figure 5", "Sharing matrices of muffnet_x0_5", "muffnet-5", figures.matrices),
-        plot("Figure 6", "Top-1 accuracy against multiply-adds (Table 6)", "muffnet-6", curve, True),
+        _diagram(
+            "Figures 1 and 2", "A stage of 4 layers: which group goes where", "muffnet-1", diagrams.worked_sharing
+        ),
+        _diagram("Figure 3 (a)", "Normal block", "muffnet-3a", diagrams.normal_block),
+        _diagram("Figure 3 (b)", "Normal block with residual link", "muffnet-3b", diagrams.residual_block),
+        _diagram("Figure 3 (c)", "Reduction block", "muffnet-3c", diagrams.reduction_block),
+        _diagram("Figure 3 (d)", "The network, muffnet_x0_5", "muffnet-3d", diagrams.network_diagram),
+        _plot("Figure 4", "Bounds of the spectrum", "muffnet-4", figures.spectrum),
+        _plot("Figure 5", "Sharing matrices of muffnet_x0_5", "muffnet-5", figures.matrices),
+        _plot("Figure 6", "Top-1 accuracy against multiply-adds (Table 6)", "muffnet-6", curve),
     ]
 
 
-def _plot(
-    evidence: Evidence, place: str, caption: str, name: str, draw: Callable[..., Any], needs_evidence: bool = False
-) -> Drawn:
-    figure = draw(evidence) if needs_evidence else draw()
-    return Drawn(place, caption, f"{name}.svg", figures.to_svg(figure, name))
+def _plot(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn:
+    return Drawn(place, caption, f"{name}.svg", figures.to_svg(draw(), name))
 
 
 def _diagram(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn:
@@ -200,4 +198,4 @@ def _markdown_cell(cell: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    replace_file(path, lambda partial_: partial_.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
