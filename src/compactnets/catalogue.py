@@ -159,25 +159,34 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
     return arguments
 
 
-def build_by_name(name: str, options: Mapping[str, Any], pairs: Iterable[str]) -> nn.Module:
-    """Build a network on the meta device, from options and ``key=value`` arguments."""
-    given = {key: value for key, value in options.items() if value is not None}
+def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network on the meta device."""
     with torch.device("meta"):
-        return create_model(name, **given, **parse_arguments(pairs)).eval()
+        return create_model(name, **arguments).eval()
+
+
+def merge_arguments(options: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
+    """Return a network's arguments from options, where None is none given, and ``key=value`` pairs.
+
+    Raises:
+        InputError: one of the pairs is not of this form, or says otherwise than an option.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    parsed = parse_arguments(pairs)
+    for key in given.keys() & parsed.keys():
+        if given[key] != parsed[key]:
+            option = "--" + key.replace("_", "-")
+            raise InputError(f"{option} says {given[key]}, --set says {key}={parsed[key]}: give one of them")
+    return {**given, **parsed}
 
 
 def profile_by_name(
-    name: str,
-    input_size: tuple[int, int, int] | None,
-    batch_size: int,
-    options: Mapping[str, Any],
-    pairs: Iterable[str],
+    name: str, input_size: tuple[int, int, int] | None, batch_size: int, arguments: Mapping[str, Any]
 ) -> Cost:
-    """Profile a network by its name, in the form that its stem suggests where the options leave it open."""
+    """Profile a network by its name, in the form that its stem suggests where the arguments leave it open."""
     accepted_arguments(name)
-    form = default_form(name, options.get("stem"))
-    default_size = form.pop("input_size")
-    size = input_size or default_size
-    given = {key: value for key, value in options.items() if value is not None}
-    model = build_by_name(name, {**form, "in_chans": size[0], **given}, pairs)
+    form = default_form(name, arguments.get("stem"))
+    channels, *default_side = form.pop("input_size")
+    size = input_size or (arguments.get("in_chans", channels), *default_side)
+    model = build_by_name(name, {**form, "in_chans": size[0], **arguments})
     return profile(model, size, batch_size)

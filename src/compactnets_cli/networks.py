@@ -117,12 +117,12 @@ def profile(
         given = {"stem": stem, "batch-size": batch_size != 1, "per-layer": per_layer}
         profile_detector(name, input_size, detector, recipe, num_classes, arguments or [], given, as_json)
         return
-    from compactnets.catalogue import profile_by_name
+    from compactnets.catalogue import merge_arguments, profile_by_name
     from compactnets.complexity import render
     from compactnets.console import stdout
 
-    options = {"stem": stem, "num_classes": num_classes}
-    cost = profile_by_name(name, input_size, batch_size, options, arguments or [])
+    merged = merge_arguments({"stem": stem, "num_classes": num_classes}, arguments or [])
+    cost = profile_by_name(name, input_size, batch_size, merged)
     if as_json:
         print_json({"model": name, **cost.to_dict()})
     else:
@@ -137,8 +137,8 @@ def draw(
     as_json: AsJson = False,
 ) -> None:
     """Draw the sharing matrices of a MuffNet (its figure 5)."""
-    from compactnets.catalogue import build_by_name
+    from compactnets.catalogue import build_by_name, parse_arguments
     from compactnets.plots import draw_sharing
 
-    draw_sharing(build_by_name(name, {}, arguments or []), output)
+    draw_sharing(build_by_name(name, parse_arguments(arguments or [])), output)
     print_json({"model": name, "output": str(output)}) if as_json else print(output)

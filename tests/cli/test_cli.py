@@ -173,6 +173,7 @@ def _bad_input(folder: Path, trained: Path, tmp: Path) -> dict[str, tuple[list[o
         "text file": ([*convert, tmp / "text.pth"], "is not a PyTorch checkpoint"),
         "unknown network": (["profile", "muffnet_x2"], "did you mean 'muffnet_x"),
         "unknown argument": (["profile", "muffnet_x0_5", "--set", "sharin=none"], "did you mean 'sharing'"),
+        "two stems": (["profile", "muffnet_x0_5", "--stem", "cifar", "--set", "stem=imagenet"], "give one of them"),
         "wrong sharing": (["profile", "muffnet_x0_5", "--set", "sharing=none+none"], "for each of 3 stages"),
         "no match": (["list", "menets*"], "no network is called 'menets*'"),
         "no table": (["papers", "cost", "menet IX"], "has no table 'IX'"),
@@ -183,8 +184,8 @@ def _bad_input(folder: Path, trained: Path, tmp: Path) -> dict[str, tuple[list[o
 CASES = [
     "unknown model", "unknown recipe", "wrong key", "no output", "unknown word", "missing folder", "empty folder",
     "class without images", "unreadable image", "unreadable image in a worker", "other classes", "missing checkpoint",
-    "hostile pickle", "not a legacy checkpoint", "text file", "unknown network", "unknown argument", "wrong sharing",
-    "no match", "no table", "draw another",
+    "hostile pickle", "not a legacy checkpoint", "text file", "unknown network", "unknown argument", "two stems",
+    "wrong sharing", "no match", "no table", "draw another",
 ]  # fmt: skip
 
 
@@ -244,6 +245,8 @@ def test_profile_follows_the_stem(run: Callable[..., Outcome]) -> None:
     assert small["macs"] == 41_251_136  # Table 5: 41 M
     large = run("profile", "muffnet_x0_5", "--input-size", 3, 160, 160, "--json").json
     assert large["input_size"] == [3, 160, 160]
+    assert run("profile", "muffnet_x0_5", "--set", "stem=cifar", "--json").json == small
+    assert run("profile", "muffnet_x0_5", "--set", "in_chans=1", "--json").json["input_size"] == [1, 224, 224]
     per_layer = run("profile", "shufflenet_g3_x0_25", "--per-layer").out
     assert "stages.0.0.compress" in per_layer
 

@@ -44,6 +44,7 @@ def test_a_request_to_another_host_is_refused(visit: Open) -> None:
 def test_two_networks_side_by_side(visit: Open, picture: Path) -> None:
     page = visit().open().choose("tiny", "grey")
     result = page.classify(picture)
+    assert page.download() == result
     assert [network["name"] for network in result["networks"]] == ["tiny", "grey"]
     assert page.page.locator(".card").count() == 2
     assert page.page.inner_text("#facts caption") == "Comparison"
