@@ -13,7 +13,7 @@ from typing import Any
 from compactnets.deploy.latency import parse_format
 from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
 from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest
-from compactnets.recorded import load_records
+from compactnets.recorded import load_records, network_label
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = (
@@ -178,7 +178,7 @@ def _run(run: dict[str, Any]) -> str:
     accuracies = ", ".join(f"{epoch['top1_percent']:.2f}" for epoch in epochs)
     speed = sum(epoch["images_per_second"] for epoch in epochs) / len(epochs)
     cells = (
-        run["model"],
+        network_label(run),
         f"{run['macs'] / 1e6:.1f} M",
         f"{run['params'] / 1e6:.2f} M",
         len(epochs),

@@ -169,6 +169,25 @@ def test_settings_are_not_mixed() -> None:
     assert found.spread == pytest.approx(2**0.5)
 
 
+def test_networks_of_one_name_are_told_apart() -> None:
+    """A searched M is another network than the paper's of that name, and each matrix another than the next."""
+    run = next(run for run in load_records("training")["cifar10-short"]["runs"] if run["model"] == "muffnet_x0_5")
+    found = [[[1, 1], [0, 1]], [[2, 1], [0, 2]]]
+
+    def made(sharing: object) -> dict:
+        return {**run, "arguments": {**run["arguments"], "sharing": sharing}, "note": ""}
+
+    evidence = Evidence()
+    evidence.runs = [{**run, "note": ""}, made("learned"), *map(made, found)]
+    row = load_paper("muffnet").row("5", "muffnet_x0_5")
+    told = evidence.accuracy(row, "cifar10")
+    assert told is not None
+    assert told.remark.endswith("1 seed")
+    names = [each.remark.partition(" on ")[0] for each in evidence.others([row])]
+    own = "muffnet_x0_5 (its own sharing)"
+    assert names == ["muffnet_x0_5 (sharing=learned)", own, own]
+
+
 def test_a_short_run_leaves_the_full_one_to_do(values: dict) -> None:
     table = next(table for table in values["papers"][1]["tables"] if table["name"] == "5")
     left = [(each["row"], each["data"]) for each in table["not_run"]]

@@ -7,6 +7,14 @@ them is typed.
 """
 
 from compactnets.recorded.files import FOLDER, load_records
-from compactnets.recorded.runs import add_runs, read_classifier_run, read_detector_run
+from compactnets.recorded.runs import add_runs, network_label, own_arguments, read_classifier_run, read_detector_run
 
-__all__ = ["FOLDER", "add_runs", "load_records", "read_classifier_run", "read_detector_run"]
+__all__ = [
+    "FOLDER",
+    "add_runs",
+    "load_records",
+    "network_label",
+    "own_arguments",
+    "read_classifier_run",
+    "read_detector_run",
+]

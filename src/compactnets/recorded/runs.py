@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from compactnets.recorded.files import FOLDER
 from compactnets.training.checkpoint import load_checkpoint, replace_file
 
 Run = dict[str, Any]
+FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
 
 
 def read_classifier_run(folder: Path) -> Run:
@@ -66,6 +67,18 @@ def read_detector_run(folder: Path, test: Path) -> Run:
         "test": {key: value for key, value in scores.items() if key not in ("checkpoint", "data")},
         "versions": record.versions,
     }
+
+
+def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a network's arguments that make it another network than the one of its name."""
+    return {key: value for key, value in arguments.items() if key not in FORM}
+
+
+def network_label(run: Mapping[str, Any]) -> str:
+    """Return the name of a run's network, with what makes it another: ``muffnet_x0_5 (sharing=learned)``."""
+    own = own_arguments(run["arguments"]).items()
+    told = [f"its own {key}" if isinstance(value, list | dict) else f"{key}={value}" for key, value in own]
+    return f"{run['model']} ({', '.join(told)})" if told else str(run["model"])
 
 
 def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None, folder: Path = FOLDER) -> Path:

@@ -17,10 +17,9 @@ from compactnets.errors import InputError
 from compactnets.papers.ablation import NAME as ABLATION
 from compactnets.papers.cost import count_network
 from compactnets.papers.records import Reproduction, Row
-from compactnets.recorded import FOLDER, load_records, read_classifier_run
+from compactnets.recorded import FOLDER, load_records, network_label, own_arguments, read_classifier_run
 from compactnets.training.recipe_files import load_detection_recipe, load_recipe
 
-FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
 
 
@@ -109,7 +108,7 @@ class Evidence:
             for record in self._latency.values()
             for each in record["rows"]
             if each["network"] == row.model and tuple(each["input"][1:]) == row.input_size
-            if not set(row.arguments) - FORM and parse_format(each["format"]).precision == "float32"
+            if not own_arguments(row.arguments) and parse_format(each["format"]).precision == "float32"
         ]
         if not found:
             return None
@@ -129,15 +128,16 @@ class Evidence:
     def others(self, rows: Iterable[Row]) -> list[Measured]:
         """Return the runs, longest first, on CIFAR of networks that no row has: name of the network in ``remark``."""
         known = list(rows)
-        groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         for run in self.runs:
             if run["data"] in ("cifar10", "cifar100") and not any(
                 getattr(row, run["data"]) is not None and _same_network(run, row) for row in known
             ):
-                groups[f"{run['model']} on {run['data']}"].append(run)
+                own = json.dumps(own_arguments(run["arguments"]), sort_keys=True)
+                groups[run["model"], own, run["data"]].append(run)
         results = []
-        for name, runs in groups.items():
-            found = _summarize(runs)
+        for runs in groups.values():
+            found, name = _summarize(runs), f"{network_label(runs[0])} on {runs[0]['data']}"
             results.append(Measured(found.value, found.origin, found.spread, f"{name}: {found.remark}"))
         return results
 
@@ -176,10 +176,10 @@ def command_for(row: Row, reproduction: Reproduction) -> str:
     verb = "detect train" if reproduction.detector else "train"
     parts = [f"compactnets {verb} {reproduction.recipe} --data {reproduction.data} --model {row.model}"]
     parts += [f"--set {key}={value}" for key, value in reproduction.settings.items()]
-    parts += [f"--set model_arguments.{key}={value}" for key, value in row.arguments.items() if key not in FORM]
+    parts += [f"--set model_arguments.{key}={value}" for key, value in own_arguments(row.arguments).items()]
     if reproduction.detector:
         parts.append("--init CLASSIFIER.safetensors")
-    name = "-".join([row.paper, row.table, row.model, *(str(v) for k, v in row.arguments.items() if k not in FORM)])
+    name = "-".join([row.paper, row.table, row.model, *map(str, own_arguments(row.arguments).values())])
     return " ".join([*parts, f"--output runs/{name}-{reproduction.data}"])
 
 
@@ -191,8 +191,8 @@ def full_epochs(reproduction: Reproduction) -> int:
 
 
 def _same_network(run: Mapping[str, Any], row: Row) -> bool:
-    own = {key: value for key, value in run["arguments"].items() if key not in FORM}
-    return bool(run["model"] == row.model) and own == {k: v for k, v in row.arguments.items() if k not in FORM}
+    same = own_arguments(run["arguments"]) == own_arguments(row.arguments)
+    return bool(run["model"] == row.model) and same
 
 
 def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
@@ -200,7 +200,7 @@ def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         settings = {key: value for key, value in run["recipe"].items() if key != "seed"}
-        groups[len(run["epochs"]), json.dumps(settings, sort_keys=True)].append(run)
+        groups[len(run["epochs"]), json.dumps([settings, run.get("init")], sort_keys=True)].append(run)
     longest = max(epochs for epochs, _ in groups)
     chosen = max((group for (epochs, _), group in groups.items() if epochs == longest), key=_mean)
     values, recipe = _finals(chosen), _recipe(chosen[0])
