@@ -10,6 +10,7 @@ from torch import nn
 from compactnets.errors import InputError
 from compactnets.models.muffnet import MuffNet
 from compactnets.models.sharing import DenseSharing, Sharing
+from compactnets.pictures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,15 +61,7 @@ def draw_sharing(model: nn.Module, output: Path) -> None:
     Raises:
         InputError: another network than MuffNet, or a file that cannot be written.
     """
-    figure = sharing_figure(model)
-    from matplotlib import rc_context
-
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with rc_context({"svg.fonttype": "none"}):  # text stays text
-            figure.savefig(output, dpi=120)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write {output}: {error}") from None
+    save_figure(sharing_figure(model), output)
 
 
 def _draw_stage(axes: Axes, sharing: Sharing, first: int, number: int, label_left: bool) -> None:

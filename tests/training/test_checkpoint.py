@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compactnets import InputError, create_model
-from compactnets.training.checkpoint import load_checkpoint, read_record, record_path, replace_file, save_checkpoint
+from compactnets.files import replace_file
+from compactnets.training.checkpoint import load_checkpoint, read_record, record_path, save_checkpoint
 
 Write = Callable[..., Path]
 

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from compactnets.console import stdout
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import replace_file
+from compactnets.files import replace_text
+from compactnets.pictures import save_figure
 
 Results = dict[str, Any]
 WIDTH = 160  # of the table where a terminal is narrower: figures that are cut off are of no use
@@ -141,7 +142,7 @@ def write_results(results: Results, path: Path) -> None:
     text = json.dumps({"command": ["compactnets", *sys.argv[1:]], **results}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        replace_text(path, text)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
 
@@ -209,8 +210,4 @@ def draw(results: Results, path: Path) -> None:
         axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.grid(which="both", alpha=0.2)
     axes.legend()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
+    save_figure(figure, path)

@@ -23,9 +23,9 @@ from compactnets.complexity import count
 from compactnets.data import open_source
 from compactnets.environment import commit, describe_environment, portable_command
 from compactnets.errors import InputError, did_you_mean
+from compactnets.files import replace_text
 from compactnets.papers.records import Row
 from compactnets.papers.stated import stated_rows
-from compactnets.training.checkpoint import replace_file
 from compactnets.training.distributed import pick_device
 from compactnets.training.grid import Member, Outcome, Place, train_grid
 from compactnets.training.recipe_files import load_recipe
@@ -114,7 +114,7 @@ def run_ablation(
         "rows": [_row(row, [found[row.key, seed] for seed in range(seeds)], num_classes) for row in rows],
     }
     text = json.dumps(record, indent=1) + "\n"
-    replace_file(output / NAME, lambda partial: partial.write_text(text, encoding="utf-8"))
+    replace_text(output / NAME, text)
     return record
 
 

@@ -13,8 +13,9 @@ from compactnets.complexity import count
 from compactnets.detection.checkpoint import read_detector_record
 from compactnets.environment import portable_command
 from compactnets.errors import InputError
+from compactnets.files import replace_text
 from compactnets.recorded.files import FOLDER
-from compactnets.training.checkpoint import load_checkpoint, replace_file
+from compactnets.training.checkpoint import load_checkpoint
 
 Run = dict[str, Any]
 FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
@@ -100,7 +101,7 @@ def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None,
     text = json.dumps({"name": name, "note": told, "runs": [*kept, *runs]}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        replace_text(path, text)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
     return path

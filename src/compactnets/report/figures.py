@@ -20,6 +20,7 @@ from compactnets.papers.theory import (
     log10_federated_bound,
     log10_spectrum_bound,
 )
+from compactnets.pictures import write_figure
 from compactnets.plots import sharing_figure
 from compactnets.report.evidence import Evidence
 
@@ -42,11 +43,8 @@ STYLES = {  # family -> what a plot calls it, its marker and its colour
 
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as SVG text that is the same at every call; text stays text."""
-    from matplotlib import rc_context
-
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    write_figure(figure, buffer, "svg", ids=name)
     return buffer.getvalue()
 
 

@@ -17,6 +17,7 @@ from compactnets.complexity import CONVENTION
 from compactnets.console import Tracker
 from compactnets.environment import commit, software_versions
 from compactnets.errors import InputError
+from compactnets.files import replace_text
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
 from compactnets.papers.records import Paper
 from compactnets.papers.stated import load_papers
@@ -24,7 +25,6 @@ from compactnets.papers.theory import crossing_frequency, equal_budget_width, fe
 from compactnets.report import diagrams, figures
 from compactnets.report.evidence import Evidence
 from compactnets.report.tables import TITLE, Origins, ablations, claims, origin_rows, paper_tables
-from compactnets.training.checkpoint import replace_file
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 FIGURES = "figures"
@@ -198,4 +198,4 @@ def _markdown_cell(cell: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    replace_file(path, lambda file: file.write_text(text, encoding="utf-8"))
+    replace_text(path, text)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from compactnets.data import Preprocess
 from compactnets.errors import InputError, did_you_mean
+from compactnets.files import replace_file, replace_text
 from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import create_model
 
@@ -76,20 +75,9 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: BaseMo
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda partial: save_file(tensors, partial, metadata={"format": "pt"}))
         text = record.model_dump_json(indent=2) + "\n"
-        replace_file(record_path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+        replace_text(record_path(path), text)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
-
-
-def replace_file(path: Path, write: Any) -> None:
-    """Call ``write(partial)`` and move the result to ``path`` in one step; a failure leaves nothing behind."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        with suppress(FileNotFoundError):
-            partial.unlink()
 
 
 def read_record(path: Path) -> CheckpointRecord:

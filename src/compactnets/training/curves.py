@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compactnets.training.checkpoint import replace_file
+from compactnets.files import replace_file
+from compactnets.pictures import write_figure
 
 PART = "train_loss_"  # key of a part of the training loss, where it has several
 
@@ -27,25 +28,23 @@ class Curves(NamedTuple):
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, curves: Curves) -> None:
     """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG."""
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with rc_context({"svg.hashsalt": "compactnets", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        loss, score = figure.subplots(1, 2)
-        parts = {key: key.removeprefix(PART).replace("_", " ") for key in history[-1] if key.startswith(PART)}
-        losses = {"train_loss": "sum" if parts else "training", "val_loss": "validation"}
-        _draw(loss, history, losses | parts, curves.loss_title)
-        _draw(score, history, curves.scores, curves.scores_title)
-        for axes in (loss, score):
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(alpha=0.3)
-            if axes.lines:  # no score before the first evaluation
-                axes.legend(frameon=False)
-            axes.spines[["top", "right"]].set_visible(False)
-        replace_file(path, lambda partial: figure.savefig(partial, format="svg", metadata={"Date": None}))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    parts = {key: key.removeprefix(PART).replace("_", " ") for key in history[-1] if key.startswith(PART)}
+    losses = {"train_loss": "sum" if parts else "training", "val_loss": "validation"}
+    _draw(loss, history, losses | parts, curves.loss_title)
+    _draw(score, history, curves.scores, curves.scores_title)
+    for axes in (loss, score):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if axes.lines:  # no score before the first evaluation
+            axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    replace_file(path, lambda partial: write_figure(figure, partial, "svg"))
 
 
 def _draw(axes: Any, history: Sequence[Mapping[str, Any]], labels: Mapping[str, str], title: str) -> None:

@@ -15,7 +15,7 @@ import yaml
 
 from compactnets.environment import commit, describe_environment
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import replace_file
+from compactnets.files import replace_text
 from compactnets.training.curves import Curves, draw_curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
@@ -48,7 +48,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             sessions = self._read_sessions()
             text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-            replace_file(path / "recipe.yaml", lambda partial: partial.write_text(text, encoding="utf-8"))
+            replace_text(path / "recipe.yaml", text)
             self._write_sessions([*sessions, _describe_session(world)])
         except OSError as error:
             raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
@@ -67,7 +67,7 @@ class RunFolder:
 
     def _write_sessions(self, sessions: list[dict[str, Any]]) -> None:
         text = json.dumps({"sessions": sessions}, indent=1) + "\n"
-        replace_file(self.path / "environment.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+        replace_text(self.path / "environment.json", text)
 
     def write_scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Write ``GROUP/NAME`` scalars of a step to the TensorBoard events."""
@@ -77,7 +77,7 @@ class RunFolder:
     def write_epoch(self, progress: Progress) -> None:
         """Write metrics.jsonl, the events and the plot after an epoch."""
         lines = "".join(json.dumps(line) + "\n" for line in progress.history)
-        replace_file(self.path / "metrics.jsonl", lambda partial: partial.write_text(lines, encoding="utf-8"))
+        replace_text(self.path / "metrics.jsonl", lines)
         self.write_scalars(progress.step, "epoch", progress.history[-1])
         self._writer(progress.step).flush()
         if time.monotonic() - self._drawn > REDRAW:

@@ -15,7 +15,7 @@ import torch
 
 from compactnets.console import say
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import replace_file
+from compactnets.files import replace_file
 from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"

@@ -1,0 +1,37 @@
+"""Figures of matplotlib as files that are the same at every writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from compactnets.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def write_figure(figure: Figure, file: Path | IO[Any], format: str, ids: str = "") -> None:
+    """Write a figure in a format of matplotlib's; in an SVG text stays text, and neither date nor ids differ.
+
+    Args:
+        ids: what the ids of an SVG are made of: figures in one page need different ones.
+    """
+    from matplotlib import rc_context
+
+    metadata = {"Date": None, "Creator": None} if format == "svg" else {}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"compactnets{ids}"}):
+        figure.savefig(file, format=format, metadata=metadata, dpi=120)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure; the suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
+
+    Raises:
+        InputError: another format, or a file that cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_figure(figure, path, path.suffix.removeprefix(".").lower())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
