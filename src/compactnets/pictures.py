@@ -11,16 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def write_figure(figure: Figure, file: Path | IO[Any], format: str, ids: str = "") -> None:
-    """Write a figure in a format of matplotlib's; in an SVG text stays text, and neither date nor ids differ.
-
-    Args:
-        ids: what the ids of an SVG are made of: figures in one page need different ones.
-    """
+def write_figure(figure: Figure, file: Path | IO[Any], format: str) -> None:
+    """Write a figure in a format of matplotlib's; in an SVG text stays text, and neither date nor ids differ."""
     from matplotlib import rc_context
 
     metadata = {"Date": None, "Creator": None} if format == "svg" else {}
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"compactnets{ids}"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "compactnets"}):
         figure.savefig(file, format=format, metadata=metadata, dpi=120)
 
 

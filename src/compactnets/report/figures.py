@@ -41,10 +41,10 @@ STYLES = {  # family -> what a plot calls it, its marker and its colour
 }
 
 
-def to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure) -> str:
     """Return a figure as SVG text that is the same at every call; text stays text."""
     buffer = io.StringIO()
-    write_figure(figure, buffer, "svg", ids=name)
+    write_figure(figure, buffer, "svg")
     return buffer.getvalue()
 
 

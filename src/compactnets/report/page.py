@@ -70,10 +70,10 @@ def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
     try:
         (output / FIGURES).mkdir(parents=True, exist_ok=True)
         for figure in (figure for group in drawn.values() for figure in group if figure.svg):
-            _write(output / FIGURES / figure.file, figure.svg or "")
+            replace_text(output / FIGURES / figure.file, figure.svg or "")
         for name in (HTML, MARKDOWN):
-            _write(output / name, _render(name, values, drawn))
-        _write(output / JSON, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+            replace_text(output / name, _render(name, values, drawn))
+        replace_text(output / JSON, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"cannot write the report to {output}: {error.strerror}") from None
     return values
@@ -168,7 +168,7 @@ def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
 
 
 def _plot(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn:
-    return Drawn(place, caption, f"{name}.svg", figures.to_svg(draw(), name))
+    return Drawn(place, caption, f"{name}.svg", figures.to_svg(draw()))
 
 
 def _diagram(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn:
@@ -195,7 +195,3 @@ def _markdown_cell(cell: dict[str, Any]) -> str:
     text = str(cell["text"]).replace("|", "\\|")
     remark = f" ({cell['remark']})" if cell.get("remark") else ""
     return f"{text}{remark} [{cell['origin']}]" if "origin" in cell else text
-
-
-def _write(path: Path, text: str) -> None:
-    replace_text(path, text)
