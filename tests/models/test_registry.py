@@ -142,7 +142,7 @@ def test_unknown_name(name: str, message: str) -> None:
         ),
         ("shufflenet_g3_x0_5", "fusion", r"takes no argument 'fusion', but drop_rate, global_pool, groups, .*, width$"),
         ("vgg16", "width", r"vgg16 takes no argument 'width', but drop_rate, .*num_classes, stem$"),
-        ("menet_108_8x1_g3", "pretrained", r"there are no weights 'menet_108_8x1_g3' .*: it has none"),
+        ("menet_228_12x1_g3", "pretrained", r"there are no weights 'menet_228_12x1_g3' .*: it has none"),
     ],
 )
 def test_unknown_argument(name: str, argument: str, message: str) -> None:
