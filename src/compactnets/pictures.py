@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from compactnets.errors import InputError
+from compactnets.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,13 +22,14 @@ def write_figure(figure: Figure, file: Path | IO[Any], format: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure; the suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
+    """Write a figure whole or not at all; the suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
 
     Raises:
         InputError: another format, or a file that cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_figure(figure, path, path.suffix.removeprefix(".").lower())
+        name = path.suffix.removeprefix(".").lower()
+        replace_file(path, lambda partial: write_figure(figure, partial, name))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot write {path}: {str(error).splitlines()[0]}") from None

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compactnets import InputError, create_model
-from compactnets.files import replace_file
 from compactnets.training.checkpoint import load_checkpoint, read_record, record_path, save_checkpoint
 
 Write = Callable[..., Path]
@@ -89,20 +88,6 @@ def test_a_pickle_is_not_read_as_a_checkpoint(tmp_path: Path) -> None:
     torch.save(create_model("shufflenet_g3_x0_25").state_dict(), path)
     with pytest.raises(InputError, match="is not a .safetensors checkpoint.*compactnets convert"):
         read_record(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-
-    def fail(partial: Path) -> None:
-        partial.write_text("half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError, match="disk full"):
-        replace_file(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_wrong_names_are_refused(tiny_checkpoint: Write) -> None:
