@@ -13,12 +13,14 @@ from typing import Any
 from compactnets.deploy.latency import parse_format
 from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
 from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest
+from compactnets.papers.ablation import describe, rank_correlation
 from compactnets.recorded import load_records, network_label
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
+ABLATION_COLUMNS = ("network", "MACs", "parameters", "the paper on ImageNet, %", "top-1, %", "runs", "each run, %")
 DETECTION_COLUMNS = (
     "detector", "backbone", "side, pixels", "begins from", "epochs", "seed", "AP50 of each class, %", "VOC07 mAP, %",
     "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in all"
@@ -38,7 +40,13 @@ def render() -> str:
         "`src/compactnets/recorded`, which\nhold what is left out here: whole recipes, the metrics of every epoch, "
         "versions, the spread of each time. MACs as in\n[cost](cost.md), at the size that was trained.\n"
     ]
-    sections = (("training", _training), ("speed", _speed), ("latency", _latency), ("detection", _detection))
+    sections = (
+        ("training", _training),
+        ("ablation", _ablation),
+        ("speed", _speed),
+        ("latency", _latency),
+        ("detection", _detection),
+    )
     for kind, section in sections:
         parts += [section(name, record) for name, record in load_records(kind).items()]
     parts += _int8(list(load_records("int8").values()))
@@ -47,6 +55,22 @@ def render() -> str:
 
 def _training(name: str, record: dict[str, Any]) -> str:
     return f"## Training: {name}\n\n{_origin(record)}{_head(COLUMNS)}" + "".join(map(_run, record["runs"]))
+
+
+def _ablation(name: str, record: dict[str, Any]) -> str:
+    environment, correlation = record["environment"], rank_correlation(record)
+    ranks = "" if correlation is None else f" Rank correlation with the paper's accuracies: {correlation:.2f}."
+    return (
+        f"## Ablation: {name}\n\n```sh\n{record['command']}\n```\n\n{environment['processor']}, "
+        f"{environment['device']}; commit {record['commit']}, {record['date']}. {record['epochs']} epochs of "
+        f"`{record['recipe']}` on {record['data']}; accuracy after the last, mean and standard deviation.{ranks}\n\n"
+        f"{_head(ABLATION_COLUMNS)}" + "".join(_cells(_ablation_cells(row)) for row in record["rows"])
+    )
+
+
+def _ablation_cells(row: dict[str, Any]) -> list[str]:
+    each = (f"{run['top1_percent']:.2f}" if "error" not in run else "failed" for run in row["runs"])
+    return [row["label"], f"{row['macs'] / 1e6:.1f} M", f"{row['params'] / 1e6:.2f} M", *describe(row), ", ".join(each)]
 
 
 def _detection(name: str, record: dict[str, Any]) -> str:

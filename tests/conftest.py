@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import compactnets  # noqa: F401  (registers the families with timm)
+import compactnets
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
@@ -37,3 +37,26 @@ def _exporter_reads_its_operators_once() -> None:
         onnxscript_apis._module.get_torchlib_ops = functools.cache(operators)
     except (ImportError, AttributeError):
         return
+
+
+@pytest.fixture(scope="session")
+def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``found.safetensors``: a MuffNet whose M is in no paper, for 3 classes, with weights that nothing has trained."""
+    from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+
+    stages = [(4, 20, 10), (8, 20, 5), (4, 40, 10)]  # layers, channels kept, channels sent to each later layer
+    sharing = [
+        [[0] * layer + [kept] + [sent] * (depth - 1 - layer) for layer in range(depth)] for depth, kept, sent in stages
+    ]
+    arguments = {"num_classes": 3, "in_chans": 3, "stem": "imagenet", "sharing": sharing}
+    record = CheckpointRecord(
+        model="muffnet_x0_5",
+        arguments=arguments,
+        class_names=["a", "b", "c"],
+        preprocess={},
+        source="a test",
+        license="none needed",
+    )
+    path = tmp_path_factory.mktemp("own") / "found.safetensors"
+    save_checkpoint(path, compactnets.create_model("muffnet_x0_5", **arguments).state_dict(), record)
+    return path

@@ -11,6 +11,7 @@ import pytest
 
 from compactnets.data import open_source
 from compactnets.errors import InputError
+from compactnets.papers.ablation import ablation_rows
 from compactnets.recorded import FOLDER, add_runs, load_records, read_classifier_run
 from compactnets.training.classification import train
 from compactnets.training.recipe_files import load_recipe
@@ -39,7 +40,7 @@ def test_the_page_is_what_the_records_say(page: ModuleType) -> None:
 
 
 def test_every_record_is_of_a_known_kind() -> None:
-    kinds = {"training", "detection", "evaluation", "latency", "int8", "speed"}
+    kinds = {"training", "ablation", "detection", "evaluation", "latency", "int8", "speed"}
     assert {path.parent.name for path in FOLDER.rglob("*.json")} == kinds
 
 
@@ -51,6 +52,18 @@ def test_a_speed_names_its_spread_and_environment(record: dict) -> None:
         for key in ("reference_seconds", "our_seconds", "ratio"):
             assert 0 < row[key]["p10"] <= row[key]["median"] <= row[key]["p90"]
             assert row[key]["n"] >= 5
+
+
+@pytest.mark.parametrize("record", records("ablation"))
+def test_an_ablation_names_its_runs(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "data", "recipe", "epochs", "rows"))
+    assert record["command"].startswith(f"compactnets papers ablation {record['name']} ")
+    assert not [word for word in record["command"].split() if word.startswith("/")]
+    known = {row.key: row.top1 for row in ablation_rows(record["name"])}
+    for row in record["rows"]:
+        assert row["stated_top1"] == known.get(row["key"])
+        assert len({run["seed"] for run in row["runs"]}) == len(row["runs"]) > 1
+        assert all(10 < run["top1_percent"] < 100 for run in row["runs"])
 
 
 @pytest.mark.parametrize("record", records("evaluation"))

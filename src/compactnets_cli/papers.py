@@ -39,6 +39,10 @@ def ablation(
     rows: Annotated[
         list[str] | None, typer.Option("--row", help="Only this row, or rows like 'average+*'; may be repeated.")
     ] = None,
+    networks: Annotated[
+        list[Path] | None,
+        typer.Option("--network", help="Checkpoint whose network is trained as well, afresh; may be repeated."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
@@ -64,6 +68,7 @@ def ablation(
         settings=[*(settings or []), *([] if epochs is None else [f"epochs={epochs}"])],
         seeds=seeds,
         patterns=rows or [],
+        networks=networks or [],
         place=Place(device, jobs, ray),
         download=download,
     )

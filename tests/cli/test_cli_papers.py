@@ -20,10 +20,10 @@ def test_cost_as_json(run: Run) -> None:
     assert [row["macs"]["stated"] for row in document["rows"]] == [144_000_000, 152_000_000, 163_000_000, 179_000_000]
 
 
-def test_ablation_and_its_report(run: Run, tmp_path: Path) -> None:
+def test_ablation_and_its_report(run: Run, own_network: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     words = ["papers", "ablation", "sharing", "--data", "digits", "--output", runs, "--seeds", 1, *QUICK]
-    words += ["--row", "none+none+none"]
+    words += ["--row", "none+none+none", "--network", own_network]
     done = run(*words)
     assert done.code == 0, done.err
     assert "none+none+none" in done.out
@@ -37,6 +37,9 @@ def test_ablation_and_its_report(run: Run, tmp_path: Path) -> None:
     assert "report.html: 119 counts" in written.out
     text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert f" | 59.69 | {accuracy:.2f} | 1 |" in text
+    assert f"| found (muffnet_x0_5) | {record['rows'][1]['macs'] / 1e6:.1f} | - | " in text
+    assert "(figures/own-found.svg)" in text
+    assert "<svg" in (tmp_path / "report" / "figures" / "own-found.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,7 @@ def test_ablation_and_its_report(run: Run, tmp_path: Path) -> None:
     [
         (["ablation", "widths", "--data", "digits"], "no ablation is called 'widths'"),
         (["ablation", "sharing", "--data", "digits", "--row", "nothing"], "sharing has no row 'nothing'"),
+        (["ablation", "sharing", "--data", "digits", "--network", "no.safetensors"], "no checkpoint at no.safetensors"),
         (["ablation", "sharing", "--data", "nowhere"], "nowhere"),
         (["ablation", "sharing", "--data", "digits", "--recipe", "small/ssd512"], "trains a detector"),
         (["ablation", "sharing", "--data", "digits", "--set", "epoch=1"], "did you mean 'epochs'"),

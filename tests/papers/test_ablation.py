@@ -10,6 +10,7 @@ import pytest
 from compactnets.errors import InputError
 from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation, run_ablation, summarize
 from compactnets.papers.stated import stated_rows
+from compactnets.training.checkpoint import read_record
 from compactnets.training.grid import Place
 
 QUICK = ["epochs=1", "preprocess.size=8", "batch_size=256", "lr=0.001", "schedule.warmup_epochs=0"]
@@ -73,19 +74,50 @@ def test_an_ablation_is_recorded(tmp_path: Path) -> None:
     assert {"command", "commit", "date", "environment", "data", "recipe", "settings"} <= set(record)
 
 
-def row(stated: float, *accuracies: float | None) -> dict:
+def test_a_network_of_ones_own_stands_beside_the_rows(own_network: Path, tmp_path: Path) -> None:
+    sharing = read_record(own_network).arguments["sharing"]
+    record = run_ablation(
+        "sharing",
+        "digits",
+        tmp_path / "runs",
+        recipe="digits/quickstart",
+        settings=QUICK,
+        seeds=1,
+        patterns=["none+none+none"],
+        networks=[own_network],
+        place=Place("cpu"),
+    )
+    paper, own = record["rows"]
+    assert [paper["stated_top1"], own["stated_top1"]] == [59.69, None]
+    assert [own["key"], own["label"]] == ["found", "found (muffnet_x0_5)"]
+    assert own["arguments"] == {"sharing": sharing}  # the form is the ablation's, not the file's
+    trained = read_record(tmp_path / "runs" / "found" / "seed-0" / "last.safetensors")
+    assert trained.arguments["sharing"] == sharing
+    assert [trained.arguments["stem"], trained.arguments["num_classes"]] == ["cifar", 10]
+    assert "init" not in trained.training
+
+
+def test_networks_of_ones_own_need_names_of_their_own(own_network: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="two networks of the ablation are called found: rename the file of one"):
+        run_ablation("sharing", "digits", tmp_path / "runs", networks=[own_network] * 2, place=Place("cpu"))
+    assert not (tmp_path / "runs").exists()
+
+
+def row(stated: float | None, *accuracies: float | None) -> dict:
     runs = [{"seed": 0, "error": "no"} if each is None else {"seed": 0, "top1_percent": each} for each in accuracies]
     return {"stated_top1": stated, "runs": runs}
 
 
 def test_mean_and_spread() -> None:
     assert summarize(row(1, 60, 62, 64)) == (62, 2, 3)
-    assert describe(row(1, 60, 62, 64)) == ("62.00 ± 2.00", "3")
-    assert describe(row(1, 60, None)) == ("60.00", "1, 1 failed")
-    assert describe(row(1, None)) == ("-", "0, 1 failed")
+    assert describe(row(1, 60, 62, 64)) == ("1.00", "62.00 ± 2.00", "3")
+    assert describe(row(1, 60, None)) == ("1.00", "60.00", "1, 1 failed")
+    assert describe(row(1, None)) == ("1.00", "-", "0, 1 failed")
+    assert describe(row(None, 60)) == ("-", "60.00", "1")
 
 
 def test_rank_correlation() -> None:
     assert rank_correlation({"rows": [row(1, 10), row(2, 20), row(3, 30)]}) == pytest.approx(1)
     assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(3, 20)]}) == pytest.approx(0.5)
     assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(3, None)]}) is None
+    assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(None, 20)]}) is None

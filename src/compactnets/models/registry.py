@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -20,6 +21,7 @@ FAMILIES = {
     for family in (menet, muffnet, shufflenet, fifteen)
     for name in family.VARIANTS
 }
+FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -40,6 +42,11 @@ def accepted_arguments(name: str) -> set[str]:
     if name in PEERS:
         return {"stem", *Options.__annotations__}
     raise InputError(f"no network is called {name!r}{did_you_mean(name, [*FAMILIES, *PEERS])} (compactnets list)")
+
+
+def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a network's arguments that make it another network than the one of its name."""
+    return {key: value for key, value in arguments.items() if key not in FORM}
 
 
 def default_stem(name: str) -> str:

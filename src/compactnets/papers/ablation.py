@@ -1,7 +1,8 @@
 """The ablations of both papers as grids of training runs on small images: rows of a table times seeds.
 
 The papers ran them on ImageNet. Here the same networks train in their cifar form, at a budget that the user chooses;
-what is compared is the order of the rows and the size of their differences, with its spread over seeds.
+what is compared is the order of the rows and the size of their differences, with its spread over seeds. Networks of the
+user's own, such as one whose M was learned, may stand beside them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fnmatch
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, stdev
@@ -24,8 +26,10 @@ from compactnets.data import open_source
 from compactnets.environment import commit, describe_environment, portable_command
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import replace_text
+from compactnets.models.registry import own_arguments
 from compactnets.papers.records import Row
 from compactnets.papers.stated import stated_rows
+from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import pick_device
 from compactnets.training.grid import Member, Outcome, Place, train_grid
 from compactnets.training.recipe_files import load_recipe
@@ -39,6 +43,24 @@ ABLATIONS = {  # the tables of each, which may share rows
 NAME = "ablation.json"
 WIDTH = 110  # of the table where a terminal is narrower
 STEM = {"stem": "cifar"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network of an ablation: one of a paper's rows, or one of the user's own, of which no paper states an accuracy.
+
+    Attributes:
+        key: what its runs' folder is called.
+        label: what a table calls it.
+        model, arguments: what :func:`compactnets.create_model` makes it of.
+        stated_top1: accuracy on ImageNet that the paper states, in percent.
+    """
+
+    key: str
+    label: str
+    model: str
+    arguments: Mapping[str, Any]
+    stated_top1: float | None = None
 
 
 def ablation_rows(name: str, patterns: Sequence[str] = ()) -> list[Row]:
@@ -65,6 +87,19 @@ def ablation_rows(name: str, patterns: Sequence[str] = ()) -> list[Row]:
     return [row for key, row in rows.items() if key in chosen]
 
 
+def own_entries(checkpoints: Sequence[Path]) -> list[Entry]:
+    """Return the networks of checkpoints, without their weights, to stand beside the rows of an ablation.
+
+    Raises:
+        InputError: not a checkpoint of a classifier.
+    """
+    entries = []
+    for path in checkpoints:
+        record = read_record(path)
+        entries.append(Entry(path.stem, f"{path.stem} ({record.model})", record.model, own_arguments(record.arguments)))
+    return entries
+
+
 def run_ablation(
     name: str,
     data: str,
@@ -74,6 +109,7 @@ def run_ablation(
     settings: Sequence[str] = (),
     seeds: int = 3,
     patterns: Sequence[str] = (),
+    networks: Sequence[Path] = (),
     place: Place | None = None,
     download: bool = False,
 ) -> dict[str, Any]:
@@ -86,16 +122,22 @@ def run_ablation(
         recipe, settings: recipe and ``KEY=VALUE`` changes of all runs.
         seeds: runs of each network; the first has the recipe's seed, the next one more, ….
         patterns: only these rows (:func:`ablation_rows`).
+        networks: checkpoints whose networks are trained beside them, from fresh weights like all others.
         place: device, runs at once, Ray cluster.
 
     Raises:
-        InputError: no such ablation, row, recipe or data; or no run could be done.
+        InputError: no such ablation, row, checkpoint, recipe or data; two networks of one name; or no run could be
+            done.
     """
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, found {seeds}")
     place = place or Place()
-    rows = ablation_rows(name, patterns)
-    members = {(row.key, seed): _member(row, seed, recipe, settings) for row in rows for seed in range(seeds)}
+    rows = [Entry(row.key, row.label, row.model, row.arguments, row.top1) for row in ablation_rows(name, patterns)]
+    entries = [*rows, *own_entries(networks)]
+    keys = [entry.key for entry in entries]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise InputError(f"two networks of the ablation are called {', '.join(twice)}: rename the file of one")
+    members = {(entry.key, seed): _member(entry, seed, recipe, settings) for entry in entries for seed in range(seeds)}
     outcomes = train_grid(list(members.values()), data, output, place, download=download)
     found = dict(zip(members, outcomes, strict=True))
     num_classes = len(open_source(data, "val").class_names)
@@ -111,7 +153,7 @@ def run_ablation(
         "recipe": recipe,
         "settings": list(settings),
         "epochs": next(iter(members.values())).recipe.epochs,
-        "rows": [_row(row, [found[row.key, seed] for seed in range(seeds)], num_classes) for row in rows],
+        "rows": [_row(entry, [found[entry.key, seed] for seed in range(seeds)], num_classes) for entry in entries],
     }
     text = json.dumps(record, indent=1) + "\n"
     replace_text(output / NAME, text)
@@ -128,7 +170,8 @@ def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
 
 def rank_correlation(record: Mapping[str, Any]) -> float | None:
     """Return Spearman's rank correlation of our means with the paper's accuracies; ``None`` of less than three rows."""
-    pairs = [(row["stated_top1"], summary[0]) for row in record["rows"] if (summary := summarize(row))]
+    stated = [row for row in record["rows"] if row["stated_top1"] is not None]
+    pairs = [(row["stated_top1"], summary[0]) for row in stated if (summary := summarize(row))]
     return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
 
 
@@ -145,42 +188,43 @@ def show(record: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for row in record["rows"]:
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
-        table.add_row(row["label"], *cost, f"{row['stated_top1']:.2f}", *describe(row))
+        table.add_row(row["label"], *cost, *describe(row))
     Console(width=max(WIDTH, stdout.width)).print(table)
     if (correlation := rank_correlation(record)) is not None:
         stdout.print(f"rank correlation of the two accuracies: {correlation:.2f}", highlight=False)
 
 
-def describe(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return mean and spread of a row, and the number of its runs, as text."""
+def describe(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the paper's accuracy of a row, our mean and spread, and the number of runs, as text."""
+    stated = "-" if row["stated_top1"] is None else f"{row['stated_top1']:.2f}"
     failed = sum("error" in run for run in row["runs"])
     summary = summarize(row)
     if summary is None:
-        return "-", f"0, {failed} failed"
+        return stated, "-", f"0, {failed} failed"
     value, spread, number = summary
     text = f"{value:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
-    return text, f"{number}" + (f", {failed} failed" if failed else "")
+    return stated, text, f"{number}" + (f", {failed} failed" if failed else "")
 
 
-def _member(row: Row, seed: int, recipe: str, settings: Sequence[str]) -> Member:
-    arguments = json.dumps({**row.arguments, **STEM})
-    resolved = load_recipe(recipe, [*settings, f"model_arguments={arguments}"], row.model)
+def _member(entry: Entry, seed: int, recipe: str, settings: Sequence[str]) -> Member:
+    arguments = json.dumps({**entry.arguments, **STEM})
+    resolved = load_recipe(recipe, [*settings, f"model_arguments={arguments}"], entry.model)
     resolved = resolved.model_copy(update={"seed": resolved.seed + seed})
-    return Member(f"{row.key}/seed-{resolved.seed}", resolved)
+    return Member(f"{entry.key}/seed-{resolved.seed}", resolved)
 
 
-def _row(row: Row, outcomes: Sequence[Outcome], num_classes: int) -> dict[str, Any]:
+def _row(entry: Entry, outcomes: Sequence[Outcome], num_classes: int) -> dict[str, Any]:
     with torch.device("meta"):
-        model = compactnets.create_model(row.model, **{**row.arguments, **STEM, "num_classes": num_classes}).eval()
+        model = compactnets.create_model(entry.model, **{**entry.arguments, **STEM, "num_classes": num_classes}).eval()
     macs, params = count(model, (3, 32, 32))
     return {
-        "key": row.key,
-        "label": row.label,
-        "model": row.model,
-        "arguments": row.arguments,
+        "key": entry.key,
+        "label": entry.label,
+        "model": entry.model,
+        "arguments": entry.arguments,
         "macs": macs,
         "params": params,
-        "stated_top1": row.top1,
+        "stated_top1": entry.stated_top1,
         "runs": [_run(outcome) for outcome in outcomes],
     }
 

@@ -14,11 +14,11 @@ from compactnets.detection.checkpoint import read_detector_record
 from compactnets.environment import portable_command
 from compactnets.errors import InputError
 from compactnets.files import replace_text
+from compactnets.models.registry import own_arguments
 from compactnets.recorded.files import FOLDER
 from compactnets.training.checkpoint import load_checkpoint
 
 Run = dict[str, Any]
-FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
 
 
 def read_classifier_run(folder: Path) -> Run:
@@ -68,11 +68,6 @@ def read_detector_run(folder: Path, test: Path) -> Run:
         "test": {key: value for key, value in scores.items() if key not in ("checkpoint", "data")},
         "versions": record.versions,
     }
-
-
-def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a network's arguments that make it another network than the one of its name."""
-    return {key: value for key, value in arguments.items() if key not in FORM}
 
 
 def network_label(run: Mapping[str, Any]) -> str:

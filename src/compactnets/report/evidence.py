@@ -14,10 +14,11 @@ from typing import Any
 from compactnets.deploy.latency import parse_format
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.errors import InputError
+from compactnets.models.registry import own_arguments
 from compactnets.papers.ablation import NAME as ABLATION
 from compactnets.papers.cost import count_network
 from compactnets.papers.records import Reproduction, Row
-from compactnets.recorded import FOLDER, load_records, network_label, own_arguments, read_classifier_run
+from compactnets.recorded import FOLDER, load_records, network_label, read_classifier_run
 from compactnets.training.recipe_files import load_detection_recipe, load_recipe
 
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}

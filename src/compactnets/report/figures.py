@@ -150,10 +150,11 @@ def shuffle(channels: int = 9, groups: int = 3) -> Figure:
     return figure
 
 
-def matrices(name: str = "muffnet_x0_5") -> Figure:
-    """MuffNet's figure 5: the sharing matrices of a network."""
+def matrices(name: str = "muffnet_x0_5", sharing: Sequence[Sequence[Sequence[int]]] | None = None) -> Figure:
+    """MuffNet's figure 5: the sharing matrices of a network, or of one with a sharing of its own."""
+    arguments = {} if sharing is None else {"sharing": sharing}
     with torch.device("meta"):
-        return sharing_figure(create_model(name))
+        return sharing_figure(create_model(name, **arguments))
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

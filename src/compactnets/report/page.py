@@ -67,6 +67,7 @@ def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
     values["figures_missing"] = [
         f"{each.place} of {TITLE[paper]}: {each.missing}" for paper in drawn for each in drawn[paper] if not each.svg
     ]
+    drawn["ablations"] = _own_matrices(evidence)
     try:
         (output / FIGURES).mkdir(parents=True, exist_ok=True)
         for figure in (figure for group in drawn.values() for figure in group if figure.svg):
@@ -164,6 +165,16 @@ def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
         _plot("Figure 4", "Bounds of the spectrum", "muffnet-4", figures.spectrum),
         _plot("Figure 5", "Sharing matrices of muffnet_x0_5", "muffnet-5", figures.matrices),
         _plot("Figure 6", "Top-1 accuracy against multiply-adds (Table 6)", "muffnet-6", curve),
+    ]
+
+
+def _own_matrices(evidence: Evidence) -> list[Drawn]:
+    """Draw the M of each network of an ablation that is not the paper's, such as one that was learned."""
+    rows = [row for record in evidence.ablations for row in record["rows"] if row["stated_top1"] is None]
+    return [
+        _plot(row["label"], "Sharing matrices", f"own-{row['key']}", partial(figures.matrices, row["model"], sharing))
+        for row in rows
+        if isinstance(sharing := row["arguments"].get("sharing"), list)
     ]
 
 

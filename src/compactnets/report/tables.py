@@ -229,10 +229,7 @@ def _ablation_record(record: Mapping[str, Any]) -> dict[str, Any]:
         **{key: record[key] for key in ("command", "commit", "date", "data", "recipe", "epochs")},
         "device": record["environment"]["processor"],
         "correlation": rank_correlation(record),
-        "rows": [
-            [row["label"], f"{row['macs'] / 1e6:.1f}", f"{row['stated_top1']:.2f}", *describe(row)]
-            for row in record["rows"]
-        ],
+        "rows": [[row["label"], f"{row['macs'] / 1e6:.1f}", *describe(row)] for row in record["rows"]],
     }
 
 
