@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from compactnets import create_model
-from compactnets.training.optimization import describe_lr, lr_factor, make_optimizer
+from compactnets.training.optimization import describe_lr, lr_factor, make_optimizer, set_lr
 from compactnets.training.recipe import Optimizer, Recipe, Schedule
 from compactnets.training.recipe_files import load_recipe
 
@@ -145,6 +145,27 @@ def test_weight_decay_leaves_norm_and_bias_alone_when_told() -> None:
     everything = make_optimizer(model, Optimizer(weight_decay=0.1), lr=0.1).param_groups
     assert all(group["weight_decay"] == 0.1 for group in everything)
     assert sum(len(group["params"]) for group in everything) == len(list(model.parameters()))
+
+
+class Scaled(nn.Module):
+    undecayed: ClassVar = {"scale": 10.0}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1, bias=False)
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+def test_what_a_module_names_never_decays_and_learns_faster() -> None:
+    model = Scaled()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = make_optimizer(model, Optimizer(name="sgd", momentum=0, weight_decay=0.5), lr=7)
+    set_lr(optimizer, 0.1)
+    (2 * model.linear.weight.sum() + 3 * model.scale.sum()).backward()
+    optimizer.step()
+    assert model.scale.item() == pytest.approx(1 - 10 * 0.1 * 3)
+    weight = before["linear.weight"].item()
+    assert model.linear.weight.item() == pytest.approx(weight - 0.1 * (2 + 0.5 * weight))
 
 
 @pytest.mark.parametrize(

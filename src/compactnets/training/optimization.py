@@ -47,18 +47,19 @@ def describe_lr(recipe: RunRecipe) -> str:
 def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay.
 
-    What a module names in its attribute ``undecayed`` never does.
+    What a module names in its attribute ``undecayed`` never does, and learns at as many times the rate as it says there
+    (``lr_scale`` of a group, as timm calls it).
     """
     undecayed = _undecayed(model)
-    decayed = [p for p in model.parameters() if id(p) not in undecayed]
+    apart = {id(p) for parameters in undecayed.values() for p in parameters}
+    decayed = [p for p in model.parameters() if id(p) not in apart]
     weights = [p for p in decayed if p.ndim > 1]
     others = [p for p in decayed if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": settings.weight_decay if settings.decay_norm_and_bias else 0.0},
     ]
-    if undecayed:
-        groups.append({"params": list(undecayed.values()), "weight_decay": 0.0})
+    groups += [{"params": undecayed[scale], "weight_decay": 0.0, "lr_scale": scale} for scale in sorted(undecayed)]
     eps: dict[str, Any] = {} if settings.eps is None else {"eps": settings.eps}
     # fused or foreach: few kernels for all parameters; these networks have hundreds of small ones
     if settings.name == "sgd":
@@ -80,5 +81,16 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
     return torch.optim.Adadelta(groups, lr=lr, rho=settings.rho, foreach=True, **eps)
 
 
-def _undecayed(model: nn.Module) -> dict[int, nn.Parameter]:
-    return {id(p): p for m in model.modules() for name in getattr(m, "undecayed", ()) for p in [getattr(m, name)]}
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of :func:`make_optimizer` the learning rate ``lr``, times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def _undecayed(model: nn.Module) -> dict[float, list[nn.Parameter]]:
+    """Return the parameters that never decay, by the factor of their learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for module in model.modules():
+        for name, scale in getattr(module, "undecayed", {}).items():
+            found.setdefault(scale, []).append(getattr(module, name))
+    return found

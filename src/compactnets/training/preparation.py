@@ -26,7 +26,8 @@ class Prepared:
 
     Attributes:
         preprocess: of the images.
-        model: the network with its first weights; its modules name parameters that never decay in ``undecayed``.
+        model: the network with its first weights; its modules name parameters that never decay in ``undecayed``, with
+            the factor of their learning rate.
         arguments: what builds the network again.
         int8: where the network is a quantised form, what its record says of it.
         compiles_itself: whether it compiles what the recipe's ``compile`` asks for, so that the step is left alone.

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compactnets.data.order import mix_seed
 from compactnets.training.distributed import World, synchronize_batchnorm
-from compactnets.training.optimization import lr_factor, make_optimizer
+from compactnets.training.optimization import lr_factor, make_optimizer, set_lr
 from compactnets.training.processor import processor_form
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.task import Objective
@@ -67,8 +67,7 @@ class Learner:
     def step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Take step number ``step`` of the run, counted from zero; return every image's losses by name, detached."""
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
+        set_lr(self.optimizer, self.lr(step))
         torch.manual_seed(mix_seed(recipe.seed, step, self.world.rank))
         losses: dict[str, list[Tensor]] = {}
         parts = self.objective.parts(batch, step)

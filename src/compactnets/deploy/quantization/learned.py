@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ from compactnets.deploy.quantization.layers import (
 class LearnedQuantizer(Quantizer):
     """A quantizer in :attr:`Mode.SIMULATE` whose scale is trained; takes the place of ``quantizer``."""
 
-    undecayed = ("log_scale",)  # towards 0, a logarithm would go towards a scale of 1
+    undecayed: ClassVar = {"log_scale": 1.0}  # decay of a logarithm would draw the scale to 1
 
     def __init__(self, quantizer: Quantizer, *, compiled: bool = False) -> None:
         nn.Module.__init__(self)
@@ -65,7 +65,7 @@ class LearnedQuantizer(Quantizer):
 class LearnedConv2d(QuantizedConv2d):
     """A convolution in :attr:`Mode.SIMULATE` whose weights' scales are trained with them."""
 
-    undecayed = ("log_scales",)
+    undecayed: ClassVar = {"log_scales": 1.0}
     log_scales: nn.Parameter
 
     def __init__(self, layer: QuantizedConv2d) -> None:
@@ -79,7 +79,7 @@ class LearnedConv2d(QuantizedConv2d):
 class LearnedLinear(QuantizedLinear):
     """A linear layer in :attr:`Mode.SIMULATE` whose weights' scales are trained with them."""
 
-    undecayed = ("log_scales",)
+    undecayed: ClassVar = {"log_scales": 1.0}
     log_scales: nn.Parameter
 
     def __init__(self, layer: QuantizedLinear) -> None:
