@@ -77,8 +77,9 @@ def discretize(
     if as_json:
         print_json({"output": str(output), **found.to_dict()})
         return
-    for number, matrix in enumerate(found.matrices, start=1):
-        stdout.print(f"stage {number}, {matrix.out_channels} channels out", highlight=False)
+    for number, (matrix, moved) in enumerate(zip(found.matrices, found.moved, strict=True), start=1):
+        learned = f"a group typically moved by a factor of {moved:.2f}"
+        stdout.print(f"stage {number}, {matrix.out_channels} channels out; {learned}", highlight=False)
         width = max(len(str(entry)) for row in matrix.entries for entry in row)
         for row in matrix.entries:
             stdout.print("  " + " ".join(f"{entry or '.':>{width}}" for entry in row), highlight=False, soft_wrap=True)

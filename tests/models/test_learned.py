@@ -125,6 +125,17 @@ def test_a_group_that_helps_grows(search: LearnedMuffNet) -> None:
     assert after[0, 0] < before[0, 0]
 
 
+def test_how_far_a_search_has_moved(search: LearnedMuffNet) -> None:
+    stage = stages(search)[1]
+    assert stage.moved() == pytest.approx(1, abs=1e-6)
+    before = stage.counts().detach()
+    with torch.no_grad():
+        stage.logits[0, 0] += 0.5
+    ratio = (stage.counts().detach() / before)[torch.ones(8, 8).triu() > 0]
+    assert stage.moved() == pytest.approx(float(ratio.log().square().mean().sqrt().exp()))
+    assert stage.moved() > 1.05
+
+
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="takes its widths from the variant"):
         compactnets.create_model("muffnet_x0_5", sharing="learned", widths=(8, 32, 136))
@@ -144,12 +155,13 @@ def test_search_discretize_and_train(run: Callable, tmp_path: Path) -> None:  # 
     assert document["macs"] == pytest.approx(document["variant_macs"], rel=0.03)
     assert [len(matrix) for matrix in document["sharing"]] == [4, 8, 4]
     assert read_record(found).arguments["sharing"] == document["sharing"]
+    assert all(moved > 1.001 for moved in document["moved"])
     done = run(*words, "--init", found, "--output", tmp_path / "trained")
     assert done.code == 0, done.err
     trained = read_record(tmp_path / "trained" / "last.safetensors")
     assert trained.arguments["sharing"] == document["sharing"]
     text = run("discretize", tmp_path / "search" / "last.safetensors", "--output", tmp_path / "again.safetensors").out
-    assert "stage 2" in text
+    assert f"a group typically moved by a factor of {document['moved'][1]:.2f}" in text
     refused = run("discretize", found, "--output", tmp_path / "no.safetensors")
     assert refused.code == 2
     assert "has an M to make discrete" in refused.err

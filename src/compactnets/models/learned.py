@@ -97,13 +97,23 @@ class LearnedStage(MuffStage):
         self, in_channels: int, room: SharingMatrix, start: Tensor, cost: StageCost, target: float, stride: int
     ) -> None:
         super().__init__(in_channels, room, stride)
-        self.cost, self.target = cost, target
+        self.cost, self.target, self.start = cost, target, start
         logits = torch.where(start > 0, start, 1.0).log()
         self.logits = nn.Parameter(logits.to(torch.get_default_device()))
 
     def counts(self) -> Tensor:
         """Return n_ij, (L, L): channels of each group, not whole, of a stage that costs the target."""
         return self.cost.fit(self.logits.exp().triu(), self.target)
+
+    def moved(self) -> float:
+        """Return by what factor a group has typically grown or shrunk: 1 where nothing was learned.
+
+        The exponential of the root mean square of ``log(n_ij / what it began as)``.
+        """
+        began = self.cost.fit(self.start, self.target)
+        upper = torch.ones_like(began).triu() > 0
+        change = (self.counts().detach().cpu()[upper] / began[upper]).log()
+        return float(change.square().mean().sqrt().exp())
 
     def forward(self, x: Tensor) -> Tensor:
         counts = self.counts()

@@ -22,11 +22,13 @@ class Discretized:
 
     Attributes:
         matrices: M of each stage.
+        moved: by what factor the groups of each stage have typically grown or shrunk while they were learned.
         macs, params: of the network with these matrices, at the size that the search was trained at.
         variant_macs: of the variant whose cost was to be kept.
     """
 
     matrices: tuple[SharingMatrix, ...]
+    moved: tuple[float, ...]
     macs: int
     params: int
     variant_macs: int
@@ -35,6 +37,7 @@ class Discretized:
         """Return the fields for JSON, a matrix as its rows."""
         return {
             "sharing": [[list(row) for row in matrix.entries] for matrix in self.matrices],
+            "moved": list(self.moved),
             "macs": self.macs,
             "params": self.params,
             "variant_macs": self.variant_macs,
@@ -72,4 +75,5 @@ def discretize_checkpoint(checkpoint: Path, output: Path, seed: int = 0) -> Disc
     macs, params = count(model, size)
     with torch.device("meta"):
         variant = create_model(record.model, **form)
-    return Discretized(matrices, macs, params, count(variant, size)[0])
+    moved = tuple(stage.moved() for stage in searched.stages)  # type: ignore[union-attr]
+    return Discretized(matrices, moved, macs, params, count(variant, size)[0])
