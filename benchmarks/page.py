@@ -10,10 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from compactnets.catalogue import build_by_name
 from compactnets.deploy.latency import parse_format
 from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
 from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest
 from compactnets.papers.ablation import describe, rank_correlation
+from compactnets.plots import draw_sharing
 from compactnets.recorded import load_records, network_label
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +243,9 @@ def main() -> None:
     (ROOT / "docs" / "results.md").write_text(render(), encoding="utf-8")
     for name, record in load_records("latency").items():
         draw(record, ROOT / "docs" / f"latency-{name}.svg")
+    rows = [row for record in load_records("ablation").values() for row in record["rows"] if row["stated_top1"] is None]
+    for row in rows:
+        draw_sharing(build_by_name(row["model"], row["arguments"]), ROOT / "docs" / f"sharing-{row['key']}.svg")
 
 
 if __name__ == "__main__":

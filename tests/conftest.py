@@ -53,7 +53,7 @@ def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="muffnet_x0_5",
         arguments=arguments,
         class_names=["a", "b", "c"],
-        preprocess={},
+        preprocess={"size": 64, "resize": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
         source="a test",
         license="none needed",
     )

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,15 @@ from torch import nn
 
 from compactnets.complexity import CONVENTION, Cost, count, profile
 from compactnets.console import Tracker, stdout
+from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.models.peers import PEERS
 from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find_weights
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
+from compactnets.training.checkpoint import read_record
 from compactnets.training.recipe_files import list_recipes
+
+SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's name
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,15 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a network on the meta device."""
+    """Build a network on the meta device: one with a name, or that of a classifier's checkpoint, without its weights.
+
+    Args:
+        name: of a network, or the path of a ``.safetensors`` checkpoint.
+        arguments: of the network; those of a checkpoint hold where nothing else is said.
+    """
+    if name.endswith(SUFFIX):
+        record = read_record(Path(name))
+        name, arguments = record.model, {**record.arguments, **arguments}
     with torch.device("meta"):
         return create_model(name, **arguments).eval()
 
@@ -183,7 +196,14 @@ def merge_arguments(options: Mapping[str, Any], pairs: Iterable[str]) -> dict[st
 def profile_by_name(
     name: str, input_size: tuple[int, int, int] | None, batch_size: int, arguments: Mapping[str, Any]
 ) -> Cost:
-    """Profile a network by its name, in the form that its stem suggests where the arguments leave it open."""
+    """Profile a network by its name, in the form that its stem suggests where the arguments leave it open.
+
+    That of a classifier's checkpoint is profiled at the size that the checkpoint was made for.
+    """
+    if name.endswith(SUFFIX):
+        record = read_record(Path(name))
+        size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess(**record.preprocess).size] * 2)
+        return profile(build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
     accepted_arguments(name)
     form = default_form(name, arguments.get("stem"))
     channels, *default_side = form.pop("input_size")

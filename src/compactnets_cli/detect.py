@@ -219,7 +219,7 @@ def profile_detector(
     if is_checkpoint:
         others = {**others, "detector": detector, "recipe": recipe, "num-classes": num_classes, "set": settings}
     if wrong := [option for option, value in others.items() if value]:
-        what = "a detector's checkpoint" if is_checkpoint else "a detector"
+        what = "a checkpoint" if is_checkpoint else "a detector"
         raise InputError(f"--{wrong[0]} means nothing for {what}: leave it out")
     if input_size is not None and input_size[0] != 3:
         raise InputError(f"a detector takes images of 3 channels, found --input-size {input_size[0]} …")

@@ -94,11 +94,11 @@ def discretize(
 @networks.command()
 def profile(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network (compactnets list), or a detector's checkpoint.")
+        str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network (compactnets list), or a checkpoint.")
     ],
     input_size: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar; a detector's own."),
+        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar; a checkpoint's own."),
     ] = None,
     stem: Annotated[Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
@@ -114,7 +114,9 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part."""
-    if detector or recipe or name.endswith(".safetensors"):
+    from compactnets.training.checkpoint import task_of
+
+    if detector or recipe or (name.endswith(".safetensors") and task_of(Path(name)) == "detection"):
         given = {"stem": stem, "batch-size": batch_size != 1, "per-layer": per_layer}
         profile_detector(name, input_size, detector, recipe, num_classes, arguments or [], given, as_json)
         return
@@ -132,7 +134,9 @@ def profile(
 
 @networks.command()
 def draw(
-    name: Annotated[str, typer.Argument(help="A MuffNet, such as muffnet_x0_5.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|CHECKPOINT", help="A MuffNet, such as muffnet_x0_5, or a checkpoint of one.")
+    ],
     output: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")],
     arguments: Arguments = None,
     as_json: AsJson = False,

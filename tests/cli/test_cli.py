@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from compactnets import create_model
+from compactnets.training.checkpoint import read_record
 
 from .helpers import Outcome
 
@@ -177,6 +178,7 @@ def _bad_input(folder: Path, trained: Path, tmp: Path) -> dict[str, tuple[list[o
         "wrong sharing": (["profile", "muffnet_x0_5", "--set", "sharing=none+none"], "for each of 3 stages"),
         "no match": (["list", "menets*"], "no network is called 'menets*'"),
         "no table": (["papers", "cost", "menet IX"], "has no table 'IX'"),
+        "profile nothing": (["profile", "no.safetensors"], "no checkpoint at no.safetensors"),
         "draw another": (["draw", "menet_108_8x1_g3", "--output", tmp / "m.svg"], "only MuffNet has sharing matrices"),
     }
 
@@ -185,7 +187,7 @@ CASES = [
     "unknown model", "unknown recipe", "wrong key", "no output", "unknown word", "missing folder", "empty folder",
     "class without images", "unreadable image", "unreadable image in a worker", "other classes", "missing checkpoint",
     "hostile pickle", "not a legacy checkpoint", "text file", "unknown network", "unknown argument", "two stems",
-    "wrong sharing", "no match", "no table", "draw another",
+    "wrong sharing", "no match", "no table", "profile nothing", "draw another",
 ]  # fmt: skip
 
 
@@ -255,6 +257,25 @@ def test_draw_writes_a_picture(run: Callable[..., Outcome], tmp_path: Path) -> N
     picture = tmp_path / "m.svg"
     assert run("draw", "muffnet_x0_5", "--output", picture, "--json").json["output"] == str(picture)
     assert "<svg" in picture.read_text()
+
+
+def test_a_checkpoint_is_drawn_and_profiled_as_what_it_is(
+    run: Callable[..., Outcome], own_network: Path, tmp_path: Path
+) -> None:
+    pictures = {name: tmp_path / f"{number}.svg" for number, name in enumerate([own_network, "muffnet_x0_5"])}
+    for name, picture in pictures.items():
+        assert run("draw", name, "--output", picture).code == 0
+    own, paper = (picture.read_text() for picture in pictures.values())
+    assert own != paper
+    cost = run("profile", own_network, "--json").json
+    assert cost["input_size"] == [3, 64, 64]
+    sharing = f"sharing={json.dumps(read_record(own_network).arguments['sharing'])}"
+    size = ["--input-size", 3, 64, 64]
+    again = run("profile", "muffnet_x0_5", "--set", sharing, "--num-classes", 3, *size, "--json").json
+    assert cost["macs"] == again["macs"]
+    smaller = run("profile", own_network, "--input-size", 1, 32, 32, "--num-classes", 5, "--json").json
+    assert smaller["input_size"] == [1, 32, 32]
+    assert smaller["macs"] < cost["macs"] / 3
 
 
 def test_every_verb_takes_json() -> None:

@@ -124,7 +124,7 @@ def test_profile(run: Run, checkpoint: Path) -> None:
     assert "subnet (300 x " in done.out
     for arguments, message in (
         (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem means nothing for a detector"),
-        ([checkpoint, "--detector", "ssd"], "--detector means nothing for a detector's checkpoint"),
+        ([checkpoint, "--detector", "ssd"], "--detector means nothing for a checkpoint"),
         (["resnet18", "--detector", "ssd", "--input-size", "1", "512", "512"], "takes images of 3 channels"),
     ):
         done = run("profile", *arguments)
