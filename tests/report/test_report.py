@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from compactnets.errors import InputError
+from compactnets.papers.ablation import ABLATIONS, ablation_rows
 from compactnets.papers.records import METRICS
 from compactnets.papers.stated import load_paper, load_papers, stated_rows
 from compactnets.recorded import load_records
@@ -209,6 +210,16 @@ def test_a_sample_does_not_compare(values: dict) -> None:
     assert "500 photographs of the training split" in row["cells"][column + 1]["remark"]
     assert row["cells"][column + 2]["text"] == ""
     assert any(each["row"].startswith("108-MENet") for each in table["not_run"])
+
+
+def test_networks_of_an_ablation_that_were_not_run_are_told(values: dict, report: Path) -> None:
+    run = {(record["name"], row["key"]) for record in load_records("ablation").values() for row in record["rows"]}
+    text = (report / "report.md").read_text(encoding="utf-8")
+    for shown, name in zip(values["ablations"], ABLATIONS, strict=True):
+        rows = [row for row in ablation_rows(name) if (name, row.key) not in run]
+        told = f"{len(rows)} of {len(ablation_rows(name))} networks, {3 * len(rows)} runs"
+        assert shown["not_run"] == told
+        assert f"Not run: {told}, about " in text
 
 
 def test_runs_of_ones_own_count(tmp_path: Path) -> None:

@@ -210,17 +210,21 @@ def ablations(evidence: Evidence) -> list[dict[str, Any]]:
 def _ablation(name: str, evidence: Evidence) -> dict[str, Any]:
     paper, tables = ABLATIONS[name]
     epochs, seeds = 5, 3
+    records = [record for record in evidence.ablations if record["name"] == name]
+    run = {row["key"] for record in records for row in record["rows"]}
+    rows = ablation_rows(name)
+    left = [row for row in rows if row.key not in run]
     macs = [
         count_network(row.model, tuple(sorted({**row.arguments, "stem": "cifar", "num_classes": 10}.items())), SMALL)[0]
-        for row in ablation_rows(name)
+        for row in left
     ]
     return {
         "title": f"{name} ({TITLE[paper]}, Table{'s' if len(tables) > 1 else ''} {', '.join(tables)})",
         "command": f"compactnets papers ablation {name} --data cifar10 --epochs {epochs} --seeds {seeds} "
         f"--output runs/{name}",
         "cost": describe_hours(evidence.training_hours(sum(macs) * seeds, 50_000, epochs)),
-        "runs": len(macs) * seeds,
-        "records": [_ablation_record(record) for record in evidence.ablations if record["name"] == name],
+        "not_run": "" if not left else f"{len(left)} of {len(rows)} networks, {len(left) * seeds} runs",
+        "records": [_ablation_record(record) for record in records],
     }
 
 
