@@ -42,6 +42,7 @@ def _exporter_reads_its_operators_once() -> None:
 @pytest.fixture(scope="session")
 def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``found.safetensors``: a MuffNet whose M is in no paper, for 3 classes, with weights that nothing has trained."""
+    from compactnets.data import Preprocess
     from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
 
     stages = [(4, 20, 10), (8, 20, 5), (4, 40, 10)]  # layers, channels kept, channels sent to each later layer
@@ -53,7 +54,7 @@ def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="muffnet_x0_5",
         arguments=arguments,
         class_names=["a", "b", "c"],
-        preprocess={"size": 64, "resize": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
+        preprocess=Preprocess(size=64, resize=64, mean=(0.5,) * 3, std=(0.5,) * 3).to_dict(),
         source="a test",
         license="none needed",
     )

@@ -202,7 +202,7 @@ def profile_by_name(
     """
     if name.endswith(SUFFIX):
         record = read_record(Path(name))
-        size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess(**record.preprocess).size] * 2)
+        size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess.from_dict(record.preprocess).size] * 2)
         return profile(build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
     accepted_arguments(name)
     form = default_form(name, arguments.get("stem"))

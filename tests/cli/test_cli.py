@@ -276,6 +276,13 @@ def test_a_checkpoint_is_drawn_and_profiled_as_what_it_is(
     smaller = run("profile", own_network, "--input-size", 1, 32, 32, "--num-classes", 5, "--json").json
     assert smaller["input_size"] == [1, 32, 32]
     assert smaller["macs"] < cost["macs"] / 3
+    spoiled = tmp_path / "spoiled.safetensors"
+    spoiled.write_bytes(own_network.read_bytes())
+    record = json.loads(own_network.with_suffix(".json").read_text())
+    spoiled.with_suffix(".json").write_text(json.dumps({**record, "preprocess": {}}))
+    refused = run("profile", spoiled)
+    assert refused.code == 2
+    assert "preprocessing record" in refused.err
 
 
 def test_every_verb_takes_json() -> None:
