@@ -67,18 +67,21 @@ def convert(
 def discretize(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a MuffNet with model_arguments.sharing=learned.")],
     output: Annotated[Path, typer.Option(help="The .safetensors file to write, for train --init.")],
+    start: Annotated[
+        bool, typer.Option("--start", help="The M that the search began with instead, to compare what it learned with.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn the sharing matrices that a MuffNet has learned into whole channels, at the cost of its variant."""
     from compactnets.console import stdout
     from compactnets.training.discretization import discretize_checkpoint
 
-    found = discretize_checkpoint(checkpoint, output)
+    found = discretize_checkpoint(checkpoint, output, start=start)
     if as_json:
         print_json({"output": str(output), **found.to_dict()})
         return
     for number, (matrix, moved) in enumerate(zip(found.matrices, found.moved, strict=True), start=1):
-        learned = f"a group typically moved by a factor of {moved:.2f}"
+        learned = "what the search began with" if start else f"a group typically moved by a factor of {moved:.2f}"
         stdout.print(f"stage {number}, {matrix.out_channels} channels out; {learned}", highlight=False)
         width = max(len(str(entry)) for row in matrix.entries for entry in row)
         for row in matrix.entries:

@@ -136,6 +136,15 @@ def test_how_far_a_search_has_moved(search: LearnedMuffNet) -> None:
     assert stage.moved() > 1.05
 
 
+def test_the_start_can_be_had_back(search: LearnedMuffNet) -> None:
+    fresh = discretize(search)
+    for stage in stages(search):
+        stage.logits.data += torch.randn_like(stage.logits).mul(0.5)
+    assert discretize(search) != fresh
+    search.reset()
+    assert discretize(search) == fresh
+
+
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="takes its widths from the variant"):
         compactnets.create_model("muffnet_x0_5", sharing="learned", widths=(8, 32, 136))
@@ -148,10 +157,11 @@ def test_search_discretize_and_train(run: Callable, tmp_path: Path) -> None:  # 
     quick += ["--set", "batch_size=256", "--set", "schedule.warmup_epochs=0", "--device", "cpu"]
     words = ["train", "digits/quickstart", "--model", "muffnet_x0_5", *quick]
     learned = ["--set", "model_arguments={stem: cifar, sharing: learned}"]
-    done = run(*words, *learned, "--output", tmp_path / "search")
+    search = tmp_path / "search" / "last.safetensors"
+    done = run(*words, *learned, "--output", search.parent)
     assert done.code == 0, done.err
     found = tmp_path / "found.safetensors"
-    document = run("discretize", tmp_path / "search" / "last.safetensors", "--output", found, "--json").json
+    document = run("discretize", search, "--output", found, "--json").json
     assert document["macs"] == pytest.approx(document["variant_macs"], rel=0.03)
     assert [len(matrix) for matrix in document["sharing"]] == [4, 8, 4]
     assert read_record(found).arguments["sharing"] == document["sharing"]
@@ -160,8 +170,11 @@ def test_search_discretize_and_train(run: Callable, tmp_path: Path) -> None:  # 
     assert done.code == 0, done.err
     trained = read_record(tmp_path / "trained" / "last.safetensors")
     assert trained.arguments["sharing"] == document["sharing"]
-    text = run("discretize", tmp_path / "search" / "last.safetensors", "--output", tmp_path / "again.safetensors").out
+    text = run("discretize", search, "--output", tmp_path / "again.safetensors").out
     assert f"a group typically moved by a factor of {document['moved'][1]:.2f}" in text
+    began = run("discretize", search, "--start", "--output", tmp_path / "began.safetensors")
+    assert "stage 2, 73 channels out; what the search began with" in began.out
+    assert " 32 11  7  6  5  4  4  4\n" in began.out
     refused = run("discretize", found, "--output", tmp_path / "no.safetensors")
     assert refused.code == 2
     assert "has an M to make discrete" in refused.err

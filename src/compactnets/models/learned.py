@@ -98,12 +98,16 @@ class LearnedStage(MuffStage):
     ) -> None:
         super().__init__(in_channels, room, stride)
         self.cost, self.target, self.start = cost, target, start
-        logits = torch.where(start > 0, start, 1.0).log()
-        self.logits = nn.Parameter(logits.to(torch.get_default_device()))
+        self.logits = nn.Parameter(self._beginning().to(torch.get_default_device()))
 
     def counts(self) -> Tensor:
         """Return n_ij, (L, L): channels of each group, not whole, of a stage that costs the target."""
         return self.cost.fit(self.logits.exp().triu(), self.target)
+
+    def reset(self) -> None:
+        """Set the n_ij back to what they began as."""
+        with torch.no_grad():
+            self.logits.copy_(self._beginning())
 
     def moved(self) -> float:
         """Return by what factor a group has typically grown or shrunk: 1 where nothing was learned.
@@ -122,6 +126,9 @@ class LearnedStage(MuffStage):
         for layer, unit in enumerate(self.units, start=1):
             self._send(unit(gather(waiting[layer - 1])) * self._gates(counts, layer), layer, waiting)
         return gather(waiting[-1])
+
+    def _beginning(self) -> Tensor:
+        return torch.where(self.start > 0, self.start, 1.0).log()
 
     def _gates(self, counts: Tensor, layer: int) -> Tensor:
         """Return the gates of a layer's channels, (1, C, 1, 1): near 1 for the first n_ij of each group, then 0."""
@@ -178,6 +185,11 @@ class LearnedMuffNet(StagedNet):
         )
         self.base, self.stem_channels, self.head_channels = tuple(base), stem_channels, head_channels
         initialize(self)
+
+    def reset(self) -> None:
+        """Set M back to what it began as."""
+        for stage in self.stages:
+            stage.reset()  # type: ignore[operator]
 
 
 def stage_costs(base: Sequence[Sharing], stem_channels: int, head_channels: int) -> list[StageCost]:

@@ -10,7 +10,7 @@ import torch
 
 from compactnets.complexity import count
 from compactnets.environment import software_versions
-from compactnets.models.learned import discretize
+from compactnets.models.learned import LearnedMuffNet, discretize
 from compactnets.models.registry import create_model
 from compactnets.models.sharing import SharingMatrix
 from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint, save_checkpoint
@@ -44,28 +44,37 @@ class Discretized:
         }
 
 
-def discretize_checkpoint(checkpoint: Path, output: Path, seed: int = 0) -> Discretized:
+def discretize_checkpoint(checkpoint: Path, output: Path, *, start: bool = False, seed: int = 0) -> Discretized:
     """Write the network with the M that a checkpoint has learned, with fresh weights, for ``train --init``.
 
     Its weights are fresh because what was searched for is M: so it is trained as any other pattern.
+
+    Args:
+        checkpoint: of a network with ``sharing="learned"``.
+        output: the checkpoint to write.
+        start: the M that the search began with, in place of what it learned: the control that tells what learning adds.
+        seed: of the fresh weights.
 
     Raises:
         InputError: not a checkpoint of a network with ``sharing="learned"``, or ``output`` cannot be written.
     """
     searched, record = load_checkpoint(checkpoint)
+    if start and isinstance(searched, LearnedMuffNet):
+        searched.reset()
     matrices = discretize(searched)
     form = {key: value for key, value in record.arguments.items() if key != "sharing"}
     arguments = {**form, "sharing": [[list(row) for row in matrix.entries] for matrix in matrices]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create_model(record.model, **arguments)
+    told = "began to learn it" if start else "has learned it"
     fresh = CheckpointRecord(
         model=record.model,
         arguments=arguments,
         class_names=record.class_names,
         class_labels=record.class_labels,
         preprocess=record.preprocess,
-        source=f"fresh weights (seed {seed}), not trained; M as {checkpoint.name} has learned it",
+        source=f"fresh weights (seed {seed}), not trained; M as {checkpoint.name} {told}",
         license="none needed",
         training={"search": record.training},
         versions=software_versions(),
