@@ -14,7 +14,7 @@ from compactnets.catalogue import build_by_name
 from compactnets.deploy.latency import parse_format
 from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
 from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest
-from compactnets.papers.ablation import describe, rank_correlation
+from compactnets.papers.ablation import describe, own_sharings, rank_correlation
 from compactnets.plots import draw_sharing
 from compactnets.recorded import load_records, network_label
 
@@ -243,9 +243,8 @@ def main() -> None:
     (ROOT / "docs" / "results.md").write_text(render(), encoding="utf-8")
     for name, record in load_records("latency").items():
         draw(record, ROOT / "docs" / f"latency-{name}.svg")
-    rows = [row for record in load_records("ablation").values() for row in record["rows"] if row["stated_top1"] is None]
-    for row in rows:
-        draw_sharing(build_by_name(row["model"], row["arguments"]), ROOT / "docs" / f"sharing-{row['key']}.svg")
+    for name, row in own_sharings(load_records("ablation").values()).items():
+        draw_sharing(build_by_name(row["model"], row["arguments"]), ROOT / "docs" / f"sharing-{name}.svg")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from compactnets.errors import InputError
-from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation, run_ablation, summarize
+from compactnets.papers.ablation import (
+    ABLATIONS,
+    ablation_rows,
+    describe,
+    own_sharings,
+    rank_correlation,
+    run_ablation,
+    summarize,
+)
 from compactnets.papers.stated import stated_rows
 from compactnets.training.checkpoint import read_record
 from compactnets.training.grid import Place
@@ -106,6 +114,20 @@ def test_networks_of_ones_own_need_names_of_their_own(own_network: Path, tmp_pat
 def row(stated: float | None, *accuracies: float | None) -> dict:
     runs = [{"seed": 0, "error": "no"} if each is None else {"seed": 0, "top1_percent": each} for each in accuracies]
     return {"stated_top1": stated, "runs": runs}
+
+
+def test_each_m_of_ones_own_has_one_name() -> None:
+    def row(key: str, sharing: object, stated: float | None = None) -> dict:
+        return {"key": key, "model": "muffnet_x0_5", "arguments": {"sharing": sharing}, "stated_top1": stated}
+
+    paper, first, second, named = (
+        row("p", "dense", 60.0),
+        row("found", [[[1]]]),
+        row("found", [[[2]]]),
+        row("n", "none"),
+    )
+    records = [{"rows": [paper, first]}, {"rows": [second, first, named]}]
+    assert own_sharings(records) == {"found": first, "found-2": second}
 
 
 def test_mean_and_spread() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,6 +173,21 @@ def rank_correlation(record: Mapping[str, Any]) -> float | None:
     stated = [row for row in record["rows"] if row["stated_top1"] is not None]
     pairs = [(row["stated_top1"], summary[0]) for row in stated if (summary := summarize(row))]
     return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
+
+
+def own_sharings(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the rows whose M is none of the paper's, such as one that was learned, each M once, by a name of its own.
+
+    The name is the row's key, numbered from the second on where several M have the same.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in (row for record in records for row in record["rows"]):
+        if row["stated_top1"] is not None or not isinstance(row["arguments"].get("sharing"), list):
+            continue
+        same = [each for each in found.values() if each["key"] == row["key"]]
+        if not any((each["model"], each["arguments"]) == (row["model"], row["arguments"]) for each in same):
+            found[f"{row['key']}-{len(same) + 1}" if same else row["key"]] = row
+    return found
 
 
 def show(record: Mapping[str, Any]) -> None:

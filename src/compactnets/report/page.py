@@ -18,6 +18,7 @@ from compactnets.console import Tracker
 from compactnets.environment import commit, software_versions
 from compactnets.errors import InputError
 from compactnets.files import replace_text
+from compactnets.papers.ablation import own_sharings
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
 from compactnets.papers.records import Paper
 from compactnets.papers.stated import load_papers
@@ -170,11 +171,14 @@ def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
 
 def _own_matrices(evidence: Evidence) -> list[Drawn]:
     """Draw the M of each network of an ablation that is not the paper's, such as one that was learned."""
-    rows = [row for record in evidence.ablations for row in record["rows"] if row["stated_top1"] is None]
     return [
-        _plot(row["label"], "Sharing matrices", f"own-{row['key']}", partial(figures.matrices, row["model"], sharing))
-        for row in rows
-        if isinstance(sharing := row["arguments"].get("sharing"), list)
+        _plot(
+            row["label"],
+            "Sharing matrices",
+            f"own-{name}",
+            partial(figures.matrices, row["model"], row["arguments"]["sharing"]),
+        )
+        for name, row in own_sharings(evidence.ablations).items()
     ]
 
 
