@@ -289,8 +289,8 @@ def test_all_figures_are_there(values: dict, report: Path) -> None:
     needs_graphviz()
     assert values["figures_missing"] == []
     files = sorted(path.name for path in (report / "figures").iterdir())
-    assert [name for name in files if name.startswith("own-")] == ["own-found.svg"]  # of the recorded ablation
-    assert len(files) == 15
+    assert [name for name in files if name.startswith("own-")] == ["own-found.svg", "own-start.svg"]  # recorded
+    assert len(files) == 16
     text = (report / "report.md").read_text(encoding="utf-8")
     assert all(f"](figures/{name})" in text for name in files)
 
