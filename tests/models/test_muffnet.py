@@ -26,7 +26,9 @@ from compactnets.models.muffnet import VARIANTS, MuffNet, parse_sharing
 from compactnets.models.muffnet_blocks import DEPTHS, MuffStage, NormalBlock, ReductionBlock, ResidualBlock
 from compactnets.models.sharing import PATTERNS, DenseSharing, Sharing, SharingMatrix, make_sharing
 from compactnets.nn import ConvNormAct
+from compactnets.papers.ablation import describe
 from compactnets.papers.stated import load_paper
+from compactnets.recorded import load_records
 
 
 def random_matrix(layers: int, seed: int) -> SharingMatrix:
@@ -334,15 +336,31 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_tables_of_the_document() -> None:
-    """The tables of docs/muffnet.md are what docs/muffnet_evidence.py prints, row by row."""
+    """The tables of docs/muffnet.md, but for that of trained networks, are what docs/muffnet_evidence.py prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         runpy.run_path(str(DOCS / "muffnet_evidence.py"), run_name="__main__")
-    lines = (DOCS / "muffnet.md").read_text(encoding="utf-8").splitlines()
+    lines = (DOCS / "muffnet.md").read_text(encoding="utf-8").partition("## Learning M")[0].splitlines()
     heads = {index for index, line in enumerate(lines, start=-1) if line.startswith("| ---")}
     rows = [line for index, line in enumerate(lines) if line.startswith("| ") and not {index, index - 1} & heads]
     assert len(heads) == 4
     assert rows == printed.getvalue().splitlines()
+
+
+def test_the_accuracies_of_the_document() -> None:
+    """What docs/muffnet.md says of networks with a learned M is what is recorded."""
+    learning = (DOCS / "muffnet.md").read_text(encoding="utf-8").partition("## Learning M")[2]
+    table = [line.strip("| ").split(" | ") for line in learning.splitlines() if line.startswith("| ")]
+    names = {"average + geometric + none": "average+geometric+none", "where the search begins": "start"}
+    records = load_records("ablation")
+    for column, name in ((2, "cifar10-sharing"), (3, "cifar10-sharing-5")):
+        rows = {row["key"]: row for row in records[name]["rows"]}
+        seeds = len(rows["found"]["runs"])
+        assert table[0][column] == f"[{records[name]['epochs']} epochs](results.md#ablation-{name}), {seeds} seeds"
+        for cells in table[2:]:
+            row = rows.get(names.get(cells[0], cells[0]))
+            assert cells[column].strip("*") == (f"{describe(row)[1]} %" if row else "not run")
+            assert row is None or cells[1] == f"{row['macs'] / 1e6:.1f} M"
 
 
 def test_the_examples_of_the_document() -> None:

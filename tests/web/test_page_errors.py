@@ -74,14 +74,14 @@ def test_files_that_are_missing_or_others(visit: Open, copied: Path) -> None:
     model = copied / "models" / "tiny.onnx"
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    page = visit(copied).open()
-    assert page.error == (
+    assert visit(copied).open().error == (
         "models/tiny.onnx is not the file that networks.json describes (sha256 differs): make the folder again."
     )
-    model.write_bytes(content[:-1])
-    assert "bytes were expected" in page.open().error
+    model.write_bytes(content[:-1])  # a page anew: a browser that has the file asks whether it changed, to the second
+    assert "bytes were expected" in visit(copied).open().error
     model.unlink()
-    assert page.open().error == "models/tiny.onnx could not be fetched: the server answered 404."
+    page = visit(copied).open()
+    assert page.error == "models/tiny.onnx could not be fetched: the server answered 404."
     page.choose("grey")
     assert page.error == ""
     next((copied / "assets").glob("*.wasm")).unlink()
