@@ -120,14 +120,10 @@ def test_each_m_of_ones_own_has_one_name() -> None:
     def row(key: str, sharing: object, stated: float | None = None) -> dict:
         return {"key": key, "model": "muffnet_x0_5", "arguments": {"sharing": sharing}, "stated_top1": stated}
 
-    paper, first, second, named = (
-        row("p", "dense", 60.0),
-        row("found", [[[1]]]),
-        row("found", [[[2]]]),
-        row("n", "none"),
-    )
-    records = [{"rows": [paper, first]}, {"rows": [second, first, named]}]
-    assert own_sharings(records) == {"found": first, "found-2": second}
+    paper, named = row("p", "dense", 60.0), row("n", "none")
+    first, second, third = row("found", [[[1]]]), row("found", [[[2]]]), row("found-2", [[[3]]])
+    records = [{"rows": [paper, first]}, {"rows": [third, second, first, named]}]
+    assert own_sharings(records) == {"found": first, "found-2": third, "found-3": second}
 
 
 def test_mean_and_spread() -> None:

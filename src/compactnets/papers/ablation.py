@@ -8,6 +8,7 @@ user's own, such as one whose M was learned, may stand beside them.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -184,10 +185,13 @@ def own_sharings(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str,
     for row in (row for record in records for row in record["rows"]):
         if row["stated_top1"] is not None or not isinstance(row["arguments"].get("sharing"), list):
             continue
-        same = [each for each in found.values() if each["key"] == row["key"]]
-        if not any((each["model"], each["arguments"]) == (row["model"], row["arguments"]) for each in same):
-            found[f"{row['key']}-{len(same) + 1}" if same else row["key"]] = row
+        names = itertools.chain([row["key"]], (f"{row['key']}-{number}" for number in itertools.count(2)))
+        found.setdefault(next(name for name in names if name not in found or _same_network(found[name], row)), row)
     return found
+
+
+def _same_network(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return (row["model"], row["arguments"]) == (other["model"], other["arguments"])
 
 
 def show(record: Mapping[str, Any]) -> None:
