@@ -117,13 +117,13 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part."""
+    from compactnets.catalogue import SUFFIX, merge_arguments, profile_by_name
     from compactnets.training.checkpoint import task_of
 
-    if detector or recipe or (name.endswith(".safetensors") and task_of(Path(name)) == "detection"):
+    if detector or recipe or (name.endswith(SUFFIX) and task_of(Path(name)) == "detection"):
         given = {"stem": stem, "batch-size": batch_size != 1, "per-layer": per_layer}
         profile_detector(name, input_size, detector, recipe, num_classes, arguments or [], given, as_json)
         return
-    from compactnets.catalogue import merge_arguments, profile_by_name
     from compactnets.complexity import render
     from compactnets.console import stdout
 
