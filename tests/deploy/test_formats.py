@@ -71,6 +71,34 @@ def test_executorch_delegates_everything(artifact: Make) -> None:
     assert details["delegates"] == 1
 
 
+class Splits(torch.nn.Module):
+    """Every way to take a tensor apart of which torch.export makes one operator."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ways = [torch.split(x, [3, 1, 4], dim=1), torch.split(x, 3, dim=1), x.chunk(3, dim=-3), x.split(2, -1)]
+        ways += [
+            torch.tensor_split(x, 3, dim=1),
+            torch.tensor_split(x, (2, 3), dim=1),
+            torch.unsafe_split(x, 4, 1),
+            torch.unsafe_chunk(x, 2, 1),
+        ]
+        return tuple(part for parts in ways for part in parts)
+
+
+def test_splits_become_slices() -> None:
+    """XNNPACK takes no split of some releases of ExecuTorch: the graph must not hold any."""
+    from compactnets.deploy.executorch_format import SPLITS, split_by_slices
+
+    x = torch.randn(2, 8, 5, 7)
+    program = torch.export.export(Splits(), (x,))
+    assert len({node.target for node in program.graph.nodes} & SPLITS) == len(SPLITS)
+    program = split_by_slices(program)
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert targets == {torch.ops.aten.slice.Tensor}
+    for found, expected in zip(program.module()(x), Splits()(x), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_executorch_keeps_its_threads_while_programs_use_them(artifact: Make) -> None:
     """A pool that is replaced under a loaded program hangs the process."""
     folder = artifact("executorch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
 from pathlib import Path
@@ -10,15 +11,26 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from compactnets.deploy.formats import Runner, trace_program
 from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.quantization.form import freeze
-from compactnets.deploy.quantization.lowering import shuffle_in_int8, split_by_slices
+from compactnets.deploy.quantization.lowering import shuffle_in_int8
 from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError
+
+SPLITS = {
+    torch.ops.aten.split.Tensor,
+    torch.ops.aten.split_with_sizes.default,
+    torch.ops.aten.chunk.default,
+    torch.ops.aten.unsafe_split.Tensor,
+    torch.ops.aten.unsafe_chunk.default,
+    torch.ops.aten.tensor_split.sections,
+    torch.ops.aten.tensor_split.indices,
+}
 
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -33,7 +45,7 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.pte`` of an int8 network, as :func:`write` does."""
     freeze(network, unsigned=False, integer_bias=False)
-    return _save(shuffle_in_int8(split_by_slices(network)), example, folder)
+    return _save(shuffle_in_int8(network), example, folder)
 
 
 def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -42,7 +54,7 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
-        program = trace_program(model, example, any_shape=False)
+        program = split_by_slices(trace_program(model, example, any_shape=False))
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         info = get_delegation_info(edge.exported_program().graph_module)
         left = {
@@ -62,6 +74,31 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         "delegates": info.num_delegated_subgraphs,
         "other_operators": left,
     }
+
+
+def split_by_slices(program: ExportedProgram) -> ExportedProgram:
+    """Take splits and chunks apart into slices, in place, in float and int8 alike.
+
+    Not every release of ExecuTorch has XNNPACK take a split, and none an int8 one: each that is left out cuts the
+    network into two delegates.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in SPLITS:
+            continue
+        source, _, *rest = node.args
+        dim = rest[0] if rest else node.kwargs.get("dim", 0)
+        ends = list(itertools.accumulate((part.shape[dim] for part in node.meta["val"]), initial=0))
+        for user in list(node.users):  # each takes one part
+            index = user.args[1]
+            with graph.inserting_before(user):
+                part = graph.call_function(torch.ops.aten.slice.Tensor, (source, dim, ends[index], ends[index + 1]))
+            part.meta = dict(user.meta)
+            user.replace_all_uses_with(part)
+            graph.erase_node(user)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
 
 
 _opened = False  # whether a program was loaded in this process

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -16,25 +15,6 @@ from compactnets.nn import ChannelShuffle
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-
-
-def split_by_slices(network: GraphModule) -> GraphModule:
-    """Take splits apart into slices, in place: XNNPACK has no int8 split."""
-    for node in list(network.graph.nodes):
-        if node.target is not torch.split:
-            continue
-        source, sizes, *rest = node.args
-        dim = rest[0] if rest else node.kwargs.get("dim", 0)
-        starts = list(itertools.accumulate([0, *sizes]))
-        for user in list(node.users):
-            index = user.args[1]
-            with network.graph.inserting_before(user):
-                part = network.graph.call_function(torch.narrow, (source, dim, starts[index], sizes[index]))
-            user.replace_all_uses_with(part)
-            network.graph.erase_node(user)
-        network.graph.erase_node(node)
-    network.recompile()
-    return network
 
 
 def leave_float_outputs(network: GraphModule) -> GraphModule:
