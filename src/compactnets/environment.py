@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shlex
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from compactnets.source import UNKNOWN, build_record, checkout_commit
 
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 
@@ -41,19 +42,14 @@ def cpu_features() -> list[str]:
 
 
 def commit() -> str:
-    """Return the commit of the checkout that this package runs from, with ``+`` behind it where its files differ.
+    """Return the commit that this package's files are of, with ``+`` behind it where they differ from it.
 
-    ``"unknown"`` where it is installed.
+    In a checkout git knows it, in an installed package the build wrote it down; ``"unknown"`` where neither does.
     """
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return "unknown"
-    try:
-        head = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-        dirty = subprocess.run(["git", "-C", str(root), "status", "--porcelain", "src"], capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
+    if (root / ".git").exists():
+        return checkout_commit(root) or UNKNOWN
+    return str(build_record().get("commit", UNKNOWN))
 
 
 def portable_command(arguments: Sequence[str]) -> str:

@@ -1,0 +1,50 @@
+"""Which commit the files of this package are of: asked of git in a checkout, written down where the package is built.
+
+``hatch_build.py`` loads this file by its path where the package is not installed, so it imports the standard library
+only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BUILD = "build.json"  # beside this file in a wheel and in an sdist, never in a checkout
+UNKNOWN = "unknown"
+DIRTY = "+"
+
+
+def checkout_commit(root: Path, paths: Sequence[str] = ("src",)) -> str | None:
+    """Return the commit of a checkout, with ``+`` behind it where files below ``paths`` differ from it.
+
+    ``None`` where ``root`` is not the root of a checkout, or git cannot tell.
+    """
+    if not (root / ".git").exists():
+        return None
+    # inside a git hook the variables name the repository of the hook, which may be another one
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + (DIRTY if git("status", "--porcelain", "--", *paths) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def build_record(folder: Path = Path(__file__).parent) -> dict[str, Any]:
+    """Return what the build wrote down of the package in ``folder``: ``commit``, and ``page`` where there is none.
+
+    Empty in a checkout.
+    """
+    try:
+        record = json.loads((folder / BUILD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
