@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compactnets.data.base import VAL_NAMES, shorten
+from compactnets.data.listing import folders_called
 from compactnets.errors import InputError
 
 ENDINGS = ("*.tar", "*.tar.gz", "*.tgz")  # compressed ones only to say that they cannot be read
@@ -33,7 +34,7 @@ def find_archives(folder: Path) -> list[Path]:
     Raises:
         InputError: numbered shards with gaps, or fewer than the ``_info.json`` beside them lists.
     """
-    for places in ([folder], [folder / name for name in ("train", *VAL_NAMES)]):
+    for places in ([folder], folders_called(folder, ("train", *VAL_NAMES))):
         found = {shard for place in places for ending in ENDINGS for shard in place.glob(ending)}
         shards = sorted((shard for shard in found if not shard.name.startswith(".")), key=_natural)
         if shards:

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from compactnets.data.content import digest_parts, spread
+from compactnets.data.listing import check_names
 from compactnets.data.preprocess import Preprocess
 from compactnets.data.presets import choose_preprocess
 from compactnets.errors import InputError
@@ -34,6 +36,11 @@ class ImageSource(ABC):
         split: ``"train"`` or ``"val"``.
         class_names: name of every class, in the order of the labels.
         labels: ``(len,)`` int64, indices into ``class_names``.
+        left_out: what lies among the images and is not read, neither hidden nor the system's: paths, of folders with
+            ``/``.
+
+    Raises:
+        InputError: the name of a class is not UTF-8.
     """
 
     kind: ClassVar[str]
@@ -41,7 +48,8 @@ class ImageSource(ABC):
     def __init__(self, spec: str, split: Split, class_names: Sequence[str], labels: np.ndarray) -> None:
         self.spec = spec
         self.split = split
-        self.class_names = tuple(class_names)
+        self.class_names = check_names(spec, class_names)
+        self.left_out: list[str] = []
         self.labels = labels.astype(np.int64, copy=False)
 
     def __len__(self) -> int:
@@ -87,7 +95,7 @@ class ImageSource(ABC):
         return choose_preprocess((self.image(int(index)) for index in sample), self.class_names)
 
     def fingerprint(self) -> str:
-        """Return a digest of layout, split, count, class names and labels in order, without decoding an image.
+        """Return a digest of layout, split, count, class names and labels in order; :meth:`content` is of the images.
 
         The place of the data is not part of it, so that they may be moved.
         """
@@ -95,6 +103,20 @@ class ImageSource(ABC):
         digest = hashlib.sha256(json.dumps(record).encode())
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    def content(self) -> str:
+        """Return a digest of the images (:mod:`compactnets.data.content`): the same for a copy of the data elsewhere.
+
+        Here of up to 1,024 images, spread evenly: their files or, where there are none, their pixels.
+        """
+        return digest_parts(self._content(index) for index in spread(len(self)))
+
+    def _content(self, index: int) -> bytes:
+        try:
+            data = self.encoded(index)
+            return data if data is not None else self.image(index).tobytes()
+        except InputError:  # what cannot be read is for whoever needs the image to say
+            return b"cannot be read"
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

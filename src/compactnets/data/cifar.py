@@ -11,6 +11,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity
 
 from compactnets.data.base import ImageSource, Split
+from compactnets.data.content import digest_parts
 from compactnets.data.preprocess import Preprocess
 from compactnets.data.presets import CIFAR
 from compactnets.errors import InputError
@@ -55,6 +56,9 @@ class CifarSource(ImageSource):
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
+
+    def content(self) -> str:
+        return digest_parts([self.images.tobytes()])
 
     def name(self, index: int) -> str:
         return f"{self.folder} {self.split} image {index}"

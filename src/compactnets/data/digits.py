@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from compactnets.data.base import ImageSource, Split
+from compactnets.data.content import digest_parts
 from compactnets.data.preprocess import Fit, Preprocess
 
 SIZE = 16  # what the 8 x 8 pixels are enlarged to
@@ -34,6 +35,9 @@ class DigitsSource(ImageSource):
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])
+
+    def content(self) -> str:
+        return digest_parts([self.pixels.tobytes()])
 
     def name(self, index: int) -> str:
         return f"digit {self.indices[index]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compactnets.data.base import VAL_NAMES, ImageSource, MissingSplitError, check_labels, describe, shorten
-from compactnets.data.folder import FLAT, SPLIT_NAMES, class_folders, holds_images, is_divided, is_image
+from compactnets.data.base import ImageSource, MissingSplitError, check_labels, describe, shorten
+from compactnets.data.content import digest_files
+from compactnets.data.folder import FLAT, SPLIT_NAMES, TRAIN_FOLDERS, VAL_FOLDERS, is_divided
 from compactnets.data.ground_truth import TRUTH_FILES, read_truth
 from compactnets.data.images import read_image
+from compactnets.data.listing import (
+    check_names,
+    class_folders,
+    compose,
+    entries_of,
+    folders_called,
+    holds_images,
+    is_image,
+    strays,
+)
 from compactnets.errors import InputError
 
 MOST_CLASSES = 1_000_000  # that are taken from numbers alone
@@ -42,11 +52,11 @@ class FlatSource(ImageSource):
 
     def __init__(self, root: Path, folder: Path, truth: Path, spec: str) -> None:
         self.root, self.folder, self.truth = root, folder, truth
-        with os.scandir(folder) as entries:
-            self.names = sorted(entry.name for entry in entries if entry.is_file() and is_image(entry.name))
-        classes = read_truth(truth, self.names)
-        train = root / "train"
-        trained = class_folders(train) if train.is_dir() else ()
+        files = [entry.name for entry in entries_of(folder) if entry.is_file()]
+        self.names = sorted(filter(is_image, files), key=compose)
+        classes = [compose(text) for text in read_truth(truth, self.names)]
+        train = next(iter(folders_called(root, TRAIN_FOLDERS)), root / "train")
+        trained = check_names(str(train), class_folders(train)) if train.is_dir() else ()
         if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in classes) or set(classes) <= set(trained):
             class_names = trained or tuple(sorted(set(classes)))
             positions = {name: position for position, name in enumerate(class_names)}
@@ -66,6 +76,9 @@ class FlatSource(ImageSource):
                 )
             check_labels(labels, len(class_names), lambda index: f"{truth}: {self.names[index]}", "class")
         super().__init__(spec, "val", class_names, labels)
+        read = {*self.names, truth.name}
+        left_out = [path for path in strays(folder) if Path(path).name not in read]
+        self.left_out = [path[len(str(root)) + 1 :] for path in left_out]
 
     def image(self, index: int) -> Image.Image:
         return read_image(self.folder / self.names[index])
@@ -75,6 +88,9 @@ class FlatSource(ImageSource):
             return (self.folder / self.names[index]).read_bytes()
         except OSError:
             return None
+
+    def content(self) -> str:
+        return digest_files(self.names, [self.folder / name for name in self.names])
 
     def name(self, index: int) -> str:
         return (self.folder / self.names[index]).relative_to(self.root).as_posix()
@@ -91,9 +107,7 @@ def find_flat(root: Path, spec: str) -> tuple[Path, Path] | None:
         MissingSplitError: a flat folder without ground truth.
     """
     bare = None
-    for folder in (root / name for name in VAL_NAMES):
-        if not folder.is_dir():
-            continue
+    for folder in folders_called(root, VAL_FOLDERS):
         inner = class_folders(folder)
         if inner not in FLAT:
             return None
@@ -103,7 +117,7 @@ def find_flat(root: Path, spec: str) -> tuple[Path, Path] | None:
         if truth := _find_truth(images, folder, root):
             return images, truth
         bare = bare or images
-    undivided = bool(set(class_folders(root)) - set(SPLIT_NAMES)) and not is_divided(root)
+    undivided = any(name.lower() not in SPLIT_NAMES for name in class_folders(root)) and not is_divided(root)
     if bare is not None and not undivided:  # a class may itself be called "test"
         raise MissingSplitError(
             f"{spec} has no val split: {bare.relative_to(root)}/ has no class folders and no ground truth was found; "

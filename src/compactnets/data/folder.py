@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from compactnets.data.base import (
     SPLITS,
@@ -19,20 +17,32 @@ from compactnets.data.base import (
     describe,
     shorten,
 )
+from compactnets.data.content import digest_files
 from compactnets.data.images import read_image
+from compactnets.data.listing import (
+    ENDINGS,
+    check_names,
+    class_folders,
+    folders_called,
+    is_image,
+    list_images,
+    strays,
+)
 from compactnets.errors import InputError
 
-SPLIT_NAMES = ("train", *VAL_NAMES)
+TRAIN_FOLDERS, VAL_FOLDERS = ("train", "training"), (*VAL_NAMES, "testing")  # with any capitals
+SPLIT_NAMES = (*TRAIN_FOLDERS, *VAL_FOLDERS)
 FLAT = ((), ("images",))  # folders in a split without class folders; the second is Tiny ImageNet's
 
 
 class FolderSource(ImageSource):
     """Images in class folders; a class is named by its folder, and labels follow the sorted names.
 
-    Class folders are searched with their sub-folders, for torchvision's extensions. The validation folder may be
-    called ``val``, ``valid``, ``validation`` or ``test``; the first of these that exists is used. A folder that holds
-    class folders without such a division is the split ``"val"``, whole. Hidden folders and files
-    (``.ipynb_checkpoints``, ``._a.jpg``) are passed over.
+    Class folders are searched with their sub-folders, for what :mod:`compactnets.data.listing` takes for an image. The
+    validation folder may be called ``val``, ``valid``, ``validation``, ``test`` or ``testing``, the other ``train`` or
+    ``training``, with any capitals; the first of these that exists is used. A folder that holds class folders without
+    such a division is the split ``"val"``, whole. Hidden folders and files (``.ipynb_checkpoints``, ``._a.jpg``) and
+    the system's (``@eaDir``, ``Thumbs.db``) are passed over; ``left_out`` has the rest.
 
     Args:
         root: the folder.
@@ -40,33 +50,35 @@ class FolderSource(ImageSource):
         spec: what the user named the source by.
 
     Raises:
-        InputError: the split is missing, a class folder holds no image, or training and validation folder have
-            different classes.
+        InputError: the split is missing, a class folder holds no image or cannot be read, the name of one is not UTF-8,
+            or training and validation folder have different classes.
     """
 
     kind = "folder"
 
     def __init__(self, root: Path, split: Split, spec: str) -> None:
         self.folder = split_folder(root, split, spec)
-        class_names = class_folders(self.folder)
+        folders = class_folders(self.folder)
+        class_names = check_names(str(self.folder), folders)
         if self.folder != root:
             for other in SPLITS:
                 folder = _find_split(root, other)
                 if other != split and folder is not None:
-                    check_same_classes(spec, self.folder.name, class_names, folder.name, class_folders(folder))
+                    names = check_names(str(folder), class_folders(folder))
+                    check_same_classes(spec, self.folder.name, class_names, folder.name, names)
         self.root = root
-        indices = {name: index for index, name in enumerate(class_names)}
-        samples = make_dataset(str(self.folder), indices, is_valid_file=is_image, allow_empty=True)
-        labels = np.array([label for _, label in samples], dtype=np.int64)
-        counts = np.bincount(labels, minlength=len(class_names))
-        if not counts.all():
-            empty = [class_names[index] for index in np.flatnonzero(counts == 0)]
+        listings = [list_images(self.folder / name) for name in folders]
+        if empty := [name for name, listing in zip(folders, listings, strict=True) if not listing.images]:
             raise InputError(
                 f"{self.folder}: no image in the class folder{'s' if len(empty) > 1 else ''} {shorten(empty)} "
-                f"(expected {' '.join(IMG_EXTENSIONS)}; {empty[0]} holds {describe(self.folder / empty[0])})"
+                f"(expected {' '.join(ENDINGS)}; {empty[0]} holds {describe(self.folder / empty[0])})"
             )
-        self.paths = [path for path, _ in samples]
+        self.paths = [path for listing in listings for path in listing.images]
+        labels = np.repeat(np.arange(len(folders)), [len(listing.images) for listing in listings])
         super().__init__(spec, split, class_names, labels)
+        outside = [] if self.folder == root else [path for path in strays(root) if is_image(path)]
+        left_out = [*outside, *strays(self.folder), *(path for listing in listings for path in listing.left_out)]
+        self.left_out = [_relative(path, root) for path in left_out]
 
     def image(self, index: int) -> Image.Image:
         return read_image(self.paths[index])
@@ -77,8 +89,11 @@ class FolderSource(ImageSource):
         except OSError:
             return None
 
+    def content(self) -> str:
+        return digest_files([_relative(path, self.folder) for path in self.paths], self.paths)
+
     def name(self, index: int) -> str:
-        return Path(self.paths[index]).relative_to(self.root).as_posix()
+        return _relative(self.paths[index], self.root)
 
 
 def split_folder(root: Path, split: Split, spec: str) -> Path:
@@ -90,7 +105,7 @@ def split_folder(root: Path, split: Split, spec: str) -> Path:
     if (folder := _find_split(root, split)) is not None:
         return folder
     names = class_folders(root)
-    flat = [name for name in names if name in SPLIT_NAMES and not class_folders(root / name)]
+    flat = [name for name in names if name.lower() in SPLIT_NAMES and not class_folders(root / name)]
     undivided = len(flat) < len(names) and not is_divided(root)
     inner = root / names[0] if len(names) == 1 else root
     nested = inner != root and is_divided(inner)
@@ -100,7 +115,7 @@ def split_folder(root: Path, split: Split, spec: str) -> Path:
     hint = ""
     if nested:
         hint = f"; give {inner} instead"
-    elif undivided and root.name in SPLIT_NAMES and (root.parent / "train").is_dir():
+    elif undivided and root.name.lower() in SPLIT_NAMES and folders_called(root.parent, TRAIN_FOLDERS):
         hint = f"; give {root.parent} instead"
     elif flat and not undivided:
         hint = f"; {flat[0]}/ has no class folders, it holds {describe(root / flat[0])}"
@@ -110,11 +125,19 @@ def split_folder(root: Path, split: Split, spec: str) -> Path:
 
 
 def _find_split(root: Path, split: str) -> Path | None:
-    """Return the folder of ``split`` if it exists and holds class folders: a class may itself be called "train"."""
-    for name in ("train",) if split == "train" else VAL_NAMES:
-        if (root / name).is_dir() and class_folders(root / name) not in FLAT:
-            return root / name
-    return None
+    """Return the folder of ``split`` if it exists and holds class folders: a class may itself be called "train".
+
+    Raises:
+        InputError: two of the same name but for capitals.
+    """
+    found = [
+        folder
+        for folder in folders_called(root, TRAIN_FOLDERS if split == "train" else VAL_FOLDERS)
+        if class_folders(folder) not in FLAT
+    ]
+    if len(found) > 1 and found[0].name.lower() == found[1].name.lower():
+        raise InputError(f"{root} holds {found[0].name}/ and {found[1].name}/: expected one of them")
+    return found[0] if found else None
 
 
 def is_divided(root: Path) -> bool:
@@ -122,19 +145,6 @@ def is_divided(root: Path) -> bool:
     return any(_find_split(root, split) for split in SPLITS)
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the sorted names of the folders in ``folder``, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
-
-
-def holds_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself."""
-    with os.scandir(folder) as entries:
-        return any(is_image(entry.name) and entry.is_file() for entry in entries)
-
-
-def is_image(path: str) -> bool:
-    """Whether a path is that of an image by its ending; hidden files are not."""
-    name = os.path.basename(path)
-    return name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+def _relative(path: str, root: Path) -> str:
+    end = "/" if path.endswith("/") else ""
+    return Path(path).relative_to(root).as_posix() + end

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from compactnets.data.base import shorten
+from compactnets.data.listing import ENDINGS, compose
 from compactnets.errors import InputError
 
 KIT = "ILSVRC2012_validation_ground_truth.txt"
@@ -94,18 +93,18 @@ def _rows(path: Path) -> list[list[str]]:
 
 def _by_name(path: Path, rows: list[list[str]], images: Sequence[str]) -> list[str]:
     """Return the class of every image from rows of image and class."""
-    stems = Counter(Path(image).stem for image in images)
-    known = {Path(image).stem: image for image in images if stems[Path(image).stem] == 1}
-    known |= {image: image for image in images}
+    stems = Counter(compose(Path(image).stem) for image in images)
+    known = {stem: image for image in images if stems[stem := compose(Path(image).stem)] == 1}
+    known |= {compose(image): image for image in images}
     heading, first = rows[0][0], rows[0]
-    if heading not in known and not heading.lower().endswith(IMG_EXTENSIONS) and not re.search(r"\d", heading):
+    if heading not in known and not heading.lower().endswith(ENDINGS) and not re.search(r"\d", heading):
         rows = [row for row in rows if row is not first]
     found: dict[str, str] = {}
     lost = []
     for name, text in rows:
-        name = re.split(r"[/\\]", name)[-1]
+        name = compose(re.split(r"[/\\]", name)[-1])
         image = known.get(name)
-        if image is None and name.lower().endswith(IMG_EXTENSIONS):
+        if image is None and name.lower().endswith(ENDINGS):
             image = known.get(Path(name).stem)  # a copy in another format
         if image is None:
             lost.append(name)

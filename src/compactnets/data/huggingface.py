@@ -14,6 +14,7 @@ from PIL import Image
 
 from compactnets.data.base import VAL_NAMES, ImageSource, MissingSplitError, Split, check_labels, shorten
 from compactnets.data.columns import choose_columns
+from compactnets.data.content import PLACES, WHOLE, digest_parts, spread
 from compactnets.data.images import decode_image
 from compactnets.errors import InputError, missing_extra
 
@@ -89,6 +90,11 @@ class HuggingFaceSource(ImageSource):
 
     def encoded(self, index: int) -> bytes:
         return self._bytes(self.dataset[index][self.image_column], self._place(index))
+
+    def content(self) -> str:
+        """Return a digest of all images, or of 1,024 of them where the data set has more than 256 MB."""
+        whole = len(self) if self.dataset.data.nbytes <= WHOLE else PLACES
+        return digest_parts(self._content(index) for index in spread(len(self), whole))
 
     def name(self, index: int) -> str:
         record = self.dataset[index][self.image_column]

@@ -16,13 +16,17 @@ import os
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from compactnets.errors import InputError
 
-# The formats of torchvision's image folders, and two that Parquet data sets hold. Pillow would try every plug-in it has
-# on the bytes, whatever the name of the file: the one for PostScript starts a program.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+# The formats of torchvision's image folders, and others that hold photographs (compactnets.data.listing has their
+# endings). Pillow would try every plug-in it has on the bytes, whatever the name of the file: the one for PostScript
+# starts a program.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"),
+    *(("AVIF",) if features.check("avif") else ()),  # Pillow has it from version 11.3 on
+)
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
@@ -82,17 +86,21 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
     """Convert to grey (1 channel, ITU-R 601 luma) or RGB (3 channels).
 
     Raises:
-        InputError: pixels whose range is unknown (see :func:`to_eight_bits`).
+        InputError: pixels whose range is unknown (see :func:`to_eight_bits`), or of a mode that Pillow does not convert
+            (CIELAB without LittleCMS, grey with premultiplied transparency).
     """
     mode = "L" if channels == 1 else "RGB"
     if image.mode == mode:
         return image
     image = to_eight_bits(image)
-    if image.mode in ("1", "L", "LA"):
-        return image.convert("L").convert(mode)
-    if image.mode in ("P", "PA") and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns on every such image
-    return image.convert("RGB").convert(mode)
+    try:
+        if image.mode in ("1", "L", "LA"):
+            return image.convert("L").convert(mode)
+        if image.mode in ("P", "PA") and "transparency" in image.info:
+            image = image.convert("RGBA")  # straight to RGB, Pillow warns on every such image
+        return image.convert("RGB").convert(mode)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"its pixels of mode {image.mode} cannot be converted: {error}") from None
 
 
 def is_grey(image: Image.Image) -> bool:

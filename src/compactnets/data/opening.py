@@ -6,13 +6,15 @@ import os
 import warnings
 from pathlib import Path
 
+from compactnets.console import say
 from compactnets.data.archives import expand_pattern, find_archives, is_pattern
 from compactnets.data.base import SPLITS, ImageSource, MissingSplitError, Split, describe
 from compactnets.data.cifar import READERS, CifarSource, find_cifar
 from compactnets.data.digits import DigitsSource
 from compactnets.data.flat import FlatSource, find_flat
-from compactnets.data.folder import FolderSource, class_folders, holds_images, is_divided
+from compactnets.data.folder import FolderSource, is_divided
 from compactnets.data.huggingface import PREFIX, HuggingFaceSource
+from compactnets.data.listing import class_folders, holds_images, printable, summarize
 from compactnets.data.parquet import ParquetSource, find_shards
 from compactnets.data.presets import cifar_variant
 from compactnets.data.webdataset import WebDatasetSource
@@ -41,6 +43,8 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
     ``cifar10`` and ``cifar100`` are looked for in ``$COMPACTNETS_DATA``, or ``~/.cache/compactnets`` where that is not
     set: torchvision's folder, or a folder of the word's name in any layout.
 
+    Files that lie among the images and are not read are counted in a line on standard error.
+
     Args:
         spec: word, name, pattern or path.
         split: ``"train"`` or ``"val"``.
@@ -49,6 +53,15 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
     Raises:
         InputError: unknown word, missing or empty folder, unknown layout, no such split, or what the source objects to.
     """
+    source = open_quietly(spec, split, download=download)
+    if source.left_out and os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        first = source.left_out[0]
+        say(printable(f"note: {spec} ({split}): files left out: {summarize(source.left_out)}, the first is {first}"))
+    return source
+
+
+def open_quietly(spec: str, split: Split, *, download: bool = False) -> ImageSource:
+    """Do what :func:`open_source` does, but leave it to the caller to say what was left out."""
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, found {split!r}")
     if download and spec not in READERS and not spec.startswith(PREFIX):

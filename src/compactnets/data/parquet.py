@@ -25,6 +25,7 @@ from compactnets.data.base import (
     shorten,
 )
 from compactnets.data.columns import choose_columns
+from compactnets.data.content import digest_files
 from compactnets.data.images import decode_image
 from compactnets.errors import InputError
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 IN_MEMORY = 1 << 30  # bytes: a split up to this size is read at once, a larger one by row groups
 CACHED_GROUPS = 4  # row groups that are kept of a larger one
-SHARD = re.compile(rf"(train|{'|'.join(VAL_NAMES)})(?:[-_.].*)?\.parquet")
+SHARD = re.compile(rf"(train|{'|'.join(VAL_NAMES)})(?:[-_.].*)?\.parquet", re.IGNORECASE)
 NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 EXPECTED = "an image column (a struct of bytes and path) and a label column (ClassLabel) in the 'huggingface' metadata"
 
@@ -101,6 +102,10 @@ class ParquetSource(ImageSource):
             for group in range(len(self._group_places)):
                 self._group(group)
         super().__init__(spec, split, class_names, np.concatenate(labels))
+        named = {shard for shards in by_split.values() for shard in shards}
+        self.left_out = [
+            path.name for path in sorted(folder.glob("*.parquet")) if path not in named and path.name[0] != "."
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker process that is spawned, not forked, reads the row groups again as it needs them
@@ -140,6 +145,9 @@ class ParquetSource(ImageSource):
     def encoded(self, index: int) -> bytes | None:
         data: bytes | None = (self._record(index) or {}).get("bytes")
         return data
+
+    def content(self) -> str:
+        return digest_files([shard.name for shard in self.shards], self.shards)
 
     def name(self, index: int) -> str:
         return (self._record(index) or {}).get("path") or self._place(index)
@@ -204,7 +212,7 @@ class ParquetSource(ImageSource):
 def find_shards(folder: Path) -> Path | None:
     """Return the folder of the Parquet shards, ``folder`` or ``folder/data``, or ``None`` where there are none."""
     for candidate in (folder, folder / "data"):
-        if candidate.is_dir() and any(candidate.glob("*.parquet")):
+        if candidate.is_dir() and any(not path.name.startswith(".") for path in candidate.glob("*.parquet")):
             return candidate
     return None
 
@@ -213,7 +221,7 @@ def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
     shards = defaultdict(list)
     for path in sorted(folder.glob("*.parquet")):
         if match := SHARD.fullmatch(path.name):
-            shards[match[1]].append(path)
+            shards[match[1].lower()].append(path)
     return shards
 
 

@@ -25,16 +25,18 @@ import numpy as np
 
 from compactnets.console import Tracker
 from compactnets.data.base import shorten
+from compactnets.data.listing import ENDINGS, SYSTEM_FOLDERS
 from compactnets.errors import InputError
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")  # of several, the first is used
+FIRST = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")  # of several images, the first is used
+IMAGE_SUFFIXES = tuple(dict.fromkeys([*FIRST, *(ending[1:] for ending in ENDINGS)]))
 LABEL_SUFFIXES = ("cls", "class", "json")  # likewise
 JSON_FIELDS = ("label", "cls", "class", "class_id", "target")
 KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 META = re.compile(r"__[^/]*__(/|$)")
 LABEL_BYTES = 1 << 20  # a label or JSON member beyond this size is not one
 TAIL_BYTES = 1 << 16  # how far behind an archive's end marker is looked for what should not be there
-VERSION = 1  # of the remembered index
+VERSION = 2  # of the remembered index
 
 Label = int | str
 Member = tuple[str, int, int]  # name, offset, size
@@ -52,6 +54,7 @@ class TarIndex:
     label_names: np.ndarray  # (C,) str, sorted; empty where the shards state numbers
     names: np.ndarray  # uint8, the members' names in UTF-8, one behind the other
     name_ends: np.ndarray  # (N,) int64
+    left_out: np.ndarray  # (K,) str, shard and name of members that belong to no sample
 
     def name(self, index: int) -> str:
         """Return the name of the image's member."""
@@ -71,12 +74,12 @@ def index_shards(shards: Sequence[Path], cache: Path) -> TarIndex:
     if (index := _load(remembered, stamps)) is not None:
         return index
     entries = [_read_shard(shard) for shard in Tracker(shards, len(shards), "reading what the shards hold")]
-    index = _join(shards, entries)
+    index = _join(shards, [found for found, _ in entries], [name for _, names in entries for name in names])
     _save(remembered, stamps, index)
     return index
 
 
-def _join(shards: Sequence[Path], entries: list[list[Entry]]) -> TarIndex:
+def _join(shards: Sequence[Path], entries: list[list[Entry]], left_out: list[str]) -> TarIndex:
     flat = [entry for shard in entries for entry in shard]
     labels = [label for *_, label in flat]
     names = [name.encode(errors="surrogateescape") for name, *_ in flat]
@@ -94,13 +97,15 @@ def _join(shards: Sequence[Path], entries: list[list[Entry]]) -> TarIndex:
         label_names=np.array(label_names, dtype=np.str_),
         names=np.frombuffer(b"".join(names), dtype=np.uint8),
         name_ends=np.cumsum([len(name) for name in names], dtype=np.int64),
+        left_out=np.array(left_out, dtype=np.str_),
     )
 
 
-def _read_shard(shard: Path) -> list[Entry]:
-    """Return the samples of one archive."""
+def _read_shard(shard: Path) -> tuple[list[Entry], list[str]]:
+    """Return the samples of one archive, and the members that belong to none."""
     images: dict[str, dict[str, Member]] = defaultdict(dict)
     labels: dict[str, dict[str, Member]] = defaultdict(dict)
+    others: list[tuple[str, str]] = []  # key and name
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -108,9 +113,12 @@ def _read_shard(shard: Path) -> list[Entry]:
                 match = KEY.fullmatch(member.name)
                 if not member.isreg() or match is None or META.match(member.name):
                     continue
+                if not SYSTEM_FOLDERS.isdisjoint(member.name.lower().split("/")):
+                    continue
                 key, suffix = match[1], match[2].lower()
                 is_image = suffix.rpartition(".")[2] in IMAGE_SUFFIXES
                 if not is_image and suffix not in LABEL_SUFFIXES:
+                    others.append((key, member.name))
                     continue
                 found = (images if is_image else labels)[key]
                 if suffix in found:
@@ -124,7 +132,8 @@ def _read_shard(shard: Path) -> list[Entry]:
         if isinstance(error, InputError):
             raise
         raise InputError(_not_tar(shard, error)) from None
-    return _pair(shard, images, {key: label for key, label in classes.items() if label is not None})
+    entries = _pair(shard, images, {key: label for key, label in classes.items() if label is not None})
+    return entries, [f"{shard.name}/{name}" for key, name in others if key not in images]
 
 
 def _read_label(shard: Path, file: BinaryIO, found: dict[str, Member]) -> Label | None:

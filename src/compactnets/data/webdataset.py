@@ -11,6 +11,7 @@ from PIL import Image
 
 from compactnets.data.archives import divide, listed_classes
 from compactnets.data.base import VAL_NAMES, ImageSource, MissingSplitError, Split, check_labels, shorten
+from compactnets.data.content import digest_files
 from compactnets.data.images import decode_image
 from compactnets.data.tar_index import index_shards
 from compactnets.errors import InputError
@@ -62,6 +63,7 @@ class WebDatasetSource(ImageSource):
         labels = self._number(spec, class_names)
         check_labels(labels, len(class_names), self._place, "class")
         super().__init__(spec, split, class_names, labels)
+        self.left_out = self.index.left_out.tolist()
 
     def image(self, index: int) -> Image.Image:
         return decode_image(io.BytesIO(self.encoded(index)), self._place(index))
@@ -75,6 +77,9 @@ class WebDatasetSource(ImageSource):
                 return file.read(int(self.index.sizes[index]))
         except OSError as error:
             raise InputError(f"{self._place(index)} cannot be read: {error.strerror}") from None
+
+    def content(self) -> str:
+        return digest_files([shard.name for shard in self.shards], self.shards)
 
     def name(self, index: int) -> str:
         return f"{self.shards[self.index.shards[index]].name}/{self.index.name(index)}"

@@ -16,7 +16,15 @@ from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
 from compactnets.errors import InputError
 from compactnets.models.legacy import load_legacy
-from compactnets.training.checkpoint import load_weights, parse_record, read_record, read_tensors, record_path, task_of
+from compactnets.training.checkpoint import (
+    ClassName,
+    load_weights,
+    parse_record,
+    read_record,
+    read_tensors,
+    record_path,
+    task_of,
+)
 
 Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
 
@@ -34,7 +42,7 @@ class DetectorRecord(BaseModel):
     faster_rcnn: FasterRCNNSettings | None = Field(None, description="where it is one")
     ssd: SSDSettings | None = Field(None, description="where it is one")
     frozen_batchnorm: bool = Field(description="of the backbone")
-    class_names: list[str] = Field(description="in the order of the labels, without the background")
+    class_names: list[ClassName] = Field(description="in the order of the labels, without the background")
     source: str = Field(description="where the weights come from")
     license: str = Field(description="licence of the weights, as far as it is known")
     training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")

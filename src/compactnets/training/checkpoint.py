@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compactnets.data import Preprocess
+from compactnets.data.content import digest_parts
+from compactnets.data.listing import compose
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import replace_file, replace_text
 from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import create_model
 
 Record = TypeVar("Record", bound=BaseModel)
+ClassName = Annotated[str, AfterValidator(compose)]  # as sources have them, however an older record encodes accents
 
 
 class Int8Training(BaseModel):
@@ -41,7 +44,7 @@ class CheckpointRecord(BaseModel):
     format: int = 1
     model: str = Field(description="name for compactnets.create_model")
     arguments: dict[str, Any] = Field(description="its arguments, num_classes among them")
-    class_names: list[str] = Field(description="identifiers of the classes, in the order of the outputs")
+    class_names: list[ClassName] = Field(description="identifiers of the classes, in the order of the outputs")
     class_labels: list[str] | None = Field(None, description="what a person reads, where the identifiers are codes")
     preprocess: dict[str, Any] = Field(description="fields of compactnets.data.Preprocess")
     source: str = Field(description="where the weights come from")
@@ -124,6 +127,18 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{file} is not {what}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+
+
+def digest_checkpoint(path: Path) -> str:
+    """Return a digest of a checkpoint, weights and record, the same wherever it lies and however it is named.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return digest_parts(file.read_bytes() for file in (locate(path), record_path(path)))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,10 @@ from compactnets.files import replace_file
 from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"
-FORMAT = 3
+FORMAT = 4
+WITHOUT_CONTENT = 3  # the format before: it tells images by their labels alone, and --init by its path
+CONTENT = ("content of the training images", "content of the validation images")
+INIT = "--init"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -74,13 +77,16 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
     for path in states:
         try:
             document = torch.load(path, map_location="cpu", weights_only=True)
-            if document["format"] != FORMAT:
+            if document["format"] not in (FORMAT, WITHOUT_CONTENT):
                 raise ValueError(f"its format is {document['format']}, expected {FORMAT}")
             progress, found, learner = Progress(**document["progress"]), document["run"], document["learner"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             say(f"{path} cannot be read ({reason[:120]}): trying the checkpoint before it")
             continue
+        if document["format"] == WITHOUT_CONTENT:
+            say(f"{output} was begun by a version that did not compare images: they are taken for the same")
+            found = _with_content(found, described)
         if differences := _differences(found, described):
             raise InputError(
                 f"{output} holds another run: {'; '.join(differences)}. Give the same recipe and data to go on, or "
@@ -124,6 +130,14 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     changed = [key for key in keys if found.get(key) != wanted.get(key)]
     told = [f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in changed[:4]]
     return [*told, f"{len(changed) - 4} more"] if len(changed) > 4 else told
+
+
+def _with_content(found: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an older run says, with what it did not record as it is now; with or without --init must agree."""
+    known = {key: described[key] for key in CONTENT if key in described}
+    if found.get(INIT) is not None and described.get(INIT) is not None:
+        known[INIT] = described[INIT]
+    return {**found, **known}
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from compactnets.training.checkpoint import digest_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
+from compactnets.training.state import CONTENT, INIT
 
 
 class Score(Protocol):
@@ -41,7 +43,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Return a digest of what the split holds."""
+        """Return a digest of what the split says of its images: labels or boxes, and names of classes."""
+
+    def content(self) -> str:
+        """Return a digest of the images themselves."""
 
 
 class Batches(Protocol):
@@ -131,5 +136,7 @@ def describe_inputs(train: Source, val: Source, init: Path | None) -> dict[str, 
     return {
         "training data": f"{len(train)} images, {train.fingerprint()[:12]}",
         "validation data": f"{len(val)} images, {val.fingerprint()[:12]}",
-        "--init": None if init is None else str(init),
+        CONTENT[0]: train.content()[:12],
+        CONTENT[1]: val.content()[:12],
+        INIT: None if init is None else digest_checkpoint(init)[:12],
     }

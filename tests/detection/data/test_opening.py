@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from compactnets.detection.data import is_detection, open_detection
 from compactnets.errors import InputError
 
-from .helpers import coco_document, write_coco_file, write_image, write_tree
+from .helpers import annotation, coco_document, voc_object, write_coco_file, write_image, write_tree
 
 
 def test_is_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,3 +56,37 @@ def test_one_clear_line(tmp_path: Path, spec: str, message: str) -> None:
 def test_no_spec() -> None:
     with pytest.raises(InputError, match="no folder at ''"):
         open_detection("", "train")
+
+
+def test_capitals_system_folders_and_other_endings(tmp_path: Path) -> None:
+    """As with class folders: what the decoder reads is an image, and what a drive or an archiver left is none."""
+    for split in ("Train", "Val"):
+        folder = tmp_path / "folders" / split
+        write_image(folder / "1.gif")
+        (folder / "1.xml").write_text(annotation(voc_object("café", 1, 1, 9, 9)))
+    write_image(tmp_path / "folders" / "__MACOSX" / "train" / "1.png")
+    source = open_detection(str(tmp_path / "folders"), "train")
+    assert (source.split, source.names, source.image(0).format) == ("train", ["Train/1.gif"], "GIF")
+    tree = write_tree(tmp_path / "kit" / "VOC2007", {"train": {"a": [("cat", 1, 1, 9, 9)]}})
+    for inner in ("__MACOSX", "@eaDir"):
+        write_tree(tmp_path / "kit" / inner, {"train": {"a": []}})
+        (tree / "Annotations" / inner).mkdir()
+        (tree / "Annotations" / inner / "a.xml").write_text("not an annotation")
+    assert open_detection(str(tmp_path / "kit"), "train").class_names[7] == "cat"
+
+
+def test_accents_are_one_class_however_they_are_encoded(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    objects = {"a": [(decomposed, 1, 1, 9, 9)], "b": [(composed, 1, 1, 9, 9)]}
+    source = open_detection(str(write_tree(tmp_path / "voc", {"train": objects})), "train")
+    assert (source.class_names, source.table.labels.tolist()) == ((composed,), [0, 0])
+    document = coco_document(categories=[{"id": 7, "name": decomposed}, {"id": 3, "name": "wasp"}])
+    write_coco_file(tmp_path / "coco" / "annotations" / "val.json", document, tmp_path / "coco" / "images")
+    for names in (None, (composed, "wasp"), (decomposed, "wasp")):
+        source = open_detection(str(tmp_path / "coco"), "val", class_names=names)
+        assert composed in source.class_names
+        assert min(source.table.labels) == 0
+    surrogate = coco_document(categories=[{"id": 7, "name": "\ud800"}, {"id": 3, "name": "wasp"}])
+    write_coco_file(tmp_path / "bad" / "annotations" / "val.json", surrogate, tmp_path / "bad" / "images")
+    with pytest.raises(InputError, match="not UTF-8"):
+        open_detection(str(tmp_path / "bad"), "val")

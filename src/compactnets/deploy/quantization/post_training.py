@@ -214,7 +214,7 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
     except MissingSplitError:
         images = open_source(calibration, "val")
     chosen = spread_over(images, count)
-    if images.fingerprint() == rest.fingerprint():
+    if (images.fingerprint(), images.content()) == (rest.fingerprint(), rest.content()):
         left = np.setdiff1d(np.arange(len(rest)), chosen)
         if not len(left):
             raise InputError(

@@ -13,7 +13,9 @@ from typing import ClassVar
 from PIL import Image
 
 from compactnets.data.base import MissingSplitError, shorten
+from compactnets.data.content import digest_files
 from compactnets.data.images import read_image
+from compactnets.data.listing import check_names
 from compactnets.detection.data.table import ObjectTable
 from compactnets.detection.objects import Objects
 from compactnets.errors import InputError, did_you_mean
@@ -53,7 +55,7 @@ class DetectionSource(ABC):
         assert len(names) == len(table)
         self.spec = spec
         self.split = split
-        self.class_names = tuple(class_names)
+        self.class_names = check_names(spec, class_names)
         self.root = root
         self.names = names
         self.table = table
@@ -111,7 +113,7 @@ class DetectionSource(ABC):
         return f"left {tidy(left)}, top {tidy(top)}, right {tidy(right)}, bottom {tidy(bottom)}"
 
     def fingerprint(self) -> str:
-        """Return a digest of layout, split, count, class names and all objects in order, without decoding an image.
+        """Return a digest of layout, split, count, class names and all objects in order, but not of the images.
 
         The place of the data and the names of the files are not part of it, so that they may be moved.
         """
@@ -120,6 +122,10 @@ class DetectionSource(ABC):
         for array in self.table.arrays():
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+    def content(self) -> str:
+        """Return a digest of the images, the same for a copy of them elsewhere (:mod:`compactnets.data.content`)."""
+        return digest_files(self.names, [self.root / name for name in self.names])
 
 
 class DetectionTree(ABC):
@@ -182,9 +188,9 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
     """Return the names that a caller gave.
 
     Raises:
-        InputError: none, or one of them twice.
+        InputError: none, one of them twice, or one that is not UTF-8.
     """
-    names = tuple(class_names)
+    names = check_names("class_names", class_names)
     if not names:
         raise InputError("class_names is empty: expected the name of every class")
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from compactnets.data.base import shorten
+from compactnets.data.listing import folders_called
 from compactnets.detection.data.base import FOLDERS, DetectionSource, DetectionTree, check_class_names, tidy
 from compactnets.detection.data.coco_json import CocoContents, read_coco
 from compactnets.errors import InputError
@@ -90,5 +91,5 @@ def find_files(root: Path) -> dict[str, Path]:
     instances = [path for path in files if path.stem.startswith(PREFIX)]  # beside captions and key points
     if files:
         return {path.stem.removeprefix(PREFIX): path for path in instances or files}
-    inside = {split: root / split / INSIDE for split in FOLDERS}
-    return {split: path for split, path in inside.items() if os.path.isfile(path)}
+    inside = [folder / INSIDE for folder in folders_called(root, FOLDERS)]
+    return {path.parent.name.lower(): path for path in inside if os.path.isfile(path)}

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from compactnets.data.base import shorten
+from compactnets.data.listing import compose
 from compactnets.detection.data.base import check_inside
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
 from compactnets.errors import InputError
@@ -137,7 +138,7 @@ def _read_categories(records: list[Any]) -> dict[int, str]:
         key, name = _field(record, "id", (int,), where), _field(record, "name", (str,), where)
         if key in names or name in names.values():
             raise InputError(f"{where}: id {key!r} and name {name!r} must be those of one category alone")
-        names[key] = name
+        names[key] = compose(name)
     return dict(sorted(names.items()))
 
 

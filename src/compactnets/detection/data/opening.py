@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compactnets.data.base import check_same_classes, describe, shorten
 from compactnets.data.huggingface import PREFIX
+from compactnets.data.listing import entries_of, is_passed_over
 from compactnets.data.opening import WORDS
 from compactnets.detection.data import coco, voc
 from compactnets.detection.data.base import DetectionSource, DetectionTree
@@ -115,7 +116,6 @@ def _is_voc(folder: Path) -> bool:
 
 def _inner(folder: Path) -> list[Path]:
     try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except PermissionError:  # such as lost+found: no place to look for images
+        return [Path(entry.path) for entry in entries_of(folder) if entry.is_dir() and not is_passed_over(entry.name)]
+    except InputError:  # such as lost+found: no place to look for images
         return []

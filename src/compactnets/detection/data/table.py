@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from compactnets.data.listing import compose
 from compactnets.detection.objects import Objects
 
 
@@ -115,6 +116,6 @@ def label_names(names: Sequence[str], class_names: Sequence[str]) -> tuple[np.nd
     Returns:
         ``(M,)`` int64 with -1 for names that are no class, and the name of each of these rows.
     """
-    indices = {name: index for index, name in enumerate(class_names)}
-    labels = np.fromiter((indices.get(name, -1) for name in names), dtype=np.int64, count=len(names))
+    indices = {compose(name): index for index, name in enumerate(class_names)}
+    labels = np.fromiter((indices.get(compose(name), -1) for name in names), dtype=np.int64, count=len(names))
     return labels, {row: names[row] for row in np.flatnonzero(labels < 0).tolist()}

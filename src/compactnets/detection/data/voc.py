@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from compactnets.console import Tracker
 from compactnets.data.base import describe, shorten
+from compactnets.data.listing import ENDINGS, folders_called, is_image, is_passed_over
 from compactnets.detection.data.base import (
     FOLDERS,
     DetectionSource,
@@ -127,7 +128,7 @@ class VocTree(DetectionTree):
     def _image_files(self) -> dict[str, list[str]]:
         """Stem -> endings of the image files."""
         found: dict[str, list[str]] = {}
-        for name in _walk(self.root / self.source_type.images, IMG_EXTENSIONS):
+        for name in _walk(self.root / self.source_type.images, ENDINGS):
             stem, ending = os.path.splitext(name)
             found.setdefault(stem, []).append(ending)
         return found
@@ -156,8 +157,13 @@ class VocFolders(VocTree):
     source_type = VocFolderSource
 
     def _find_lists(self, root: Path) -> dict[str, list[str]]:
-        lists = {split: [f"{split}/{stem}" for stem in _annotated(root / split)] for split in FOLDERS}
-        return {split: stems for split, stems in lists.items() if stems}
+        lists: dict[str, list[str]] = {}
+        for folder in folders_called(root, FOLDERS):
+            if stems := [f"{folder.name}/{stem}" for stem in _annotated(folder)]:
+                if folder.name.lower() in lists:
+                    raise InputError(f"{root} holds {folder.name.lower()} twice, with different capitals: join them")
+                lists[folder.name.lower()] = stems
+        return lists
 
     def _find_annotations(self) -> Iterable[str]:
         return [f"{stem}.xml" for stems in self._lists.values() for stem in stems]
@@ -165,13 +171,10 @@ class VocFolders(VocTree):
 
 def has_folders(root: Path) -> bool:
     """Whether a folder of a usual split holds an annotation."""
-    for split in FOLDERS:
-        try:
-            with os.scandir(root / split) as entries:
-                if any(_is_annotation(entry.name) for entry in entries):
-                    return True
-        except OSError:  # not there, no folder, or not to be read
-            continue
+    for folder in folders_called(root, FOLDERS):
+        with suppress(OSError), os.scandir(folder) as entries:
+            if any(_is_annotation(entry.name) for entry in entries):
+                return True
     return False
 
 
@@ -180,7 +183,7 @@ def _annotated(folder: Path) -> list[str]:
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     stems = [os.path.splitext(name)[0] for name in names if _is_annotation(name)]
     known = set(stems)
-    images = [name for name in names if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")]
+    images = [name for name in names if is_image(name)]
     if stems and (bare := [name for name in images if os.path.splitext(name)[0] not in known]):
         raise InputError(
             f"{folder}: {len(bare):,} of {len(images):,} images have no annotation beside them: {shorten(bare)} (an "
@@ -261,8 +264,9 @@ def _repeated(stems: Sequence[str]) -> list[str]:
 
 
 def _walk(folder: Path, endings: tuple[str, ...]) -> Iterable[str]:
-    """Yield the files with these endings, relative to the folder; hidden ones (``._a.xml``) are passed over."""
-    for parent, _, files in os.walk(folder):
+    """Yield the files with these endings, relative to the folder; hidden and system ones are passed over."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         inner = os.path.relpath(parent, folder)
         for file in files:
             if file.lower().endswith(endings) and not file.startswith("."):

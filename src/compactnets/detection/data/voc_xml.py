@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from compactnets.data.listing import compose
 from compactnets.errors import InputError
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -69,7 +70,7 @@ def _parse(data: bytes) -> ElementTree.Element:
 
 
 def _read_object(element: ElementTree.Element, number: int, extras: set[str]) -> VocObject:
-    name = _text(element, "name")
+    name = compose(_text(element, "name"))
     if not name:
         raise InputError(f"object {number} has no <name>")
     where = f"object {number} ({name})"
