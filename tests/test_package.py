@@ -32,7 +32,7 @@ EXTRAS = (
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
 LAYERS = (
-    ("errors", "source", "environment", "files", "nn", "pictures", "timing"),
+    ("errors", "source", "environment", "files", "nn", "pictures", "timing", "values"),
     ("console",),
     ("models",),
     ("complexity",),

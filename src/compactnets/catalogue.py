@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from compactnets.complexity import CONVENTION, Cost, count, profile
@@ -22,6 +21,7 @@ from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
 from compactnets.training.checkpoint import read_record
 from compactnets.training.recipe_files import list_recipes
+from compactnets.values import parse_setting
 
 SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's name
 
@@ -157,10 +157,8 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
     """
     arguments = {}
     for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise InputError(f"--set takes KEY=VALUE, such as sharing=linear+none+none, found {pair!r}")
-        arguments[key] = yaml.safe_load(text)
+        key, value = parse_setting(pair, "sharing=linear+none+none")
+        arguments[key] = value
     return arguments
 
 

@@ -37,9 +37,9 @@ def print_settings(settings: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(settings)
         return
-    import yaml
+    from compactnets.values import dump_yaml
 
-    print(yaml.safe_dump(settings, sort_keys=False), end="")
+    print(dump_yaml(settings), end="")
 
 
 def one_checkpoint(verb: str, checkpoint: Path | None, model: str | None) -> Path:

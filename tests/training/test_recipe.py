@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from pydantic import ValidationError
 
 from compactnets import InputError, create_model
@@ -22,6 +21,7 @@ from compactnets.training.distributed import World
 from compactnets.training.recipe import Mix, Optimizer, Recipe, Schedule
 from compactnets.training.recipe_files import list_recipes, load_recipe
 from compactnets.training.step import Learner
+from compactnets.values import dump_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "menet_repository.md"
 
@@ -224,7 +224,7 @@ def test_a_setting_without_effect_warns(section: type[Any], settings: dict[str, 
 def test_a_saved_recipe_reads_back_without_a_warning(name: str, tmp_path: Path) -> None:
     """It states every default, those that nothing reads too."""
     recipe = load_recipe(name, ["seed=7"])
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe.model_dump(mode="json")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
@@ -248,7 +248,7 @@ def test_a_saved_recipe_reads_back_without_a_warning(name: str, tmp_path: Path) 
         ("cifar/muffnet", ["schedule={name: multistep, milestones: [300]}"], "must be below epochs = 300, found 300"),
         ("cifar/muffnet", ["optimizer={name: adam, betas: [0.9, 1.0]}"], "betas must be two numbers from 0 to below 1"),
         ("cifar/muffnet", ["optimizer.name=lamb"], "optimizer.name: Input should be 'sgd'"),
-        ("cifar/muffnet", ["lr"], "--set takes key=value"),
+        ("cifar/muffnet", ["lr"], "--set takes KEY=VALUE"),
         ("cifar/muffnet", ["lr.peak=2"], "lr is a single value"),
         ("cifar/muffnet", ["lr=[1"], "not valid YAML"),
         ("cifar/muffnet", ["lr=.nan"], "lr: Input should be"),

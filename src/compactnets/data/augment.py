@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Pair = Annotated[tuple[float, float], Field(strict=False)]  # types are strict; only YAML's list becomes a tuple
 
 
 class Augment(BaseModel):
@@ -19,7 +21,7 @@ class Augment(BaseModel):
         pydantic.ValidationError: an unknown field, a value outside its range; the message names the field.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     crop: Literal["none", "pad", "resized"] = Field(
         default="none",
@@ -27,17 +29,18 @@ class Augment(BaseModel):
         "random (with a shorter edge above the size and pad 0: a random crop of the resized image); resized: a random "
         "area of random shape, resized (Inception's crop)",
     )
-    pad: int = Field(default=4, ge=0, description="zeros around the image, in pixels; for crop: pad")
-    scale: tuple[float, float] = Field(
+    pad: int = Field(default=4, ge=0, le=1 << 14, description="zeros around the image, in pixels; for crop: pad")
+    scale: Pair = Field(
         default=(0.08, 1.0), description="smallest and largest share of the image's area; for crop: resized"
     )
-    ratio: tuple[float, float] = Field(
+    ratio: Pair = Field(
         default=(3 / 4, 4 / 3), description="smallest and largest width / height of the area; for crop: resized"
     )
     flip: bool = Field(default=False, description="mirror left and right with probability 0.5")
     color_jitter: float = Field(
         default=0.0,
         ge=0,
+        le=100,
         description="j changes brightness, contrast and, of RGB, saturation by a factor from 1 - j (not below 0) to "
         "1 + j, in random order",
     )
@@ -49,6 +52,7 @@ class Augment(BaseModel):
     cutout: int = Field(
         default=0,
         ge=0,
+        le=1 << 14,
         description="side of a square, in pixels, that is set to the mean (DeVries and Taylor 2017); its centre is any "
         "pixel, so that it may reach over the border; 0: none",
     )
@@ -57,8 +61,8 @@ class Augment(BaseModel):
     def _check(self) -> Augment:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale must be (smallest, largest) within (0, 1], found {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio must be (smallest, largest), both positive, found {self.ratio}")
+        if not 0.01 <= self.ratio[0] <= self.ratio[1] <= 100:
+            raise ValueError(f"ratio must be (smallest, largest) from 0.01 to 100, found {self.ratio}")
         for field, crop in (("pad", "pad"), ("scale", "resized"), ("ratio", "resized")):
             # a complete recipe that was saved and read again states the defaults too: those do not warn
             if self.crop != crop and getattr(self, field) != type(self).model_fields[field].default:

@@ -16,6 +16,7 @@ from compactnets.console import stdout
 from compactnets.errors import InputError
 from compactnets.files import replace_text
 from compactnets.pictures import save_figure
+from compactnets.values import read_json
 
 Results = dict[str, Any]
 WIDTH = 160  # of the table where a terminal is narrower: figures that are cut off are of no use
@@ -154,12 +155,10 @@ def read_results(path: Path) -> Results:
         InputError: no such file, or something else.
     """
     try:
-        results: Results = json.loads(path.read_text(encoding="utf-8"))
+        results: Results = read_json(path, str(path))
         for row in results["rows"]:
             _key(row), [row["milliseconds"][key] for key in ("median", "p10", "p90")]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise InputError(f"{path} is not the result of 'compactnets benchmark --output'") from None
     return results
 

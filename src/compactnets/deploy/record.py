@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compactnets.deploy.formats import FORMATS, Format
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import CheckpointRecord, parse_record
+from compactnets.values import read_json
 
 NAME = "artifact.json"
 LAYERS = "quantization.json"  # beside an int8 artifact: how it was made, and the error of every layer
@@ -97,8 +97,8 @@ def read_artifact(path: Path) -> tuple[ArtifactRecord, Format]:
 def is_detectors(file: Path) -> bool:
     """Whether an ``artifact.json`` says that it is a detector's."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(file, str(file))
+    except InputError:
         return False  # what is wrong with it is for whoever reads it to say
     return isinstance(found, dict) and found.get("task") == "detection"
 

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from compactnets.training.recipe import RunRecipe, Section
+from compactnets.training.recipe import MOST, MOST_PIXELS, RunRecipe, Section, Values
 
-Ratios = tuple[float, ...]
+Positive = Annotated[float, Field(gt=0, le=100)]  # a ratio of two sides
+Pixels = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
+Boxes = Annotated[int, Field(gt=0, le=1_000_000)]
+Ratios = Values[Positive]
 
 
 class FasterRCNNSettings(Section):
     """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) with the last stage behind RoIAlign (MENet, section IV-B)."""
 
-    shorter_side: int = Field(600, ge=64, description="pixels to which images are scaled (MENet: 600)")
-    longer_side: int = Field(1000, ge=64, description="pixels at most; the original's")
-    stride: int = Field(16, gt=0, description="reduction of the level at which the network is cut")
-    anchor_sizes: tuple[int, ...] = Field((128, 256, 512), min_length=1, description="roots of areas, scaled pixels")
+    shorter_side: int = Field(600, ge=64, le=MOST_PIXELS, description="pixels to which images are scaled (MENet: 600)")
+    longer_side: int = Field(1000, ge=64, le=MOST_PIXELS, description="pixels at most; the original's")
+    stride: Pixels = Field(16, description="reduction of the level at which the network is cut")
+    anchor_sizes: Values[Pixels] = Field((128, 256, 512), min_length=1, description="roots of areas, scaled pixels")
     anchor_ratios: Ratios = Field((0.5, 1.0, 2.0), min_length=1, description="height / width")
-    roi_size: int = Field(7, ge=2, description="cells a side that RoIAlign gives; the subnet keeps them")
-    rois_per_image: int = Field(128, gt=0, description="boxes that the subnet is trained on; a quarter with an object")
-    proposals_train: int = Field(2000, gt=0, description="proposals to draw those from, after suppression")
-    proposals_test: int = Field(300, gt=0, description="proposals that the subnet gets at test (MENet: 300)")
+    roi_size: int = Field(7, ge=2, le=64, description="cells a side that RoIAlign gives; the subnet keeps them")
+    rois_per_image: Boxes = Field(128, description="boxes that the subnet is trained on; a quarter with an object")
+    proposals_train: Boxes = Field(2000, description="proposals to draw those from, after suppression")
+    proposals_test: Boxes = Field(300, description="proposals that the subnet gets at test (MENet: 300)")
     nms: float = Field(0.3, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
     score: float = Field(0.05, ge=0, lt=1, description="least score of a detection")
-    detections: int = Field(100, gt=0, description="of an image, at most")
+    detections: Boxes = Field(100, description="of an image, at most")
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -39,32 +42,33 @@ class FasterRCNNSettings(Section):
 class SSDSettings(Section):
     """SSD (Liu et al. 2016, arXiv:1512.02325) of any size on any levels."""
 
-    size: int = Field(512, ge=64, description="pixels a side to which images are stretched")
-    strides: tuple[int, ...] = Field((16, 32), min_length=1, description="reductions of the network's levels")
-    extra_channels: tuple[int, ...] = Field(
+    size: int = Field(512, ge=64, le=MOST_PIXELS, description="pixels a side to which images are stretched")
+    strides: Values[Pixels] = Field((16, 32), min_length=1, description="reductions of the network's levels")
+    extra_channels: Values[Annotated[int, Field(gt=0, le=1 << 16)]] = Field(
         (512, 512, 256, 256), description="of the layers behind them, each half the size of the one before, down to 1x1"
     )
     smallest: float = Field(0.1, gt=0, lt=1, description="square anchors of the first map, as a share of the size")
     largest: float = Field(0.9, gt=0, le=1, description="of the last map; those between are evenly spaced")
-    scales: tuple[float, ...] | None = Field(
+    scales: Values[float] | None = Field(
         None, description="instead of both: of every map, and one more, up to which the last map's larger anchor goes"
     )
-    ratios: tuple[Ratios, ...] = Field(
+    ratios: Values[Ratios] = Field(
         ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+        min_length=1,
         description="aspect ratios of each map besides 1, each also turned; the last entry serves all maps after it",
     )
     overlap: float = Field(0.5, gt=0, lt=1, description="of an anchor with an object from which it stands for it")
-    negatives: float = Field(3.0, gt=0, description="hardest anchors without object, for each with one")
+    negatives: float = Field(3.0, gt=0, le=1_000_000, description="hardest anchors without object, for each with one")
     nms: float = Field(0.45, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
     score: float = Field(0.01, ge=0, lt=1, description="least score of a detection")
-    candidates: int = Field(400, gt=0, description="boxes of a class before suppression")
-    detections: int = Field(200, gt=0, description="of an image, at most")
+    candidates: Boxes = Field(400, description="boxes of a class before suppression")
+    detections: Boxes = Field(200, description="of an image, at most")
 
     @model_validator(mode="after")
     def _scales_rise(self) -> Self:
         scales = list(self.scales or (self.smallest, self.largest))
         if scales != sorted(set(scales)) or not all(0 < scale <= 1 for scale in scales):
-            raise ValueError(f"the sizes of anchors must rise from above 0 to at most 1, found {scales}")
+            raise ValueError(f"scales, or smallest and largest, must rise from above 0 to at most 1, found {scales}")
         self.warn_unless(self.scales is None, ("smallest", "largest"), "ssd: ", "with scales")
         return self
 
@@ -83,9 +87,9 @@ class DetectionRecipe(RunRecipe):
     """A training run of a detector on the backbone ``model``."""
 
     detector: Literal["faster_rcnn", "ssd"]
-    batch_size: int = Field(16, gt=0, description="images per step over all processes together")
-    train_split: str = Field("train", description="split of the data to train on: train, trainval, …")
-    val_split: str = Field("val", description="split of the data to evaluate on")
+    batch_size: int = Field(16, gt=0, le=MOST, description="images per step over all processes together")
+    train_split: str = Field("train", min_length=1, description="split of the data to train on: train, trainval, …")
+    val_split: str = Field("val", min_length=1, description="split of the data to evaluate on")
     bad_boxes: Literal["raise", "drop"] = Field(
         "raise", description="boxes that are empty, outside the image or of an unknown class: refuse the data, or go on"
     )

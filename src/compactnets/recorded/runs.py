@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compactnets.complexity import count
 from compactnets.detection.checkpoint import read_detector_record
 from compactnets.environment import portable_command
@@ -17,6 +15,7 @@ from compactnets.files import replace_text
 from compactnets.models.registry import own_arguments
 from compactnets.recorded.files import FOLDER
 from compactnets.training.checkpoint import load_checkpoint
+from compactnets.values import read_yaml
 
 Run = dict[str, Any]
 
@@ -106,10 +105,10 @@ def _describe(folder: Path) -> tuple[Run, dict[str, Any], list[dict[str, Any]]]:
     """Return command, commit, date, device and threads of a run, its recipe, and its metrics per epoch."""
     try:
         sessions = json.loads(_read(folder / "environment.json"))["sessions"]
-        recipe = yaml.safe_load(_read(folder / "recipe.yaml"))
+        recipe = read_yaml(folder / "recipe.yaml", str(folder / "recipe.yaml"))
         epochs = [json.loads(line) for line in _read(folder / "metrics.jsonl").splitlines()]
         finished = len(epochs), recipe["epochs"]
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is not the folder of a training run: {error}") from None
     if finished[0] != finished[1]:
         raise InputError(f"{folder} has {finished[0]} of {finished[1]} epochs: a record is of a finished run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -20,6 +19,7 @@ from compactnets.errors import InputError, did_you_mean
 from compactnets.files import replace_file, replace_text
 from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import create_model
+from compactnets.values import read_json
 
 Record = TypeVar("Record", bound=BaseModel)
 ClassName = Annotated[str, AfterValidator(compose)]  # as sources have them, however an older record encodes accents
@@ -108,8 +108,8 @@ def read_record(path: Path) -> CheckpointRecord:
 def task_of(checkpoint: Path) -> str | None:
     """Return what the record beside a checkpoint says that it is for; a classifier's says nothing."""
     try:
-        found = json.loads(record_path(checkpoint).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(record_path(checkpoint), str(checkpoint))
+    except InputError:
         return None  # what is wrong with it is for whoever reads it to say
     return found.get("task") if isinstance(found, dict) else None
 
@@ -121,9 +121,7 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
         InputError: not JSON, or not ``what``; the message names the field.
     """
     try:
-        return kind.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from None
+        return kind.model_validate(read_json(file, str(file)))
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{file} is not {what}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None

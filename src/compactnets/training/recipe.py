@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compactnets.data import Augment, Preprocess
 from compactnets.data.menet_transforms import menet_transform
 
+Value = TypeVar("Value")
+# types are strict (1 is a number but not true, 2.0 is no integer); only YAML's lists become tuples
+Pair = Annotated[tuple[Value, Value], Field(strict=False)]
+Values = Annotated[tuple[Value, ...], Field(strict=False)]
+# no run needs more, and beyond it libraries fail in ways of their own
+MOST = 10**9  # epochs, steps, images
+MOST_PIXELS = 1 << 14  # of a side
+MOST_SEED = 2**63 - 1  # what torch's generators take
+
 
 class Section(BaseModel):
-    """A group of settings: an unknown key is an error, and nothing changes after validation."""
+    """A group of settings: an unknown key is an error, types are strict, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     def warn_unless(self, used: bool, keys: tuple[str, ...], where: str, condition: str) -> None:
         """Warn of each of ``keys`` that is not at its default although nothing reads it."""
@@ -42,12 +52,12 @@ class Optimizer(Section):
     name: Literal["sgd", "adam", "adamw", "rmsprop", "adadelta"] = "sgd"
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd, rmsprop")
     nesterov: bool = Field(False, description="sgd")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="adam, adamw")
+    betas: Pair[float] = Field((0.9, 0.999), description="adam, adamw")
     alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop: how slowly the mean square moves")
     rho: float = Field(0.9, ge=0, lt=1, description="adadelta: how slowly the mean square moves")
-    eps: float | None = Field(None, gt=0, description="all but sgd; torch's own value where it is not given")
+    eps: float | None = Field(None, gt=0, le=1, description="all but sgd; torch's own value where it is not given")
     centered: bool = Field(False, description="rmsprop: divide by the variance instead of the mean square")
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=100)
     decay_norm_and_bias: bool = Field(True, description="also decay batch normalisation and biases")
 
     @model_validator(mode="after")
@@ -63,10 +73,12 @@ class Schedule(Section):
     """How the learning rate moves from its peak; an epoch may be a fraction."""
 
     name: Literal["cosine", "linear", "step", "multistep", "exponential", "constant"] = "cosine"
-    warmup_epochs: float = Field(0, ge=0, description="linear from zero to the peak; fractions of an epoch are fine")
+    warmup_epochs: float = Field(
+        0, ge=0, le=MOST, description="linear from zero to the peak; fractions of an epoch are fine"
+    )
     end: float = Field(0.0, ge=0, le=1, description="cosine, linear: share of the peak that is left at the end")
-    step_epochs: int = Field(30, gt=0, description="step: epochs between two divisions")
-    milestones: tuple[int, ...] = Field((), description="multistep: the epochs of the divisions")
+    step_epochs: int = Field(30, gt=0, le=MOST, description="step: epochs between two divisions")
+    milestones: Values[int] = Field((), description="multistep: the epochs of the divisions")
     gamma: float = Field(
         0.1, gt=0, le=1, description="factor of step and multistep at each division, of exponential per epoch"
     )
@@ -88,11 +100,11 @@ class Schedule(Section):
 class Mix(Section):
     """Mixing two images of a batch and their labels (timm's ``Mixup``); off where both alphas are zero."""
 
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup's Beta distribution (Zhang et al. 2018)")
-    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix's Beta distribution (Yun et al. 2019)")
+    mixup: float = Field(0.0, ge=0, le=1000, description="alpha of mixup's Beta distribution (Zhang et al. 2018)")
+    cutmix: float = Field(0.0, ge=0, le=1000, description="alpha of CutMix's Beta distribution (Yun et al. 2019)")
     probability: float = Field(1.0, gt=0, le=1, description="share of the batches that are mixed")
     switch_probability: float = Field(0.5, ge=0, le=1, description="share of CutMix where both are on")
-    last_epochs_without: int = Field(0, ge=0, description="epochs at the end that see unmixed images")
+    last_epochs_without: int = Field(0, ge=0, le=MOST, description="epochs at the end that see unmixed images")
 
     @property
     def active(self) -> bool:
@@ -123,35 +135,42 @@ FREE_TO_CHANGE = (
 class RunRecipe(Section):
     """How a run is done and how its weights move, whatever the task; the keys that everyone changes are at the top."""
 
-    model: str
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(128, gt=0, description="images per step over all processes together")
-    lr: float = Field(0.1, gt=0, description="peak learning rate at a batch of lr_batch_size")
+    model: str = Field(min_length=1)
+    epochs: int = Field(gt=0, le=MOST)
+    batch_size: int = Field(128, gt=0, le=MOST, description="images per step over all processes together")
+    lr: float = Field(0.1, gt=0, le=1000, description="peak learning rate at a batch of lr_batch_size")
     lr_batch_size: int | None = Field(
         None,
         gt=0,
+        le=MOST,
         description="batch that lr is for, and scaled from; not given: what batch_size was in the file",
     )
     lr_scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
         "auto", description="with batch_size / lr_batch_size; auto: square root for adam and adamw, linear otherwise"
     )
-    seed: int = Field(0, ge=0)
-    workers: int = Field(0, ge=0, description="processes that load images, besides the training one")
+    seed: int = Field(0, ge=0, le=MOST_SEED)
+    workers: int = Field(0, ge=0, le=1024, description="processes that load images, besides the training one")
     model_arguments: dict[str, Any] = Field(default_factory=dict, description="what create_model takes besides")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of automatic mixed precision")
     channels_last: bool = Field(False, description="memory layout of images and weights")
     compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
         False, description="torch.compile the training step, in this mode: a minute or two first, faster after"
     )
-    accumulate: int = Field(1, gt=0, description="parts into which each process cuts its batch, one after the other")
-    clip_grad_norm: float | None = Field(None, gt=0)
+    accumulate: int = Field(
+        1, gt=0, le=MOST, description="parts into which each process cuts its batch, one after the other"
+    )
+    clip_grad_norm: float | None = Field(None, gt=0, le=MOST)
     ema_decay: float | None = Field(None, gt=0, lt=1, description="average the weights over steps, and evaluate that")
     sync_batchnorm: bool = Field(True, description="several processes: batch statistics over all of them")
-    eval_epochs: int = Field(1, gt=0, description="epochs between two evaluations; the last epoch has one always")
-    print_frequency: int | None = Field(None, gt=0, description="steps between two lines of a log; else 15 seconds")
-    checkpoint_minutes: float = Field(5, ge=0, description="largest time that a kill can cost")
+    eval_epochs: int = Field(
+        1, gt=0, le=MOST, description="epochs between two evaluations; the last epoch has one always"
+    )
+    print_frequency: int | None = Field(
+        None, gt=0, le=MOST, description="steps between two lines of a log; else 15 seconds"
+    )
+    checkpoint_minutes: float = Field(5, ge=0, le=MOST, description="largest time that a kill can cost")
     on_error: Literal["raise", "skip"] = Field("raise", description="a training image that cannot be read")
-    max_skipped: int = Field(100, gt=0, description="skip: unreadable images at which the run stops after all")
+    max_skipped: int = Field(100, gt=0, le=MOST, description="skip: unreadable images at which the run stops after all")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
 
@@ -161,6 +180,13 @@ class RunRecipe(Section):
         if isinstance(values, dict) and values.get("lr_batch_size") is None:
             return {**values, "lr_batch_size": values.get("batch_size", cls.model_fields["batch_size"].default)}
         return values
+
+    @field_validator("model_arguments", "preprocess", check_fields=False)
+    @classmethod
+    def _numbers_are_finite(cls, value: Any) -> Any:
+        if not _is_finite(value):
+            raise ValueError("every number must be finite")
+        return value
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
@@ -190,13 +216,21 @@ class RunRecipe(Section):
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[scaling]
 
 
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_finite(each) for each in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_finite(each) for each in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 class Recipe(RunRecipe):
     """A training run of a classifier.
 
     ``preprocess`` and ``in_chans`` follow the data where they are not given.
     """
 
-    batch_size: int = Field(128, gt=1, description="images per step over all processes together")
+    batch_size: int = Field(128, gt=1, le=MOST, description="images per step over all processes together")
     initialization: Literal["fan_out", "fan_in"] | None = Field(
         None, description="Kaiming initialisation of this mode instead of the network's own"
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from compactnets.errors import InputError, did_you_mean
 from compactnets.training.recipe import Recipe, RunRecipe
+from compactnets.values import parse_setting, parse_yaml, read_yaml, shorten
 
 Kind = TypeVar("Kind", bound=RunRecipe)
 
@@ -39,14 +39,16 @@ def _list_all() -> list[str]:
     ]
 
 
-def load_recipe(name: str, overrides: Iterable[str] = (), model: str | None = None) -> Recipe:
+def load_recipe(name: str | Path, overrides: Iterable[str] = (), model: str | None = None) -> Recipe:
     """Read the recipe of a classifier; see :func:`load`."""
     if DETECTORS in (settings := _read(name)):
         raise InputError(f"recipe {name} trains a detector: 'compactnets detect train {name}'")
     return load(Recipe, settings, name, overrides, model)
 
 
-def load_detection_recipe(kind: type[Kind], name: str, overrides: Iterable[str] = (), model: str | None = None) -> Kind:
+def load_detection_recipe(
+    kind: type[Kind], name: str | Path, overrides: Iterable[str] = (), model: str | None = None
+) -> Kind:
     """Read the recipe of a detector; see :func:`load`."""
     if DETECTORS not in (settings := _read(name)):
         known = ", ".join(list_recipes(detectors=True))
@@ -57,7 +59,11 @@ def load_detection_recipe(kind: type[Kind], name: str, overrides: Iterable[str] 
 
 
 def load(
-    kind: type[Kind], settings: dict[str, Any], name: str, overrides: Iterable[str] = (), model: str | None = None
+    kind: type[Kind],
+    settings: dict[str, Any],
+    name: str | Path,
+    overrides: Iterable[str] = (),
+    model: str | None = None,
 ) -> Kind:
     """Make a recipe of the settings of a file.
 
@@ -78,7 +84,7 @@ def load(
     overrides = list(overrides)
     for override in overrides:
         _apply(settings, override)
-    changed = {override.partition("=")[0] for override in overrides}
+    changed = {override.partition("=")[0].strip() for override in overrides}
     if "lr" not in changed:
         if settings.get("lr_batch_size") is None:  # null says the same as leaving it out
             settings["lr_batch_size"] = batch_size
@@ -90,56 +96,100 @@ def load(
         raise InputError(f"recipe {name}: {_explain(kind, error)}") from None
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
+def _read(name: str | Path) -> dict[str, Any]:
+    path = Path(name).expanduser()
+    known = _list_all()
+    if str(name) in known:
+        text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        settings = parse_yaml(text, f"recipe {name}")
+    elif path.suffix.lower() in (".yaml", ".yml"):
         if not path.is_file():
             raise InputError(f"no recipe file at {path}")
-        text = path.read_text(encoding="utf-8")
-    elif name in _list_all():
-        text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        settings = read_yaml(path, f"recipe {path}")
     else:
-        known = _list_all()
-        raise InputError(f"no recipe {name!r}{did_you_mean(name, known)} (one of {', '.join(known)}, or a .yaml file)")
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from None
+        near = did_you_mean(str(name), known)
+        raise InputError(f"no recipe {str(name)!r}{near} (one of {', '.join(known)}, or a .yaml file)")
     if not isinstance(settings, dict):
         raise InputError(f"recipe {name} must be a mapping of settings, found {type(settings).__name__}")
     return settings
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise InputError(f"--set takes key=value, such as epochs=2 or optimizer.nesterov=true, found {override!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {key}: the value {text!r} is not valid YAML") from None
+    key, value = parse_setting(override, "epochs=2 or optimizer.nesterov=true")
     *parents, last = key.split(".")
-    for parent in parents:
-        settings = settings.setdefault(parent, {})
-        if not isinstance(settings, dict):
-            raise InputError(f"--set {key}: {parent} is a single value, not a group of settings")
+    for depth, parent in enumerate(parents, start=1):
+        if not isinstance(settings.get(parent), dict):
+            # a group that the file leaves out, or that --set named as a whole, is null; anything else is lost
+            if settings.get(parent) is not None:
+                raise InputError(f"--set {key}: {'.'.join(parents[:depth])} is a single value, not a group of settings")
+            settings[parent] = {}
+        settings = settings[parent]
     settings[last] = value
 
 
 def _explain(kind: type[RunRecipe], error: ValidationError) -> str:
     """Say the first problem in one line, with the near match of a key that does not exist."""
-    problem = error.errors()[0]
+    problem, *others = error.errors()
     path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
+    section = _section(kind, path[:-1])
     if problem["type"] == "extra_forbidden":
-        section: Any = kind
-        for part in path[:-1]:
-            section = section.model_fields[part].annotation
-        known = list(section.model_fields) if issubclass(section, BaseModel) else []
-        return f"unknown key {key!r}{did_you_mean(path[-1], known) or '; known: ' + ', '.join(known)}"
+        return f"unknown key {'.'.join(path)!r}{_suggest(kind, section, path)}"
     if problem["type"] == "missing":
-        return f"the key {key!r} is missing"
+        return f"the key {'.'.join(path)!r} is missing"
+    if problem["type"] in ("bool_type", "literal_error") and len(path) > 1 and path[-2] in section.model_fields:
+        path.pop()  # a choice of types has a name of its own in the path, and an error for each
+        choices = [
+            other["msg"].removeprefix("Input should be ") for other in others if other["loc"][:-1] == tuple(path)
+        ]
+        problem["msg"] = " or ".join([problem["msg"], *choices])
+    key, found = ".".join(path), problem["input"]
+    if problem["type"] == "model_type":
+        group = _section(kind, path)
+        keys = list(group.model_fields)
+        example = f"{key}.name={found}" if isinstance(found, str) and "name" in keys else f"{key}.{keys[0]}=VALUE"
+        return f"{key} is a group of settings, found {shorten(found)}: write {example} ({', '.join(keys)})"
     message = problem["msg"].removeprefix("Value error, ")
+    for words, plain in (("a valid tuple", "a list"), ("a valid dictionary", "a mapping"), ("Tuple", "List")):
+        message = message.replace(words, plain)
     stated = problem["type"] == "value_error"  # the package's own validators say what they found
-    found = "" if stated else f", found {problem['input']!r}"
-    return f"{key}: {message}{found}" if key else message
+    told = "" if stated else f", found {shorten(found)}{_hint(problem['type'], found)}"
+    return f"{key}: {message}{told}" if key else message
+
+
+def _section(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """Return the innermost group of settings that ``path`` leads through."""
+    for part in path:
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        kind = annotation
+    return kind
+
+
+def _suggest(kind: type[BaseModel], section: type[BaseModel], path: list[str]) -> str:
+    """Say where a key that its group does not have may belong."""
+    elsewhere = [key for key in _keys(kind) if key.rpartition(".")[2] == path[-1]]
+    if elsewhere:
+        return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
+    return did_you_mean(path[-1], section.model_fields) or "; known: " + ", ".join(section.model_fields)
+
+
+def _keys(kind: type[BaseModel], before: str = "") -> Iterator[str]:
+    for name, field in kind.model_fields.items():
+        yield before + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{before}{name}.")
+
+
+def _hint(kind: str, found: object) -> str:
+    """Say how to write what was probably meant."""
+    if kind == "bool_type":
+        return "; write true or false"
+    if kind == "int_type" and isinstance(found, float) and found.is_integer():
+        return f"; write {int(found)}"
+    if kind in ("int_type", "float_type") and isinstance(found, str):
+        plain = found.replace("_", "")
+        return f"; write {plain}" if plain.isdigit() else ""
+    if kind == "string_type" and isinstance(found, int | float):
+        return "; put it in quotes"
+    return ""

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from compactnets.environment import commit, describe_environment
 from compactnets.errors import InputError
 from compactnets.files import replace_text
@@ -20,6 +18,7 @@ from compactnets.training.curves import Curves, draw_curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.state import Progress, has_state
+from compactnets.values import dump_yaml
 
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "recipe.yaml", "environment.json")
 STARTED = {"recipe.yaml", "environment.json"}  # all that a run killed before its first checkpoint leaves
@@ -47,7 +46,7 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             sessions = self._read_sessions()
-            text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+            text = dump_yaml(recipe.model_dump(mode="json"))
             replace_text(path / "recipe.yaml", text)
             self._write_sessions([*sessions, _describe_session(world)])
         except OSError as error:

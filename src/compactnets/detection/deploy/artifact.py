@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import parse_record
+from compactnets.values import read_json
 
 WHOLE, FIRST, SECOND = "model.onnx", "proposals.onnx", "subnet.onnx"
 INPUT = "images"
@@ -136,8 +136,8 @@ def read_detector_artifact(path: Path) -> DetectorArtifact:
     if not file.is_file():
         raise InputError(f"{path} has no {NAME}: expected the folder that 'compactnets detect export' wrote")
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(file, str(file))
+    except InputError:
         found = None  # which parse_record explains
     if isinstance(found, dict) and found.get("task") != "detection" and "network" in found:
         raise InputError(f"{folder} is an exported classifier: 'compactnets eval' and 'compactnets predict' take it")
