@@ -107,6 +107,14 @@ def unpack(file: Path, folder: Path) -> Path:
     return next(folder.iterdir())
 
 
+def held(file: Path) -> list[str]:
+    """The names in a wheel or an sdist."""
+    if file.suffix == ".whl":
+        return zipfile.ZipFile(file).namelist()
+    with tarfile.open(file) as archive:
+        return archive.getnames()
+
+
 def metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
@@ -171,7 +179,7 @@ def test_a_page_is_built_once_and_travels_by_the_sdist(clone: Path, programs: Pa
         return lines
 
     def page(file: Path) -> bool:
-        names = zipfile.ZipFile(file).namelist() if file.suffix == ".whl" else tarfile.open(file).getnames()
+        names = held(file)
         assert not [name for name in names if "node_modules" in name or "photos" in name]
         return any(name.endswith("compactnets/deploy/page/index.html") for name in names)
 
@@ -181,8 +189,8 @@ def test_a_page_is_built_once_and_travels_by_the_sdist(clone: Path, programs: Pa
     sdist, lines = build(clone, with_node, "sdist")
     assert page(sdist)
     assert asked() == lines == []
-    held = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
-    assert set(git(clone, "ls-files").splitlines()) <= held, "add what is new to [tool.hatch.build.targets.sdist]"
+    below = {name.partition("/")[2] for name in held(sdist)}
+    assert set(git(clone, "ls-files").splitlines()) <= below, "add what is new to [tool.hatch.build.targets.sdist]"
 
     unpacked = unpack(sdist, tmp_path / "unpacked")
     again, lines = build(unpacked, programs)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,8 +22,10 @@ from compactnets.papers.stated import load_paper, load_papers, stated_rows
 from compactnets.recorded import load_records
 from compactnets.report import diagrams, write_report
 from compactnets.report.evidence import Evidence, command_for
+from compactnets.report.page import word_columns
 from compactnets.report.tables import describe_hours
 from compactnets.training.recipe_files import load_recipe
+from tests.web.conftest import FLAGS, missing
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ class Page(HTMLParser):
         self.links += [given["href"]] if "href" in given else []
         self.ids += [given["id"]] if "id" in given else []
         self.sources += [given["src"]] if "src" in given else []
-        if tag not in ("meta", "br", "img"):
+        if tag not in ("meta", "br", "img", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -201,15 +204,89 @@ def test_a_short_run_leaves_the_full_one_to_do(values: dict) -> None:
     assert whole.reproduces(reproduction)
 
 
-def test_a_sample_does_not_compare(values: dict) -> None:
-    """The authors' weights on photographs of the training split have no gap, and the row remains to be run."""
-    table = next(table for table in values["papers"][0]["tables"] if table["name"] == "IV")
-    row = next(row for row in table["rows"] if row["cells"][0]["text"].startswith("108-MENet"))
-    column = table["columns"].index("ImageNet top-1, %")
-    assert row["cells"][column + 1]["text"] == "63.00"
-    assert "500 photographs of the training split" in row["cells"][column + 1]["remark"]
-    assert row["cells"][column + 2]["text"] == ""
-    assert any(each["row"].startswith("108-MENet") for each in table["not_run"])
+def test_a_sample_cannot_pass_for_the_papers_images(values: dict, report: Path) -> None:
+    """What the authors' weights reach on photographs of the training split stands below the table, in a sentence."""
+    (record,) = load_records("evaluation").values()
+    numbers = [f"{record[key]:.2f}" for key in ("top1_percent", "top5_percent")]
+    tables = [table for part in values["papers"] for table in part["tables"]]
+    told = [(table, sample) for table in tables for sample in table["samples"]]
+    assert len(told) >= 3
+    page = unescape((report / "report.html").read_text(encoding="utf-8"))
+    for table, sample in told:
+        for part in (*numbers, "500 photographs of the training split", "does not compare"):
+            assert part in sample["text"]
+        assert sample["text"] in page
+        assert values["origins"][sample["origin"] - 1]["command"] == record["command"]
+        label = sample["text"].partition(":")[0]
+        (row,) = (row for row in table["rows"] if row["cells"][0]["text"] == label)
+        texts = [cell["text"] for cell in row["cells"]]
+        assert not set(numbers) & set(texts)
+        for title in ("ImageNet top-1, %", "ImageNet top-5, %"):
+            if title in table["columns"]:
+                assert texts[table["columns"].index(title) + 1] == "not run"
+        assert label in [each["row"] for each in table["not_run"]]
+
+
+def test_runs_count_on_the_papers_data_only() -> None:
+    """A folder that is called imagenet and has other classes is another data set."""
+    row = load_paper("menet").row("IV", "menet_108_8x1_g3")
+    run = {**next(iter(load_records("training").values()))["runs"][0], "note": "", "model": row.model}
+    lines = [{"top1_percent": 56.0, "top5_percent": 79.0, "images_per_second": 1.0}]
+    for data, classes, counts in (("imagenet", 1000, True), ("imagenet", 5, False), ("imagenet_sample", 1000, False)):
+        evidence = Evidence()
+        evidence.runs = [{**run, "data": data, "arguments": {"num_classes": classes}, "epochs": lines}]
+        found = [evidence.accuracy(row, metric) for metric in ("top1", "top5")]
+        assert [each and each.value for each in found] == ([56, 79] if counts else [None, None])
+
+
+def test_words_stand_to_the_left_and_numbers_to_the_right(report: Path, values: dict) -> None:
+    rows = [["a", "224 × 224", "", "+0.05", "76.66 ± 0.57", "the same"], ["b", "7", "1.5", "-", "12 %", ""]]
+    assert word_columns(rows) == [True, False, False, False, False, True]
+    assert word_columns([]) == []
+    markdown = (report / "report.md").read_text(encoding="utf-8")
+    layout = next(table["layout"] for table in values["papers"][0]["tables"] if table["layout"])
+    head = f"| {' | '.join(layout['columns'])} |\n"
+    assert markdown.partition(head)[2].startswith("| --- | ---: | --- | ---: | ---: | ---: | --- |\n")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_wide_tables_show_that_they_go_on(report: Path, width: int) -> None:
+    """The page itself never scrolls sideways; a table that does has a bar, and the names of its rows stay."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        missing("no Chromium: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=FLAGS, ignore_default_args=["--hide-scrollbars"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto((report / "report.html").as_uri())
+        found = page.evaluate(LAYOUT)
+        browser.close()
+    assert found["page"] <= width
+    assert found["tables"] > 20
+    if width < 600:
+        assert len(found["wide"]) > 10
+    for bar, name_before, name_after, name_width, width_inside in found["wide"]:
+        assert bar >= 8
+        assert name_after == pytest.approx(name_before, abs=1)
+        assert name_width < width_inside / 2
+    assert found["left"] == {"words": ["left"], "numbers": ["right"]}
+
+
+LAYOUT = """() => {
+  const scrolls = [...document.querySelectorAll('.scroll')].filter(each => each.offsetParent !== null);
+  const wide = scrolls.filter(each => each.scrollWidth > each.clientWidth).map(each => {
+    const name = each.querySelector('tr:last-child td'), before = name.getBoundingClientRect().left;
+    each.scrollLeft = 1e6;
+    const box = name.getBoundingClientRect();
+    return [each.offsetHeight - each.clientHeight, before, box.left, box.width, each.clientWidth];
+  });
+  const sides = cells => [...new Set([...cells].map(cell => getComputedStyle(cell).textAlign))];
+  const layout = document.querySelector('#menet-I + .scroll');
+  return {page: document.documentElement.scrollWidth, tables: scrolls.length, wide, left: {
+    words: sides(layout.querySelectorAll('td:nth-child(1), td:nth-child(3), td:nth-child(7)')),
+    numbers: sides(layout.querySelectorAll('td:nth-child(4), td:nth-child(5)'))}};
+}"""
 
 
 def test_networks_of_an_ablation_that_were_not_run_are_told(values: dict, report: Path) -> None:

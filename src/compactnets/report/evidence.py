@@ -22,6 +22,13 @@ from compactnets.recorded import FOLDER, load_records, network_label, read_class
 from compactnets.training.recipe_files import load_detection_recipe, load_recipe
 
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
+# the data that a stated accuracy is of, and its classes: a folder of that name with others is something else
+DATA = {
+    "top1": ("imagenet", 1000),
+    "top5": ("imagenet", 1000),
+    "cifar10": ("cifar10", 10),
+    "cifar100": ("cifar100", 100),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,6 @@ class Measured:
         spread: standard deviation over seeds, where there are several.
         remark: what a reader must know before comparing it.
         epochs: of training; 0 where nothing was trained here.
-        comparable: whether it is of the images that the paper's number is of.
     """
 
     value: float
@@ -56,7 +62,6 @@ class Measured:
     spread: float | None = None
     remark: str = ""
     epochs: int = 0
-    comparable: bool = True
 
     def reproduces(self, reproduction: Reproduction) -> bool:
         """Whether it comes of the recipe of the table, at its full length."""
@@ -93,13 +98,26 @@ class Evidence:
 
         Of several settings the one that was trained longest counts (:func:`_summarize`).
         """
-        runs = [run for run in self.runs if run["data"] == metric and _same_network(run, row)]
-        if runs:
-            return _summarize(runs)
-        if metric in EVALUATED:
-            for record in self._evaluations:
-                if _same_network(record, row):
-                    return _evaluated(record, EVALUATED[metric])
+        if metric not in DATA:
+            return None
+        key = EVALUATED.get(metric, "top1_percent")
+        runs = [
+            run
+            for run in self.runs
+            if (run["data"], run["arguments"].get("num_classes", 1000)) == DATA[metric]
+            and _same_network(run, row)
+            and key in run["epochs"][-1]
+        ]
+        return _summarize(runs, key) if runs else None
+
+    def sample(self, row: Row, metric: str) -> Measured | None:
+        """Return an accuracy of a row's network on other images than the paper's, or of weights from elsewhere.
+
+        It does not compare with what the paper states.
+        """
+        for record in self._evaluations if metric in EVALUATED else ():
+            if _same_network(record, row):
+                return _evaluated(record, EVALUATED[metric])
         return None
 
     def latency(self, row: Row) -> Measured | None:
@@ -196,7 +214,7 @@ def _same_network(run: Mapping[str, Any], row: Row) -> bool:
     return bool(run["model"] == row.model) and same
 
 
-def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
+def _summarize(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> Measured:
     """Return the mean over the seeds of the setting that was trained longest; of several, that with the best mean."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
@@ -204,7 +222,7 @@ def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
         groups[len(run["epochs"]), json.dumps([settings, run.get("init")], sort_keys=True)].append(run)
     longest = max(epochs for epochs, _ in groups)
     chosen = max((group for (epochs, _), group in groups.items() if epochs == longest), key=_mean)
-    values, recipe = _finals(chosen), _recipe(chosen[0])
+    values, recipe = _finals(chosen, key), _recipe(chosen[0])
     origin = Origin(
         what="training",
         command=chosen[0]["command"],
@@ -221,8 +239,8 @@ def _summarize(runs: Sequence[dict[str, Any]]) -> Measured:
     return Measured(mean(values), origin, spread, f"{longest} epochs of {recipe}, {seeds}", longest)
 
 
-def _finals(runs: Sequence[dict[str, Any]]) -> list[float]:
-    return [run["epochs"][-1]["top1_percent"] for run in runs]
+def _finals(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> list[float]:
+    return [run["epochs"][-1][key] for run in runs]
 
 
 def _mean(runs: Sequence[dict[str, Any]]) -> float:
@@ -230,7 +248,7 @@ def _mean(runs: Sequence[dict[str, Any]]) -> float:
 
 
 def _evaluated(record: Mapping[str, Any], key: str) -> Measured:
-    """Return an accuracy on a sample, which is not that of the validation set."""
+    """Return an accuracy on a sample, with what it is of."""
     origin = Origin(
         what="evaluation",
         command=record["command"],
@@ -240,8 +258,7 @@ def _evaluated(record: Mapping[str, Any], key: str) -> Measured:
         versions=_versions(record["environment"]["versions"]),
         note=record["note"],
     )
-    remark = f"{record['weights']}, {record['images']} {record['of']}"
-    return Measured(record[key], origin, remark=remark, comparable=False)
+    return Measured(record[key], origin, remark=f"{record['weights']} on {record['images']} {record['of']}")
 
 
 def _recipe(run: Mapping[str, Any]) -> str:

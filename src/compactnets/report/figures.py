@@ -59,7 +59,7 @@ def accuracy_against_macs(paper: Paper, tables: Sequence[str], evidence: Evidenc
             places = [((row.macs or 0) / 1e6, row.value(metric)) for row in own]
             axes.plot(*zip(*places, strict=True), marker=marker, linestyle=line, color=colour, label=title)
             found = [(x, evidence.accuracy(row, metric)) for (x, _), row in zip(places, own, strict=True)]
-            measured = [(x, each.value) for x, each in found if each and each.comparable]
+            measured = [(x, each.value) for x, each in found if each]
             if measured:
                 axes.scatter(
                     *zip(*measured, strict=True),

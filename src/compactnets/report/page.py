@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,9 +115,7 @@ def _values(papers: Sequence[Paper], costs: Sequence[RowCost], evidence: Evidenc
             "costs": {key: number for key, number in summary(costs).items() if number},
             "rows_with_costs": len(costs),
             "accuracies_stated": len(stated),
-            "accuracies_measured": sum(
-                found is not None and found.comparable for found in (evidence.accuracy(*each) for each in stated)
-            ),
+            "accuracies_measured": sum(found is not None for found in (evidence.accuracy(*each) for each in stated)),
         },
         "papers": parts,
         "theory": _theory(),
@@ -201,8 +200,14 @@ def _render(name: str, values: dict[str, Any], drawn: dict[str, list[Drawn]]) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = _markdown_cell
+    environment.filters.update(cell=_markdown_cell, words=word_columns)
     return environment.get_template(name).render(**values, figures=drawn, folder=FIGURES)
+
+
+def word_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Return of each column whether it holds words, which stand to the left, or numbers, which stand to the right."""
+    numbers = re.compile(r"[-+\u00b1\u00d7\u2013.,\d\s%]*")
+    return [not all(numbers.fullmatch(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
 
 
 def _markdown_cell(cell: dict[str, Any]) -> str:

@@ -58,8 +58,10 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
     for title, states in (("MACs, M", "macs"), ("params, M", "params")):
         if any(getattr(row, states) for row in table.rows):
             columns += [title, "counted", "off, %"]
+    found = {(row.name, metric): evidence.accuracy(row, metric) for row in table.rows for metric in row.metrics}
+    compared = {metric for (_, metric), measured in found.items() if measured}
     for metric in metrics:
-        columns += [TITLES[metric], "here", "gap"]
+        columns += [TITLES[metric], "here", *(["gap"] if metric in compared else [])]
     if any(timed.values()):
         columns.append("latency, ms")
     rows = []
@@ -71,8 +73,8 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
             if any(getattr(each, states) for each in table.rows):
                 cells += _count_cells(stated, unit, getattr(cost, states) if cost else None)
         for metric in metrics:
-            measured = evidence.accuracy(row, metric) if metric in row.metrics else None
-            cells += _accuracy_cells(row, metric, measured, origins)
+            measured = found.get((row.name, metric))
+            cells += _accuracy_cells(row, metric, measured, origins)[: 3 if metric in compared else 2]
             for reproduction in table.reproduce if metric in row.metrics else ():
                 if metric in reproduction.metrics and not (measured and measured.reproduces(reproduction)):
                     missing.setdefault(command_for(row, reproduction), (row, reproduction))
@@ -90,6 +92,7 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
             for row in table.rows
             if row.note and (cost := costs.get(row.name)) and cost.status.startswith("misses")
         ],
+        "samples": [sample for row in table.rows if (sample := _sample(row, evidence, origins))],
         "not_counted": [row.label for row in table.rows if (cost := costs.get(row.name)) and cost.unavailable],
         "not_run": [_not_run(command, *entry, evidence) for command, entry in missing.items()],
         "classes": _class_table(table),
@@ -125,7 +128,22 @@ def _accuracy_cells(row: Row, metric: str, measured: Measured | None, origins: O
         return [printed, {"text": "not run", "class": "absent"}, _text("")]
     value = f"{measured.value:.2f}" + ("" if measured.spread is None else f" ± {measured.spread:.2f}")
     here = {"text": value, "remark": measured.remark, "origin": origins.number(measured.origin)}
-    return [printed, here, _text(f"{measured.value - stated:+.2f}" if measured.comparable else "")]
+    return [printed, here, _text(f"{measured.value - stated:+.2f}")]
+
+
+def _sample(row: Row, evidence: Evidence, origins: Origins) -> dict[str, Any] | None:
+    """Return what is known of a row's network on other images, in a sentence: in the table it would pass for ours."""
+    found = {
+        metric: sample
+        for metric in row.metrics
+        if evidence.accuracy(row, metric) is None and (sample := evidence.sample(row, metric))
+    }
+    if not found:
+        return None
+    one = next(iter(found.values()))
+    values = ", ".join(f"{sample.value:.2f} % {metric.replace('top', 'top-')}" for metric, sample in found.items())
+    text = f"{row.label}: not measured on the paper's images. What is known is of {one.remark}: {values}"
+    return {"text": f"{text}, which does not compare with the table.", "origin": origins.number(one.origin)}
 
 
 def _latency_cell(measured: Measured | None, origins: Origins) -> dict[str, Any]:
