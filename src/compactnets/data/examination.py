@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from compactnets.console import Tracker
+from compactnets.data.handover import lost_workers, starting_workers
 from compactnets.data.images import to_channels
 from compactnets.errors import InputError
 
@@ -35,6 +36,7 @@ class Images(Protocol):
 
 
 Source = TypeVar("Source", bound=Images)
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -72,9 +74,11 @@ def examine(source: Images, workers: int | None = None) -> Examination:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if len(source) >= FEW and cores > 1 else 0
     loader: Any = DataLoader(_Examined(source), batch_size=BATCH, num_workers=workers, collate_fn=list)
-    items = Tracker((item for batch in loader for item in batch), len(source), f"checking {source.split}")
+    with starting_workers(workers):
+        batches = iter(loader)
+    items = Tracker((item for batch in batches for item in batch), len(source), f"checking {source.split}")
     seen = Examination(np.zeros((len(source), 2), dtype=np.uint64), np.zeros((len(source), 2), dtype=np.int32))
-    for index, *found in items:
+    for index, *found in _watched(items):
         if len(found) == 1:
             seen.unreadable[index] = found[0]
             items.note(f"{len(seen.unreadable):,} unreadable")
@@ -84,6 +88,11 @@ def examine(source: Images, workers: int | None = None) -> Examination:
         seen.modes[mode] += 1
         seen.formats.update([image_format] if image_format else [])
     return seen
+
+
+def _watched(items: Iterable[Item]) -> Iterator[Item]:
+    with lost_workers():
+        yield from items
 
 
 class _Examined(Dataset[tuple[Any, ...]]):

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from compactnets.console import say
 from compactnets.data.batches import LoaderSettings, Named, TrainLoader
+from compactnets.data.handover import hand_over, lost_workers, receive, starting_workers
 from compactnets.data.order import epoch_order, local_share, mix_seed
 from compactnets.errors import InputError
 
@@ -98,12 +100,13 @@ class Pool:
 
     def __init__(self, dataset: BatchesOf, settings: LoaderSettings, workers: int) -> None:
         self._plan = _Plan()
+        self._workers, self._told = workers, False
         self._loader: DataLoader[Any] | None = DataLoader(
             dataset,
             batch_size=None,  # an item is a batch
             sampler=self._plan,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=hand_over,
             pin_memory=settings.device.type == "cuda",
             persistent_workers=workers > 0,
             worker_init_fn=_start_worker,
@@ -112,18 +115,29 @@ class Pool:
         )
 
     def load(self, batches: Iterable[Wanted]) -> Iterator[Loaded]:
-        """Yield what becomes of each batch, in order."""
+        """Yield what becomes of each batch, in order.
+
+        Raises:
+            InputError: worker processes could not be started, or one of them ended.
+        """
         assert self._loader is not None, "the loader was closed"
         self._plan.batches = batches
-        return iter(self._loader)
+        with starting_workers(self._workers):
+            batches_of_workers = iter(self._loader)
+        with lost_workers():
+            for handed in batches_of_workers:
+                loaded, sent = receive(handed)
+                if sent and not self._told:
+                    self._told = True
+                    say(
+                        "note: shared memory (/dev/shm) has no room for the batches of the worker processes, which send "
+                        "them through pipes: slower; give it more (docker run --shm-size=2g)"
+                    )
+                yield loaded
 
     def close(self) -> None:
         """End the processes."""
         self._loader = None
-
-
-def _as_it_is(loaded: Any) -> Any:
-    return loaded
 
 
 def _start_worker(number: int) -> None:

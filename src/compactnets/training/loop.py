@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from compactnets.console import Tracker, say
+from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import EvaluationStopped
@@ -87,7 +88,7 @@ class _Run:
         progress, recipe = self.progress, self.recipe
         self._announce()
         try:
-            with self.interruption:
+            with self.interruption, lost_workers():
                 for epoch in range(progress.epoch, recipe.epochs):
                     self._train_epoch(epoch)
                     self._end_epoch(epoch)
