@@ -179,8 +179,8 @@ def test_any_groups_that_divide(width: int, groups: int, stem_channels: int, ste
 def test_add_has_no_sigmoid_and_the_parameters_of_product() -> None:
     """Table VII: without the sigmoid, a fusion branch of zeros leaves the residual branch as it is."""
     add, product = create_model("menet_228_12x1_add_g3"), create_model("menet_228_12x1_g3")
-    assert {key: tensor.shape for key, tensor in add.state_dict().items()} == {
-        key: tensor.shape for key, tensor in product.state_dict().items()
+    assert {key: tensor.shape for key, tensor in add.named_parameters()} == {
+        key: tensor.shape for key, tensor in product.named_parameters()
     }
     x = torch.randn(1, 228, 4, 4)
     for network, factor in ((add, 1.0), (product, 0.5)):  # sigmoid(0) = 0.5

@@ -17,6 +17,7 @@ from timm.models import create_feature_extractor, is_model
 from torch import Tensor, fx, nn
 
 from compactnets.errors import InputError, did_you_mean
+from compactnets.models.form import carry_form, form_of
 from compactnets.models.peers import PEERS
 from compactnets.models.registry import FAMILIES, create_model
 
@@ -172,6 +173,7 @@ def _extract(model: nn.Module, levels: Sequence[Level], name: str) -> fx.GraphMo
         model.train(training)
     plain = fx.GraphModule(graph, graph.graph)
     plain.delete_all_unused_submodules()
+    carry_form(plain, form_of(model))
     with torch.no_grad():
         maps = plain.eval()(torch.zeros(1, 3, SAMPLE, SAMPLE))
     for level in levels:
@@ -200,4 +202,5 @@ def _part(whole: fx.GraphModule, start: fx.Node | None, end: fx.Node) -> fx.Grap
     graph.output(copies[end])
     part = fx.GraphModule(whole, graph)
     part.delete_all_unused_submodules()
+    carry_form(part, form_of(whole))
     return part

@@ -15,16 +15,19 @@ from compactnets.detection.backbone import create_backbone
 from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
 from compactnets.errors import InputError
-from compactnets.models.legacy import load_legacy
+from compactnets.models.form import with_form
+from compactnets.models.legacy import load_legacy, say_form
 from compactnets.training.checkpoint import (
     ClassName,
     load_weights,
     parse_record,
     read_record,
     read_tensors,
+    read_weights,
     record_path,
     task_of,
 )
+from compactnets.training.preparation import begin_with
 
 Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
 
@@ -136,12 +139,12 @@ def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
             raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")
         if found.int8 is not None:
             raise InputError(f"{init} was trained for int8: expected a float checkpoint, such as {found.int8.init}")
-        weights: Mapping[str, Tensor] = read_tensors(init)
+        weights: Mapping[str, Tensor] = read_weights(init, found)
         arguments = {**found.arguments, **recipe.model_arguments}
     else:
-        weights, arguments = load_legacy(init), {"num_classes": 1000, **recipe.model_arguments}
+        weights, arguments = say_form(load_legacy(init)), {"num_classes": 1000, **recipe.model_arguments}
     model = create_backbone(recipe.model, arguments)
-    load_weights(model, weights, recipe.model, init)
+    load_weights(model, begin_with(weights, model, init, recipe.init_form), recipe.model, init)
     return model
 
 
@@ -151,7 +154,11 @@ def _from_detector(recipe: DetectionRecipe, record: DetectorRecord, init: Path) 
         if getattr(found, key) != getattr(recipe, key):
             raise InputError(f"{init} has {key} = {getattr(found, key)}, the recipe has {getattr(recipe, key)}")
     detector = build_detector(record, create_backbone(recipe.model, recipe.model_arguments))
-    weights, fresh = _without_counters(read_tensors(init), detector), detector.state_dict()
+    stated = build_detector(
+        found, create_backbone(found.model, found.arguments)
+    )  # for its form, if its weights have none
+    weights = begin_with(with_form(read_tensors(init), stated), detector, init, recipe.init_form)
+    weights, fresh = _without_counters(weights, detector), detector.state_dict()
     if found.class_names != record.class_names:
         # of both detectors: what gives scores and boxes of each class
         parts = ("roi_heads.box_predictor.", "head.classification_head.")

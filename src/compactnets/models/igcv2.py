@@ -100,6 +100,7 @@ class IGCV2(StagedNet):
             None,
             levels=levels,
             num_features=channels,
+            form={"stem": stem},
             **options,
         )
         initialize(self, mode="fan_in")  # as the MENet repository does for MobileNet

@@ -181,6 +181,7 @@ class LearnedMuffNet(StagedNet):
             ConvNormAct(in_channels, head_channels),
             levels=levels,
             num_features=head_channels,
+            form={"stem": stem, "learned_from": [plan.described() for plan in base]},
             **options,
         )
         self.base, self.stem_channels, self.head_channels = tuple(base), stem_channels, head_channels

@@ -31,9 +31,11 @@ import torch
 from torch import Tensor
 
 from compactnets.errors import InputError
+from compactnets.models.form import KEY, encode
 
 RENAMED = {"s_merge": "merge", "s_conv": "evolve", "s_evolve": "match"}
 BRANCHES = {"s_bn_merge": "merge", "s_bn_conv": "evolve", "s_bn_evolve": "match"}
+FORM = {"stem": "imagenet", "fusion": "product"}
 PREFIXES = ("module.", "_orig_mod.")
 UNIT = re.compile(r"features\.stage_(\d+)_(\d+)\.(\w+)\.(\w+)")
 STEM = re.compile(r"features\.init\.(conv|bn)\.(\w+)")
@@ -103,6 +105,11 @@ def load_legacy(path: str | Path) -> dict[str, Tensor]:
     if not (isinstance(state_dict, dict) and state_dict and all(map(_is_entry, state_dict.items()))):
         raise InputError(f"{path} holds no state dict: expected a dictionary of tensors under 'state_dict'")
     return convert_state_dict(state_dict)
+
+
+def say_form(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Let a state of the MENet repository say its form: the repository builds no other (:data:`FORM`)."""
+    return {**state_dict, KEY: encode(FORM)}
 
 
 def _is_entry(item: tuple[object, object]) -> bool:

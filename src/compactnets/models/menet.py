@@ -127,7 +127,7 @@ class MENet(StackedNet):
                 fusion=fusion,
             )
 
-        super().__init__(unit, residual_width, stem_channels, stem, **options)
+        super().__init__(unit, residual_width, stem_channels, stem, {"fusion": fusion}, **options)
 
 
 def _check(width: int, fusion_width: int, groups: int, expansion: float, stem_channels: int, fusion: str) -> None:

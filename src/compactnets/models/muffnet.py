@@ -92,6 +92,7 @@ class MuffNet(StagedNet):
             ConvNormAct(in_channels, head_channels),
             levels=levels,
             num_features=head_channels,
+            form={"stem": stem, "sharing": [plan.described() for plan in plans]},
             **options,
         )
         initialize(self)

@@ -36,7 +36,10 @@ def _assemble(
     num_features: int,
     options: Options,
 ) -> StagedNet:
-    """Put the parts of a library's network on the skeleton; ``levels`` are measured on the meta device."""
+    """Put the parts of a library's network on the skeleton; ``levels`` are measured on the meta device.
+
+    Its form is for :func:`compactnets.models.peers.create_peer` to say, which knows what other forms there are.
+    """
     probe = nn.ModuleList(copy.deepcopy([*stem.values(), *stages])).to("meta").eval()
     x, levels = torch.zeros(1, options.get("in_chans", 3), 64, 64, device="meta"), []
     with torch.no_grad():
@@ -44,7 +47,7 @@ def _assemble(
             x = layer(x)
             levels.append((x.shape[1], 64 // x.shape[2]))
     return StagedNet(
-        nn.Sequential(OrderedDict(stem)), stages, final, levels=levels, num_features=num_features, **options
+        nn.Sequential(OrderedDict(stem)), stages, final, levels=levels, num_features=num_features, form={}, **options
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Unpack
 
 from compactnets.errors import InputError, did_you_mean, missing_extra
+from compactnets.models.form import carry_form
 from compactnets.models.igcv2 import IGCV2
 from compactnets.models.peer_builders import (
     condensenet,
@@ -134,4 +135,6 @@ def create_peer(name: str, *, stem: str | None = None, **options: Unpack[Options
         raise InputError(f"{name} has no {stem} form: use stem={peer.stems[0]!r} (any input size works)")
     if peer.needs_extra is not None and importlib.util.find_spec("pytorchcv") is None:
         raise missing_extra("pytorchcv", peer.needs_extra, name)
-    return peer.builder(stem=stem, **options)
+    network = peer.builder(stem=stem, **options)
+    carry_form(network, {"stem": stem} if len(peer.stems) > 1 else {})  # with one form there is nothing to confuse
+    return network

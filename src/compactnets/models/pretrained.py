@@ -56,11 +56,12 @@ class Weights:
         """Return the fields of timm's ``PretrainedCfg`` that these weights set."""
         arguments, preprocess = self.record["arguments"], self.record["preprocess"]
         size = preprocess["size"]
+        last_map = -(-size // (4 if arguments.get("stem") == "cifar" else 32))  # of every registered family
         return {
             "file": str(self.path),
             "num_classes": arguments["num_classes"],
             "input_size": (arguments["in_chans"], size, size),
-            "pool_size": None,
+            "pool_size": (last_map, last_map),
             "crop_pct": size / preprocess["resize"] if preprocess["resize"] else 1.0,
             "interpolation": preprocess["interpolation"],
             "mean": tuple(preprocess["mean"]),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models import model_entrypoint
 from torch import nn
 
@@ -99,6 +100,16 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError) as error:  # what a layer raises for a value that it cannot take
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise InputError(f"{name} cannot be built with {given or 'its own values'}: {_first_line(error)}") from error
+
+
+def build_on_meta(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network without values, for what can be told without them: its form, the names and shapes of its tensors.
+
+    Raises:
+        InputError: as :func:`create_model`.
+    """
+    with torch.device("meta"):
+        return create_model(name, **{key: value for key, value in arguments.items() if key != "pretrained"})
 
 
 def _first_line(error: Exception) -> str:

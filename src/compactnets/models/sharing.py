@@ -66,6 +66,10 @@ class SharingMatrix:
         """Channels of the stage's output: the sum of the last column."""
         return sum(row[-1] for row in self.entries)
 
+    def described(self) -> list[list[int]]:
+        """Return the matrix as JSON has it: which channels go where is not in a network's tensors."""
+        return [list(row) for row in self.entries]
+
     @property
     def is_plain(self) -> bool:
         """Whether nothing is shared: every layer feeds only the next, with as many channels."""
@@ -100,6 +104,10 @@ class DenseSharing:
     def out_channels(self) -> int:
         """Channels of the stage's output: those of all layers."""
         return sum(self.layer_channels)
+
+    def described(self) -> dict[str, list[int]]:
+        """Return the widths as JSON has them."""
+        return {"dense": list(self.layer_channels)}
 
     @property
     def is_plain(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Unpack
 
 from torch import nn
@@ -25,11 +25,18 @@ class StackedNet(StagedNet):
         width: output channels of the first stage.
         stem_channels: output channels of the first convolution.
         stem: ``"imagenet"`` or ``"cifar"``.
+        form: what the units compute besides what their tensors say.
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
     """
 
     def __init__(
-        self, make_unit: MakeUnit, width: int, stem_channels: int, stem: str, **options: Unpack[Options]
+        self,
+        make_unit: MakeUnit,
+        width: int,
+        stem_channels: int,
+        stem: str,
+        form: Mapping[str, str] | None = None,
+        **options: Unpack[Options],
     ) -> None:
         levels = stem_levels(stem_channels, stem)
         stages = []
@@ -43,5 +50,6 @@ class StackedNet(StagedNet):
             in_channels, reduction = out_channels, reduction * stride
             levels.append((in_channels, reduction))
         layers = make_stem(options.get("in_chans", 3), stem_channels, stem)
-        super().__init__(layers, stages, None, levels=levels, num_features=in_channels, **options)
+        form = {"stem": stem, **(form or {})}
+        super().__init__(layers, stages, None, levels=levels, num_features=in_channels, form=form, **options)
         initialize(self)

@@ -11,8 +11,10 @@ import inspect
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypedDict
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -20,11 +22,13 @@ from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
 from compactnets.errors import InputError
-from compactnets.models.pretrained import find_weights, weights_of
+from compactnets.models.form import carry_form, form_of, is_form, with_form
+from compactnets.models.pretrained import Weights, find_weights, weights_of
 from compactnets.nn import ConvNormAct
 
 STEMS = ("imagenet", "cifar")
 NUM_STAGES = 3  # of every registered family
+SOURCES = ("url", "file", "state_dict", "hf_hub_id")  # where timm takes weights from, by the keys of its configuration
 
 
 def check_stem(stem: str) -> None:
@@ -81,6 +85,8 @@ class StagedNet(nn.Module):
         final: what follows the last stage (MuffNet's 1x1 convolution), or ``None``.
         levels: ``(channels, reduction)`` of every layer of the stem, then of every stage.
         num_features: channels after ``final``.
+        form: what else than its tensors says what the network computes: ``stem``, and more where the family has more
+            (:mod:`compactnets.models.form`). Weights of another form are refused.
         num_classes: outputs of the classifier; 0 leaves it out.
         drop_rate: dropout before the classifier.
         global_pool: ``"avg"``, or ``""`` to return the map itself (only without a classifier).
@@ -97,6 +103,7 @@ class StagedNet(nn.Module):
         *,
         levels: Sequence[tuple[int, int]],
         num_features: int,
+        form: Mapping[str, Any],
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
@@ -116,6 +123,7 @@ class StagedNet(nn.Module):
             for (channels, reduction), module in zip(levels, modules, strict=True)
         ]
         self.reset_classifier(num_classes, global_pool)
+        carry_form(self, form)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one of ``num_classes`` outputs; 0 removes it."""
@@ -123,6 +131,7 @@ class StagedNet(nn.Module):
             if global_pool not in ("avg", ""):
                 raise InputError(f"global_pool must be 'avg' or '' (none), found {global_pool!r}")
             self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)) if global_pool else nn.Identity()
+            self.global_pool.pool_type = global_pool  # type: ignore[assignment]  # timm's save_for_hf writes it down
         pooled = isinstance(self.global_pool, nn.Sequential)
         if num_classes and not pooled:
             raise InputError("a classifier needs global_pool='avg'; with global_pool='' use num_classes=0")
@@ -249,18 +258,32 @@ def register_family(
 
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-            weights = find_weights().get(f"{name}.{kwargs.get('pretrained_cfg')}")  # timm hands on the tag of a name
+            weights, given = _named_weights(name, kwargs.get("pretrained_cfg")), kwargs
             if weights is not None:
                 kwargs = {**weights.form, **kwargs}
+                if _loads(weights, kwargs):
+                    kwargs.setdefault("pretrained_filter_fn", _say_form(weights, network, arguments))
             num_levels = len(stem_levels(1, kwargs.get("stem", "imagenet"))) + NUM_STAGES
             feature_cfg = {"flatten_sequential": True, "feature_cls": "getter", "out_indices": tuple(range(num_levels))}
-            return build_model_with_cfg(
-                network,
+            built: list[StagedNet] = []
+
+            def construct(device: Any = None, dtype: Any = None, **own: Any) -> StagedNet:
+                with torch.device(device) if device is not None else nullcontext():
+                    built.append(network(**own))
+                return built[-1] if dtype is None else built[-1].to(dtype)
+
+            model = build_model_with_cfg(
+                construct,
                 name,
                 pretrained,
                 feature_cfg={**feature_cfg, **kwargs.pop("feature_cfg", {})},
                 **{**arguments, **kwargs},
             )
+            if not any(form_of(part) for part in model.modules()):  # a feature extractor took the network to pieces
+                carry_form(model, form_of(built[-1]))
+            # timm's save_for_hf writes down the arguments of its own create_model alone
+            model._model_args = {key: value for key, value in kwargs.items() if key in accepts and key not in given}
+            return model
 
         build.__name__ = build.__qualname__ = name
         build.__module__ = module_name
@@ -270,3 +293,29 @@ def register_family(
 
     for name, arguments in variants.items():
         setattr(module, name, register_model(entry_point(name, arguments)))
+
+
+def _named_weights(name: str, cfg: Any) -> Weights | None:
+    """Return the weights that a ``pretrained_cfg`` of timm is of: the tag of a name, or a configuration."""
+    if cfg is not None and not isinstance(cfg, str):
+        cfg = cfg.get("tag") if isinstance(cfg, Mapping) else cfg.tag
+    return find_weights().get(f"{name}.{cfg}")
+
+
+def _loads(weights: Weights, kwargs: Mapping[str, Any]) -> bool:
+    """Whether timm would load the file of these weights: what names them may name another source besides."""
+    overlay, cfg = kwargs.get("pretrained_cfg_overlay") or {}, kwargs["pretrained_cfg"]
+    file = cfg.get("file") if isinstance(cfg, Mapping) else getattr(cfg, "file", str(weights.path))
+    return file == str(weights.path) and not any(overlay.get(key) for key in SOURCES)
+
+
+def _say_form(weights: Weights, network: Callable[..., StagedNet], arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return a filter for timm, by which weights that do not say their form have that of their record."""
+
+    def fill(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+        if any(map(is_form, state)):
+            return state
+        with torch.device("meta"):
+            return with_form(state, network(**{**arguments, **weights.record["arguments"]}))
+
+    return fill

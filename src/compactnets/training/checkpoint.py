@@ -17,8 +17,9 @@ from compactnets.data.content import digest_parts
 from compactnets.data.listing import compose
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import replace_file, replace_text
+from compactnets.models.form import compare, is_form, with_form
 from compactnets.models.pretrained import find_weights, locate
-from compactnets.models.registry import create_model
+from compactnets.models.registry import build_on_meta, create_model
 from compactnets.values import read_json
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -147,13 +148,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
-    """Copy weights into ``model``.
+def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint; where they do not say their form (:mod:`compactnets.models.form`), as in files
+    older than that, it is the form of the record.
 
     Raises:
-        InputError: other keys or shapes than those of the network ``name``; the first ones are named.
+        InputError: a file that cannot be read, or a record that says another form than the weights.
     """
-    expected = model.state_dict()
+    network, tensors = build_on_meta(record.model, record.arguments), read_tensors(path)
+    _check_forms(tensors, network.state_dict(), path)
+    return with_form(tensors, network)
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
+    """Copy weights into ``model``; nothing is copied where they do not fit.
+
+    A state that does not say its form (:mod:`compactnets.models.form`) is taken to be of the network's.
+
+    Raises:
+        InputError: other keys or shapes than those of the network ``name``, of which the first ones are named, or
+            another form.
+    """
+    whole, state_dict = model.state_dict(), with_form(state_dict, model)
+    expected = {key: value for key, value in whole.items() if not is_form(key)}
+    forms = {key: state_dict[key] for key in state_dict if is_form(key) and key in whole}
+    state_dict = {key: value for key, value in state_dict.items() if key not in forms}
     # counters of batch normalisation: absent from files older than torch 0.4.1, and unused in evaluation
     missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state_dict if key not in expected]
@@ -167,7 +186,15 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, 
         problems.append(f"{key} is {tuple(state_dict[key].shape)}, {name} has {tuple(expected[key].shape)}")
     if problems:
         raise InputError(f"{origin} is a checkpoint of another network than {name}: {'; '.join(problems)}")
-    model.load_state_dict(dict(state_dict), strict=False)
+    _check_forms(forms, whole, origin)
+    model.load_state_dict({**state_dict, **forms}, strict=False)
+
+
+def _check_forms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Path | str) -> None:
+    if told := compare(state, wanted):
+        raise InputError(
+            f"{origin} holds weights of a network with {told}: the same tensors compute something else there"
+        )
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CheckpointRecord]:

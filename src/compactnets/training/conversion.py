@@ -11,7 +11,7 @@ from compactnets.console import say
 from compactnets.data.presets import IMAGENET
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
-from compactnets.models.legacy import load_legacy
+from compactnets.models.legacy import load_legacy, say_form
 from compactnets.models.pretrained import authors_files
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord, load_weights, save_checkpoint
@@ -32,7 +32,7 @@ def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:
     num_classes = 1000 if classifier is None else len(classifier)
     arguments = {"num_classes": num_classes, "in_chans": 3}
     model = create_model(name, **arguments)
-    load_weights(model, state_dict, name, legacy)
+    load_weights(model, say_form(state_dict), name, legacy)
     known = authors_files().get(name, {}).get("sha256")
     if known and hashlib.sha256(legacy.read_bytes()).hexdigest() != known:
         say(f"{legacy} is another file than the authors' {name} that was compared with their results (sha256 differs)")

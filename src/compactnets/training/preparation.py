@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess
 from compactnets.errors import InputError
+from compactnets.models.form import compare, with_form
 from compactnets.models.registry import accepted_arguments, create_model
 from compactnets.nn import initialize
-from compactnets.training.checkpoint import Int8Training, load_weights, read_record, read_tensors
+from compactnets.training.checkpoint import Int8Training, load_weights, read_record, read_weights
 from compactnets.training.distributed import World
 from compactnets.training.recipe import Recipe
 
@@ -76,7 +77,7 @@ def prepare(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Pr
         raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
     arguments = {**record.arguments, **arguments}
     model = create_model(recipe.model, **arguments)
-    weights = read_tensors(init)
+    weights = begin_with(read_weights(init, record), model, init, recipe.init_form)
     if record.class_names != list(source.class_names):
         found, wanted = len(record.class_names), len(source.class_names)
         say(f"classifier replaced: {init} has {found} classes, {source.spec} has {wanted}")
@@ -84,6 +85,22 @@ def prepare(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Pr
         weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
     load_weights(model, weights, recipe.model, init)
     return Prepared(preprocess, model, arguments)
+
+
+def begin_with(weights: Mapping[str, Tensor], model: nn.Module, init: Path, how: str) -> dict[str, Tensor]:
+    """Return the weights that a run begins with, which may be of another form where ``how`` is ``"any"``.
+
+    Raises:
+        InputError: they are of another form than ``model``; the message says how to keep theirs, and how to go on.
+    """
+    if told := compare(weights, model.state_dict()):
+        if how != "any":
+            raise InputError(
+                f"{init} holds weights of a network with {told}: the same tensors compute something else there. Give "
+                f"its own in model_arguments, or --set init_form=any to begin with its tensors all the same"
+            )
+        say(f"init_form is any: {init} is of a network with {told}; its tensors are taken, what they compute is not")
+    return with_form(weights, model, replace=True)
 
 
 def fit_batch(recipe: Recipe, source: ImageSource, world: World) -> Recipe:

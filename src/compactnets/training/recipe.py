@@ -129,6 +129,7 @@ FREE_TO_CHANGE = (
     "checkpoint_minutes",
     "on_error",
     "max_skipped",
+    "init_form",
 )
 
 
@@ -171,6 +172,9 @@ class RunRecipe(Section):
     checkpoint_minutes: float = Field(5, ge=0, le=MOST, description="largest time that a kill can cost")
     on_error: Literal["raise", "skip"] = Field("raise", description="a training image that cannot be read")
     max_skipped: int = Field(100, gt=0, le=MOST, description="skip: unreadable images at which the run stops after all")
+    init_form: Literal["same", "any"] = Field(
+        "same", description="--init: any takes the tensors of weights whose stem, fusion or sharing are others, too"
+    )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compactnets.data.order import mix_seed
+from compactnets.models.form import with_form
 from compactnets.training.distributed import World, synchronize_batchnorm
 from compactnets.training.optimization import lr_factor, make_optimizer, set_lr
 from compactnets.training.processor import processor_form
@@ -105,8 +106,9 @@ class Learner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.model.load_state_dict(state["model"])
+        # states older than forms do not say theirs: the run's description, which was compared, does
+        self.model.load_state_dict(with_form(state["model"], self.model))
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            self.ema.module.load_state_dict(with_form(state["ema"], self.ema.module))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

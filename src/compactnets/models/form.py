@@ -1,0 +1,172 @@
+"""The form of a network: what its tensors do not tell, carried with them and checked where they are loaded.
+
+The stem for CIFAR and the one for ImageNet have the same tensors and compute different things; so have the two fusions
+of MENet, and two sharing matrices with equal sums. A network that carries its form (:func:`carry_form`) writes it into
+its ``state_dict`` as one more entry, the last one: :data:`KEY`, the form's JSON as bytes. What loads a state compares:
+another form is a :class:`FormError`, however the state came (timm, the Hub, ``torch.save``), before any tensor is
+copied. A state without the entry, from elsewhere or older than this, loads with a :class:`FormWarning`.
+
+The entry is no parameter and no buffer: it has no part in the computation, in counts or in exports.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compactnets.errors import InputError
+
+# torch's name for what a module's state has besides parameters and buffers: its own tools leave such a key alone
+KEY = "_extra_state"
+LIBRARIES = ("compactnets", "timm", "torch")
+LONGEST = 60  # characters of a value in a message; a sharing matrix has more
+
+
+class FormError(InputError, RuntimeError):
+    """Weights of another form than the network's.
+
+    Also a ``RuntimeError``, which :meth:`torch.nn.Module.load_state_dict` raises for weights that do not fit.
+    """
+
+
+class FormWarning(UserWarning):
+    """Weights that do not say which form they are of."""
+
+
+def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
+    """Let a module's ``state_dict`` carry ``form``, and let it refuse a state of another one.
+
+    Args:
+        module: a network, or what holds its layers without being one (a feature extractor, a graph).
+        form: the values of what tensors do not tell, as JSON has them; empty where there is nothing to tell.
+    """
+    begun = hasattr(module, "form")
+    module.form = json.loads(json.dumps(form))  # type: ignore[assignment]  # as it is read back: lists, no tuples
+    if not begun:
+        module.register_state_dict_post_hook(_write)
+        module.register_load_state_dict_pre_hook(_check)
+
+
+def form_of(module: nn.Module) -> dict[str, Any]:
+    """Return the form of a network; empty where it carries none."""
+    return getattr(module, "form", {})  # type: ignore[return-value]
+
+
+def is_form(key: str) -> bool:
+    """Whether a key of a state names a form and no tensor of the network."""
+    return key == KEY or key.endswith(f".{KEY}")
+
+
+def with_form(state: Mapping[str, Tensor], module: nn.Module, replace: bool = False) -> dict[str, Tensor]:
+    """Return a state that says its form where it did not: that of ``module``.
+
+    For a state whose form is known otherwise: from the record beside it, or because it is of this run.
+
+    Args:
+        replace: also where it says another one: the network takes tensors that were made for another computation.
+    """
+    known = {key: value for key, value in module.state_dict().items() if is_form(key)}
+    return {**state, **known} if replace else {**state, **{key: known[key] for key in known if key not in state}}
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say where two forms differ, the first one's values first; ``""`` where they do not."""
+    keys = [key for key in dict.fromkeys([*wanted, *found]) if found.get(key) != wanted.get(key)]
+    if not keys:
+        return ""
+    return f"{_told({key: found.get(key) for key in keys})}, not {_told({key: wanted.get(key) for key in keys})}"
+
+
+def compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Say where the forms that a state says differ from those of the state of a network; ``""`` where they do not.
+
+    Raises:
+        FormError: an entry that is no form.
+    """
+    for key in filter(is_form, state):
+        found = decode(state[key])
+        if found is not None and (told := differences(found, (decode(wanted[key]) or {}) if key in wanted else {})):
+            return told
+    return ""
+
+
+def encode(form: Mapping[str, Any]) -> Tensor:
+    """Return a form as the tensor that stands in a state: the bytes of its JSON."""
+    return _encoded(json.dumps(form, sort_keys=True, separators=(",", ":"))).clone()
+
+
+def decode(entry: object) -> dict[str, Any] | None:
+    """Return the form that an entry of a state holds; ``None`` for a tensor without values (on the meta device).
+
+    Any numeric type is read: tools that average or halve the tensors of a state do so to this one, too.
+
+    Raises:
+        FormError: something else.
+    """
+    try:
+        if isinstance(entry, Tensor) and entry.is_meta:
+            return None
+        form = json.loads(bytes(int(value) for value in entry.flatten().tolist()))  # type: ignore[attr-defined]
+        if not isinstance(form, dict):
+            raise ValueError("no dictionary")
+    except (AttributeError, TypeError, ValueError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise FormError(f"{KEY} of these weights is not the form of a network of compactnets") from None
+    return form
+
+
+@lru_cache(maxsize=64)
+def _encoded(text: str) -> Tensor:
+    # always on the CPU: an average of weights reads the state at every step, and must not wait for a device
+    return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
+
+
+def _write(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    if form_of(module):
+        state[prefix + KEY] = encode(form_of(module))
+
+
+def _check(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Compare the form of a state with the module's, and take it out of the state (a copy of the caller's)."""
+    entry, own = state.pop(prefix + KEY, None), form_of(module)
+    if entry is not None:
+        found = decode(entry)
+        if found is not None and (told := differences(found, own)):
+            raise FormError(
+                f"these weights are of a network with {told}: the same tensors compute something else there. Build the "
+                f"network with {_told({key: found.get(key) for key in found if found.get(key) != own.get(key)})}"
+            )
+    elif own and any(_tells(key, prefix) for key in state):
+        warnings.warn(
+            f"these weights do not say their form, and are taken for {_told(own)}: weights of another form would "
+            f"load as well and compute something else (docs/finetuning.md)",
+            FormWarning,
+            stacklevel=_depth(),
+        )
+
+
+def _tells(key: str, prefix: str) -> bool:
+    """Whether a key is of a layer whose computation depends on the form."""
+    return key.startswith(prefix) and not key.startswith(f"{prefix}classifier.")
+
+
+def _told(form: Mapping[str, Any]) -> str:
+    def brief(value: object) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+
+    return ", ".join(f"{key}={brief(value)}" for key, value in form.items()) or "nothing"
+
+
+def _depth() -> int:
+    """How far up the stack the caller of torch and timm is, at whom the warning points."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES:
+        frame, depth = frame.f_back, depth + 1
+    return depth
