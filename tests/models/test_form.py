@@ -637,6 +637,16 @@ def test_a_form_is_no_part_of_the_computation() -> None:
         assert decode(timm.create_model("shufflenet_g3_x0_25").state_dict()[KEY]) == {"stem": "imagenet"}
 
 
+def test_a_copied_graph_keeps_its_form() -> None:
+    """The backbone of a detector is one; an average of its weights is a copy."""
+    graph = torch.fx.symbolic_trace(timm.create_model("shufflenet_g3_x0_25"))
+    carry_form(graph, {"stem": "imagenet"})
+    again = copy.deepcopy(graph)
+    assert [*again.state_dict()] == [*graph.state_dict()]
+    with pytest.raises(FormError):
+        again.load_state_dict({**graph.state_dict(), KEY: encode({"stem": "cifar"})})
+
+
 def test_a_form_reads_as_it_is_written() -> None:
     form = {"stem": "cifar", "sharing": [[[1, 2], [0, 3]]]}
     module = nn.Linear(1, 1)

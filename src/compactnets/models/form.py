@@ -47,16 +47,18 @@ def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
         module: a network, or what holds its layers without being one (a feature extractor, a graph).
         form: the values of what tensors do not tell, as JSON has them; empty where there is nothing to tell.
     """
-    begun = hasattr(module, "form")
-    module.form = json.loads(json.dumps(form))  # type: ignore[assignment]  # as it is read back: lists, no tuples
-    if not begun:
-        module.register_state_dict_post_hook(_write)
-        module.register_load_state_dict_pre_hook(_check)
+    form = json.loads(json.dumps(form))  # as it is read back: lists, no tuples
+    if (writer := _writer(module)) is not None:
+        writer.form = form
+        return
+    module.register_state_dict_post_hook(_Write(form))
+    module.register_load_state_dict_pre_hook(_check)
 
 
 def form_of(module: nn.Module) -> dict[str, Any]:
     """Return the form of a network; empty where it carries none."""
-    return getattr(module, "form", {})  # type: ignore[return-value]
+    writer = _writer(module)
+    return {} if writer is None else writer.form
 
 
 def is_form(key: str) -> bool:
@@ -127,9 +129,19 @@ def _encoded(text: str) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
-def _write(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    if form_of(module):
-        state[prefix + KEY] = encode(form_of(module))
+class _Write:
+    """Writes the form into a state. It keeps the form, since of a copied graph only the hooks are the original's."""
+
+    def __init__(self, form: dict[str, Any]) -> None:
+        self.form = form
+
+    def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+        if self.form:
+            state[prefix + KEY] = encode(self.form)
+
+
+def _writer(module: nn.Module) -> _Write | None:
+    return next((hook for hook in module._state_dict_hooks.values() if isinstance(hook, _Write)), None)
 
 
 def _check(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

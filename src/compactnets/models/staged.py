@@ -125,6 +125,11 @@ class StagedNet(nn.Module):
         self.reset_classifier(num_classes, global_pool)
         carry_form(self, form)
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """What the network computes besides what its tensors say; weights of another form are refused."""
+        return form_of(self)
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one of ``num_classes`` outputs; 0 removes it."""
         if global_pool is not None:
