@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from compactnets.complexity import CONVENTION, Cost, count, profile
-from compactnets.console import Tracker, stdout
+from compactnets.console import Table, Tracker, stdout
 from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.models.peers import PEERS
@@ -74,18 +74,13 @@ def _row(name: str) -> ListedNetwork:
 
 def show(rows: Iterable[ListedNetwork]) -> None:
     """Print the networks as a table."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, caption=CONVENTION, caption_justify="left")
-    table.add_column("network", no_wrap=True)
-    table.add_column("family")
-    table.add_column("input")
-    table.add_column("MACs (M)", justify="right")
-    table.add_column("params (M)", justify="right")
+    table = Table("network", "family", "input")
+    table.add_figures("MACs (M)", "params (M)")
     for row in rows:
         cost = [f"{value / 1e6:.{digits}f}" if value else "-" for value, digits in ((row.macs, 1), (row.params, 2))]
         table.add_row(row.name, row.family, " x ".join(map(str, row.input_size)), *cost)
     stdout.print(table)
+    stdout.print(CONVENTION)
 
 
 def weight_rows() -> list[dict[str, Any]]:
@@ -111,11 +106,9 @@ def weight_rows() -> list[dict[str, Any]]:
 
 def show_weights(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print the weights: a table of those that are here, and the commands that bring others."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("weights", "top-1, %", "MB", "source", "licence"):
-        table.add_column(column, overflow="fold")
+    table = Table("weights")
+    table.add_figures("top-1, %", "MB")
+    table.add_text("source", "licence")
     absent = [row for row in rows if not row["here"]]
     for row in rows:
         if row["here"]:
@@ -123,9 +116,9 @@ def show_weights(rows: Iterable[Mapping[str, Any]]) -> None:
             table.add_row(row["name"], top1, f"{row['megabytes']:.1f}", row["source"], row["license"])
     stdout.print(table)
     if absent:
-        stdout.print("\nThe MENet authors' ImageNet checkpoints, once you have their files:", highlight=False)
+        stdout.print("\nThe MENet authors' ImageNet checkpoints, once you have their files:")
     for row in absent:
-        stdout.print(f"  {row['source']}", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(f"  {row['source']}")
 
 
 def recipe_rows() -> list[dict[str, str]]:
@@ -141,9 +134,8 @@ def recipe_rows() -> list[dict[str, str]]:
 
 def show_recipes(rows: Iterable[Mapping[str, str]]) -> None:
     """Print the recipes as a table."""
-    from rich.table import Table
-
-    table = Table("recipe", "what it is", box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    table = Table("recipe", "what it is")
+    table.padding = (0, 1, 1, 0)
     for row in rows:
         table.add_row(row["name"], row["description"])
     stdout.print(table)

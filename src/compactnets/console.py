@@ -1,25 +1,145 @@
-"""What a person sees: progress on standard error, bars on a terminal and plain lines elsewhere."""
+"""What a person sees: results on standard output, progress and notes on standard error, tables that are complete.
+
+Text is printed as it is: names of the user's are neither markup (``[v2]``) nor emoji (``:m:``), and what a terminal
+cannot show, or must not obey, is escaped. Nothing else of the package imports rich (tests/test_console.py).
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, Group, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+__all__ = ["Group", "PlainConsole", "Table", "Tracker", "print_json", "say", "stderr", "stdout", "visible"]
 
 Item = TypeVar("Item")
 
-stdout = Console()  # results
-stderr = Console(stderr=True)  # progress, notes and errors
-
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines
+PIPE_WIDTH = 10_000  # a pipe and a file have no edge: a row of a table is a line
+LEAST_TEXT = 16  # columns to which text of a table is folded; figures are not
+# control characters, what turns the direction of writing, and what stands for bytes of a name that is not text
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str, encoding: str = "utf-8") -> str:
+    """Return ``text`` with what cannot be shown in ``encoding``, or would steer the terminal, as Python escapes it."""
+    text = UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is.
+
+    A line of text is never wrapped or cut. In a pipe, tables have the width that they need; ``COLUMNS`` changes that.
+
+    Args:
+        stderr: print on standard error, not on standard output.
+        file: where to print instead.
+        width: columns of it.
+    """
+
+    def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
+        height = None if width is None else 25
+        super().__init__(
+            stderr=stderr, file=file, width=width, height=height, markup=False, emoji=False, highlight=False
+        )
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        if self._width is not None or self.is_terminal or os.environ.get("COLUMNS", "").isdigit():
+            return super().size
+        return ConsoleDimensions(PIPE_WIDTH, 25)
+
+    def print(self, *objects: Any, **options: Any) -> None:  # type: ignore[override]
+        """Print, as rich does; text alone goes on beyond the edge."""
+        if all(isinstance(each, str) for each in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        """Return what rich makes of a string: what it says, with what cannot be shown escaped."""
+        options |= {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
+        return super().render_str(visible(text, self.encoding), **options)
+
+
+class Table(RichTable):
+    """A table of which nothing is cut off, however narrow the terminal.
+
+    Columns that are justified to the right hold figures and are not broken. Where the rest, folded, does not fit
+    beside them, each row becomes lines of ``heading: cell``.
+    """
+
+    def __init__(self, *headings: str, title: str | None = None, lines: bool = False, header: bool = True) -> None:
+        super().__init__(
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD if lines else None,
+            show_edge=False,
+            pad_edge=False,
+            show_header=header,
+        )
+        for heading in headings:
+            self.add_text(heading)
+
+    def add_text(self, *headings: str) -> None:
+        """Add columns of text, which may be folded."""
+        for heading in headings:
+            self.add_column(heading, overflow="fold")
+
+    def add_figures(self, *headings: str) -> None:
+        """Add columns of figures, which are kept whole."""
+        for heading in headings:
+            self.add_column(heading, justify="right", no_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.update_width(PIPE_WIDTH)
+        needed = [self._measure_column(console, wide, column).maximum for column in self.columns]
+        least = [
+            width if column.no_wrap else min(width, LEAST_TEXT)
+            for width, column in zip(needed, self.columns, strict=True)
+        ]
+        if sum(least) + self._extra_width <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield self.title
+        headings = [str(column.header) for column in self.columns]
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            for heading, cell in zip(headings, cells, strict=True):
+                if cell:
+                    yield f"{heading}: {cell}" if heading else cell
+            yield ""
+
+
+stdout = PlainConsole()  # results
+stderr = PlainConsole(stderr=True)  # progress, notes and errors
 
 
 def say(message: str) -> None:
     """Print one line of progress."""
-    stderr.print(message, highlight=False, markup=False, soft_wrap=True)
+    stderr.print(message)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output; characters that its encoding lacks are escaped as JSON has them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(stdout.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 class Tracker(Generic[Item]):
@@ -45,18 +165,19 @@ class Tracker(Generic[Item]):
 
     def _bar(self) -> Iterator[Item]:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
         )
         with Progress(*columns, console=stderr, transient=True) as progress:
-            task = progress.add_task(self.description, total=self.total, completed=self.done, text="")
+            description = visible(self.description, stderr.encoding)
+            task = progress.add_task(description, total=self.total, completed=self.done, text="")
             for item in self.items:
                 yield item
-                progress.update(task, advance=1, text=self.text)
+                progress.update(task, advance=1, text=visible(self.text, stderr.encoding))
 
     def _lines(self) -> Iterator[Item]:
         last = time.perf_counter()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from compactnets.complexity import count
-from compactnets.console import Tracker, say, stdout
+from compactnets.console import Table, Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess, open_source, read_image
 from compactnets.training.checkpoint import load_checkpoint
 from compactnets.training.classification import train
@@ -135,12 +135,8 @@ def median_latency_ms(model: nn.Module, size: tuple[int, int, int], runs: int = 
 
 def show(result: QuickstartResult) -> None:
     """Print what was measured, what the networks say of the examples, and the files."""
-    from rich.table import Table
-
-    table = Table(title="Handwritten digits, trained here", title_justify="left")
-    table.add_column("network", no_wrap=True)
-    for column in ("parameters", "MACs", "accuracy", "training", "latency"):
-        table.add_column(column, justify="right")
+    table = Table("network", title="Handwritten digits, trained here", lines=True)
+    table.add_figures("parameters", "MACs", "accuracy", "training", "latency")
     for row in result.rows:
         table.add_row(
             row.network,
@@ -155,23 +151,16 @@ def show(result: QuickstartResult) -> None:
     stdout.print(
         f"accuracy on {images} held-out images; latency of one image, median of 50, {threads} threads, eager PyTorch",
         style="dim",
-        highlight=False,
     )
-    guesses = Table(title="A few held-out images", title_justify="left")
-    guesses.add_column("image")
-    guesses.add_column("is")
-    for row in result.rows:
-        guesses.add_column(row.network)
+    guesses = Table("image", "is", *(row.network for row in result.rows), title="A few held-out images", lines=True)
     for index, (image, truth, _) in enumerate(result.rows[0].predictions):
         cells = [row.predictions[index][2] for row in result.rows]
         guesses.add_row(image, truth, *(f"{guess.label}  ({100 * guess.probability:.1f} %)" for guess in cells))
     stdout.print(guesses)
-    stdout.print(
-        f"{len(result.files)} files in {result.output}, in {result.seconds:.0f} s altogether:", highlight=False
-    )
+    stdout.print(f"{len(result.files)} files in {result.output}, in {result.seconds:.0f} s altogether:")
     for folder, files in itertools.groupby(map(Path, result.files), key=lambda path: path.parent):
         names = ", ".join(file.name for file in files)
-        stdout.print(f"  {folder}: {names}", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(f"  {folder}: {names}")
     checkpoint, image = result.rows[0].checkpoint, result.rows[0].predictions[0][0]
-    stdout.print("Next:", highlight=False)
-    stdout.print(f"  compactnets predict --checkpoint {checkpoint} {image}", highlight=False, soft_wrap=True)
+    stdout.print("Next:")
+    stdout.print(f"  compactnets predict --checkpoint {checkpoint} {image}")

@@ -8,27 +8,57 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
+
+import typer
 
 from compactnets_cli.app import app
 
 __all__ = ["app", "main"]
 
+UsageError = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of click
+
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2, a result past a limit 3."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
     try:
-        app(prog_name="compactnets")
+        code = app(prog_name="compactnets", standalone_mode=False)
+    except typer.Abort:
+        _end("stopped", 1)
+    except UsageError as error:
+        _wrong_usage(error)
     except Exception as error:
         from compactnets.errors import InputError, LimitError
 
         if isinstance(error, LimitError):
-            print(f"compactnets: {error}", file=sys.stderr)
-            raise SystemExit(3) from None
+            _end(str(error), 3)
         if not isinstance(error, InputError):
             raise
         # from a loader's process the message comes inside a traceback, whose last line it is
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
         rank = int(os.environ.get("RANK", "0"))  # torchrun's processes often find the same error
-        where = f" (process {rank})" if rank else ""
-        print(f"compactnets: error: {message}{where}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(f"error: {message}{f' (process {rank})' if rank else ''}", 2)
+    if isinstance(code, int) and code:
+        raise SystemExit(code)
+
+
+def _wrong_usage(error: Exception) -> NoReturn:
+    """Say in one line what is wrong with a verb or an option; a group of verbs alone shows its help."""
+    text = error.format_message()  # type: ignore[attr-defined]
+    if type(error).__name__ == "NoArgsIsHelpError":  # with rich, the help was printed as the error was made
+        print(text.strip(), file=sys.stderr)
+        raise SystemExit(2)
+    message = " ".join(text.split())
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "compactnets"
+    _end(f"error: {message} (see {where} --help)", 2)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Print the one line that a command ends with; what would break the line or steer the terminal is escaped."""
+    shown = "".join(each if each.isprintable() or each == "\u3000" else repr(each)[1:-1] for each in message)
+    print(f"compactnets: {shown}", file=sys.stderr)
+    raise SystemExit(code)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+import typer.core
 
 from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
 from compactnets_cli.detect import detect as detect_verbs
 from compactnets_cli.networks import networks as network_verbs
 from compactnets_cli.options import (
+    GROUPS,
+    TRAIN,
     AsJson,
     Checkpoint,
     Data,
     Device,
     Download,
     Pretrained,
+    expand_home,
     one_checkpoint,
     print_json,
     print_settings,
@@ -25,22 +30,51 @@ from compactnets_cli.options import (
 from compactnets_cli.papers import papers as paper_verbs
 from compactnets_cli.web import web as web_verbs
 
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs; ``~`` of a path is the home folder also where the shell leaves it (``--output=~/runs``)."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        return super().parse_args(ctx, [expand_home(each) for each in args])
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="Compact networks whose channel groups exchange information: MENet, MuffNet and their peers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(paper_verbs, name="papers")
-app.add_typer(data_verbs, name="data")
-app.add_typer(detect_verbs, name="detect")
 app.add_typer(network_verbs)
 app.add_typer(deploy_verbs)
 app.add_typer(web_verbs)
+app.add_typer(data_verbs, name="data", rich_help_panel=GROUPS)
+app.add_typer(detect_verbs, name="detect", rich_help_panel=GROUPS)
+app.add_typer(paper_verbs, name="papers", rich_help_panel=GROUPS)
 
 
-@app.command()
+def print_version(wanted: bool) -> None:
+    """Print the version without importing the package, which would import torch."""
+    if wanted:
+        found = importlib.util.find_spec("compactnets")
+        assert found is not None
+        assert found.origin is not None
+        text = Path(found.origin).read_text(encoding="utf-8")
+        version = next(line for line in text.splitlines() if line.startswith("__version__"))
+        typer.echo(f"compactnets {version.split(chr(34))[1]}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the verb."""
+
+
+@app.command(rich_help_panel=TRAIN, epilog="Example: compactnets quickstart")
 def quickstart(
     output: Annotated[Path, typer.Option(help="Folder for the results; a new name is taken where it exists.")] = Path(
         "quickstart"
@@ -54,7 +88,7 @@ def quickstart(
     print_json(result.to_dict()) if as_json else quickstart.show(result)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: compactnets train cifar/muffnet --data cifar10 --output runs/a")
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
     data: Data,
@@ -62,7 +96,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Network, instead of the recipe's.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, optimizer.nesterov=true, …"),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, optimizer.nesterov=true, ..."),
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint, or name of weights, to start from.")] = None,
     qat: Annotated[bool, typer.Option("--qat", help="Train the network of --init as int8 will compute it.")] = False,
@@ -104,16 +138,18 @@ def train(
         stdout.print(
             f"best top-1 {result.best:.2f} %, last {result.final['top1_percent']:.2f} %, after {result.epochs} epochs "
             f"in {result.seconds:.0f} s; checkpoints in {output}",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
-@app.command("eval")
+@app.command(
+    "eval",
+    rich_help_panel=TRAIN,
+    epilog="Example: compactnets eval --checkpoint runs/a/best.safetensors --data cifar10",
+)
 def evaluate(
     data: Data,
     checkpoint: Checkpoint = None,
-    model_name: Pretrained = None,
+    weights: Pretrained = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Split of the data.")] = "val",
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
@@ -129,7 +165,7 @@ def evaluate(
     from compactnets.training.evaluation import evaluate as run
     from compactnets.training.evaluation import match_classes
 
-    checkpoint = one_checkpoint("eval", checkpoint, model_name)
+    checkpoint = one_checkpoint("eval", checkpoint, weights)
     with join_world(device_for(checkpoint, device)) as world:
         model, record = load_network(checkpoint, world.device)
         source = open_source(data, split, download=download)
@@ -151,16 +187,14 @@ def evaluate(
             f"{record.model} on {data} ({split}): top-1 {result.top1:.2f} % ({result.top1_correct}/{result.images}), "
             f"top-5 {result.top5:.2f} % ({result.top5_correct}/{result.images}), loss {result.loss:.4f}, "
             f"{result.images / result.seconds:.0f} images/s",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: compactnets predict --weights muffnet_x0_5.cifar10 photo.jpg")
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     checkpoint: Checkpoint = None,
-    model_name: Pretrained = None,
+    weights: Pretrained = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -171,17 +205,17 @@ def predict(
     from compactnets.training.distributed import pick_device
     from compactnets.training.prediction import predict as run
 
-    checkpoint = one_checkpoint("predict", checkpoint, model_name)
+    checkpoint = one_checkpoint("predict", checkpoint, weights)
     model, record = load_network(checkpoint, pick_device(device_for(checkpoint, device)))
     predictions = []
     for prediction in run(model, record, images, top):
         predictions.append(prediction)
         if as_json or prediction.error:
             continue
-        stdout.print(prediction.image, style="bold", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(prediction.image, style="bold")
         for guess in prediction.guesses:
             line = f"  {100 * guess.probability:6.2f} %  {guess.label}"
-            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+            stdout.print(line)
     if as_json:
         print_json([prediction.to_dict() for prediction in predictions])
     failed = [prediction for prediction in predictions if prediction.error]

@@ -14,7 +14,7 @@ SHOWN = 20  # problems of a kind that are printed; --json has all
 data = typer.Typer(help="Look at images before a run does; convert those with boxes.", no_args_is_help=True)
 
 
-@data.command()
+@data.command(epilog="Example: compactnets data check photos")
 def check(
     source: Annotated[
         str, typer.Argument(help="What --data takes, or a folder of images with boxes (Pascal VOC, COCO).")
@@ -60,12 +60,12 @@ def check(
         print_json(report.to_dict())
     else:
         for line in lines:
-            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+            stdout.print(line)
     if not report.clean:
         raise typer.Exit(1)
 
 
-@data.command()
+@data.command(epilog="Example: compactnets data convert voc --to coco --output coco")
 def convert(
     source: Annotated[str, typer.Argument(help="A folder of images with boxes: Pascal VOC or COCO.")],
     to: Annotated[Literal["voc", "coco"], typer.Option("--to", help="Format to write.")],
@@ -84,4 +84,4 @@ def convert(
     splits = ", ".join(f"{split} {images:,}" for split, images in result.splits.items())
     lines = [f"{source} -> {output} ({to}): {result.images:,} images ({splits}), {result.objects:,} objects"]
     for line in (*lines, *(f"note: {loss}" for loss in result.losses)):
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+        stdout.print(line)

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from compactnets_cli.options import Arguments, AsJson, print_json
+from compactnets_cli.options import DEPLOY, Arguments, AsJson, print_json
 
 deploy = typer.Typer()
 
 
-@deploy.command()
+@deploy.command(
+    rich_help_panel=DEPLOY, epilog="Example: compactnets export muffnet_x0_5.cifar10 --format onnx --output out"
+)
 def export(
     network: Annotated[str, typer.Argument(metavar="CHECKPOINT|NAME", help="A .safetensors file, or a network.")],
     form: Annotated[
@@ -64,7 +66,10 @@ def export(
         show(result, output)
 
 
-@deploy.command()
+@deploy.command(
+    rich_help_panel=DEPLOY,
+    epilog="Example: compactnets quantize a.safetensors --format onnx --calibration cifar10 --eval cifar10 --output b",
+)
 def quantize(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of train.")],
     form: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
@@ -79,9 +84,13 @@ def quantize(
     keep: Annotated[
         list[str] | None, typer.Option("--keep-float", metavar="LAYER", help="A layer to leave in float; repeatable.")
     ] = None,
-    equalize: Annotated[bool, typer.Option(help="Give the channels of a tensor ranges alike.")] = True,
-    rounding: Annotated[bool, typer.Option(help="Round weights to make up for each other.")] = True,
-    correction: Annotated[bool, typer.Option(help="Correct biases for shifted means.")] = True,
+    no_equalize: Annotated[
+        bool, typer.Option("--no-equalize", help="Leave the ranges of a tensor's channels as they are.")
+    ] = False,
+    no_rounding: Annotated[
+        bool, typer.Option("--no-rounding", help="Round weights to the nearest, each alone.")
+    ] = False,
+    no_correction: Annotated[bool, typer.Option("--no-correction", help="Leave biases as they are.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads while latency is measured.")] = 1,
     beside: Annotated[
         str | None,
@@ -106,9 +115,9 @@ def quantize(
     settings = Settings(
         calibration_images=calibration_images,
         ranges=ranges,
-        equalize=equalize,
-        rounding=rounding,
-        correction=correction,
+        equalize=not no_equalize,
+        rounding=not no_rounding,
+        correction=not no_correction,
         keep=tuple(keep or ()),
     )
     artifact, report = run(
@@ -130,11 +139,13 @@ def quantize(
         show_quantized(artifact, report, output)
 
 
-@deploy.command()
+@deploy.command(
+    rich_help_panel=DEPLOY, epilog="Example: compactnets benchmark muffnet_x0_5 menet_108_8x1_g3 --formats eager,onnx"
+)
 def benchmark(
     networks: Annotated[
         list[str],
-        typer.Argument(metavar="NETWORKS…", help="Names, .safetensors files, timm:NAME or pytorchcv:NAME."),
+        typer.Argument(metavar="NETWORKS...", help="Names, .safetensors files, timm:NAME or pytorchcv:NAME."),
     ],
     formats: Annotated[
         str, typer.Option(help="Formats with commas between; eager for plain PyTorch, openvino@bf16, onnx@lanes16.")

@@ -19,7 +19,7 @@ DetectorCheckpoint = Annotated[
 ]
 
 
-@detect.command()
+@detect.command(epilog="Example: compactnets detect train small/ssd512 --data cells --output runs/cells")
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
     data: BoxData,
@@ -29,7 +29,7 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, ssd.smallest=0.05, …"),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, ssd.smallest=0.05, ..."),
     ] = None,
     init: Annotated[
         Path | None,
@@ -68,16 +68,14 @@ def train(
         stdout.print(
             f"best {METRIC_TITLES[resolved.metric]} {result.best:.2f} % after {result.epochs} epochs in "
             f"{result.seconds:.0f} s; checkpoints in {output}",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
-@detect.command("eval")
+@detect.command("eval", epilog="Example: compactnets detect eval --checkpoint runs/cells/best.safetensors --data cells")
 def evaluate(
     checkpoint: DetectorCheckpoint,
     data: BoxData,
-    split: Annotated[str, typer.Option(help="Split of the data: val, test, …")] = "val",
+    split: Annotated[str, typer.Option(help="Split of the data: val, test, ...")] = "val",
     metric: Annotated[
         Literal["voc07", "voc10", "coco"], typer.Option(help="VOC's 11 points, its area, or COCO's.")
     ] = "voc07",
@@ -92,7 +90,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the average precision of a detector."""
-    from compactnets.console import stdout
     from compactnets.detection.data.opening import open_detection
     from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.evaluation import evaluate_on
@@ -114,10 +111,12 @@ def evaluate(
         found = {"checkpoint": str(checkpoint), "data": data, "split": split, "seconds": seconds}
         print_json({**found, **scores.to_dict()})
     else:
-        show(scores, seconds, f"{record.detector} on {record.model}, {data} ({split})", stdout)
+        show(scores, seconds, f"{record.detector} on {record.model}, {data} ({split})")
 
 
-@detect.command()
+@detect.command(
+    epilog="Example: compactnets detect predict --checkpoint runs/cells/best.safetensors a.jpg --output found"
+)
 def predict(
     checkpoint: DetectorCheckpoint,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -138,13 +137,13 @@ def predict(
         results.append(result)
         if as_json or result.error:
             continue
-        stdout.print(result.image, style="bold", highlight=False, markup=False, soft_wrap=True)
+        stdout.print(result.image, style="bold")
         for found in result.objects:
             left, top, right, bottom = (round(end) for end in found.box)
             line = f"  {found.score:5.2f}  {found.class_name}  {left}, {top} to {right}, {bottom}"
-            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+            stdout.print(line)
         if not result.objects:
-            stdout.print(f"  nothing with a score of {score:g} or more", highlight=False)
+            stdout.print(f"  nothing with a score of {score:g} or more")
     if as_json:
         print_json([result.to_dict() for result in results])
     failed = [result for result in results if result.error]
@@ -154,7 +153,7 @@ def predict(
         raise typer.Exit(2)
 
 
-@detect.command()
+@detect.command(epilog="Example: compactnets detect export runs/cells/best.safetensors --output out")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A detector's .safetensors file with its .json record.")],
     output: Annotated[Path, typer.Option(help="Folder for the ONNX files and their artifact.json.")],
@@ -222,7 +221,7 @@ def profile_detector(
         what = "a checkpoint" if is_checkpoint else "a detector"
         raise InputError(f"--{wrong[0]} means nothing for {what}: leave it out")
     if input_size is not None and input_size[0] != 3:
-        raise InputError(f"a detector takes images of 3 channels, found --input-size {input_size[0]} …")
+        raise InputError(f"a detector takes images of 3 channels, found --input-size {input_size[0]} ...")
     if is_checkpoint:
         record = read_detector_record(Path(name))
     else:

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from compactnets_cli.detect import profile_detector
-from compactnets_cli.options import Arguments, AsJson, print_json
+from compactnets_cli.options import NETWORKS, Arguments, AsJson, print_json
 
 networks = typer.Typer()
 
 
-@networks.command("list")
+@networks.command("list", rich_help_panel=NETWORKS, epilog="Example: compactnets list 'muffnet*'")
 def list_networks(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 'muffnet*' or '*_x0_5'.")] = "*",
     as_json: AsJson = False,
@@ -25,7 +25,7 @@ def list_networks(
     print_json([row.to_dict() for row in rows]) if as_json else show(rows)
 
 
-@networks.command()
+@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets weights")
 def weights(as_json: AsJson = False) -> None:
     """List trained weights: those that are here, and where others come from."""
     from compactnets.catalogue import show_weights, weight_rows
@@ -34,7 +34,7 @@ def weights(as_json: AsJson = False) -> None:
     print_json(rows) if as_json else show_weights(rows)
 
 
-@networks.command()
+@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets recipes")
 def recipes(as_json: AsJson = False) -> None:
     """List the recipes, each with the first line of its description."""
     from compactnets.catalogue import recipe_rows, show_recipes
@@ -43,7 +43,10 @@ def recipes(as_json: AsJson = False) -> None:
     print_json(rows) if as_json else show_recipes(rows)
 
 
-@networks.command()
+@networks.command(
+    rich_help_panel=NETWORKS,
+    epilog="Example: compactnets convert 108.pth.tar --model menet_108_8x1_g3 --output a.safetensors",
+)
 def convert(
     legacy: Annotated[Path, typer.Argument(help="A checkpoint of the MENet repository (.pth.tar).")],
     model: Annotated[str, typer.Option(help="The network it holds, such as menet_108_8x1_g3.")],
@@ -58,12 +61,13 @@ def convert(
     if as_json:
         print_json({"output": str(output), **record.model_dump(mode="json")})
     else:
-        stdout.print(
-            f"{legacy} -> {output}: {model}, {len(record.class_names)} classes", highlight=False, soft_wrap=True
-        )
+        stdout.print(f"{legacy} -> {output}: {model}, {len(record.class_names)} classes")
 
 
-@networks.command()
+@networks.command(
+    rich_help_panel=NETWORKS,
+    epilog="Example: compactnets discretize runs/a/best.safetensors --output found.safetensors",
+)
 def discretize(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a MuffNet with model_arguments.sharing=learned.")],
     output: Annotated[Path, typer.Option(help="The .safetensors file to write, for train --init.")],
@@ -82,19 +86,17 @@ def discretize(
         return
     for number, (matrix, moved) in enumerate(zip(found.matrices, found.moved, strict=True), start=1):
         learned = "what the search began with" if start else f"a group typically moved by a factor of {moved:.2f}"
-        stdout.print(f"stage {number}, {matrix.out_channels} channels out; {learned}", highlight=False)
+        stdout.print(f"stage {number}, {matrix.out_channels} channels out; {learned}")
         width = max(len(str(entry)) for row in matrix.entries for entry in row)
         for row in matrix.entries:
-            stdout.print("  " + " ".join(f"{entry or '.':>{width}}" for entry in row), highlight=False, soft_wrap=True)
+            stdout.print("  " + " ".join(f"{entry or '.':>{width}}" for entry in row))
     stdout.print(
         f"{found.macs / 1e6:.2f} M multiply-adds, {found.params / 1e6:.3f} M parameters; the variant has "
         f"{found.variant_macs / 1e6:.2f} M. Train it: compactnets train RECIPE --init {output} …",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
-@networks.command()
+@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets profile muffnet_x0_5 --stem cifar --per-layer")
 def profile(
     name: Annotated[
         str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network (compactnets list), or a checkpoint.")
@@ -135,7 +137,7 @@ def profile(
         stdout.print(render(cost, per_layer=per_layer))
 
 
-@networks.command()
+@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets draw muffnet_x0_5 --output m.svg")
 def draw(
     name: Annotated[
         str, typer.Argument(metavar="NAME|CHECKPOINT", help="A MuffNet, such as muffnet_x0_5, or a checkpoint of one.")
@@ -146,7 +148,8 @@ def draw(
 ) -> None:
     """Draw the sharing matrices of a MuffNet (its figure 5)."""
     from compactnets.catalogue import build_by_name, parse_arguments
+    from compactnets.console import stdout
     from compactnets.plots import draw_sharing
 
     draw_sharing(build_by_name(name, parse_arguments(arguments or [])), output)
-    print_json({"model": name, "output": str(output)}) if as_json else print(output)
+    print_json({"model": name, "output": str(output)}) if as_json else stdout.print(str(output))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 DATA = "Folder of images, Parquet or WebDataset shards, CIFAR files; digits, cifar10, cifar100; or hf:OWNER/NAME."
+
+TRAIN, NETWORKS, DEPLOY = "Train and use", "Networks", "Deploy"  # the headings of the verbs in --help
+GROUPS = "More verbs"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Data = Annotated[str, typer.Option(help=DATA)]
@@ -20,16 +23,26 @@ Checkpoint = Annotated[
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option("--model", help="Weights by name instead, such as muffnet_x0_5.cifar10 (compactnets weights)."),
+    typer.Option(help="Weights by name instead, such as muffnet_x0_5.cifar10 (compactnets weights)."),
 ]
 Arguments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
 ]
 
 
+def expand_home(argument: str) -> str:
+    """Return an argument, or the value behind ``--option=``, with ``~`` and ``~name`` as the shell would have them."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("--") and value.startswith("~"):
+        return f"{option}={os.path.expanduser(value)}"
+    return os.path.expanduser(argument) if argument.startswith("~") else argument
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    from compactnets.console import print_json as run
+
+    run(value)
 
 
 def print_settings(settings: dict[str, Any], as_json: bool) -> None:
@@ -37,12 +50,14 @@ def print_settings(settings: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(settings)
         return
+    import sys
+
     from compactnets.values import dump_yaml
 
-    print(dump_yaml(settings), end="")
+    sys.stdout.write(dump_yaml(settings))  # of ASCII alone
 
 
-def one_checkpoint(verb: str, checkpoint: Path | None, model: str | None) -> Path:
+def one_checkpoint(verb: str, checkpoint: Path | None, weights: str | None) -> Path:
     """Return the checkpoint that a verb was given, as ``--checkpoint`` or by the name of weights.
 
     Raises:
@@ -52,10 +67,10 @@ def one_checkpoint(verb: str, checkpoint: Path | None, model: str | None) -> Pat
     from compactnets.models.pretrained import find_weights
     from compactnets.models.registry import check_weights
 
-    if (checkpoint is None) == (model is None):
-        raise InputError(f"{verb} takes either --checkpoint FILE or --model NAME.TAG (compactnets weights)")
-    if model is None:
+    if (checkpoint is None) == (weights is None):
+        raise InputError(f"{verb} takes either --checkpoint FILE or --weights NAME.TAG (compactnets weights)")
+    if weights is None:
         assert checkpoint is not None
         return checkpoint
-    check_weights(model)
-    return find_weights()[model].path
+    check_weights(weights)
+    return find_weights()[weights].path

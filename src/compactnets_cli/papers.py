@@ -12,7 +12,7 @@ from compactnets_cli.options import AsJson, Data, Device, Download, print_json
 papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
 
 
-@papers.command()
+@papers.command(epilog="Example: compactnets papers cost 'muffnet 5'")
 def cost(
     table: Annotated[
         str | None, typer.Argument(help="Only one paper or table: menet, muffnet, 'menet II', 'muffnet 6'.")
@@ -25,10 +25,10 @@ def cost(
 
     rows = select_rows(table)
     costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]
-    print(to_json(costs)) if as_json else stdout.print(render(costs))
+    print_json(to_json(costs)) if as_json else stdout.print(render(costs))
 
 
-@papers.command()
+@papers.command(epilog="Example: compactnets papers ablation sharing --data cifar10 --output runs/sharing --epochs 5")
 def ablation(
     name: Annotated[str, typer.Argument(help="sharing, fusion_width, expansion or fusion_operation.")],
     data: Data,
@@ -76,10 +76,10 @@ def ablation(
         print_json(record)
     else:
         show(record)
-        stdout.print(f"runs and ablation.json in {output}", highlight=False, soft_wrap=True)
+        stdout.print(f"runs and ablation.json in {output}")
 
 
-@papers.command()
+@papers.command(epilog="Example: compactnets papers report --output report")
 def report(
     output: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and the figures.")],
     runs: Annotated[
@@ -101,6 +101,4 @@ def report(
     stdout.print(
         f"{output / 'report.html'}: {found['rows_with_costs']} counts, {found['accuracies_measured']} of "
         f"{found['accuracies_stated']} accuracies measured",
-        highlight=False,
-        soft_wrap=True,
     )

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from compactnets_cli.options import AsJson, print_json
+from compactnets_cli.options import DEPLOY, AsJson, print_json
 
 web = typer.Typer()
 
 
-@web.command("web")
+@web.command("web", rich_help_panel=DEPLOY, epilog="Example: compactnets web --checkpoint muffnet_x0_5.cifar10")
 def serve(
     checkpoint: Annotated[
         list[str],
@@ -61,5 +61,5 @@ def _say(catalogue: dict[str, Any], folder: str | None, where: str | None, as_js
         lines = [f"{', '.join(names)} -> {folder}"] if folder else []
         lines += [f"{where} shows {', '.join(names)}; Ctrl-C stops it"] if where else []
         for line in lines:
-            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+            stdout.print(line)
     stdout.file.flush()

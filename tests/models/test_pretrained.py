@@ -45,7 +45,7 @@ backbone = timm.create_model(name, pretrained=True, features_only=True)
 assert len(backbone(images)) == 4
 plain = timm.create_model("{MODEL}")
 assert plain.num_classes == 1000 and plain.stem.conv.conv.stride == (2, 2), "the default has no weights"
-sys.argv = ["compactnets", "predict", "--model", name, "picture.png", "--json"]
+sys.argv = ["compactnets", "predict", "--weights", name, "picture.png", "--json"]
 main()
 """
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 
 import pytest
 import torch
-from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 import compactnets
 from compactnets import InputError
+from compactnets.console import PlainConsole
 from compactnets.errors import missing_extra
 from compactnets.papers.cost import NEEDS_PEERS, Comparison, RowCost, measure_rows, render, summary, to_json
 from compactnets.papers.records import Row
@@ -106,7 +105,7 @@ def test_network_of_a_missing_extra_is_reported(monkeypatch: pytest.MonkeyPatch)
     results = measure_rows([row])
     assert results[0].status == NEEDS_PEERS
     assert summary(results)[NEEDS_PEERS] == 1
-    document = json.loads(to_json(results))
+    document = to_json(results)
     assert document["rows"][0]["macs"] == {
         "stated": 318_000_000,
         "measured": None,
@@ -159,7 +158,7 @@ def test_worse_of_two_counts_decides() -> None:
 
 
 def _text(results: list[RowCost]) -> str:
-    console = Console(file=io.StringIO(), width=100)
+    console = PlainConsole(file=io.StringIO(), width=80)
     console.print(render(results))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -209,7 +208,7 @@ def test_table_shows_what_was_counted() -> None:
 
 def test_json_has_every_number() -> None:
     result = _measured(load_paper("muffnet").row("1", "average+none+none"))
-    document = json.loads(to_json([result]))
+    document = to_json([result])
     assert document["summary"] == {"exact": 1, "within 1 %": 0, "misses": 0, NEEDS_PEERS: 0}
     assert "multiply-adds" in document["convention"]
     (row,) = document["rows"]

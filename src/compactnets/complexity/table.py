@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from compactnets.complexity.cost import CONVENTION, Cost
 from compactnets.complexity.groups import InterGroup
+from compactnets.console import Group, Table
 
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+LAYERS = "Each row is a module's own work, without the modules that it calls; (network) is the network itself."
 
 
 def render(cost: Cost, per_layer: bool = False, title: str | None = None) -> Group:
@@ -17,17 +14,13 @@ def render(cost: Cost, per_layer: bool = False, title: str | None = None) -> Gro
 
     Under the totals stands :data:`CONVENTION`.
     """
-    from rich.console import Group
-
-    return Group(*([_layers(cost)] if per_layer else []), _totals(cost, title))
+    layers = [_layers(cost), LAYERS, ""] if per_layer else []
+    return Group(*layers, _totals(cost, title), CONVENTION)
 
 
 def _totals(cost: Cost, title: str | None) -> Table:
-    from rich import box
-    from rich.table import Table
-
     images = "1 image" if cost.batch_size == 1 else f"{cost.batch_size} images"
-    table = Table(title=title, caption=CONVENTION, caption_justify="left", show_header=False, box=box.SIMPLE)
+    table = Table("", "", title=title, header=False)
     for row in (
         ("Input", _shape(cost.input_size)),
         ("MACs", f"{cost.macs / 1e6:,.2f} M"),
@@ -44,15 +37,9 @@ def _totals(cost: Cost, title: str | None) -> Table:
 
 
 def _layers(cost: Cost) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    caption = "Each row is a module's own work, without the modules that it calls; (network) is the network itself."
-    table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("Layer", overflow="fold")
-    table.add_column("Type", max_width=11, no_wrap=True)
-    for heading in ("Output", "MACs\n(M)", "MACs\n(%)", "Other\n(K)", "Moved\n(K)", "Params\n(K)"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table("Layer", "Type", lines=True)
+    table.padding = (0, 1, 0, 0)
+    table.add_figures("Output", "MACs\n(M)", "MACs\n(%)", "Other\n(K)", "Moved\n(K)", "Params\n(K)")
     for layer in cost.layers:
         table.add_row(
             _name(layer.name),

@@ -9,17 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from compactnets.console import stdout
+from compactnets.console import Table, stdout
 from compactnets.errors import InputError
 from compactnets.files import replace_text
 from compactnets.pictures import save_figure
 from compactnets.values import read_json
 
 Results = dict[str, Any]
-WIDTH = 160  # of the table where a terminal is narrower: figures that are cut off are of no use
 NEAR = 1.06  # ratio of two heights in the plot whose labels would meet
 COLUMNS = ("ms", "p10 to p90", "n", "limit, ms", "x limit", "MACs", "params", "file", "memory")
 
@@ -36,24 +32,21 @@ def show(results: Results) -> None:
         f"{results['limit_gflops']:.0f} GFLOP/s",
     ]
     for line in lines:
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("network", no_wrap=True)
-    table.add_column("format", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
+        stdout.print(line)
+    table = Table("network", "format")
+    table.add_figures(*COLUMNS)
     for row in results["rows"]:
         table.add_row(row["network"], row["format"], *cells(row))
-    Console(width=max(WIDTH, stdout.width)).print(table)
+    stdout.print(table)
     for row in results["rows"]:
         if row.get("operators"):
             line = f"{row['network']} {row['format']}: {describe_operators(row['operators'])}"
-            stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+            stdout.print(line)
     for failure in results.get("failed", []):
         line = f"left out: {failure['network']} {failure['format']}: {failure['reason']}"
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+        stdout.print(line)
     for change in results.get("compared", []):
-        stdout.print(describe_change(change), highlight=False, markup=False, soft_wrap=True)
+        stdout.print(describe_change(change))
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from compactnets.console import stdout
+from compactnets.console import Table, stdout
 from compactnets.deploy.record import LAYERS, ArtifactRecord, Verification
 
 
@@ -25,15 +23,14 @@ def show(record: ArtifactRecord, output: Path) -> None:
         else f"not run: {verification.note}",
     ]
     for line in lines:
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+        stdout.print(line)
     if verification.ran:
         stdout.print(_checks(verification))
 
 
 def _checks(verification: Verification) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("batch", "pixels", "images", "largest difference", "of the largest logit", "same top-1"):
-        table.add_column(heading, justify="right")
+    table = Table()
+    table.add_figures("batch", "pixels", "images", "largest difference", "of the largest logit", "same top-1")
     for check in verification.checks:
         table.add_row(
             str(check.batch),
@@ -50,9 +47,8 @@ def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path)
     """Print what an int8 artifact loses and gains."""
     show(record, output)
     compared, (plain, int8) = report["evaluation"], report["latency"]["rows"]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "float32", "int8", ""):
-        table.add_column(heading, justify="left" if not table.columns else "right")
+    table = Table("")
+    table.add_figures("float32", "int8", "")
     images = compared["images"]
     shares = [100 * compared[key] / images for key in ("float_correct", "int8_correct")]
     table.add_row(
@@ -83,4 +79,4 @@ def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path)
         ),
         f"every layer: {output / LAYERS}",
     ):
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
+        stdout.print(line)

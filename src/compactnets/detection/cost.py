@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rich.console import Group
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
 from compactnets.complexity import CONVENTION, profile
+from compactnets.console import Group, Table
 from compactnets.detection.backbone import create_backbone
 from compactnets.detection.checkpoint import DetectorRecord, build_detector
 from compactnets.detection.recipe import DetectionRecipe
@@ -199,10 +198,8 @@ class _FasterRCNNNetwork(nn.Module):
 def render_cost(cost: DetectorCost) -> Group:
     """Return rich text: a table of the parts, and under it :data:`CONVENTION`."""
     height, width = cost.size
-    table = Table(box=None, pad_edge=False)
-    table.add_column("part")
-    for heading in ("MACs", "share", "parameters"):
-        table.add_column(heading, justify="right")
+    table = Table("part")
+    table.add_figures("MACs", "share", "parameters")
     for part in cost.parts:
         each = f" ({part.times} x {part.macs / part.times / 1e6:,.2f} M)" if part.times > 1 else ""
         share = f"{part.macs / cost.macs:.1%}"

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from compactnets.console import stdout
+from compactnets.console import Table, stdout
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.examples import Example, examples_page
 from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
 
 
-def show(scores: DetectionScores, seconds: float, title: str, console: Console) -> None:
+def show(scores: DetectionScores, seconds: float, title: str) -> None:
     """Print the average precision of every class, and the means."""
     with_coco = scores.coco is not None
     columns = ["VOC07 AP", "VOC10 AP", *(["COCO AP"] if with_coco else [])]
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    for column in ("objects", *columns):
-        table.add_column(column, justify="right")
+    table = Table("class", title=title, lines=True)
+    table.add_figures("objects", *columns)
     for row in scores.classes:
         figures = [row.voc07, row.voc10, *([row.coco] if with_coco else [])]
         table.add_row(row.name, f"{row.objects:,}", *(_percent(value) for value in figures))
@@ -29,15 +24,13 @@ def show(scores: DetectionScores, seconds: float, title: str, console: Console) 
     table.add_section()
     objects = sum(row.objects for row in scores.classes)
     table.add_row("mean", f"{objects:,}", *(_percent(value) for value in means), style="bold")
-    console.print(table)
+    stdout.print(table)
     if scores.coco is not None:
         coco = scores.coco
-        console.print(f"COCO: AP50 {_percent(coco.ap50)}, AP75 {_percent(coco.ap75)}", highlight=False)
-    console.print(
+        stdout.print(f"COCO: AP50 {_percent(coco.ap50)}, AP75 {_percent(coco.ap75)}")
+    stdout.print(
         f"{METRIC_TITLES[scores.metric]}: {_percent(scores.headline)}; {scores.images:,} images, "
         f"{seconds / scores.images:.3f} s each",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -83,10 +76,9 @@ def show_artifact(artifact: DetectorArtifact, output: Path) -> None:
     if checked.heads_difference is not None:
         lines.append(f"largest difference of a raw output: {checked.heads_difference:.1e} of its largest value")
     for line in lines:
-        stdout.print(line, highlight=False, markup=False, soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("score above", "detections", "scores differ by", "boxes by (pixels)", "left to rounding"):
-        table.add_column(heading, justify="right")
+        stdout.print(line)
+    table = Table()
+    table.add_figures("score above", "detections", "scores differ by", "boxes by (pixels)", "left to rounding")
     for check in checked.checks:
         table.add_row(
             f"{check.score:.3f}",

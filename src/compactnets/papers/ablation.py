@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 
 import compactnets
 from compactnets.complexity import count
+from compactnets.console import Table, stdout
 from compactnets.data import open_source
 from compactnets.environment import commit, describe_environment, portable_command
 from compactnets.errors import InputError, did_you_mean
@@ -42,7 +43,6 @@ ABLATIONS = {  # the tables of each, which may share rows
     "fusion_operation": ("menet", ("VII",)),
 }
 NAME = "ablation.json"
-WIDTH = 110  # of the table where a terminal is narrower
 STEM = {"stem": "cifar"}
 
 
@@ -196,21 +196,15 @@ def _same_network(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def show(record: Mapping[str, Any]) -> None:
     """Print the rows of a record as a table, with the paper's accuracies beside ours."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from compactnets.console import stdout
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("row", no_wrap=True)
-    for column in ("MACs (M)", "params (M)", "paper, ImageNet, %", f"{record['data']}, %", "runs"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = Table("row")
+    table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs")
     for row in record["rows"]:
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
         table.add_row(row["label"], *cost, *describe(row))
-    Console(width=max(WIDTH, stdout.width)).print(table)
+    stdout.print(table)
+    stdout.print(f"accuracies: the paper's on ImageNet; here on {record['data']}, mean and deviation over seeds")
     if (correlation := rank_correlation(record)) is not None:
-        stdout.print(f"rank correlation of the two accuracies: {correlation:.2f}", highlight=False)
+        stdout.print(f"rank correlation of the two accuracies: {correlation:.2f}")
 
 
 def describe(row: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -6,24 +6,20 @@ A network is built and counted on PyTorch's meta device: nothing is computed, an
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import compactnets
 from compactnets.complexity import CONVENTION, count
+from compactnets.console import Group, Table
 from compactnets.errors import InputError
 from compactnets.papers.records import Row
 from compactnets.papers.stated import PAPERS, load_paper, stated_rows
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
 
 NEEDS_PEERS = "needs compactnets[peers]"
 
@@ -189,20 +185,16 @@ def summary(costs: Sequence[RowCost]) -> dict[str, int]:
     return {status: found.count(status) for status in ("exact", "within 1 %", "misses", NEEDS_PEERS)}
 
 
-def to_json(costs: Sequence[RowCost]) -> str:
-    """Return the comparison as JSON text, with the convention of the counts and how many rows have which status."""
-    document = {"convention": CONVENTION, "summary": summary(costs), "rows": [cost.to_dict() for cost in costs]}
-    return json.dumps(document, indent=2, ensure_ascii=False)
+def to_json(costs: Sequence[RowCost]) -> dict[str, Any]:
+    """Return the comparison as JSON has it, with the convention of the counts and how many rows have which status."""
+    return {"convention": CONVENTION, "summary": summary(costs), "rows": [cost.to_dict() for cost in costs]}
 
 
 def render(costs: Sequence[RowCost]) -> Group:
     """Return one rich table per table of the papers, the reasons of the misses, a summary and the convention.
 
-    Fits in 100 columns. Counts are in millions, deviations in percent.
+    Counts are in millions, deviations in percent.
     """
-    from rich.console import Group
-    from rich.text import Text
-
     notes: dict[str, int] = {}  # the reasons of the misses, numbered in the order of their appearance
     tables = [
         _table(paper, table, list(group), notes)
@@ -210,29 +202,15 @@ def render(costs: Sequence[RowCost]) -> Group:
     ]
     counts = ", ".join(f"{number} {status}" for status, number in summary(costs).items() if number)
     lines = [*(f"({number}) {note}" for note, number in notes.items()), f"{len(costs)} rows: {counts}.", CONVENTION]
-    parts: list[Table | Text] = [part for table in tables for part in (table, Text())]
-    return Group(*parts, *map(Text, lines))
+    return Group(*(part for table in tables for part in (table, "")), *lines)
 
 
 def _table(paper: str, name: str, costs: Sequence[RowCost], notes: dict[str, int]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     stated = load_paper(paper).table(name)
     place = f"{'MENet' if paper == 'menet' else 'MuffNet'}, {'readme' if name == 'readme' else f'Table {name}'}"
-    table = Table(
-        title=Text(f"{place}: {stated.caption}"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("row", width=31)
-    for heading, width in (("MACs", 6), ("counted", 8), ("%", 6), ("params", 6), ("counted", 7), ("%", 6)):
-        table.add_column(heading, justify="right", width=width)
-    table.add_column("", width=12)
+    table = Table("row", title=f"{place}: {stated.caption}", lines=True)
+    table.add_figures("MACs", "counted", "%", "params", "counted", "%")
+    table.add_text("")
     for cost in costs:
         row, status = cost.row, cost.status
         if status.startswith("misses"):
@@ -242,7 +220,7 @@ def _table(paper: str, name: str, costs: Sequence[RowCost], notes: dict[str, int
             status = "not counted"
         macs = _cells(row.macs, row.macs_unit, cost.macs)
         params = _cells(row.params, row.params_unit, cost.params)
-        table.add_row(Text(row.label), *macs, *params, status)
+        table.add_row(row.label, *macs, *params, status)
     return table
 
 
