@@ -130,8 +130,8 @@ class Pool:
                 if sent and not self._told:
                     self._told = True
                     say(
-                        "note: shared memory (/dev/shm) has no room for the batches of the worker processes, which send "
-                        "them through pipes: slower; give it more (docker run --shm-size=2g)"
+                        "note: shared memory (/dev/shm) has no room for the batches of the worker processes; they come "
+                        "through pipes, which is slower: give it more (docker run --shm-size=2g)"
                     )
                 yield loaded
 
