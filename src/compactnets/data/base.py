@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -91,8 +91,13 @@ class ImageSource(ABC):
         Raises:
             InputError: an image of the sample cannot be read.
         """
-        sample = np.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=np.int64)
-        return choose_preprocess((self.image(int(index)) for index in sample), self.class_names)
+        return choose_preprocess((self.image(index) for index in spread(len(self), SAMPLE)), self.class_names)
+
+    @property
+    def readable_preprocess(self) -> Preprocess:
+        """``default_preprocess`` where images that cannot be read are skipped: the next that can takes its place."""
+        sample = readable(self, spread(len(self), SAMPLE))
+        return choose_preprocess((self.image(index) for index in sample), self.class_names)
 
     def fingerprint(self) -> str:
         """Return a digest of layout, split, count, class names and labels in order; :meth:`content` is of the images.
@@ -142,6 +147,31 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         except InputError as error:
             raise InputError(f"{self.source.name(index)}: {error}") from None
         return tensor, int(self.source.labels[index])
+
+
+def readable(
+    source: ImageSource, wanted: Iterable[int], use: Callable[[Image.Image], object] = Image.Image.load
+) -> Iterator[int]:
+    """Yield each of the indices ``wanted`` or, where its image cannot be read, the first after it that can.
+
+    No index comes twice, and no image is tried twice: fewer come where too few can be read.
+
+    Args:
+        use: what is to be done with an image, which may object to it too.
+    """
+    tried: set[int] = set()
+    for index in wanted:
+        for following in range(index, index + len(source)):
+            candidate = following % len(source)
+            if candidate in tried:
+                continue
+            tried.add(candidate)
+            try:
+                use(source.image(candidate))
+            except InputError:
+                continue
+            yield candidate
+            break
 
 
 class MissingSplitError(InputError):

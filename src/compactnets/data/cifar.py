@@ -64,6 +64,10 @@ class CifarSource(ImageSource):
         return f"{self.folder} {self.split} image {index}"
 
     @property
+    def readable_preprocess(self) -> Preprocess:
+        return self.default_preprocess
+
+    @property
     def default_preprocess(self) -> Preprocess:
         return CIFAR[self.variant]
 

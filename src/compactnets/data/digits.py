@@ -43,6 +43,10 @@ class DigitsSource(ImageSource):
         return f"digit {self.indices[index]}"
 
     @property
+    def readable_preprocess(self) -> Preprocess:
+        return self.default_preprocess
+
+    @property
     def default_preprocess(self) -> Preprocess:
         return _preprocess()
 

@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from compactnets.data import Preprocess, open_source
+from compactnets.data.base import readable
 from compactnets.deploy.artifact import run_in_batches
 from compactnets.deploy.formats import Format, Runner
 from compactnets.deploy.record import Check, Verification
-from compactnets.errors import LimitError
+from compactnets.errors import InputError, LimitError
 
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
@@ -126,11 +127,15 @@ def load_pictures(spec: str | None) -> tuple[list[Image.Image], str]:
     """Return five real images and where they come from: a source's first five, or parts of two photographs.
 
     Raises:
-        InputError: a source that cannot be opened.
+        InputError: a source that cannot be opened, or of which no image can be read.
     """
     if spec is not None:
         source = open_source(spec, "val")
-        return [source.image(index % len(source)) for index in range(NUM_IMAGES)], f"the first images of {spec}"
+        first = list(readable(source, range(min(NUM_IMAGES, len(source)))))  # any image that can be read will do
+        if not first:
+            raise InputError(f"{spec}: none of its {len(source):,} validation images can be read")
+        pictures = [source.image(first[index % len(first)]) for index in range(NUM_IMAGES)]
+        return pictures, f"the first images of {spec}"
     from sklearn.datasets import load_sample_images
 
     photographs = [Image.fromarray(array) for array in load_sample_images().images]  # 640 x 427 pixels

@@ -53,7 +53,8 @@ def prepare(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Pr
     Raises:
         InputError: a network or argument that does not exist, or a checkpoint of another network.
     """
-    preprocess = recipe.resolve_preprocess(source.default_preprocess)
+    skips = recipe.on_error == "skip"  # also for the images that are looked at here
+    preprocess = recipe.resolve_preprocess(source.readable_preprocess if skips else source.default_preprocess)
     given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
     if given:
         raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data, leave them out")

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from compactnets.console import Tracker
 from compactnets.data import ImageSource, Preprocess
-from compactnets.data.base import ImageDataset
+from compactnets.data.base import ImageDataset, readable
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.form import layers, quantized_form, quantizers, set_mode
@@ -117,9 +117,21 @@ def read_pixels(images: ImageSource, preprocess: Preprocess) -> Tensor:
     return torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
 
 
-def calibration_part(images: ImageSource, count: int) -> ImageSource:
-    """Return ``count`` images spread evenly over a source, or all where there are fewer: always the same ones."""
-    return PartOfSource(images, spread_over(images, count).tolist())
+def calibration_part(images: ImageSource, count: int, readable_by: Preprocess | None = None) -> ImageSource:
+    """Return ``count`` images spread evenly over a source, or all where there are fewer: always the same ones.
+
+    Args:
+        readable_by: pass over images that cannot be read or prepared by this, and take those after them.
+
+    Raises:
+        InputError: images are passed over, and none is left.
+    """
+    chosen = spread_over(images, count).tolist()
+    if readable_by is not None:
+        chosen = sorted(readable(images, chosen, readable_by.pixels))
+        if not chosen:
+            raise InputError(f"{images.spec}: none of its {len(images):,} training images can be read")
+    return PartOfSource(images, chosen)
 
 
 def spread_over(images: ImageSource, count: int) -> np.ndarray:
