@@ -36,8 +36,9 @@ def test_quickstart_does_the_whole_job(tmp_path: Path, capsys: pytest.CaptureFix
 def test_quickstart_never_writes_over_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "q").mkdir()
     (tmp_path / "q-2").mkdir()
-    assert quickstart._free_name(tmp_path / "q") == tmp_path / "q-3"
-    assert quickstart._free_name(tmp_path / "new") == tmp_path / "new"
+    assert quickstart._make_new(tmp_path / "q") == tmp_path / "q-3"
+    assert (tmp_path / "q-3").is_dir()  # taken, so that a second one that starts now gets another
+    assert quickstart._make_new(tmp_path / "new") == tmp_path / "new"
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ cannot show, or must not obey, is escaped. Nothing else of the package imports r
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -19,6 +18,8 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, Group, Rend
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 from rich.text import Text
+
+from compactnets.files import json_text
 
 __all__ = ["Group", "PlainConsole", "Table", "Tracker", "print_json", "say", "stderr", "stdout", "visible"]
 
@@ -133,11 +134,11 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output; characters that its encoding lacks are escaped as JSON has them."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = json_text(value, indent=2, ensure_ascii=False)
     try:
         text.encode(stdout.encoding)
     except UnicodeEncodeError:
-        text = json.dumps(value, indent=2)
+        text = json_text(value, indent=2)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,24 +1,105 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, JSON that is always JSON, and one line where the system refuses."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from compactnets.errors import InputError
+
+PARTIAL = ".*.partial"  # pattern of what a killed process leaves of a file that was being written
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(partial)`` and move the result to ``path`` in one step; a failure leaves nothing behind."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+@contextmanager
+def refusals(path: Path | str, doing: str = "write") -> Iterator[None]:
+    """Turn what the system refuses (no space, quota, permission, a device's error) into one line with ``path``.
+
+    Raises:
+        InputError: an ``OSError`` in the block.
+    """
     try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        with suppress(FileNotFoundError):
-            partial.unlink()
+        yield
+    except OSError as error:
+        raise InputError(f"cannot {doing} {path}: {error.strerror or error}") from None
+
+
+def replace_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file in one step: it has its old content or the new one, also after a kill or a power cut.
+
+    Libraries that write files wrap what the system says in exceptions of their own, or lose it; so whoever writes a
+    file here makes its bytes in memory first. The permissions are those that the umask leaves. A symbolic link is
+    followed, and what is no plain file (``/dev/stdout``) is written to, not replaced.
+
+    Raises:
+        InputError: the file cannot be written; nothing is left of it, and what was there before stays.
+    """
+    with refusals(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            _write(target, data)
+            return
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            _write(partial, data)
+            os.replace(partial, target)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+        _sync_folder(target.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as :func:`replace_file` does."""
-    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    """Write a text in UTF-8 as :func:`replace_bytes` does.
+
+    Half a character of a file name that is not UTF-8 (a lone surrogate) is written as ``\\udcXX``.
+    """
+    replace_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder that nobody else writes to."""
+    for partial in folder.glob(PARTIAL):
+        with suppress(OSError):
+            partial.unlink()
+
+
+def json_text(value: Any, indent: int | None = None, *, ensure_ascii: bool = True) -> str:
+    """Return ``value`` as JSON (RFC 8259), which has no NaN and no infinity: those become ``null``, as pydantic does.
+
+    Whoever computes a figure refuses one that is not finite where it would be a result; this is for what remains.
+    """
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            os.fsync(file.fileno())  # some file systems say only now that there is no space
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name survive a power cut, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, some network file systems sync none
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

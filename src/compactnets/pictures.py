@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from compactnets.errors import InputError
-from compactnets.files import replace_file
+from compactnets.files import refusals, replace_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +28,11 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         InputError: another format, or a file that cannot be written.
     """
+    data = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        name = path.suffix.removeprefix(".").lower()
-        replace_file(path, lambda partial: write_figure(figure, partial, name))
-    except (OSError, ValueError) as error:
+        write_figure(figure, data, path.suffix.removeprefix(".").lower())
+    except ValueError as error:
         raise InputError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
+    with refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, data.getbuffer())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from torch import nn
 from compactnets.complexity import count
 from compactnets.console import Table, Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess, open_source, read_image
+from compactnets.files import refusals, replace_bytes
+from compactnets.locks import own_folder
 from compactnets.training.checkpoint import load_checkpoint
 from compactnets.training.classification import train
 from compactnets.training.evaluation import evaluate
@@ -64,27 +68,36 @@ def run(output: Path = Path("quickstart"), overrides: Sequence[str] = ()) -> Qui
         overrides: ``key=value`` changes of the recipe.
     """
     start = time.perf_counter()
-    folder = _free_name(output)
     sources = open_source("digits", "train"), open_source("digits", "val")
-    examples = _write_examples(sources[1], folder / "images")
-    rows = tuple(_run_one(load_recipe(RECIPE, overrides, name), *sources, folder / name, examples) for name in NETWORKS)
+    recipes = [load_recipe(RECIPE, overrides, name) for name in NETWORKS]
+    folder = _make_new(output)
+    with own_folder(folder):
+        examples = _write_examples(sources[1], folder / "images")
+        rows = tuple(_run_one(recipe, *sources, folder / recipe.model, examples) for recipe in recipes)
     paths = sorted(folder.rglob("*"), key=lambda path: (path.parent, path))
     files = tuple(str(path) for path in paths if path.is_file())
     return QuickstartResult(str(folder), time.perf_counter() - start, rows, files)
 
 
-def _free_name(output: Path) -> Path:
+def _make_new(output: Path) -> Path:
+    """Make a folder of a name that nothing has, and return it; of two that start at once each gets its own."""
     names = itertools.chain([output], (output.with_name(f"{output.name}-{number}") for number in itertools.count(2)))
-    return next(name for name in names if not name.exists())
+    for name in names:
+        with refusals(name), suppress(FileExistsError):
+            name.mkdir(parents=True)
+            return name
+    raise AssertionError("the names have no end")
 
 
 def _write_examples(source: ImageSource, folder: Path) -> list[tuple[Path, str]]:
     """Write a few held-out images, as a user would have them, and return their paths and true classes."""
-    folder.mkdir(parents=True)
+    with refusals(folder):
+        folder.mkdir(parents=True)
     examples = []
     for index in range(EXAMPLES):
-        path = folder / f"digit-{index}.png"
-        source.image(index).save(path)
+        path, data = folder / f"digit-{index}.png", io.BytesIO()
+        source.image(index).save(data, "png")
+        replace_bytes(path, data.getbuffer())
         examples.append((path, source.class_names[source.labels[index]]))
     return examples
 

@@ -77,8 +77,10 @@ def test_the_environment_names_versions_and_device(run: Path) -> None:
 
 
 def test_each_start_is_recorded(tmp_path: Path) -> None:
-    for _ in range(2):  # the second finds what a run leaves that was killed before its first checkpoint
-        RunFolder(tmp_path, RECIPE, World(), Curves({}, "", "")).close(Progress())
+    for _ in range(2):  # the second finds what a start left that was killed, by a version that wrote no state first
+        folder = RunFolder(tmp_path, RECIPE, World(), Curves({}, "", ""))
+        folder.start()
+        folder.close(Progress())
     assert len(json.loads((tmp_path / "environment.json").read_text())["sessions"]) == 2
 
 
@@ -92,8 +94,10 @@ def test_files_of_something_else_are_left_alone(name: str, tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write to the output folder"):
-        RunFolder(tmp_path / "file" / "run", RECIPE, World(), Curves({}, "", ""))
+    folder = RunFolder(tmp_path / "file" / "run", RECIPE, World(), Curves({}, "", ""))
+    for call in (lambda: classification.train(RECIPE, *digits_part(64, 20), tmp_path / "file" / "run"), folder.start):
+        with pytest.raises(InputError, match=f"cannot write to the output folder {tmp_path / 'file' / 'run'}"):
+            call()
 
 
 def test_recipe_of_the_run_trains_the_same_again(run: Path, tmp_path: Path) -> None:

@@ -141,13 +141,14 @@ class Pool:
 
 
 def _start_worker(number: int) -> None:
-    """Leave Ctrl-C and a scheduler's SIGTERM, which reach the whole group of processes, to the training process.
+    """Leave what reaches the whole group of processes to the training process: Ctrl-C, SIGTERM, a closed terminal.
 
     It finishes its step and saves; torch would take a worker that ends before for a failure. Workers end when it tells
     them to, or when it is gone. Torch has given each its own seed and one thread.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class PooledLoader(TrainLoader):

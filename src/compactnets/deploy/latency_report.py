@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from compactnets.console import Table, stdout
 from compactnets.errors import InputError
-from compactnets.files import replace_text
+from compactnets.files import json_text, refusals, replace_text
 from compactnets.pictures import save_figure
 from compactnets.values import read_json
 
@@ -133,12 +132,10 @@ def write_results(results: Results, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    text = json.dumps({"command": ["compactnets", *sys.argv[1:]], **results}, indent=1) + "\n"
-    try:
+    text = json_text({"command": ["compactnets", *sys.argv[1:]], **results}, indent=1) + "\n"
+    with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    replace_text(path, text)
 
 
 def read_results(path: Path) -> Results:

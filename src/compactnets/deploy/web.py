@@ -22,6 +22,7 @@ from compactnets.deploy.networks import FRESH, load_for_export
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.web_page import find_page
 from compactnets.errors import InputError
+from compactnets.files import json_text
 
 NETWORKS = "networks.json"
 # scikit-learn's two sample photographs, with the attribution that their licence asks for
@@ -67,7 +68,7 @@ def build_site(networks: Sequence[str], output: Path, *, page: Path | None = Non
             "examples": _add_examples(partial),
         }
         catalogue["files"] = sorted([NETWORKS, *_files(partial)])  # so that the folder is known again as one of ours
-        text = json.dumps(catalogue, indent=2, ensure_ascii=False)
+        text = json_text(catalogue, indent=2, ensure_ascii=False)
         (partial / NETWORKS).write_text(text + "\n", encoding="utf-8")
         move_folder(partial, output)
     except OSError as error:

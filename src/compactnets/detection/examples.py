@@ -17,7 +17,7 @@ from compactnets.detection.drawing import LabelledBox, class_colour, detection_b
 from compactnets.detection.matching import Matches, match
 from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
 from compactnets.detection.objects import Detections, Objects
-from compactnets.errors import InputError
+from compactnets.files import refusals, replace_text
 
 SIDES = (480, 640)  # the longer side of a picture in the page, in pixels: small images are enlarged, for their labels
 
@@ -94,11 +94,9 @@ def examples_page(
             if entries
         ],
     )
-    try:
+    with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}") from None
+    replace_text(path, page)
 
 
 def _rank(matches: Matches) -> tuple[float, int, int]:

@@ -27,6 +27,7 @@ from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.loop import run
 from compactnets.training.result import TrainResult
+from compactnets.training.run_folder import own_run_folder
 from compactnets.training.task import Task, describe_inputs
 
 LOSSES = {  # torchvision's names -> ours, the same for both detectors
@@ -59,12 +60,13 @@ def train_detector(
         InputError: what :func:`~compactnets.training.loop.run` raises, or a network or boxes that do not fit.
     """
     world = world or World()
-    result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)
-    page, best = output / "examples.html", output / "best.safetensors"
-    if world.is_main and not (page.exists() and page.stat().st_mtime >= best.stat().st_mtime):
-        detector, _ = load_detector(best, world.device)
-        evaluator, _ = evaluate_on(detector, val_source, metric=recipe.metric, bad_boxes=recipe.bad_boxes)
-        write_examples(page, evaluator, val_source)
+    with own_run_folder(output, world):
+        result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)
+        page, best = output / "examples.html", output / "best.safetensors"
+        if world.is_main and not (page.exists() and page.stat().st_mtime >= best.stat().st_mtime):
+            detector, _ = load_detector(best, world.device)
+            evaluator, _ = evaluate_on(detector, val_source, metric=recipe.metric, bad_boxes=recipe.bad_boxes)
+            write_examples(page, evaluator, val_source)
     return result
 
 

@@ -27,7 +27,8 @@ from compactnets.console import Table, stdout
 from compactnets.data import open_source
 from compactnets.environment import commit, describe_environment, portable_command
 from compactnets.errors import InputError, did_you_mean
-from compactnets.files import replace_text
+from compactnets.files import json_text, replace_text
+from compactnets.locks import own_folder
 from compactnets.models.registry import own_arguments
 from compactnets.papers.records import Row
 from compactnets.papers.stated import stated_rows
@@ -139,12 +140,29 @@ def run_ablation(
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise InputError(f"two networks of the ablation are called {', '.join(twice)}: rename the file of one")
     members = {(entry.key, seed): _member(entry, seed, recipe, settings) for entry in entries for seed in range(seeds)}
-    outcomes = train_grid(list(members.values()), data, output, place, download=download)
+    with own_folder(output):
+        outcomes = train_grid(list(members.values()), data, output, place, download=download)
+        record = _record(name, data, recipe, settings, place, entries, members, outcomes)
+        replace_text(output / NAME, json_text(record, indent=1) + "\n")
+    return record
+
+
+def _record(
+    name: str,
+    data: str,
+    recipe: str,
+    settings: Sequence[str],
+    place: Place,
+    entries: Sequence[Entry],
+    members: Mapping[tuple[str, int], Member],
+    outcomes: Sequence[Outcome],
+) -> dict[str, Any]:
+    seeds = len(members) // len(entries)
     found = dict(zip(members, outcomes, strict=True))
     num_classes = len(open_source(data, "val").class_names)
     if all(outcome.error for outcome in outcomes):
         raise InputError(f"no run of the ablation could be done; the first: {outcomes[0].error}")
-    record = {
+    return {
         "name": name,
         "command": portable_command(sys.argv[1:]),
         "commit": commit(),
@@ -156,9 +174,6 @@ def run_ablation(
         "epochs": next(iter(members.values())).recipe.epochs,
         "rows": [_row(entry, [found[entry.key, seed] for seed in range(seeds)], num_classes) for entry in entries],
     }
-    text = json.dumps(record, indent=1) + "\n"
-    replace_text(output / NAME, text)
-    return record
 
 
 def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from compactnets.complexity import CONVENTION
 from compactnets.console import Tracker
 from compactnets.environment import commit, software_versions
 from compactnets.errors import InputError
-from compactnets.files import replace_text
+from compactnets.files import json_text, replace_text
 from compactnets.papers.ablation import own_sharings
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
 from compactnets.papers.records import Paper
@@ -76,7 +75,7 @@ def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
             replace_text(output / FIGURES / figure.file, figure.svg or "")
         for name in (HTML, MARKDOWN):
             replace_text(output / name, _render(name, values, drawn))
-        replace_text(output / JSON, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        replace_text(output / JSON, json_text(values, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"cannot write the report to {output}: {error.strerror}") from None
     return values

@@ -9,14 +9,15 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
 from compactnets.data import Preprocess
 from compactnets.data.content import digest_parts
 from compactnets.data.listing import compose
 from compactnets.errors import InputError, did_you_mean
-from compactnets.files import replace_file, replace_text
+from compactnets.files import refusals, replace_bytes, replace_text
 from compactnets.models.form import compare, is_form, with_form
 from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import build_on_meta, create_model
@@ -75,13 +76,11 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: BaseMo
     if path.suffix != ".safetensors":
         raise InputError(f"a checkpoint's name ends in .safetensors, found {path}")
     tensors = {key: value.detach().contiguous().cpu() for key, value in state_dict.items()}
-    try:
+    text = record.model_dump_json(indent=2) + "\n"
+    with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, lambda partial: save_file(tensors, partial, metadata={"format": "pt"}))
-        text = record.model_dump_json(indent=2) + "\n"
-        replace_text(record_path(path), text)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    replace_bytes(path, tensors_as_bytes(tensors, metadata={"format": "pt"}))
+    replace_text(record_path(path), text)
 
 
 def read_record(path: Path) -> CheckpointRecord:

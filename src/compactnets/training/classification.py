@@ -23,6 +23,7 @@ from compactnets.training.loop import run
 from compactnets.training.preparation import Prepare, fit_batch, prepare
 from compactnets.training.recipe import Recipe
 from compactnets.training.result import TrainResult
+from compactnets.training.run_folder import own_run_folder
 from compactnets.training.task import Task, describe_inputs
 
 
@@ -47,7 +48,8 @@ def train(
         InputError: what :func:`~compactnets.training.loop.run` raises, or a network that does not fit.
     """
     world = world or World()
-    return run(ClassificationTask(recipe, train_source, val_source, init, world, prepare), output, world)
+    with own_run_folder(output, world):  # before the network is made, which takes a while where it is calibrated
+        return run(ClassificationTask(recipe, train_source, val_source, init, world, prepare), output, world)
 
 
 class Part(NamedTuple):

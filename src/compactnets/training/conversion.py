@@ -11,6 +11,7 @@ from compactnets.console import say
 from compactnets.data.presets import IMAGENET
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
+from compactnets.locks import own_file
 from compactnets.models.legacy import load_legacy, say_form
 from compactnets.models.pretrained import authors_files
 from compactnets.models.registry import create_model
@@ -51,5 +52,6 @@ def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:
         license="none stated by its authors",
         versions=software_versions(),
     )
-    save_checkpoint(output, model.state_dict(), record)
+    with own_file(output):
+        save_checkpoint(output, model.state_dict(), record)
     return record

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compactnets.files import replace_file
+from compactnets.files import replace_bytes
 from compactnets.pictures import write_figure
 
 PART = "train_loss_"  # key of a part of the training loss, where it has several
@@ -27,7 +28,11 @@ class Curves(NamedTuple):
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, curves: Curves) -> None:
-    """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG."""
+    """Draw training and validation loss, and the scores, over the epochs of ``history`` into an SVG.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -39,12 +44,18 @@ def draw_curves(history: Sequence[Mapping[str, Any]], path: Path, curves: Curves
     _draw(score, history, curves.scores, curves.scores_title)
     for axes in (loss, score):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        first, last = history[0]["epoch"], history[-1]["epoch"]
+        if first == last:  # matplotlib would widen the axis by a few hundredths, with ticks between the epochs
+            axes.set_xlim(first - 1, last + 1)
+            axes.set_xticks([first])
         axes.grid(alpha=0.3)
         if axes.lines:  # no score before the first evaluation
             axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    replace_file(path, lambda partial: write_figure(figure, partial, "svg"))
+    data = io.BytesIO()
+    write_figure(figure, data, "svg")
+    replace_bytes(path, data.getbuffer())
 
 
 def _draw(axes: Any, history: Sequence[Mapping[str, Any]], labels: Mapping[str, str], title: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from compactnets.complexity import count
 from compactnets.environment import software_versions
+from compactnets.locks import own_file
 from compactnets.models.learned import LearnedMuffNet, discretize
 from compactnets.models.registry import create_model
 from compactnets.models.sharing import SharingMatrix
@@ -79,7 +80,8 @@ def discretize_checkpoint(checkpoint: Path, output: Path, *, start: bool = False
         training={"search": record.training},
         versions=software_versions(),
     )
-    save_checkpoint(output, model.state_dict(), fresh)
+    with own_file(output):
+        save_checkpoint(output, model.state_dict(), fresh)
     size = (record.arguments.get("in_chans", 3), *[record.preprocess["size"]] * 2)
     macs, params = count(model, size)
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -63,6 +64,10 @@ class Evaluation:
         return {**asdict(self), "top1_percent": self.top1, "top5_percent": self.top5}
 
 
+class NotFiniteError(InputError):
+    """A network that gives numbers which are not finite: neither its loss nor its accuracy means anything."""
+
+
 class EvaluationStopped(Exception):  # noqa: N818 (like StopIteration, not an error)
     """An evaluation was asked to stop before its end."""
 
@@ -88,6 +93,7 @@ def evaluate(
 
     Raises:
         InputError: an image that cannot be read; none is replaced or left out.
+        NotFiniteError: (an InputError) outputs that are not finite.
     """
     world = world or World()
     loader = make_eval_loader(
@@ -121,12 +127,13 @@ def evaluate_batches(
 
     Raises:
         InputError: an image that cannot be read.
+        NotFiniteError: (an InputError) outputs that are not finite.
         EvaluationStopped: ``stop`` said yes, in any process.
     """
     was_training = model.training
     model.eval()
     lookup = None if class_map is None else torch.tensor(class_map, device=world.device)
-    sums = torch.zeros(4, dtype=torch.float64, device=world.device)  # images, top-1, top-5, loss
+    sums = torch.zeros(5, dtype=torch.float64, device=world.device)  # images, top-1, top-5, not finite, loss
     stopped = False
     start = time.perf_counter()
     with torch.inference_mode():
@@ -134,16 +141,20 @@ def evaluate_batches(
             logits = model(batch.images).float()
             targets = batch.labels if lookup is None else lookup[batch.labels]
             hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
-            loss = F.cross_entropy(logits, targets, reduction="sum")
-            sums += torch.stack([hits.new_tensor(len(hits), dtype=torch.float64), hits[:, 0].sum(), hits.sum(), loss])
+            losses = F.cross_entropy(logits, targets, reduction="none")
+            bad = (~losses.isfinite()).sum()
+            number = hits.new_tensor(len(hits), dtype=torch.float64)
+            sums += torch.stack([number, hits[:, 0].sum(), hits.sum(), bad, losses.sum()])
             if stopped := stop is not None and stop():
                 break
     model.train(was_training)
     *counts, loss_sum, stops = world.sum([*sums.tolist(), float(stopped)])
-    images, top1, top5 = (round(count) for count in counts)
+    images, top1, top5, bad_images = (round(count) for count in counts)
     if stops:
         raise EvaluationStopped
     assert images == len(loader.source)
+    if bad_images or not math.isfinite(loss_sum):
+        raise NotFiniteError(f"the network gives numbers that are not finite for {bad_images} of {images} images")
     return Evaluation(images, top1, top5, loss_sum / images, time.perf_counter() - start)
 
 

@@ -20,6 +20,8 @@ from compactnets.console import say
 from compactnets.data import open_source
 from compactnets.data.base import Split
 from compactnets.errors import InputError, missing_extra
+from compactnets.files import refusals
+from compactnets.locks import own_folder
 from compactnets.training.classification import train
 from compactnets.training.distributed import World, pick_device
 from compactnets.training.recipe import Recipe
@@ -72,7 +74,8 @@ def train_grid(
         data: what :func:`compactnets.data.open_source` takes.
 
     Raises:
-        InputError: no such data or device, two members of one name, or Ray is missing or not to be reached.
+        InputError: no such data or device, two members of one name, another process that writes to ``output``, or Ray
+            is missing or not to be reached.
         Interrupted: as for a single run, where the runs are in this process.
     """
     names = [member.name for member in members]
@@ -86,10 +89,11 @@ def train_grid(
     for split in splits:  # once, so that what is wrong with the data is told before anything runs
         open_source(data, split, download=download)
     outcomes: dict[str, Outcome] = {}
-    for outcome in _run(members, data, output, place):
-        outcomes[outcome.member.name] = outcome
-        told = f"top-1 {outcome.result['final']['top1_percent']:.2f} %" if outcome.result else outcome.error
-        say(f"[{len(outcomes)}/{len(members)}] {outcome.member.name}: {told}")
+    with own_folder(output):
+        for outcome in _run(members, data, output, place):
+            outcomes[outcome.member.name] = outcome
+            told = f"top-1 {outcome.result['final']['top1_percent']:.2f} %" if outcome.result else outcome.error
+            say(f"[{len(outcomes)}/{len(members)}] {outcome.member.name}: {told}")
     return [outcomes[name] for name in names]
 
 
@@ -108,17 +112,18 @@ def _run(members: Sequence[Member], data: str, output: Path, place: Place) -> It
 def _train(member: Member, data: str, output: Path, place: Place, index: int | None) -> Outcome:
     """Train one member; ``index`` is its place among the members where others run beside it."""
     folder = output / member.name
-    with contextlib.ExitStack() as stack:
-        if index is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context((folder / LOG).open("a", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stderr(log))
-        try:
+    try:
+        with contextlib.ExitStack() as stack:
+            if index is not None:
+                stack.enter_context(own_folder(folder))  # the log of another run is not to be written to either
+                with refusals(folder / LOG):
+                    log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", errors="backslashreplace"))
+                stack.enter_context(contextlib.redirect_stderr(log))
             world = World(_pick(place, index))
             result = train(member.recipe, open_source(data, "train"), open_source(data, "val"), folder, world=world)
             return Outcome(member, result.to_dict())
-        except InputError as error:
-            return Outcome(member, None, str(error))
+    except InputError as error:
+        return Outcome(member, None, str(error))
 
 
 def _pick(place: Place, index: int | None) -> torch.device:

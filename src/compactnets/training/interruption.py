@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+"""Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP): finish the step, save, leave."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no SIGHUP
+HANG_UP = getattr(signal, "SIGHUP", None)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 
 
 class Interrupted(SystemExit):
-    """A signal stopped the run after it was saved; the exit code is 128 + the signal's number (130, 143)."""
+    """A signal stopped the run after it was saved; the exit code is 128 + the signal's number (129, 130, 143)."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -20,11 +22,13 @@ class Interrupted(SystemExit):
 
 
 class Interruption:
-    """While it is entered, the first SIGINT or SIGTERM sets :attr:`signum` for the loop to see after its step.
+    """While it is entered, the first of :data:`SIGNALS` sets :attr:`signum` for the loop to see after its step.
 
     A second one leaves at once, and so does the first while nothing would be lost by it (:attr:`nothing_to_lose`:
-    before the first step, which may compile for minutes). In a thread other than the main one no handler can be set,
-    and nothing changes.
+    before the first step, which may compile for minutes). A SIGHUP never counts as the second or as the one before it:
+    the shell and the kernel both send one when a terminal is closed, and systemd one behind its SIGTERM. A signal that
+    is ignored stays ignored, as ``nohup`` wants it of SIGHUP. In a thread other than the main one no handler can be
+    set, and nothing changes.
     """
 
     def __init__(self) -> None:
@@ -35,7 +39,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in heeded}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -47,6 +52,9 @@ class Interruption:
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return
-        if self.signum is not None or self.nothing_to_lose:
+        if self.nothing_to_lose:
             raise Interrupted(signum)
-        self.signum = signum
+        if self.signum is None or self.signum == HANG_UP:
+            self.signum = signum
+        elif signum != HANG_UP:
+            raise Interrupted(signum)

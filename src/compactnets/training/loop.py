@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -12,16 +14,16 @@ from compactnets.console import Tracker, say
 from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
 from compactnets.training.distributed import World
-from compactnets.training.evaluation import EvaluationStopped
+from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
 from compactnets.training.processor import keep_freed_memory
 from compactnets.training.result import TrainResult
-from compactnets.training.run_folder import RunFolder
+from compactnets.training.run_folder import RunFolder, own_run_folder
 from compactnets.training.state import Progress, describe_run, load_state, save_state
 from compactnets.training.step import Learner
 from compactnets.training.task import Score, Task
-from compactnets.training.watch import LossWatch
+from compactnets.training.watch import NOT_FINITE, LossWatch
 
 CHECK_INTERVAL = 25  # steps that an accelerator may run ahead before its losses are read
 LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
@@ -39,11 +41,14 @@ def run(task: Task, output: Path, world: World | None = None) -> TrainResult:
             it is not given.
 
     Raises:
-        InputError: a setting or source that does not fit, an output folder that holds another run, or a loss that is
-            not finite.
-        Interrupted: SIGINT or SIGTERM, after saving; a ``SystemExit`` with code 130 or 143.
+        InputError: a setting or source that does not fit, an output folder that holds another run or that another
+            process is writing to, a file that cannot be written, or numbers that are not finite: a loss, a figure of
+            an evaluation, a weight.
+        Interrupted: SIGINT, SIGTERM or SIGHUP, after saving; a ``SystemExit`` with code 130, 143 or 129.
     """
-    return _Run(task, output, world or World()).complete()
+    world = world or World()
+    with own_run_folder(output, world):
+        return _Run(task, output, world).complete()
 
 
 class _Run:
@@ -69,6 +74,10 @@ class _Run:
         self.watch = self._make_watch()
         self.interruption = Interruption()
         self.saved = self.clock = time.monotonic()
+        if found is None:
+            self._save()  # before anything else is written, so that there is always a state to go on from
+        if self.folder is not None:
+            self.folder.start()
 
     def _check_same_step(self, step: int) -> None:
         """All processes have read the folder before one writes to it, and found the same there."""
@@ -92,15 +101,21 @@ class _Run:
                 for epoch in range(progress.epoch, recipe.epochs):
                     self._train_epoch(epoch)
                     self._end_epoch(epoch)
-        finally:
-            self.loader.close()
-            self.eval_loader.close()
-            if self.folder is not None:
-                self.folder.close(progress)
+        except BaseException:
+            with suppress(InputError):  # what ended the run is what is told, not that its curves cannot be drawn
+                self._close()
+            raise
+        self._close()
         if progress.skipped:
             say(f"{progress.skipped} training images could not be read; others took their place")
         assert progress.final is not None  # the last epoch has an evaluation
         return TrainResult(self.output, recipe.epochs, progress.final, progress.best, progress.seconds)
+
+    def _close(self) -> None:
+        self.loader.close()
+        self.eval_loader.close()
+        if self.folder is not None:
+            self.folder.close(self.progress)
 
     def _announce(self) -> None:
         progress, total = self.progress, self.recipe.epochs * self.loader.steps
@@ -146,6 +161,7 @@ class _Run:
         """Evaluate, and write what the epoch gave."""
         progress, recipe, loader = self.progress, self.recipe, self.loader
         last = epoch + 1 == recipe.epochs
+        self._check_weights()
         result = self._evaluate(epoch) if last or (epoch + 1) % recipe.eval_epochs == 0 else None
         self._lap(training=False)
         metrics = {
@@ -178,16 +194,38 @@ class _Run:
     def _evaluate(self, epoch: int) -> Score:
         description = f"epoch {epoch + 1}/{self.recipe.epochs} evaluating"
         try:
-            return self.task.evaluate(
+            score = self.task.evaluate(
                 self.learner.evaluated,
                 self.eval_loader,
                 self.world,
                 description,
                 lambda: self.interruption.signum is not None,
             )
+        except NotFiniteError as error:
+            raise InputError(f"after epoch {epoch + 1}/{self.recipe.epochs} {error}. {NOT_FINITE}") from None
         except EvaluationStopped:  # the epoch's steps are kept; the evaluation is done again
             self._save()
             self._leave(self.world.largest(self.interruption.signum or 0))
+        bad = [name for name, value in score.metrics().items() if not math.isfinite(value)]
+        if bad or not math.isfinite(score.value):
+            raise InputError(
+                f"the evaluation after epoch {epoch + 1}/{self.recipe.epochs} is not finite ({', '.join(bad)}). "
+                f"{NOT_FINITE}"
+            )
+        return score
+
+    def _check_weights(self) -> None:
+        """Look at the weights before anything is made of them; the loss of a step shows only those before it.
+
+        Raises:
+            InputError: a weight or statistic that is not finite.
+        """
+        if bad := self.learner.not_finite():
+            total = self.recipe.epochs * self.loader.steps
+            raise InputError(
+                f"the weights are not finite after step {self.progress.step} of {total}: {len(bad)} tensors, the first "
+                f"is {bad[0]}. {NOT_FINITE}"
+            )
 
     def _shared_totals(self) -> dict[str, float]:
         """Return the watch's totals, as the mean over the processes."""
@@ -199,6 +237,7 @@ class _Run:
         """Write where the run stands; all processes take part."""
         progress = self.progress
         self.watch.check()
+        self._check_weights()
         progress.loss_totals, progress.loss_count = self._shared_totals(), self.watch.count
         progress.skipped = round(self.world.sum([self.loader.skipped])[0])
         if self.world.is_main:

@@ -3,56 +3,89 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from compactnets.environment import commit, describe_environment
 from compactnets.errors import InputError
-from compactnets.files import replace_text
+from compactnets.files import json_text, refusals, remove_partials, replace_text
+from compactnets.locks import own_folder
 from compactnets.training.curves import Curves, draw_curves
 from compactnets.training.distributed import World
+from compactnets.training.events import Events
 from compactnets.training.recipe import RunRecipe
-from compactnets.training.state import Progress, has_state
+from compactnets.training.state import FOLDER, Progress, has_state
 from compactnets.values import dump_yaml
 
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "recipe.yaml", "environment.json")
-STARTED = {"recipe.yaml", "environment.json"}  # all that a run killed before its first checkpoint leaves
+STARTED = {"recipe.yaml", "environment.json"}  # what versions that wrote no checkpoint first left of a killed start
 REDRAW = 30.0  # seconds between two drawings of the curves, which take a moment each
 
 
+@contextmanager
+def own_run_folder(output: Path, world: World) -> Iterator[None]:
+    """Be the only run that writes to ``output``; of several processes the first owns it for all.
+
+    Raises:
+        InputError: another run owns it (in every process), or it cannot be made or written.
+    """
+    with ExitStack() as stack:
+        refused: InputError | None = None
+        if world.is_main:
+            try:
+                stack.enter_context(own_folder(output))
+            except InputError as error:
+                refused = error
+        if world.largest(int(refused is not None)):
+            raise refused or InputError(f"the first process cannot write to {output}")
+        yield
+
+
 class RunFolder:
-    """The output folder of a run; only the main process has one.
+    """The output folder of a run; only the main process has one. Nothing is written before :meth:`start`.
+
+    The order of the writes is what lets a run go on from any of them: a state comes before every other file, and the
+    state of an epoch after all that the epoch gave. So whatever a kill or a full disk leaves, there is a state from
+    which the rest is written again.
 
     Args:
         curves: what its plot shows.
 
     Raises:
-        InputError: the folder cannot be made or written, or holds the files of something else than a run of ours.
+        InputError: the folder holds the files of something else than a run of ours.
     """
 
     def __init__(self, path: Path, recipe: RunRecipe, world: World, curves: Curves) -> None:
-        self.path, self.curves = path, curves
-        found = [name for name in FILES if (path / name).exists()]
+        self.path, self.recipe, self.world, self.curves = path, recipe, world, curves
+        with refusals(f"to the output folder {path}"):
+            found = [name for name in FILES if (path / name).exists()]
         if found and not has_state(path) and set(found) != STARTED:
             raise InputError(
                 f"{path} holds {', '.join(found)} but no checkpoint to go on from: choose another --output, or "
                 f"remove it"
             )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            sessions = self._read_sessions()
-            text = dump_yaml(recipe.model_dump(mode="json"))
-            replace_text(path / "recipe.yaml", text)
-            self._write_sessions([*sessions, _describe_session(world)])
-        except OSError as error:
-            raise InputError(f"cannot write to the output folder {path}: {error.strerror}") from None
-        self._events: Any = None
+        self._sessions = self._read_sessions()
+        self._events = Events(path / "tensorboard")
         self._drawn = time.monotonic()
+
+    def start(self) -> None:
+        """Write recipe and environment; a state must be there, or a kill between the two leaves no way to go on.
+
+        Raises:
+            InputError: the folder cannot be written, like all that write to it here.
+        """
+        with refusals(f"to the output folder {self.path}"):
+            self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / FOLDER):
+            remove_partials(folder)
+        replace_text(self.path / "recipe.yaml", dump_yaml(self.recipe.model_dump(mode="json")))
+        sessions = [*self._sessions, _describe_session(self.world)]
+        replace_text(self.path / "environment.json", json_text({"sessions": sessions}, indent=1) + "\n")
 
     def _read_sessions(self) -> list[dict[str, Any]]:
         """Return the starts of the run so far: it may go on under other versions, or elsewhere."""
@@ -61,46 +94,31 @@ class RunFolder:
             return []
         try:
             return list(json.loads(file.read_text(encoding="utf-8"))["sessions"])
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{file} is not the list of this run's starts: mend it, or move it away") from None
-
-    def _write_sessions(self, sessions: list[dict[str, Any]]) -> None:
-        text = json.dumps({"sessions": sessions}, indent=1) + "\n"
-        replace_text(self.path / "environment.json", text)
 
     def write_scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Write ``GROUP/NAME`` scalars of a step to the TensorBoard events."""
-        for name, value in values.items():
-            self._writer(step).add_scalar(f"{group}/{name}", value, step)
+        self._events.add({f"{group}/{name}": value for name, value in values.items()}, step)
 
     def write_epoch(self, progress: Progress) -> None:
         """Write metrics.jsonl, the events and the plot after an epoch."""
-        lines = "".join(json.dumps(line) + "\n" for line in progress.history)
+        lines = "".join(json_text(line) + "\n" for line in progress.history)
         replace_text(self.path / "metrics.jsonl", lines)
         self.write_scalars(progress.step, "epoch", progress.history[-1])
-        self._writer(progress.step).flush()
+        self._events.flush()
         if time.monotonic() - self._drawn > REDRAW:
             self._draw(progress)
 
     def close(self, progress: Progress) -> None:
-        """Finish the events, and draw the curves a last time."""
-        if self._events is not None:
-            self._events.close()
+        """Write the events that are left, and draw the curves a last time."""
+        self._events.close()
         if progress.history:
             self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
         draw_curves(progress.history, self.path / "curves.svg", self.curves)
         self._drawn = time.monotonic()
-
-    def _writer(self, step: int) -> Any:
-        if self._events is None:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-            from torch.utils.tensorboard import SummaryWriter
-
-            # what a killed process wrote past the checkpoint that the run goes on from is hidden
-            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
-        return self._events
 
 
 def _describe_session(world: World) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 
 from compactnets.console import say
 from compactnets.errors import InputError
-from compactnets.files import replace_file
+from compactnets.files import refusals, replace_bytes
 from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"
@@ -58,13 +57,14 @@ def save_state(output: Path, described: Mapping[str, Any], progress: Progress, l
     """
     folder = output / FOLDER
     document = {"format": FORMAT, "run": dict(described), "progress": asdict(progress), "learner": dict(learner)}
-    try:
-        folder.mkdir(exist_ok=True)
-        replace_file(folder / f"step-{progress.step:09d}.pt", lambda partial: _write(document, partial))
+    data = io.BytesIO()
+    torch.save(document, data)
+    with refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace_bytes(folder / f"step-{progress.step:09d}.pt", data.getbuffer())
+    with refusals(folder):
         for old in _states(output)[KEPT:]:
             old.unlink()
-    except OSError as error:
-        raise InputError(f"cannot write a checkpoint to {folder}: {error.strerror}") from None
 
 
 def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, dict[str, Any]] | None:
@@ -106,21 +106,11 @@ def has_state(output: Path) -> bool:
     return bool(_states(output))
 
 
-def _write(document: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save(document, file)
-        file.flush()
-        os.fsync(file.fileno())  # a power cut after the rename must not leave an empty file under the final name
-
-
 def _states(output: Path) -> list[Path]:
-    """The states of a run, newest first; what a killed process left half-written is removed."""
+    """The states of a run, newest first."""
     folder = output / FOLDER
     if not folder.is_dir():
         return []
-    for partial in folder.glob(".*.partial"):
-        with suppress(FileNotFoundError):
-            partial.unlink()
     found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name, reverse=True)
 

@@ -40,6 +40,7 @@ class Learner:
         if world.size > 1 and recipe.sync_batchnorm:
             model = synchronize_batchnorm(model, world)
         self.model = model
+        self._odd = set(_not_finite(model))  # such as the -inf of a mask
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr)
         # float16 has few exponents: small gradients vanish unless the loss is scaled up
@@ -95,6 +96,11 @@ class Learner:
         with torch.autocast(self.world.device.type, dtype=dtype, enabled=precision != "float32"):
             return self.forward(*inputs)
 
+    def not_finite(self) -> list[str]:
+        """Return the names of the weights and statistics that hold NaN or infinity, and did not at first."""
+        models = [self.model] if self.ema is None else [self.model, self.ema.module]
+        return [name for model in models for name in _not_finite(model) if name not in self._odd]
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on."""
         return {
@@ -112,3 +118,12 @@ class Learner:
             self.ema.module.load_state_dict(with_form(state["ema"], self.ema.module))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+
+
+def _not_finite(model: nn.Module) -> list[str]:
+    tensors = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
+    if not tensors:
+        return []
+    # one reading for all: each waits for an accelerator
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return [name for name, good in zip(tensors, finite, strict=True) if not good]

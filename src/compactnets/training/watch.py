@@ -9,6 +9,11 @@ from torch import Tensor
 
 from compactnets.errors import InputError
 
+NOT_FINITE = (
+    "Lower lr, lengthen schedule.warmup_epochs or set clip_grad_norm, with another --output. The last checkpoint "
+    "before is kept"
+)
+
 
 class LossWatch:
     """Collects the losses of the images of an epoch.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -43,6 +42,7 @@ from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
 from compactnets.errors import InputError, LimitError
+from compactnets.files import json_text
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.evaluation import match_classes
@@ -177,7 +177,7 @@ def quantize(
             "latency": timed,
             "layers": layer_errors(simulation, reference, pixels[:IMAGES_AT_ONCE]),
         }
-        (folder / LAYERS).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / LAYERS).write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
     return record, report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from compactnets.detection.data import coco, voc
 from compactnets.detection.data.base import DetectionSource, tidy
 from compactnets.detection.data.voc_xml import EDGES
 from compactnets.errors import InputError
+from compactnets.files import json_text, replace_text
 
 
 def write_voc(folder: Path, sources: Sequence[DetectionSource], file_names: Mapping[str, str]) -> None:
@@ -101,8 +101,7 @@ def write_coco(folder: Path, sources: Sequence[DetectionSource], file_names: Map
             ],
         }
         path = folder / coco.ANNOTATIONS / f"{coco.PREFIX}{source.split}.json"
-        with path.open("w", encoding="utf-8") as file:
-            json.dump(document, file, ensure_ascii=False)
+        replace_text(path, json_text(document, ensure_ascii=False))
 
 
 def _image(source: DetectionSource, index: int, image_id: int, file_name: str) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""One owner at a time of a folder or file that is written over time.
+
+The lock is the kernel's and not the file's existence: a process that dies, by kill -9 too, no longer holds it. It is a
+POSIX record lock (``fcntl.lockf``) and not ``flock``, which is what ``filelock`` takes: a lock of ``flock`` lives on in
+every process that was forked in the meantime, and the workers that load images outlive a killed run by seconds. Record
+locks also hold between machines on NFS. On Windows ``msvcrt.locking`` stands in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from compactnets.console import say
+from compactnets.errors import InputError
+
+NAME = ".lock"  # in a folder that is owned
+PATIENCE = 2.0  # seconds for a process that was killed a moment ago to be gone
+BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file systems without locks
+
+
+@dataclass
+class _Held:
+    """A lock of this process; the thread that has it may take it again."""
+
+    process: int
+    thread: int
+    times: int = 1
+
+
+_held: dict[str, _Held] = {}
+_guard = threading.Lock()
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and be the only one that writes to it, by :data:`NAME` in it, until the block ends.
+
+    The same thread may own it again inside. A folder that was made here and is still empty at the end goes again.
+
+    Raises:
+        InputError: another process, or another thread of this one, owns it; or it cannot be made or written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to the output folder {folder}: {error.strerror}") from None
+    try:
+        with _own(folder / NAME, folder):
+            yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+@contextmanager
+def own_file(path: Path) -> Iterator[None]:
+    """Be the only one that writes a file, and what belongs to it, until the block ends.
+
+    Raises:
+        InputError: as :func:`own_folder`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    with _own(path.with_name(f".{path.name}.lock"), path):
+        yield
+
+
+@contextmanager
+def _own(lock: Path, what: Path) -> Iterator[None]:
+    key, process, thread = os.path.realpath(lock), os.getpid(), threading.get_ident()
+    with _guard:
+        held = _held.get(key)
+        if held is not None and held.process != process:  # of the process that forked this one
+            held = None
+        if held is not None and held.thread != thread:
+            raise InputError(f"{what} is being written by another thread of this process: wait until it is done")
+        if held is not None:
+            held.times += 1
+        else:
+            held = _held[key] = _Held(process, thread)
+    number = None
+    try:
+        if held.times == 1:
+            number = _take(lock, what)
+        yield
+    finally:
+        with _guard:
+            held.times -= 1
+            if held.times == 0 and os.getpid() == process:
+                _held.pop(key, None)
+        if number is not None and os.getpid() == process:
+            _release(lock, number)
+
+
+def _take(lock: Path, what: Path) -> int:
+    """Open the file and lock it; the number of the open file is returned."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot write to the output folder {lock.parent}: {error.strerror}") from None
+        try:
+            _lock(number)
+        except OSError as error:
+            owner = _owner(number)
+            os.close(number)
+            if error.errno not in BUSY:
+                raise InputError(f"cannot lock {lock}: {error.strerror}") from None
+            if time.monotonic() > end:
+                raise InputError(
+                    f"{what} is being written by another process{owner}: wait until it ends, or give another --output"
+                ) from None
+            time.sleep(0.05)
+            continue
+        if _is_at(number, lock):
+            with suppress(OSError):  # it helps whoever comes second, no more
+                os.ftruncate(number, 0)
+                now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+                os.write(number, f"process {os.getpid()} on {socket.gethostname()}, since {now}".encode())
+            return number
+        os.close(number)  # who had it before has removed it: this lock is of a file without a name
+
+
+def _release(lock: Path, number: int) -> None:
+    if sys.platform == "win32":  # an open file has to stay there
+        os.close(number)
+        with suppress(OSError):
+            lock.unlink()
+        return
+    with suppress(OSError):
+        if _is_at(number, lock):
+            lock.unlink()  # before the lock goes, so that nobody waits for a file without a name for long
+    os.close(number)
+
+
+def _owner(number: int) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        os.lseek(number, 0, os.SEEK_SET)
+        if text := os.read(number, 500).decode():
+            return f" ({text})"
+    return ""
+
+
+def _is_at(number: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), path.stat())
+    except OSError:
+        return False
+
+
+def _lock(number: int) -> None:
+    """Lock an open file without waiting; a file system that has no locks is said to have none.
+
+    Raises:
+        OSError: with an errno of :data:`BUSY`, another process has it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(number, 1 << 20, os.SEEK_SET)  # past the text, which others may read
+        msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
+        os.lseek(number, 0, os.SEEK_SET)
+        return
+    import fcntl
+
+    try:
+        fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        say(f"the file system cannot lock files ({error.strerror}): make sure that nothing else writes the same output")
