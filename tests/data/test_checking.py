@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from compactnets.data import open_source
+from compactnets.data import Augment, make_eval_loader, open_source
 from compactnets.data.checking import check_images, check_source
 from compactnets.data.examination import same_images
+from compactnets.data.part import PartOfSource
+from compactnets.data.presets import IMAGENET
 from compactnets.data.report import SourceReport, render
+from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
 from .helpers import encode, noise, write_shard
@@ -191,3 +194,95 @@ def test_the_published_sample(shared: Path) -> None:
     report = check_source(str(shared / "data" / "imagenet_sample"), "val", workers=0)
     assert report.clean
     assert report.splits["val"].formats == {"JPEG": 500}
+
+
+def zoo(folder: Path) -> list[str]:
+    """Write unusual images, good and bad; return their names."""
+    folder.mkdir(parents=True)
+    picture, grey = noise(40, 30), noise(40, 30, "L")
+    deep = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54)
+    frames = [noise(40, 30, seed=seed) for seed in range(3)]
+    palette = picture.quantize(16)
+    palette.save(folder / "palette.png", transparency=bytes(range(16)))
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 60_000
+    exif[0x0112] = 6
+    picture.save(folder / "exif.jpg", exif=exif)
+    for name, image, options in (
+        ("cmyk.jpg", picture.convert("CMYK"), {}),
+        ("cmyk.tif", picture.convert("CMYK"), {}),
+        ("lab.tif", Image.new("LAB", (40, 30)), {}),
+        ("deep.png", deep, {}),
+        ("deep.tif", deep, {}),
+        ("float.tif", Image.fromarray(np.ones((30, 40), dtype=np.float32)), {}),
+        ("integers.tif", Image.fromarray(np.full((30, 40), 1 << 20, dtype=np.int32)), {}),
+        ("bits.png", picture.convert("1"), {}),
+        ("alpha.png", picture.convert("RGBA"), {}),
+        ("grey-alpha.png", grey.convert("LA"), {}),
+        ("alpha.webp", picture.convert("RGBA"), {}),
+        ("animated.gif", frames[0], {"save_all": True, "append_images": frames[1:]}),
+        ("animated.png", frames[0], {"save_all": True, "append_images": frames[1:]}),
+        ("animated.webp", frames[0], {"save_all": True, "append_images": frames[1:]}),
+        ("pages.tif", frames[0], {"save_all": True, "append_images": frames[1:]}),
+        ("two-lenses.mpo", frames[0], {"save_all": True, "append_images": frames[1:]}),
+        ("progressive.jpg", picture, {"progressive": True}),
+        ("photo.jp2", picture, {}),
+        ("one.png", Image.new("RGB", (1, 1)), {}),
+        ("narrow.png", Image.new("L", (1, 60_000)), {}),
+        ("flat.png", Image.new("L", (60_000, 1)), {}),
+    ):
+        image.save(folder / name, **options)
+    whole = (folder / "exif.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[:-200])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "header.png").write_bytes((folder / "deep.png").read_bytes()[:30])
+    (folder / "page.jpg").write_bytes(b"<html>not found</html>")
+    (folder / "hole.jpg").write_bytes(whole[:-400] + bytes(200) + whole[-200:])
+    (folder / "bomb.ppm").write_bytes(b"P6 60000 60000 255\n")
+    (folder / "zero.ppm").write_bytes(b"P6 0 0 255\n")
+    if features.check("avif"):
+        picture.save(folder / "photo.avif")
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_check_and_an_evaluation_agree(tmp_path: Path) -> None:
+    """What the one passes the other can use, image by image; nothing raises anything else than one line."""
+    names = zoo(tmp_path / "val" / "a")
+    source = open_source(str(tmp_path), "val")
+    assert len(source) == len(names)
+    report = check_source(str(tmp_path), "val")
+    refused = {found.name.rpartition("/")[2]: found.reason for found in report.unreadable}
+    stopped = {}
+    transform = TrainTransform(Augment(crop="resized"), IMAGENET)
+    for index in range(len(source)):
+        name = source.name(index).rpartition("/")[2]
+        loader = make_eval_loader(PartOfSource(source, [index]), source.readable_preprocess, batch_size=1)
+        try:
+            (batch,) = loader
+        except InputError as error:
+            stopped[name] = str(error)
+        else:
+            assert batch.images.shape == (1, 3, 224, 224)
+            assert transform(source.image(index)).shape == (3, 224, 224)  # a training uses it too
+    assert set(refused) == set(stopped)
+    bad = {"bomb.ppm", "cut.jpg", "empty.jpg", "float.tif", "header.png", "integers.tif", "page.jpg", "zero.ppm"}
+    assert set(refused) - {"lab.tif"} == bad | {"narrow.png", "flat.png"}  # Pillow converts CIELAB where it can
+    for reason in refused.values():
+        assert "\n" not in reason
+        assert "val/a/" in reason
+
+
+def test_left_out_files_are_listed(image_tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_tree(*PATHS, "train/cat/a.heic", "train/dog/b.txt", "train/cat/@eaDir/0.png", "val/cat/.hidden")
+    report = check_source(str(root))
+    assert report.clean, "no problem: they may be meant to be there"
+    expected = ["train/cat/@eaDir/", "train/cat/a.heic", "train/dog/b.txt"]
+    assert report.left_out == {"train": expected, "val": []}
+    assert report.to_dict()["left_out"]["train"] == expected
+    lines = list(render(report))
+    start = next(number for number, line in enumerate(lines) if line.startswith("files left out"))
+    assert lines[start + 1 : start + 4] == [f"  {name}" for name in expected]
+    assert lines[start].endswith(": 3")
+    assert not any(line.startswith("files left out") for line in render(check_source("digits", "val")))
+    assert "left out" not in capsys.readouterr().err, "the report says it"

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from compactnets.data.base import ImageSource, MissingSplitError, Split, shorten
 from compactnets.data.examination import examine, locate, same_images
-from compactnets.data.opening import open_source
+from compactnets.data.opening import open_quietly
+from compactnets.data.preprocess import Fit, Preprocess
 from compactnets.data.report import LabelledImage, SourceReport, SplitSummary
 from compactnets.errors import InputError
 
@@ -41,7 +43,7 @@ def check_source(
     wanted: tuple[Split, ...] = ("train", "val") if split == "both" else (split,)
     for name in wanted:
         try:
-            sources.append(open_source(spec, name, download=download))
+            sources.append(open_quietly(spec, name, download=download))
         except MissingSplitError as error:
             absent.append(error)
     if not sources:
@@ -63,7 +65,8 @@ def check_images(sources: Sequence[ImageSource], *, workers: int | None = None) 
 
 def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> np.ndarray:
     """Add a split to the report; return the digests, ``(N, 2)`` uint64, zero where an image cannot be read."""
-    seen = examine(source, workers)
+    seen = examine(source, workers, Fits(source.readable_preprocess))
+    report.left_out[source.split] = list(source.left_out)
     report.unreadable.extend(_found(source, index, reason) for index, reason in seen.unreadable.items())
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     least, most = int(counts.argmin()), int(counts.argmax())
@@ -86,6 +89,17 @@ def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> 
             f"{counts[least]:,}"
         )
     return seen.digests
+
+
+class Fits:
+    """Whether an image can be prepared as an evaluation does, without the work of resizing it."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.fit = Fit(preprocess)
+
+    def __call__(self, image: Image.Image) -> None:
+        """Raise :class:`InputError` where it cannot."""
+        self.fit.target(*image.size)
 
 
 def _found(source: ImageSource, index: int, reason: str = "") -> LabelledImage:

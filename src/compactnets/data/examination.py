@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +33,8 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image: ...
+
+    def name(self, index: int) -> str: ...
 
 
 Source = TypeVar("Source", bound=Images)
@@ -63,17 +65,20 @@ class Examination:
         return (int(readable.min()), int(np.median(readable)), int(readable.max())) if len(readable) else None
 
 
-def examine(source: Images, workers: int | None = None) -> Examination:
+def examine(
+    source: Images, workers: int | None = None, use: Callable[[Image.Image], object] | None = None
+) -> Examination:
     """Decode every image of a split.
 
     Args:
         source: the split.
+        use: what else is done with each image, to see whether it objects; it may be sent to other processes.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
     """
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if len(source) >= FEW and cores > 1 else 0
-    loader: Any = DataLoader(_Examined(source), batch_size=BATCH, num_workers=workers, collate_fn=list)
+    loader: Any = DataLoader(_Examined(source, use), batch_size=BATCH, num_workers=workers, collate_fn=list)
     with starting_workers(workers):
         batches = iter(loader)
     items = Tracker((item for batch in batches for item in batch), len(source), f"checking {source.split}")
@@ -98,8 +103,8 @@ def _watched(items: Iterable[Item]) -> Iterator[Item]:
 class _Examined(Dataset[tuple[Any, ...]]):
     """Item -> (index, digest, size, mode, format), or (index, reason) of an image that cannot be decoded."""
 
-    def __init__(self, source: Images) -> None:
-        self.source = source
+    def __init__(self, source: Images, use: Callable[[Image.Image], object] | None) -> None:
+        self.source, self.use = source, use
 
     def __len__(self) -> int:
         return len(self.source)
@@ -109,7 +114,12 @@ class _Examined(Dataset[tuple[Any, ...]]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the decoders; what can be read is used
                 image = self.source.image(index)
-                pixels = to_channels(image, 3).tobytes()
+                try:
+                    pixels = to_channels(image, 3).tobytes()
+                    if self.use is not None:
+                        self.use(image)
+                except InputError as error:
+                    raise InputError(f"{self.source.name(index)}: {error}") from None
         except InputError as error:
             return index, str(error)
         digest = hashlib.sha256(str(image.size).encode())  # twice as quick as blake2b where the processor helps

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from compactnets.data.listing import printable, summarize
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class SourceReport:
         unreadable: images that cannot be decoded, each with its reason.
         conflicts: groups of the same image under more than one class: at most one label of each is right.
         leaks: groups of the same image in both splits, so that evaluation sees what training saw.
+        left_out: files that lie among the images of a split and are not read, by split.
         notes: what may be meant to be so: classes without images, imbalance, copies within a class and split.
     """
 
@@ -76,6 +79,7 @@ class SourceReport:
     unreadable: list[LabelledImage] = field(default_factory=list)
     conflicts: list[list[LabelledImage]] = field(default_factory=list)
     leaks: list[list[LabelledImage]] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -101,7 +105,19 @@ def render(report: SourceReport, limit: int = 20) -> Iterator[str]:
         ("same image in both splits", [" = ".join(map(str, group)) for group in report.leaks]),
     )
     yield from problem_lines(kinds, limit)
+    yield from left_out_lines(report.left_out, limit)
     yield from (f"note: {note}" for note in report.notes)
+
+
+def left_out_lines(left_out: Mapping[str, Sequence[str]], limit: int) -> Iterator[str]:
+    """Yield which files are not read, each once; nothing where there is none."""
+    names = list(dict.fromkeys(printable(name) for names in left_out.values() for name in names))
+    if names:
+        yield from problem_lines([(f"files left out ({_endings(names)})", names)], limit)
+
+
+def _endings(names: Sequence[str]) -> str:
+    return summarize(names).partition("(")[2].removesuffix(")")
 
 
 def problem_lines(kinds: Iterable[tuple[str, Sequence[object]]], limit: int) -> Iterator[str]:

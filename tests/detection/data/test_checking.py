@@ -183,3 +183,21 @@ def test_blood_cells(shared: Path) -> None:
     report = check_detection(str(shared / "data" / "bccd"), "val", workers=0)
     assert report.splits["val"].images == 87
     assert not report.unreadable
+
+
+def test_files_beside_the_images_are_listed(tmp_path: Path) -> None:
+    """Those that no split names; an annotation and the system's own are none."""
+    tree = write_tree(tmp_path / "voc", CLEAN)
+    shutil.copy(tree / "JPEGImages" / "a.png", tree / "JPEGImages" / "unlisted.png")
+    (tree / "JPEGImages" / "z.heic").touch()
+    (tree / "JPEGImages" / "Thumbs.db").touch()
+    report = check_detection(str(tree))
+    assert report.left_out == ["JPEGImages/unlisted.png", "JPEGImages/z.heic"]
+    assert report.clean
+    assert "files left out (.png 1, .heic 1): 2" in list(render(report))
+    assert check_detection(str(tree), "train").left_out == [], "another split may name them"
+    for split in ("train", "val"):
+        folder = tmp_path / "coco" / split
+        write_coco_file(folder / "_annotations.coco.json", coco_document(), folder)
+    (folder / "extra.gif").touch()
+    assert check_detection(str(tmp_path / "coco")).left_out == ["val/extra.gif"]

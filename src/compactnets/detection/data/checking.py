@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from compactnets.data.base import shorten
 from compactnets.data.examination import Examination, examine, locate, same_images
+from compactnets.data.listing import strays
 from compactnets.data.report import FoundImage
 from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
 from compactnets.detection.data.opening import open_detection, open_splits
@@ -43,7 +46,10 @@ def check_detection(
         InputError: the source cannot be opened, or has no such split.
     """
     if split == ALL:
-        return check_sources(open_splits(spec, class_names=class_names), workers=workers)
+        sources = open_splits(spec, class_names=class_names)
+        report = check_sources(sources, workers=workers)
+        report.left_out = _left_out(sources)
+        return report
     return check_sources([open_detection(spec, split, class_names=class_names)], workers=workers)
 
 
@@ -181,6 +187,16 @@ def _compare(sources: Sequence[DetectionSource], digests: Sequence[np.ndarray], 
             )
     for split, number in copies.items():
         report.notes.append(f"{split}: {number:,} images are copies of another with the same boxes")
+
+
+def _left_out(sources: Sequence[DetectionSource]) -> list[str]:
+    """Return the files beside the images of these splits that are neither an image nor an annotation of one of them."""
+    root = sources[0].root
+    named = {str(source.root / name) for source in sources for name in source.names}
+    folders = sorted({os.path.dirname(path) for path in named})
+    named |= {source.annotation(index) for source in sources for index in range(len(source))}
+    found = [path for folder in folders if os.path.isdir(folder) for path in strays(Path(folder)) if path not in named]
+    return [os.path.relpath(path, root) + "/" * path.endswith("/") for path in found]
 
 
 def _found(source: DetectionSource, index: int, reason: str = "") -> FoundImage:

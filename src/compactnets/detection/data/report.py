@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from compactnets.data.report import FoundImage, ImagesSummary, problem_lines, spread
+from compactnets.data.report import FoundImage, ImagesSummary, left_out_lines, problem_lines, spread
 from compactnets.detection.data.problems import Problem
 
 FEW_CLASSES = 10  # whose objects are listed one by one
@@ -46,6 +46,7 @@ class DetectionReport:
         leaks: groups of the same image in more than one of the splits for training, validation and test.
         remarks: objects that are cut off at an edge of their image and images of another size than their annotation
             says, by split.
+        left_out: where all splits were looked at, the files beside their images that no split names.
         notes: what may be meant to be so: images without objects, classes without objects, copies, …
     """
 
@@ -57,6 +58,7 @@ class DetectionReport:
     conflicts: list[list[FoundImage]] = field(default_factory=list)
     leaks: list[list[FoundImage]] = field(default_factory=list)
     remarks: dict[str, list[Problem]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -91,6 +93,7 @@ def render(report: DetectionReport, limit: int = 20) -> Iterator[str]:
         ("same image in two splits", [" = ".join(map(str, group)) for group in report.leaks]),
     )
     yield from problem_lines(kinds, limit)
+    yield from left_out_lines({"all": report.left_out}, limit)
     yield from (f"note: {note}" for note in report.notes)
 
 
