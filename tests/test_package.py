@@ -32,7 +32,10 @@ EXTRAS = (
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
 LAYERS = (
-    ("errors", "source", "environment", "files", "nn", "pictures", "timing", "values"),
+    (
+        *("errors", "source", "environment", "files", "nn", "pictures", "timing", "values"),
+        *("failures", "folders", "stopping"),
+    ),
     ("console", "locks"),
     ("models",),
     ("complexity",),

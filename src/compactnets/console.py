@@ -11,17 +11,38 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any, Generic, TypeVar
 
 from rich import box
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, Group, RenderResult
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from compactnets.files import json_text
 
-__all__ = ["Group", "PlainConsole", "Table", "Tracker", "print_json", "say", "stderr", "stdout", "visible"]
+__all__ = [
+    "Group",
+    "PlainConsole",
+    "Table",
+    "Tracker",
+    "print_json",
+    "say",
+    "stage",
+    "stages",
+    "stderr",
+    "stdout",
+    "visible",
+]
 
 Item = TypeVar("Item")
 
@@ -143,6 +164,72 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+class _Stages:
+    """The stages of one piece of work."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        self._progress: Progress | None = None
+        if stderr.is_terminal:
+            self._progress = Progress(
+                *columns, console=stderr, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
+            self._progress.add_task(visible(what, stderr.encoding))
+
+    def enter(self, text: str) -> None:
+        if self._progress is None:
+            say(f"{self.what}: {text}")
+        else:
+            self._progress.update(self._progress.task_ids[0], description=visible(f"{self.what}: {text}", stderr.encoding))
+
+    def show(self, shown: bool) -> None:
+        if self._progress is not None:
+            self._progress.start() if shown else self._progress.stop()
+
+
+_stages: _Stages | None = None
+
+
+@contextmanager
+def stages(what: str) -> Iterator[None]:
+    """Show the stages of work that takes a while, which :func:`stage` names: ``muffnet_x0_5 to onnx: tracing``.
+
+    On a terminal a line with the time that vanishes when the work is done; elsewhere a plain line for each stage. Work
+    inside other work shows its stages as that one's.
+    """
+    global _stages
+    if _stages is not None:
+        yield
+        return
+    _stages = _Stages(what)
+    try:
+        _stages.show(True)
+        yield
+    finally:
+        _stages.show(False)
+        _stages = None
+
+
+def stage(text: str) -> None:
+    """Name what begins now, where :func:`stages` was entered; elsewhere this says nothing."""
+    if _stages is not None:
+        _stages.enter(text)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hide the line of :func:`stages`, beside which a bar would not be drawn."""
+    shown = _stages
+    if shown is not None:
+        shown.show(False)
+    try:
+        yield
+    finally:
+        if shown is not None and shown is _stages:
+            shown.show(True)
+
+
 class Tracker(Generic[Item]):
     """A progress bar with a text behind it: ``for batch in tracker: tracker.note("loss 0.31")``.
 
@@ -173,7 +260,7 @@ class Tracker(Generic[Item]):
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}", markup=False),
         )
-        with Progress(*columns, console=stderr, transient=True) as progress:
+        with _alone(), Progress(*columns, console=stderr, transient=True) as progress:
             description = visible(self.description, stderr.encoding)
             task = progress.add_task(description, total=self.total, completed=self.done, text="")
             for item in self.items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Iterable
 
 
@@ -19,6 +20,19 @@ class LimitError(Exception):
 
     The message is one line; the command line prints it and exits with code 3.
     """
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why something failed: the system's own words, or the first line of the message.
+
+    Libraries raise ``OSError`` with a text only, whose ``strerror`` is ``None``.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list) and error.args[0]:
+        return str(error.args[0][0][-1])  # of the first of many files
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from compactnets.errors import InputError
 from compactnets.files import refusals, replace_bytes
+from compactnets.folders import check_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +21,25 @@ def write_figure(figure: Figure, file: Path | IO[Any], format: str) -> None:
     metadata = {"Date": None, "Creator": None} if format == "svg" else {}
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "compactnets"}):
         figure.savefig(file, format=format, metadata=metadata, dpi=120)
+
+
+def check_picture(path: Path, option: str = "--output") -> None:
+    """Raise unless a picture can be written at ``path``, before the work whose result it shows.
+
+    Args:
+        path: of the file.
+        option: what the message calls it.
+
+    Raises:
+        InputError: a suffix that is no format of pictures, or a place that cannot be written.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        suffixes = ", ".join(f".{name}" for name in sorted(known))
+        raise InputError(f"{option} must end in the suffix of a picture ({suffixes}), found {path}")
+    check_file(path, option)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -30,7 +30,7 @@ def export(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Largest difference from PyTorch, as a share of the largest logit; 0.0001."),
+        typer.Option(help="Largest difference from PyTorch, as a share of the largest logit; 0.0001."),
     ] = None,
     lanes: Annotated[
         int | None,
@@ -172,28 +172,41 @@ def benchmark(
     """
     import tempfile
 
+    from compactnets.console import say
     from compactnets.deploy.latency import benchmark as run
     from compactnets.deploy.latency_report import draw, moved, read_results, show, write_results
+    from compactnets.folders import check_file
+    from compactnets.pictures import check_picture
+    from compactnets.stopping import stoppable
 
     before = read_results(compare) if compare else None
-    with tempfile.TemporaryDirectory() as scratch:
-        results = run(
-            networks,
-            [name.strip() for name in formats.split(",")],
-            threads=threads,
-            batch_size=batch_size,
-            size=size,
-            rounds=rounds,
-            calls=calls,
-            operators=operators,
-            artifacts=artifacts or Path(scratch),
-        )
     if output:
-        write_results(results, output)
+        check_file(output)
     if plot:
-        draw(results, plot)
-    if before:
-        results["compared"] = moved(before, results)
-    print_json(results) if as_json else show(results)
+        check_picture(plot, "--plot")
+    with stoppable():
+        with tempfile.TemporaryDirectory() as scratch:
+            results = run(
+                networks,
+                [name.strip() for name in formats.split(",")],
+                threads=threads,
+                batch_size=batch_size,
+                size=size,
+                rounds=rounds,
+                calls=calls,
+                operators=operators,
+                artifacts=artifacts or Path(scratch),
+            )
+        signum = results.pop("interrupted", None)
+        compared = {"compared": moved(before, results)} if before else {}
+        # first what cannot be refused: a disk may be full by now
+        print_json({**results, **compared}) if as_json else show({**results, **compared})
+        if output:
+            write_results(results, output)
+        if plot:
+            draw(results, plot)
+    if signum is not None:
+        say(f"compactnets: interrupted after {results['settings']['rounds']} of {rounds} turns, which are the result")
+        raise typer.Exit(128 + signum)
     if results["failed"]:
         raise typer.Exit(3)

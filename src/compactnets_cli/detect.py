@@ -170,7 +170,7 @@ def export(
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Largest difference from PyTorch, of a score or as a share of the input; 0.0001."),
+        typer.Option(help="Largest difference from PyTorch, of a score or as a share of the input; 0.0001."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compactnets.console import stage
 from compactnets.deploy.formats import INPUT, OUTPUT, Runner
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError
@@ -20,10 +24,12 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the specification that was written has other inputs or outputs.
     """
-    with quiet():
+    with quiet(), _own_scratch():
         import coremltools
 
+        stage("tracing")
         traced = torch.jit.trace(model, example, check_trace=False)
+        stage("converting to Core ML")
         package = coremltools.convert(
             traced,
             inputs=[coremltools.TensorType(INPUT, shape=tuple(example.shape))],
@@ -55,6 +61,18 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         "operations": len(operations),
         "convolutions": operations.count("conv"),
     }
+
+
+@contextmanager
+def _own_scratch() -> Iterator[None]:
+    """Have temporary files in a folder that goes: coremltools leaves its own behind."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:

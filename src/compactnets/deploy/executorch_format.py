@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from compactnets.console import stage
 from compactnets.deploy.formats import Runner, trace_program
 from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.quantization.form import freeze
@@ -55,6 +56,7 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         from executorch.exir import to_edge_transform_and_lower
 
         program = split_by_slices(trace_program(model, example, any_shape=False))
+        stage("lowering to XNNPACK")
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         info = get_delegation_info(edge.exported_program().graph_module)
         left = {

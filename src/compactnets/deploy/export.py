@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compactnets.complexity import count
+from compactnets.console import stage, stages
 from compactnets.data import Preprocess
-from compactnets.deploy.folders import move_folder, partial_folder
 from compactnets.deploy.formats import FORMATS, Format, find_format
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import align_depthwise, deploy_form
-from compactnets.deploy.verify import TOLERANCE, Write, example_input, verify
+from compactnets.deploy.verify import TOLERANCE, Pictures, Write, example_input, load_pictures, verify
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
+from compactnets.failures import Space, one_line
+from compactnets.folders import check_folder, entries, writing
 from compactnets.training.checkpoint import CheckpointRecord
 
 
@@ -59,17 +61,29 @@ def export(
     form.versions()
     if lanes is not None and not form.lanes:
         raise InputError(f"the runtime of {form.name} gains nothing from --lanes: leave it out")
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    check_share(tolerance, "--tolerance")
     check_output(output)
-    preprocess = _resized(Preprocess.from_dict(record.preprocess), size)
-    model = copy.deepcopy(model).cpu().float().eval()
-    deployed = deploy_form(model)
-    if lanes is not None:
-        deployed = align_depthwise(deployed, lanes)
+    preprocess = resized(Preprocess.from_dict(record.preprocess), size)
+    size_needed = weight_bytes(model)
+    space = Space(output, size_needed, round(form.scratch * size_needed))
+    space.check()
+    pictures = load_pictures(images) if form.runs_here else None
+    with (
+        stages(f"{record.model} to {form.name}"),
+        writing(output) as partial,
+        one_line(f"{record.model} cannot be exported to {form.name}", space),
+    ):
+        stage("rewriting")
+        model = exported_form(model)
+        weights = weights_digest(model)
+        deployed = deploy_form(model)
+        if lanes is not None:
+            deployed = align_depthwise(deployed, lanes)
 
-    def write(example: Tensor, folder: Path) -> dict[str, Any]:
-        return form.write(deployed, example, folder)
+        def write(example: Tensor, folder: Path) -> dict[str, Any]:
+            return form.write(deployed, example, folder)
 
-    with writing(output) as partial:
         details = write(example_input(preprocess, batch_size), partial)
         details |= {} if lanes is None else {"lanes": lanes}
         return finish_artifact(
@@ -81,26 +95,39 @@ def export(
             write,
             batch_size=batch_size,
             images=images,
-            tolerance=TOLERANCE if tolerance is None else tolerance,
+            pictures=pictures,
+            tolerance=tolerance,
+            weights=weights,
         )
 
 
-@contextmanager
-def writing(output: Path) -> Iterator[Path]:
-    """Give a folder to write to, which takes the place of ``output`` when the block ends without an error.
+def exported_form(model: nn.Module) -> nn.Module:
+    """Return a copy of a network as it is exported: on the CPU, in float32, in evaluation mode."""
+    return copy.deepcopy(model).cpu().float().eval()
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Return the bytes of a network's weights in float32: what an artifact has at least."""
+    return 4 * sum(tensor.numel() for tensor in model.parameters())
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the sha256 of a network's tensors with their names, kinds and shapes."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def check_share(value: float, option: str) -> None:
+    """Raise unless a tolerance is a share: a number from 0 to 1.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: what was found; also where it is not a number.
     """
-    partial = partial_folder(output)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        move_folder(partial, output)
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if not 0 <= value <= 1:
+        raise InputError(f"{option} must be a share from 0 to 1, found {value:g}")
 
 
 def finish_artifact(
@@ -113,7 +140,9 @@ def finish_artifact(
     *,
     batch_size: int = 1,
     images: str | None = None,
+    pictures: Pictures | None = None,
     tolerance: float,
+    weights: str = "",
     precision: str = "float32",
     simulation: nn.Module | None = None,
 ) -> ArtifactRecord:
@@ -128,7 +157,9 @@ def finish_artifact(
         write: called with (example, folder); writes such an artifact for another batch or size.
         batch_size: images at once, for the formats that fix it.
         images: source of the images to compare on.
+        pictures: those images, where they were read before.
         tolerance: of the comparison.
+        weights: what :func:`weights_digest` says of the network.
         precision: ``"float32"`` or ``"int8"``.
         simulation: what an int8 artifact is compared with, in the place of ``model``.
 
@@ -145,6 +176,7 @@ def finish_artifact(
         preprocess,
         batch_size=batch_size,
         images=images,
+        pictures=pictures,
         tolerance=tolerance,
         measure="rms_difference" if simulation else "relative_difference",
     )
@@ -156,6 +188,7 @@ def finish_artifact(
         precision=precision,
         input=_input_shape(form, preprocess, batch_size),
         network=network,
+        weights=weights,
         macs=macs,
         params=params,
         versions={**software_versions(), **form.versions()},
@@ -166,7 +199,7 @@ def finish_artifact(
     return result
 
 
-def _resized(preprocess: Preprocess, size: int | None) -> Preprocess:
+def resized(preprocess: Preprocess, size: int | None) -> Preprocess:
     """Return the preprocessing for another side, with the same share of the image in the crop."""
     if size is None:
         return preprocess
@@ -180,18 +213,17 @@ def _input_shape(form: Format, preprocess: Preprocess, batch_size: int) -> list[
 
 
 def check_output(output: Path, files: Iterable[str] = ()) -> None:
-    """Raise unless ``output`` is free, empty, or an artifact and nothing more.
+    """Raise unless ``output`` can be written and is free, empty, or an artifact and nothing more.
 
     Args:
         output: folder to write to.
         files: names that an artifact may have besides those of classifiers.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output must be a folder, {output} is a file")
-    if not output.exists():
+    folder = check_folder(output)
+    if not folder.exists():
         return
     known = {NAME, LAYERS, *files, *(name for form in FORMATS.values() for name in form.files)}
-    found = {entry.name for entry in output.iterdir()}
+    found = entries(folder)
     if found and not (NAME in found and found <= known):
         foreign = sorted(found - known) or sorted(found)
         raise InputError(f"{output} holds {foreign[0]}, which no export wrote: choose another --output")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compactnets.console import stage
 from compactnets.deploy.operators import OperatorTime
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
@@ -43,6 +44,7 @@ class Format:
         int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
         profiles: whether its runtime says what each operator takes.
         lanes: whether its runtime gains from channels in whole vectors (``rewrite.align_depthwise``).
+        scratch: bytes in the temporary folder while it is written and checked, as a multiple of the weights.
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
 
@@ -59,6 +61,7 @@ class Format:
     int8_output: bool = False
     profiles: bool = False
     lanes: bool = False
+    scratch: float = 0.0
     runs_on: str = ""
 
     @property
@@ -195,6 +198,7 @@ FORMATS = {
             extra="openvino",
             profiles=True,
             precisions=("bf16",),
+            scratch=1.0,
             int8=True,
         ),
         Format(
@@ -206,11 +210,18 @@ FORMATS = {
             profiles=True,
             any_batch=False,
             any_size=False,
+            scratch=1.0,
             int8=True,
             int8_output=True,
         ),
         Format(
-            "ncnn", "model.ncnn.param", ("model.ncnn.bin",), runtime="ncnn", packages=("ncnn", "pnnx"), extra="ncnn"
+            "ncnn",
+            "model.ncnn.param",
+            ("model.ncnn.bin",),
+            runtime="ncnn",
+            packages=("ncnn", "pnnx"),
+            extra="ncnn",
+            scratch=3.0,
         ),
         Format(
             "coreml",
@@ -220,6 +231,7 @@ FORMATS = {
             extra="coreml",
             any_batch=False,
             any_size=False,
+            scratch=1.0,
             runs_on="darwin",
         ),
         Format("torch", "model.pt2"),
@@ -240,6 +252,7 @@ def find_format(name: str) -> Format:
 
 def trace_program(model: nn.Module, example: Tensor, *, any_shape: bool) -> torch.export.ExportedProgram:
     """Trace a deploy form with ``torch.export``; with ``any_shape`` batch, height and width stay open."""
+    stage("tracing")
     shapes = None
     if any_shape:
         example = torch.zeros(2, *example.shape[1:])  # a batch of one would be taken as fixed

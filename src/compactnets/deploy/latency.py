@@ -7,13 +7,11 @@ takes turns with them: the time that it would need for a network's multiply-adds
 
 from __future__ import annotations
 
-import multiprocessing
 import re
+import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,19 @@ from torch import nn
 
 from compactnets.complexity import count
 from compactnets.console import Tracker, say
+from compactnets.data import Preprocess
 from compactnets.deploy import latency_worker as worker
-from compactnets.deploy.export import export
+from compactnets.deploy.export import export, exported_form, resized, weights_digest
 from compactnets.deploy.formats import find_format
 from compactnets.deploy.networks import load_for_export
+from compactnets.deploy.process import Worker
 from compactnets.deploy.record import ArtifactRecord, read_artifact
+from compactnets.deploy.verify import TOLERANCE
 from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
 from compactnets.errors import InputError, LimitError
+from compactnets.failures import one_line
+from compactnets.folders import check_folder
+from compactnets.stopping import Stopped, stoppable
 from compactnets.timing import spread
 from compactnets.training.checkpoint import CheckpointRecord
 
@@ -110,30 +114,37 @@ def benchmark(
     Raises:
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
     """
-    wanted = [parse_format(name) for name in formats]
+    wanted = list(dict.fromkeys(parse_format(name) for name in formats))
     for variant in wanted:
         if variant.format != EAGER:
             find_format(variant.format).versions()
+    check_folder(artifacts, "--artifacts")
     loaded = {network: load_for_export(network) for network in networks}  # all names are looked at before the work
     entries, failed = [], []
-    for network, (model, record) in loaded.items():
-        for variant in wanted:
-            say(f"preparing {network} for {variant.label}")
-            try:
-                entries.append(_prepare(network, model, record, variant, batch_size, size, artifacts))
-            except (InputError, LimitError) as error:
-                failed.append({"network": network, "format": variant.label, "reason": str(error)})
-                say(f"left out: {error}")
-    if not entries:
-        raise InputError(f"nothing could be measured: {failed[0]['reason']}")
-    results = measure(entries, threads=threads, rounds=rounds, calls=calls, operators=operators)
-    return {**results, "failed": failed}
+    with stoppable():
+        for network, (model, record) in loaded.items():
+            for variant in wanted:
+                say(f"preparing {network} for {variant.label}")
+                try:
+                    with one_line(f"{network} cannot be measured in {variant.label}"):
+                        entries.append(_prepare(network, model, record, variant, batch_size, size, artifacts))
+                except (InputError, LimitError) as error:
+                    failed.append({"network": network, "format": variant.label, "reason": str(error)})
+                    say(f"left out: {error}")
+        if not entries:
+            raise InputError(f"nothing could be measured: {failed[0]['reason']}")
+        results = measure(entries, threads=threads, rounds=rounds, calls=calls, operators=operators)
+    return {**results, "failed": [*failed, *results["failed"]]}
 
 
 def measure(
     entries: Sequence[Entry], *, threads: int, rounds: int, calls: int, operators: bool = False
 ) -> dict[str, Any]:
     """Time entries in turns, each in a process of its own, and a product of matrices beside them.
+
+    What cannot be loaded or run, or crashes, is left out, and named under ``failed``. Ctrl-C, SIGTERM and SIGHUP after
+    a whole turn end the measurement: the results are those of the turns so far, and ``interrupted`` is the number of
+    the signal.
 
     Args:
         entries: what to time.
@@ -143,42 +154,35 @@ def measure(
         as :func:`benchmark`.
 
     Raises:
-        InputError: a process ended.
+        InputError: nothing could be timed.
     """
-    context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
+        stack.enter_context(stoppable())
         stack.enter_context(set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))))
 
-        def start(initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
-            return stack.enter_context(ProcessPoolExecutor(1, context, initializer, arguments))
+        def start(function: Callable[..., None], *arguments: Any) -> Worker:
+            process = Worker()
+            stack.callback(process.close)
+            process.start(function, *arguments)
+            return process
 
         matrix = start(worker.open_matrix, threads)
-        runners = []
+        running = []
         for entry in entries:
             if entry.path is None:
-                runners.append(start(worker.open_eager, entry.network, entry.shape, threads))
+                process = start(worker.open_eager, entry.network, entry.shape, threads)
             else:
-                runners.append(start(worker.open_artifact, *entry.in_process(threads)))
-        try:
-            for ready in [runner.submit(worker.time_calls, WARM_UP) for runner in (matrix, *runners)]:
-                ready.result()
-            times: list[list[float]] = [[] for _ in runners]
-            matrix_times: list[float] = []
-            for turn in Tracker(range(rounds), rounds, "measuring"):
-                matrix_times += matrix.submit(worker.time_calls, 2).result()
-                order = np.roll(np.arange(len(runners)), -turn)  # nobody always follows the same neighbour
-                for index in order:
-                    times[index] += runners[index].submit(worker.time_calls, calls).result()
-            memory = [runner.submit(worker.peak_memory).result() for runner in runners]
-            pairs = zip(entries, runners, strict=True)
-            kinds = [_operators(*pair, threads) if operators else None for pair in pairs]
-        except BrokenProcessPool:
-            raise InputError("a process of the benchmark ended: too little memory, or a runtime that crashed") from None
-    gflops = 2 * worker.MATRIX**3 / spread(matrix_times)["median"] / 1e9
-    rows = [
-        {**_row(entry, seconds, peak, gflops), "operators": kinds_of_one}
-        for entry, seconds, peak, kinds_of_one in zip(entries, times, memory, kinds, strict=True)
-    ]
+                process = start(worker.open_artifact, *entry.in_process(threads))
+            running.append(_Running(entry, process))
+        turns = _Turns(running, matrix)
+        turns.load()
+        signum = turns.take(rounds, calls)
+        for one in turns.left:
+            turns.attempt(one, lambda one: one.close_with(threads, operators and signum is None))
+        left = turns.left
+        if not left:
+            raise InputError(f"nothing could be measured: {turns.failed[0]['reason']}")
+    gflops = 2 * worker.MATRIX**3 / spread(turns.matrix_times)["median"] / 1e9
     return {
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -186,13 +190,88 @@ def measure(
         "settings": {
             "threads": threads,
             "batch_size": entries[0].shape[0],
-            "rounds": rounds,
+            "rounds": turns.done,
             "calls": calls,
             "matrix": worker.MATRIX,
         },
         "limit_gflops": gflops,
-        "rows": rows,
+        "rows": [{**_row(one.entry, one.times, one.memory, gflops), "operators": one.operators} for one in left],
+        "failed": turns.failed,
+        **({} if signum is None else {"interrupted": signum}),
     }
+
+
+@dataclass
+class _Running:
+    """An entry in its process, and what was measured of it."""
+
+    entry: Entry
+    process: Worker
+    times: list[float] = field(default_factory=list)
+    turn: list[float] = field(default_factory=list)
+    memory: int | None = None
+    operators: list[dict[str, Any]] | None = None
+
+    def take(self, calls: int) -> None:
+        """Take a turn, which counts once all have taken theirs."""
+        self.turn = self.process.call(worker.time_calls, calls)
+
+    def close_with(self, threads: int, operators: bool) -> None:
+        """Ask for the peak of the memory, and time the operators where that is wanted."""
+        self.memory = self.process.call(worker.peak_memory)
+        if operators:
+            self.operators = _operators(self.entry, self.process, threads)
+
+
+class _Turns:
+    """The turns of all entries that run; one that fails is left out from then on."""
+
+    def __init__(self, running: list[_Running], matrix: Worker) -> None:
+        self.left, self.matrix = running, matrix
+        self.failed: list[dict[str, str]] = []
+        self.matrix_times: list[float] = []
+        self.done = 0
+
+    def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
+        """Do something with an entry, and leave it out where that fails."""
+        try:
+            do(one)
+        except InputError as error:
+            reason = str(error)
+            self.failed.append({"network": one.entry.network, "format": one.entry.variant.label, "reason": reason})
+            say(f"left out: {one.entry.network} in {one.entry.variant.label}: {reason}")
+            one.process.close()
+            self.left = [other for other in self.left if other is not one]
+
+    def load(self) -> None:
+        """Wait until all are loaded and warm."""
+        self.matrix.result()
+        for one in self.left:
+            self.attempt(one, lambda one: one.process.result())
+        self.matrix.call(worker.time_calls, WARM_UP)
+        for one in self.left:
+            self.attempt(one, lambda one: one.process.call(worker.time_calls, WARM_UP))
+
+    def take(self, rounds: int, calls: int) -> int | None:
+        """Take the turns; where a signal came after the first, drop what was begun and return its number."""
+        try:
+            for turn in Tracker(range(rounds), rounds, "measuring"):
+                if not self.left:
+                    return None
+                matrix_times = self.matrix.call(worker.time_calls, 2)
+                order = np.roll(np.arange(len(self.left)), -turn)  # nobody always follows the same neighbour
+                turn_of = [self.left[index] for index in order]
+                for one in turn_of:
+                    self.attempt(one, lambda one: one.take(calls))
+                for one in turn_of:
+                    one.times += one.turn
+                self.matrix_times += matrix_times
+                self.done += 1
+        except (KeyboardInterrupt, Stopped) as stop:
+            if not self.done:
+                raise
+            return stop.signum if isinstance(stop, Stopped) else signal.SIGINT
+        return None
 
 
 def parse_format(text: str) -> Variant:
@@ -212,13 +291,14 @@ def parse_format(text: str) -> Variant:
     return Variant(name, precision)
 
 
-def _operators(entry: Entry, process: ProcessPoolExecutor, threads: int) -> list[dict[str, Any]] | None:
+def _operators(entry: Entry, process: Worker, threads: int) -> list[dict[str, Any]] | None:
     """Time each kind of operator in the entry's process; ``None`` where its runtime has no profiler."""
+    found: list[dict[str, Any]] | None = None
     if entry.path is None:
-        return process.submit(worker.operators_of_eager, entry.network, entry.shape, PROFILED).result()
-    if not find_format(entry.variant.format).profiles:
-        return None
-    return process.submit(worker.operators_of_artifact, *entry.in_process(threads), PROFILED).result()
+        found = process.call(worker.operators_of_eager, entry.network, entry.shape, PROFILED)
+    elif find_format(entry.variant.format).profiles:
+        found = process.call(worker.operators_of_artifact, *entry.in_process(threads), PROFILED)
+    return found
 
 
 def _prepare(
@@ -239,7 +319,7 @@ def _prepare(
     name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
     folder = artifacts / f"{name}-{variant.format}{lanes}-{size or 'own'}-{batch_size}"
-    written = _read_if_fits(folder, record)
+    written = _read_if_fits(folder, model, record, variant, batch_size, size)
     if written is None:
         written = export(model, record, variant.format, folder, size=size, batch_size=batch_size, lanes=variant.lanes)
     checks = written.verification.checks
@@ -259,14 +339,26 @@ def _prepare(
     )
 
 
-def _read_if_fits(folder: Path, network: CheckpointRecord) -> ArtifactRecord | None:
-    """Return the record of an artifact of this network, preprocessing aside, that these versions wrote, or ``None``."""
+def _read_if_fits(
+    folder: Path, model: nn.Module, network: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
+) -> ArtifactRecord | None:
+    """Return the record of an artifact of these weights and settings, that these versions wrote, or ``None``."""
     try:
         record, form = read_artifact(folder)
     except InputError:
         return None
-    fits = record.network.model_copy(update={"preprocess": network.preprocess}) == network
-    return record if fits and record.versions == {**software_versions(), **form.versions()} else None
+    preprocess = resized(Preprocess.from_dict(network.preprocess), size)
+    fits = (
+        form.name == variant.format
+        and record.precision == "float32"
+        and record.details.get("lanes") == variant.lanes
+        and record.input[0] in (None, batch_size)
+        and record.network == network.model_copy(update={"preprocess": preprocess.to_dict()})
+        and record.versions == {**software_versions(), **form.versions()}
+        and record.verification.tolerance == TOLERANCE
+        and record.weights == weights_digest(exported_form(model))
+    )
+    return record if fits else None
 
 
 def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) -> dict[str, Any]:

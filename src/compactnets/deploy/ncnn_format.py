@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import tempfile
@@ -13,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compactnets.console import stage
 from compactnets.deploy.formats import Runner
 from compactnets.errors import InputError
 
+FULL = 2**16  # bytes free: with fewer a disk counts as full
 OTHER_SIZE = 3 / 4  # of the second input that pnnx is shown, so that it does not write sizes into the network
 
 
@@ -31,9 +35,14 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     shapes = [_shape(one), _shape(one[..., : int(one.shape[2] * OTHER_SIZE), : int(one.shape[3] * OTHER_SIZE)])]
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript, which pnnx reads, is deprecated
-        torch.jit.trace(model, one, check_trace=False).save(f"{scratch}/model.pt")
+        stage("tracing")
+        # where torch writes a file by itself, a full disk ends the process
+        Path(scratch, "model.pt").write_bytes(torch.jit.trace(model, one, check_trace=False).save_to_buffer())
+        stage("converting with pnnx")
         command = [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes[0]}", f"inputshape2={shapes[1]}", "fp16=0"]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+        if shutil.disk_usage(scratch).free < FULL:  # pnnx does not look whether its files are whole
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), scratch)
         if done.returncode or not Path(scratch, "model.ncnn.param").is_file():
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise InputError(f"pnnx cannot convert this network to ncnn: {last[0]}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compactnets.console import stage
 from compactnets.deploy.formats import INPUT, OUTPUT, Runner, trace_program
 from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
@@ -58,6 +59,7 @@ def save_program(
         outputs: names of its outputs.
         translations: how to write operators that torch's exporter does not know, or writes badly.
     """
+    stage("converting to ONNX")
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

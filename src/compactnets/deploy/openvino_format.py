@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compactnets.console import stage
 from compactnets.deploy import onnx_format
 from compactnets.deploy.formats import Runner
 from compactnets.deploy.operators import OperatorTime, convolution, summarize
@@ -46,6 +47,7 @@ def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = F
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         onnx_format.save(model, example, path)
+        stage("converting to OpenVINO")
         network = _core().read_model(path)
         if simplify:  # a dequantisation of ONNX is a dozen operations before, and the file three times as long
             apply_moc_transformations(network, cf=False)

@@ -9,12 +9,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from compactnets.console import stderr
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings, log lines and whatever goes to standard error, from C too, off the terminal; errors are raised."""
+    """Keep warnings, log lines and whatever goes to standard error, from C too, off the terminal; errors are raised.
+
+    What this package says itself (``console``) is still seen.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
+    own = None
+    if stderr._file is None and _is_standard_error():
+        own = open(os.dup(kept), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: SIM115
+        stderr.file = own
     with open(os.devnull, "w") as nothing, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(nothing.fileno(), 2)
@@ -25,5 +34,15 @@ def quiet() -> Iterator[None]:
         finally:
             logging.disable(disabled)
             sys.stderr.flush()
+            if own is not None:
+                stderr._file = None
+                own.close()
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def _is_standard_error() -> bool:
+    try:
+        return sys.stderr.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # a test's, or a notebook's
+        return False

@@ -56,6 +56,7 @@ class ArtifactRecord(BaseModel):
     precision: str = Field("float32", description="of the weights and the arithmetic")
     input: list[int | None] = Field(description="(N, C, H, W); null where any number is taken")
     network: CheckpointRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
+    weights: str = Field("", description="sha256 of the tensors that it was made from, with their names and shapes")
     macs: int = Field(description="multiply-adds for one image of the preprocessing's size")
     params: int
     versions: dict[str, str] = Field(description="what wrote and checked it")

@@ -8,6 +8,7 @@ and what is not plainly a network is refused.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 import warnings
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compactnets.console import stage
 from compactnets.deploy.formats import Runner, trace_program
 from compactnets.environment import set_variables
 from compactnets.errors import InputError
@@ -35,9 +37,13 @@ MEMBERS = re.compile(
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.pt2``: batch, height and width are open."""
+    archive = io.BytesIO()  # where torch writes a file by itself, a full disk ends the process
+    program = trace_program(model, example, any_shape=True)
+    stage("saving")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(trace_program(model, example, any_shape=True), folder / "model.pt2")
+        torch.export.save(program, archive)
+    (folder / "model.pt2").write_bytes(archive.getbuffer())
     return {}
 
 

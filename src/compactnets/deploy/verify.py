@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from compactnets.console import stage
 from compactnets.data import Preprocess, open_source
 from compactnets.data.base import readable
 from compactnets.deploy.artifact import run_in_batches
@@ -28,6 +29,7 @@ TINY = float(np.finfo(np.float32).tiny)
 MEASURES = {"relative_difference": "the largest logit", "rms_difference": "the logits' standard deviation"}
 
 Measure = Literal["relative_difference", "rms_difference"]
+Pictures = tuple[list[Image.Image], str]  # and where they come from
 Write = Callable[[Tensor, Path], dict[str, Any]]  # (example, folder) -> what the record says besides
 
 
@@ -40,6 +42,7 @@ def verify(
     *,
     batch_size: int = 1,
     images: str | None = None,
+    pictures: Pictures | None = None,
     tolerance: float = TOLERANCE,
     measure: Measure = "relative_difference",
 ) -> Verification:
@@ -51,6 +54,7 @@ def verify(
         model: what is right: the network as it was trained, in evaluation mode, or the simulation of an int8 one.
         write: called with (example, folder) to write further artifacts.
         images: a source of images; two photographs of scikit-learn where it is not given.
+        pictures: what :func:`load_pictures` gave for ``images``, where it was called before.
         tolerance: the largest difference allowed, of what ``measure`` names.
         measure: the field of :class:`Check` that the tolerance is for: ``"relative_difference"``, or
             ``"rms_difference"`` for int8, where a value between two steps may go either way.
@@ -62,7 +66,7 @@ def verify(
     if not form.runs_here:
         note = f"{form.name} runs on {form.runs_on} only: the specification was checked, the network was not run"
         return Verification(ran=False, note=note, tolerance=tolerance)
-    pictures, origin = load_pictures(images)
+    chosen, origin = pictures or load_pictures(images)
     other = dataclasses.replace(
         preprocess,
         size=max(1, preprocess.size * 3 // 4),
@@ -70,7 +74,8 @@ def verify(
     )
     checks = []
     for batch, prepared, runner in _cases(form, write, folder, preprocess, other, batch_size):
-        pixels = torch.stack([prepared(picture) for picture in pictures])
+        stage(f"checking a batch of {batch} at {prepared.size} x {prepared.size} pixels")
+        pixels = torch.stack([prepared(picture) for picture in chosen])
         with torch.inference_mode():
             expected = model(pixels).numpy()
         found = run_in_batches(runner, pixels.numpy(), batch)
@@ -123,7 +128,7 @@ def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:
     return torch.zeros(batch_size, preprocess.channels, preprocess.size, preprocess.size)
 
 
-def load_pictures(spec: str | None) -> tuple[list[Image.Image], str]:
+def load_pictures(spec: str | None) -> Pictures:
     """Return five real images and where they come from: a source's first five, or parts of two photographs.
 
     Raises:

@@ -13,16 +13,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 import compactnets
-from compactnets.console import say
 from compactnets.deploy.export import export
-from compactnets.deploy.folders import move_folder, partial_folder
+from compactnets.deploy.formats import find_format
 from compactnets.deploy.networks import FRESH, load_for_export
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.web_page import find_page
-from compactnets.errors import InputError
+from compactnets.errors import InputError, reason
 from compactnets.files import json_text
+from compactnets.folders import check_folder, entries, writing
+from compactnets.training.checkpoint import CheckpointRecord
 
 NETWORKS = "networks.json"
 # scikit-learn's two sample photographs, with the attribution that their licence asks for
@@ -31,6 +33,8 @@ EXAMPLES = (
     ("flower.jpg", "vultilion", "https://www.flickr.com/photos/vultilion/6056698931/"),
 )
 EXAMPLES_LICENSE = "CC BY 2.0"
+
+Opened = tuple[ArtifactRecord, Path] | tuple[nn.Module, CheckpointRecord]  # what there is, or what is to be exported
 
 
 def build_site(networks: Sequence[str], output: Path, *, page: Path | None = None) -> dict[str, Any]:
@@ -54,44 +58,55 @@ def build_site(networks: Sequence[str], output: Path, *, page: Path | None = Non
         raise InputError("a page needs at least one network")
     _check_output(output)
     page = page or find_page()
-    partial = partial_folder(output)
-    try:
-        shutil.copytree(page, partial)
-        (partial / "models").mkdir()
-        entries: list[dict[str, Any]] = []
-        for what in networks:
-            entries.append(_add_network(what, partial, [entry["name"] for entry in entries]))
-        catalogue = {
-            "version": 1,
-            "compactnets": compactnets.__version__,
-            "networks": entries,
-            "examples": _add_examples(partial),
-        }
-        catalogue["files"] = sorted([NETWORKS, *_files(partial)])  # so that the folder is known again as one of ours
-        text = json_text(catalogue, indent=2, ensure_ascii=False)
-        (partial / NETWORKS).write_text(text + "\n", encoding="utf-8")
-        move_folder(partial, output)
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    opened = [_open(what) for what in networks]  # all are looked at before the first is exported
+    with writing(output) as partial:
+        try:
+            return _write_site(opened, page, partial)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {reason(error)}") from None
+
+
+def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str, Any]:
+    shutil.copytree(page, folder, dirs_exist_ok=True)
+    (folder / "models").mkdir()
+    listed: list[dict[str, Any]] = []
+    for network in opened:
+        listed.append(_add_network(network, folder, [entry["name"] for entry in listed]))
+    catalogue = {
+        "version": 1,
+        "compactnets": compactnets.__version__,
+        "networks": listed,
+        "examples": _add_examples(folder),
+    }
+    catalogue["files"] = sorted([NETWORKS, *_files(folder)])  # so that the folder is known again as one of ours
+    text = json_text(catalogue, indent=2, ensure_ascii=False)
+    (folder / NETWORKS).write_text(text + "\n", encoding="utf-8")
     return catalogue
 
 
-def _add_network(what: str, site: Path, taken: list[str]) -> dict[str, Any]:
-    """Put one network into ``models/`` and return its entry."""
+def _open(what: str) -> Opened:
+    """Return the record and main file of an ONNX artifact, or the network to export with its record."""
     path = Path(what)
     if path.is_dir() or path.suffix == ".onnx":
         record, form = read_artifact(path)
         if form.name != "onnx":
             raise InputError(f"{what} is a {form.name} artifact, the page runs onnx: export it with --format onnx")
         folder = path if path.is_dir() else path.parent
-        return _entry(record, folder / form.file, site, taken)
-    model, network = load_for_export(what)
-    say(f"exporting {what}")
+        return record, folder / form.file
+    find_format("onnx").versions()
+    return load_for_export(what)
+
+
+def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]:
+    """Put one network into ``models/`` and return its entry."""
+    network, more = opened
+    if isinstance(network, ArtifactRecord):
+        assert isinstance(more, Path)
+        return _entry(network, more, site, taken)
+    assert isinstance(more, CheckpointRecord)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
-        record = export(model, network, "onnx", folder)
+        record = export(network, more, "onnx", folder)
         return _entry(record, folder / "model.onnx", site, taken)
 
 
@@ -159,14 +174,14 @@ def _files(folder: Path) -> list[str]:
 
 
 def _check_output(output: Path) -> None:
-    """Raise unless ``output`` is free, empty, or a folder that this module wrote and nothing was added to."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output must be a folder, {output} is a file")
-    found = _files(output) if output.is_dir() else []
+    """Raise unless ``output`` can be written and is free, empty, or what this module wrote and nothing was added to."""
+    folder = check_folder(output)
+    names = entries(folder) if folder.is_dir() else set()
+    found = [file for file in _files(folder) if file.split("/")[0] in names]
     if not found:
         return
     try:
-        known = set(json.loads((output / NETWORKS).read_text(encoding="utf-8"))["files"])
+        known = set(json.loads((folder / NETWORKS).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
     if foreign := sorted(set(found) - known):

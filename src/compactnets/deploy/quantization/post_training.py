@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.console import say
+from compactnets.console import say, stages
 from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.base import MissingSplitError
 from compactnets.data.part import PartOfSource
-from compactnets.deploy.export import check_output, finish_artifact, writing
+from compactnets.deploy.export import check_output, finish_artifact, weight_bytes, weights_digest
 from compactnets.deploy.formats import Format, find_format
 from compactnets.deploy.latency import Entry, Variant, measure
 from compactnets.deploy.quantization.comparison import compare_accuracy
@@ -29,6 +29,7 @@ from compactnets.deploy.quantization.form import (
 )
 from compactnets.deploy.quantization.layers import Mode
 from compactnets.deploy.quantization.noise import layer_errors, relative_error, sensitivities
+from compactnets.deploy.quantization.ranges import check_method
 from compactnets.deploy.quantization.steps import (
     IMAGES_AT_ONCE,
     Settings,
@@ -42,7 +43,9 @@ from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
 from compactnets.errors import InputError, LimitError
+from compactnets.failures import Space, one_line
 from compactnets.files import json_text
+from compactnets.folders import writing
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord
 from compactnets.training.evaluation import match_classes
@@ -99,13 +102,56 @@ def quantize(
     """
     settings = settings or Settings()
     form = _format(format_name)
+    if not -100 <= max_drop <= 100:
+        raise InputError(f"--max-drop must be points from -100 to 100, found {max_drop:g}")
+    check_method(settings.ranges)
     check_output(output)
-    preprocess = Preprocess.from_dict(network.preprocess)
+    space = Space(output, weight_bytes(model) // 4, weight_bytes(model))
+    space.check()
     images, rest = _sources(calibration, evaluation, settings.calibration_images)
     class_map = match_classes(network, rest)
     model = copy.deepcopy(model).cpu().float().eval()
     if beside is not None:
         _check_comparable(*beside, network)
+    with one_line(f"{network.model} cannot be quantised for {form.name}", space):
+        return _quantize(
+            form,
+            model,
+            network,
+            output,
+            images,
+            rest,
+            class_map,
+            sources=(calibration, evaluation),
+            max_drop=max_drop,
+            settings=settings,
+            threads=threads,
+            rounds=rounds,
+            command=command,
+            beside=beside,
+        )
+
+
+def _quantize(
+    form: Format,
+    model: nn.Module,
+    network: CheckpointRecord,
+    output: Path,
+    images: ImageSource,
+    rest: ImageSource,
+    class_map: list[int] | None,
+    *,
+    sources: tuple[str, str],
+    max_drop: float,
+    settings: Settings,
+    threads: int,
+    rounds: int,
+    command: Sequence[str],
+    beside: tuple[str, nn.Module, CheckpointRecord] | None,
+) -> tuple[ArtifactRecord, dict[str, Any]]:
+    """Do what :func:`quantize` says, once all that was given is checked."""
+    preprocess = Preprocess.from_dict(network.preprocess)
+    calibration, evaluation = sources
     pixels = read_pixels(images, preprocess)
     say(f"quantising {network.model} on {len(pixels)} images")
     if network.int8 is None:
@@ -121,14 +167,17 @@ def quantize(
     if beside is not None:
         floating = deploy_form(beside[1])
     example = example_input(preprocess)
+    weights = weights_digest(model)
     with tempfile.TemporaryDirectory() as scratch, writing(output) as folder:
         plain = Path(scratch)
-        form.write(floating, example, plain)
+        with stages(f"{network.model} to {form.name}"):
+            form.write(floating, example, plain)
         for kept in _choices(reference, pixels, settings):
             simulation = settled(reference, kept, pixels, settings)
             for file in folder.iterdir():
                 file.unlink()
-            details = form.write_int8(simulation, example, folder)
+            with stages(f"{network.model} int8 to {form.name}"):
+                details = form.write_int8(simulation, example, folder)
             compared = compare_accuracy(form, plain, folder, rest, preprocess, class_map)
             if compared.drop <= max_drop:
                 break
@@ -139,17 +188,19 @@ def quantize(
                 f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; "
                 + (TRAIN if network.int8 is None else "train longer, or allow more")
             )
-        record = finish_artifact(
-            form,
-            model,
-            network,
-            folder,
-            details,
-            lambda x, to: form.write_int8(simulation, x, to),
-            tolerance=TOLERANCE_INT8,
-            precision="int8",
-            simulation=simulation,
-        )
+        with stages(f"{network.model} int8 to {form.name}"):
+            record = finish_artifact(
+                form,
+                model,
+                network,
+                folder,
+                details,
+                lambda x, to: form.write_int8(simulation, x, to),
+                tolerance=TOLERANCE_INT8,
+                weights=weights,
+                precision="int8",
+                simulation=simulation,
+            )
         sizes = {"float32": sum(size_in_bytes(plain / name) for name in form.files), "int8": record.bytes}
         timed = measure(
             [
@@ -160,6 +211,8 @@ def quantize(
             rounds=rounds,
             calls=8,
         )
+        if timed["failed"]:
+            raise InputError(f"latency could not be measured: {timed['failed'][0]['reason']}")
         report = {
             "command": list(command),
             "network": network.model,

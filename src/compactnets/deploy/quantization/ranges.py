@@ -59,6 +59,18 @@ METHODS: dict[str, Callable[[Tensor], Limits]] = {
 }
 
 
+def check_method(method: str) -> None:
+    """Raise unless ``method`` is one of :data:`METHODS`.
+
+    Raises:
+        InputError: the name, with one that is near.
+    """
+    if method not in METHODS:
+        raise InputError(
+            f"no method for ranges is called {method!r}: {', '.join(METHODS)}{did_you_mean(method, METHODS)}"
+        )
+
+
 def calibrate(network: nn.Module, batches: Iterable[Tensor], method: str) -> None:
     """Run a quantised form on images and set the range of every quantizer.
 
@@ -70,10 +82,7 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor], method: str) -> Non
     Raises:
         InputError: another method.
     """
-    if method not in METHODS:
-        raise InputError(
-            f"no method for ranges is called {method!r}: {', '.join(METHODS)}{did_you_mean(method, METHODS)}"
-        )
+    check_method(method)
     set_mode(network, Mode.OBSERVE)
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)  # which values are kept

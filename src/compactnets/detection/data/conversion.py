@@ -19,7 +19,8 @@ from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.opening import open_splits
 from compactnets.detection.data.table import box_areas
 from compactnets.detection.data.writers import write_coco, write_voc
-from compactnets.errors import InputError, did_you_mean
+from compactnets.errors import InputError, did_you_mean, reason
+from compactnets.folders import check_folder, entries, writing
 
 Format = Literal["voc", "coco"]
 IMAGES = {"voc": voc.IMAGES, "coco": "images"}
@@ -67,9 +68,12 @@ def convert(spec: str, to: Format, output: Path, *, link: bool = False) -> Conve
     """
     if to not in get_args(Format):
         raise InputError(f"to must be voc or coco, found {to!r}{did_you_mean(to, get_args(Format))}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        holds = f"in it {describe(output)} (and hidden files, if any)" if output.is_dir() else "a file"
-        raise InputError(f"{output} must be an empty folder or not be there: found {holds}")
+    folder = check_folder(output)
+    if folder.exists() and entries(folder):
+        raise InputError(
+            f"{output} must be an empty folder or not be there: found in it {describe(output)} (and hidden files, if "
+            f"any)"
+        )
     sources = open_splits(spec)
     for source in sources:
         _check_objects(source)
@@ -78,20 +82,15 @@ def convert(spec: str, to: Format, output: Path, *, link: bool = False) -> Conve
         _check_for_voc(sources)
     file_names = _name_files(sources)
     losses = _losses(sources, to, file_names)
-    partial = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.partial")
-    try:
-        images = partial / IMAGES[to]
-        images.mkdir(parents=True)
-        (write_voc if to == "voc" else write_coco)(partial, sources, file_names)
-        for name in Tracker(file_names, len(file_names), "linking images" if link else "copying images"):
-            _place(sources[0].root / name, images / file_names[name], link)
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(output) as partial:
+        try:
+            images = partial / IMAGES[to]
+            images.mkdir(parents=True)
+            (write_voc if to == "voc" else write_coco)(partial, sources, file_names)
+            for name in Tracker(file_names, len(file_names), "linking images" if link else "copying images"):
+                _place(sources[0].root / name, images / file_names[name], link)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {reason(error)}") from None
     return Conversion(
         str(output),
         to,

@@ -8,7 +8,8 @@ from pathlib import Path
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
-from compactnets.deploy.export import check_output, writing
+from compactnets.console import stage, stages
+from compactnets.deploy.export import check_output, check_share, weight_bytes
 from compactnets.deploy.formats import FORMATS
 from compactnets.deploy.record import NAME, digest, size_in_bytes
 from compactnets.detection.checkpoint import DetectorRecord
@@ -20,6 +21,8 @@ from compactnets.detection.deploy.stages import deploy_detector
 from compactnets.detection.deploy.verification import TOLERANCE, verify_detector
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
+from compactnets.failures import Space, one_line
+from compactnets.folders import writing
 
 SMALLEST = 32  # pixels: Faster R-CNN pads to multiples of it
 
@@ -71,11 +74,17 @@ def export_detector(
     versions = {**software_versions(), **form.versions()}
     from compactnets.deploy.onnx_format import OPSET  # which imports what int8 needs
 
+    limit = TOLERANCE if tolerance is None else tolerance
+    check_share(limit, "--tolerance")
     check_output(output, (WHOLE, FIRST, SECOND))
+    space = Space(output, weight_bytes(detector))
+    space.check()
     detector = copy.deepcopy(detector).cpu().float().eval()
     taken = input_record(detector, record, size)
     decoding = Decoding.of(detector, record)
-    with writing(output) as partial:
+    what = f"{record.detector} on {record.model}"
+    with stages(f"{what} to onnx"), writing(output) as partial, one_line(f"{what} cannot be exported to onnx", space):
+        stage("tracing")
         graphs = write_graphs(deploy_detector(detector, record), decoding, taken.size, heads, partial)
         left = [] if heads == "boxes" else (SSD_STEPS if record.detector == "ssd" else FASTER_RCNN_STEPS)
         artifact = DetectorArtifact(
@@ -92,7 +101,7 @@ def export_detector(
             cost=detector_cost(record, taken.size).to_dict(),
             versions=versions,
         )
-        limit = TOLERANCE if tolerance is None else tolerance
+        stage("comparing with PyTorch")
         artifact.verification = verify_detector(detector, artifact, partial, limit)
         (partial / NAME).write_text(artifact.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return artifact

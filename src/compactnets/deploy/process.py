@@ -1,0 +1,118 @@
+"""A process of its own for what may crash, and whose memory is measured."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from compactnets.errors import InputError
+from compactnets.failures import cause
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+class CrashedError(InputError):
+    """A process ended in the middle of a call."""
+
+
+class Worker:
+    """Runs functions of this package one after the other, in a process that :meth:`close` ends at once.
+
+    Ctrl-C in a terminal goes to every process of it; the worker does not heed it, so that only the main one answers.
+    """
+
+    def __init__(self) -> None:
+        self._pipe, theirs = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
+        with _blocked_interrupt():
+            self._process.start()
+        theirs.close()
+
+    def start(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Begin a call, whose result :meth:`result` waits for; both can be pickled.
+
+        Raises:
+            CrashedError: the process has ended.
+        """
+        try:
+            self._pipe.send((function, arguments))
+        except OSError:
+            raise self._crashed() from None
+
+    def result(self) -> Any:
+        """Return what the call gave.
+
+        Raises:
+            InputError: what it raised, in one line.
+            CrashedError: the process ended.
+        """
+        try:
+            failed, value = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._crashed() from None
+        if failed:
+            raise InputError(value)
+        return value
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function there and return its result; see :meth:`result`."""
+        self.start(function, *arguments)
+        return self.result()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _crashed(self) -> CrashedError:
+        self._process.join()
+        code = self._process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"signal {-code}"
+            if -code in signal.Signals.__members__.values():
+                how = signal.Signals(-code).name
+        if how == "SIGKILL":
+            how += ", too little memory it may be"
+        return CrashedError(f"its process crashed ({how})")
+
+
+def _serve(pipe: Connection) -> None:
+    """Answer calls until the other end is closed."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)  # what a runtime prints when it crashes
+    os.close(nothing)
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = False, function(*arguments)
+        except InputError as error:
+            answer = True, str(error)
+        except BaseException as error:
+            answer = True, cause(error)
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+
+
+@contextmanager
+def _blocked_interrupt() -> Iterator[None]:
+    """Start a process with SIGINT blocked, which it stays there; one that comes meanwhile is heeded here afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
