@@ -74,7 +74,6 @@ def verify(
     )
     checks = []
     for batch, prepared, runner in _cases(form, write, folder, preprocess, other, batch_size):
-        stage(f"checking a batch of {batch} at {prepared.size} x {prepared.size} pixels")
         pixels = torch.stack([prepared(picture) for picture in chosen])
         with torch.inference_mode():
             expected = model(pixels).numpy()
@@ -110,6 +109,7 @@ def _cases(
     form: Format, write: Write, folder: Path, kept: Preprocess, other: Preprocess, batch_size: int
 ) -> Iterator[tuple[int, Preprocess, Runner]]:
     """Yield every batch and size to compare, with an artifact that takes them."""
+    stage("comparing with PyTorch")
     runner = form.open(folder / form.file)
     if form.any_batch and form.any_size:
         for batch, prepared in itertools.product(BATCHES, (kept, other)):
@@ -119,7 +119,9 @@ def _cases(
     *more, last = [batch for batch in BATCHES if batch != batch_size]
     for batch, prepared in [*((batch, kept) for batch in more), (last, other)]:
         with tempfile.TemporaryDirectory() as scratch:
+            stage(f"writing again for a batch of {batch} at {prepared.size} x {prepared.size} pixels")
             write(example_input(prepared, batch), Path(scratch))
+            stage("comparing with PyTorch")
             yield batch, prepared, form.open(Path(scratch) / form.file)
 
 

@@ -26,6 +26,9 @@ from compactnets.values import read_json
 Record = TypeVar("Record", bound=BaseModel)
 ClassName = Annotated[str, AfterValidator(compose)]  # as sources have them, however an older record encodes accents
 
+ARTIFACT = "artifact.json"  # the record of an exported network (compactnets.deploy.record)
+EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2"}  # what its files end in
+
 
 class Int8Training(BaseModel):
     """What a checkpoint of ``train --qat`` holds: the quantised form of the network, its scales trained."""
@@ -90,6 +93,8 @@ def read_record(path: Path) -> CheckpointRecord:
         InputError: no checkpoint, no record, or one that is not a record.
     """
     path = locate(path)
+    if advice := _exported(path):
+        raise InputError(advice)
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}{did_you_mean(str(path), find_weights())}")
     if path.suffix != ".safetensors":
@@ -103,6 +108,26 @@ def read_record(path: Path) -> CheckpointRecord:
     if task_of(path) == "detection":
         raise InputError(f"{path} is a detector: the verbs of 'compactnets detect' take it")
     return parse_record(record, CheckpointRecord, "a checkpoint record")
+
+
+def _exported(path: Path) -> str | None:
+    """Return what to do about a path that is none of a checkpoint but of an exported network, or of any folder."""
+    folder = path if path.is_dir() and path.suffix not in EXPORTED else path.parent
+    if (folder / ARTIFACT).is_file() and (path.is_dir() or path.suffix in EXPORTED):
+        return (
+            f"{path} is of an exported network, and a checkpoint was expected: eval and predict take its folder "
+            f"{folder}, the other verbs the .safetensors file that it was made from"
+        )
+    if path.suffix in EXPORTED and path.exists():
+        return (
+            f"{path} was exported, but {ARTIFACT}, which says how to feed it, is not beside it: give the folder that "
+            f"'compactnets export' wrote, or export its checkpoint again"
+        )
+    if path.is_dir():
+        inside = sorted(each.name for each in path.glob("*.safetensors"))
+        found = f"give one of its checkpoints, such as {path / inside[0]}" if inside else "it has no checkpoint either"
+        return f"{path} is a folder without {ARTIFACT}, so no exported network: {found}"
+    return None
 
 
 def task_of(checkpoint: Path) -> str | None:
