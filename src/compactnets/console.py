@@ -181,7 +181,8 @@ class _Stages:
         if self._progress is None:
             say(f"{self.what}: {text}")
         else:
-            self._progress.update(self._progress.task_ids[0], description=visible(f"{self.what}: {text}", stderr.encoding))
+            description = visible(f"{self.what}: {text}", stderr.encoding)
+            self._progress.update(self._progress.task_ids[0], description=description)
 
     def show(self, shown: bool) -> None:
         if self._progress is not None:
