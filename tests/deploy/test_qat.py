@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from compactnets.deploy.quantization.learned import LearnedConv2d, LearnedQuanti
 from compactnets.deploy.quantization.noise import relative_error
 from compactnets.deploy.quantization.ranges import calibrate
 from compactnets.errors import InputError, LimitError
+from compactnets.models.form import KEY, decode
 from compactnets.training.checkpoint import load_checkpoint, read_record, read_tensors, record_path
 from compactnets.training.classification import train
 from compactnets.training.evaluation import evaluate
@@ -187,6 +189,19 @@ def test_training_lowers_the_loss_and_moves_weights_and_scales(trained: Path, in
         changed = [not torch.equal(start[key], end[key]) for key in end if key.endswith(kind)]
         assert sum(changed) > 0.5 * len(changed), kind
     assert all(torch.equal(start[key], end[key]) for key in end if key.endswith("zero_point"))
+
+
+def test_the_form_of_the_network_travels_with_the_scales(trained: Path, tmp_path: Path) -> None:
+    """A record that says another stem builds the same tensors, and another network."""
+    path = tmp_path / "last.safetensors"
+    document = json.loads((trained / "last.json").read_text())
+    stem = document["arguments"].get("stem", "imagenet")
+    document["arguments"]["stem"] = "imagenet" if stem == "cifar" else "cifar"
+    shutil.copy(trained / "last.safetensors", path)
+    path.with_suffix(".json").write_text(json.dumps(document))
+    assert decode(read_tensors(path)[KEY])["stem"] == stem
+    with pytest.raises(InputError, match="stem=|quantizers"):
+        qat.load_int8(path)
 
 
 def test_a_stopped_run_ends_with_the_same_bits(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Tracer
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from compactnets.models.form import carry_form, form_of
 from compactnets.models.menet import MEModule
 from compactnets.models.shufflenet import ShuffleUnit
 from compactnets.nn import ChannelShuffle, ConvNormAct, channel_shuffle
@@ -40,9 +41,11 @@ def deploy_form(model: nn.Module) -> nn.Module:
 
 def move_shuffles(model: nn.Module) -> None:
     """Move the channel shuffles of MENet and ShuffleNet units to where they cost least, in place."""
-    for unit in model.modules():
-        if isinstance(unit, (MEModule, ShuffleUnit)) and isinstance(unit.shuffle, ChannelShuffle):
-            _move_shuffle(unit)
+    units = [unit for unit in model.modules() if isinstance(unit, (MEModule, ShuffleUnit))]
+    if shuffling := [unit for unit in units if isinstance(unit.shuffle, ChannelShuffle)]:
+        carry_form(model, {**form_of(model), "shuffles": "moved"})  # the same tensors in another order
+    for unit in shuffling:
+        _move_shuffle(unit)
 
 
 def _move_shuffle(unit: MEModule | ShuffleUnit) -> None:

@@ -22,6 +22,7 @@ from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.learned import fix_scales, learn_scales
 from compactnets.deploy.quantization.steps import Settings, calibrated, calibration_part, read_pixels, settled
 from compactnets.errors import InputError
+from compactnets.models.form import carry_form, form_of
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import (
     CheckpointRecord,
@@ -65,6 +66,7 @@ def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) 
     say(f"calibrating {recipe.model} on {len(pixels)} images of {source.spec}")
     form = calibrated(prepared.model.eval(), pixels, settings, quantize_output=True)
     form = learn_scales(settled(form, (), pixels, settings), compiled=bool(recipe.compile))
+    carry_form(form, form_of(prepared.model))
     int8 = Int8Training(
         init=str(init),
         calibration_images=len(pixels),
@@ -118,6 +120,7 @@ def load_int8(path: Path, device: torch.device | str = "cpu") -> tuple[GraphModu
     for key, values in tensors.items():
         if not torch.isfinite(values).all():
             raise InputError(f"{path} holds numbers that are not finite, in {key}: it cannot be used")
+    carry_form(form, form_of(model))
     load_weights(form, tensors, record.model, path)
     return fix_scales(form).to(device).eval(), record
 
