@@ -11,8 +11,8 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import IO, Any, Generic, TypeVar, cast
 
 from rich import box
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, Group, RenderResult
@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from compactnets.files import json_text
+from compactnets.files import json_text, refusals
 
 __all__ = [
     "Group",
@@ -144,8 +144,43 @@ class Table(RichTable):
             yield ""
 
 
+class _Lasting:
+    """A stream whose end is no error: a terminal that was closed, a pipe without a reader, a log on a full disk.
+
+    What a run has to say of its progress must not end it.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Notes(PlainConsole):
+    """Standard error, as long as it lasts."""
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it prints."""
+        return cast(IO[str], _Lasting(super().file))
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        self._file = new
+
+
 stdout = PlainConsole()  # results
-stderr = PlainConsole(stderr=True)  # progress, notes and errors
+stderr = _Notes(stderr=True)  # progress, notes and errors
 
 
 def say(message: str) -> None:
@@ -154,14 +189,19 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output; characters that its encoding lacks are escaped as JSON has them."""
+    """Print one JSON document on standard output; characters that its encoding lacks are escaped as JSON has them.
+
+    Raises:
+        InputError: standard output cannot be written to.
+    """
     text = json_text(value, indent=2, ensure_ascii=False)
     try:
         text.encode(stdout.encoding)
     except UnicodeEncodeError:
         text = json_text(value, indent=2)
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with refusals("to standard output"):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 class _Stages:

@@ -6,8 +6,10 @@ wait for them: only a verb that runs imports what it needs.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -17,6 +19,8 @@ from compactnets_cli.app import app
 __all__ = ["app", "main"]
 
 UsageError = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of click
+# what the system says of a disk or a pipe, wherever it is said: no fault of the program's
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EPIPE)
 
 
 def main() -> None:
@@ -35,6 +39,8 @@ def main() -> None:
 
         if isinstance(error, LimitError):
             _end(str(error), 3)
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            _end(f"error: cannot write {error.filename or 'to standard output'}: {error.strerror}", 2)
         if not isinstance(error, InputError):
             raise
         # from a loader's process the message comes inside a traceback, whose last line it is
@@ -60,5 +66,6 @@ def _wrong_usage(error: Exception) -> NoReturn:
 def _end(message: str, code: int) -> NoReturn:
     """Print the one line that a command ends with; what would break the line or steer the terminal is escaped."""
     shown = "".join(each if each.isprintable() or each == "\u3000" else repr(each)[1:-1] for each in message)
-    print(f"compactnets: {shown}", file=sys.stderr)
+    with suppress(OSError):  # a terminal that was closed
+        print(f"compactnets: {shown}", file=sys.stderr)
     raise SystemExit(code)

@@ -233,7 +233,7 @@ def test_devices() -> None:
 
 @pytest.mark.slow
 def test_compiled_step_trains(tiny_recipe: MakeRecipe, digits: tuple[ImageSource, ImageSource], tmp_path: Path) -> None:
-    result = classification.train(tiny_recipe(compile=True, epochs=4), *digits, tmp_path / "run")
+    result = classification.train(tiny_recipe(compile="default", epochs=4), *digits, tmp_path / "run")
     assert result.best > 30
 
 

@@ -85,7 +85,7 @@ def test_a_signal_after_any_step(
 ) -> None:
     recipe, run = make_tiny_recipe(**HARD), tmp_path / "run"
     with monkeypatch.context() as patch:
-        signum, code = (signal.SIGTERM, 143) if step % 2 else (signal.SIGINT, 130)
+        signum, code = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)][step % 3]
         stop_after(patch, step, signum)
         with pytest.raises(Interrupted) as stopped:
             classification.train(recipe, *sources, run)
@@ -114,6 +114,44 @@ def test_a_signal_during_the_evaluation(
     classification.train(recipe, *sources, run)
     assert weights(run) == weights(straight)
     assert metrics(run) == metrics(straight)
+
+
+@pytest.mark.parametrize(
+    ("signals", "code"),
+    [
+        ((signal.SIGHUP, signal.SIGHUP), 129),  # the shell's and the kernel's
+        ((signal.SIGTERM, signal.SIGHUP), 143),  # systemd's
+        ((signal.SIGHUP, signal.SIGTERM), 143),
+    ],
+)
+def test_a_hang_up_never_makes_it_leave_at_once(
+    signals: tuple[int, ...], code: int, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Learner.step
+
+    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
+        losses = take(self, batch, number)
+        if number == 1:
+            for signum in signals:
+                signal.raise_signal(signum)
+        return losses
+
+    monkeypatch.setattr(Learner, "step", step_and_signal)
+    with pytest.raises(Interrupted) as stopped:
+        classification.train(make_tiny_recipe(), *sources, tmp_path)
+    assert stopped.value.code == code
+    assert (tmp_path / FOLDER / "step-000000002.pt").exists()
+
+
+def test_a_signal_that_is_ignored_stays_so(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``nohup`` sets it before the program starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop_after(monkeypatch, 1, signal.SIGHUP)
+        assert classification.train(make_tiny_recipe(), *sources, tmp_path).epochs == 1
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_finished_run_is_not_trained_again(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,3 +313,31 @@ def test_the_command_line_saves_and_goes_on(signum: int, tmp_path: Path) -> None
         done = subprocess.run([*command, str(run)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert weights(stopped) == weights(straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [False, True], ids=["closed", "nohup"])
+def test_a_terminal_that_is_closed(ignored: bool, tmp_path: Path) -> None:
+    """A real one: the system sends SIGHUP, workers included, and whatever is printed from then on fails."""
+    import pty
+
+    command = [sys.executable, "-m", "compactnets", "train", "digits/quickstart", "--data", "digits", "--model"]
+    settings = ["epochs=3", "workers=2", "schedule.warmup_epochs=0.5"]
+    command += ["shufflenet_g3_x0_25", *(word for setting in settings for word in ("--set", setting)), "--output"]
+    run, straight = tmp_path / "run", tmp_path / "straight"
+    process, terminal = pty.fork()
+    if process == 0:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.execv(sys.executable, [*command, str(run)])
+    seen = ""
+    while "2/3" not in seen:
+        seen += os.read(terminal, 4096).decode(errors="replace")
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == (0 if ignored else 129)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == (3 if ignored else 1)
+    for folder in (run, straight):
+        done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert weights(run) == weights(straight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -12,8 +13,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compactnets import InputError
+from compactnets.pictures import write_figure
 from compactnets.training import classification
-from compactnets.training.curves import Curves
+from compactnets.training.curves import Curves, draw_curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.run_folder import RunFolder
@@ -66,6 +68,24 @@ def test_the_plot_shows_both_losses_and_both_accuracies(run: Path) -> None:
     text = " ".join(ElementTree.parse(run / "curves.svg").getroot().itertext())
     for word in ("training", "validation", "top-1", "top-5", "epoch"):
         assert word in text
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 300])
+def test_epochs_on_the_plot_are_whole_numbers(epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+
+    def keep(figure: Any, file: Any, form: str) -> None:
+        figures.append(figure)
+        write_figure(figure, file, form)
+
+    monkeypatch.setattr("compactnets.training.curves.write_figure", keep)
+    history = [{"epoch": epoch, "train_loss": 1.0, "top1_percent": 5.0} for epoch in range(1, epochs + 1)]
+    draw_curves(history, tmp_path / "curves.svg", Curves({"top1_percent": "top-1"}, "accuracy", "loss"))
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
 
 
 def test_the_environment_names_versions_and_device(run: Path) -> None:

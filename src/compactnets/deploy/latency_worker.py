@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -96,6 +97,8 @@ def operators_of_eager(network: str, shape: tuple[int, ...], calls: int) -> list
 def _resident() -> int | None:
     """Return the resident memory now, in bytes, and start the peak afresh; ``None`` where the system does not say."""
     gc.collect()
+    if not sys.platform.startswith("linux"):  # where CDLL(None) need not be the C library, or is an error (Windows)
+        return None
     try:
         ctypes.CDLL(None).malloc_trim(0)  # or a network would settle in what the imports left
         Path("/proc/self/clear_refs").write_text("5")

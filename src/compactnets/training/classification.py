@@ -127,7 +127,7 @@ class ClassificationTask(Task):
         self.recipe = fit_batch(recipe, train_source, world)
         self.train_source, self.val_source, self.init = train_source, val_source, init
         self.prepared = prepare(self.recipe, train_source, init)
-        self.model, self.compiles_itself = self.prepared.model, self.prepared.compiles_itself
+        self.model, self.compile = self.prepared.model, self.prepared.compile
         self.preprocess = self.prepared.preprocess
         self.objective = ClassificationObjective(
             self.recipe, len(train_source) // self.recipe.batch_size, len(train_source.class_names)

@@ -7,12 +7,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from compactnets.console import Tracker, say
 from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
+from compactnets.training.compiling import Compiling
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
 from compactnets.training.interruption import Interrupted, Interruption
@@ -61,7 +63,12 @@ class _Run:
             keep_freed_memory()
         self.described = describe_run(self.recipe, task.describe())
         self.loader, self.eval_loader = task.make_loader(world), task.make_eval_loader(world)
-        how = self.recipe.model_copy(update={"compile": False}) if task.compiles_itself else self.recipe
+        # several processes, and a mode that is named, leave nothing to decide
+        undecided = self.recipe.compile is True and world.size == 1
+        own = task.compile is not None
+        how = self.recipe.model_copy(update={"compile": False}) if own or undecided else self.recipe
+        if task.compile is not None and self.recipe.compile and not undecided:
+            task.compile()
         self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world)
         found = load_state(output, self.described)
         self._check_same_step(found[0].step if found else 0)
@@ -71,6 +78,9 @@ class _Run:
             self.progress, learned = found
             self.learner.load_state_dict(learned)
             self.loader.skipped = self.progress.skipped if world.is_main else 0
+        compile = (task.compile or partial(self.learner.set_forward, True)) if undecided else None
+        total = self.recipe.epochs * self.loader.steps
+        self.compiling = Compiling(compile, self.progress, total, world.device)
         self.watch = self._make_watch()
         self.interruption = Interruption()
         self.saved = self.clock = time.monotonic()
@@ -134,8 +144,9 @@ class _Run:
         start, title = time.monotonic(), f"epoch {epoch + 1}/{recipe.epochs}"
         tracker = Tracker(self.loader.epoch(epoch, done), steps, title, done, recipe.print_frequency)
         for taken, batch in enumerate(tracker, start=1):
-            losses = self.learner.step(batch, progress.step)
+            losses = self.compiling.time(partial(self.learner.step, batch, progress.step))
             progress.step += 1
+            self.compiling.decide()
             self.interruption.nothing_to_lose = False
             self.watch.add(f"{title}, step {done + taken}", losses, batch.indices)
             pace = (time.monotonic() - start) / taken

@@ -31,14 +31,14 @@ class Prepared:
             the factor of their learning rate.
         arguments: what builds the network again.
         int8: where the network is a quantised form, what its record says of it.
-        compiles_itself: whether it compiles what the recipe's ``compile`` asks for, so that the step is left alone.
+        compile: where it compiles what the recipe's ``compile`` asks for, so that the step is left alone: what lets it.
     """
 
     preprocess: Preprocess
     model: nn.Module
     arguments: dict[str, Any]
     int8: Int8Training | None = None
-    compiles_itself: bool = False
+    compile: Callable[[], None] | None = None
 
 
 Prepare = Callable[[Recipe, ImageSource, Path | None], Prepared]

@@ -154,8 +154,8 @@ class RunRecipe(Section):
     model_arguments: dict[str, Any] = Field(default_factory=dict, description="what create_model takes besides")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of automatic mixed precision")
     channels_last: bool = Field(False, description="memory layout of images and weights")
-    compile: bool | Literal["reduce-overhead", "max-autotune"] = Field(
-        False, description="torch.compile the training step, in this mode: a minute or two first, faster after"
+    compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = Field(
+        False, description="torch.compile the training step; true: where it can pay, a mode of torch's: always"
     )
     accumulate: int = Field(
         1, gt=0, le=MOST, description="parts into which each process cuts its batch, one after the other"

@@ -39,6 +39,7 @@ class Progress:
     skipped: int = 0  # unreadable images that were replaced
     best: float = -1.0  # the figure by which checkpoints are compared, of the best of them
     best_title: str = ""  # what a person calls that figure
+    compiled: bool | None = None  # whether the step is, once that was decided (compiling.py)
     final: dict[str, Any] | None = None  # what the last evaluation gave
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
 

@@ -45,16 +45,18 @@ class Learner:
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr)
         # float16 has few exponents: small gradients vanish unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
-        self.forward: Any = model
-        if world.device.type == "cpu" and recipe.channels_last:
-            half, compiled = recipe.precision != "float32", bool(recipe.compile)
-            self.forward = processor_form(model, half=half, compiled=compiled).train()
-        if world.size > 1:
-            self.forward = DistributedDataParallel(self.forward)
+        self.forward: Any
+        self.set_forward(recipe.compile)
+
+    def set_forward(self, compile: bool | str) -> None:
+        """Compile the steps from now on, ``True`` or by a mode of torch's, or not; several processes do so once."""
+        recipe, forward = self.recipe, self.model
+        if self.world.device.type == "cpu" and recipe.channels_last:
+            forward = processor_form(forward, half=recipe.precision != "float32", compiled=bool(compile)).train()
+        if self.world.size > 1:
+            forward = DistributedDataParallel(forward)
         # only the training step is compiled: evaluation would compile again, for another mode and batch
-        if recipe.compile:
-            mode = None if recipe.compile is True else recipe.compile
-            self.forward = torch.compile(self.forward, mode=mode)
+        self.forward = torch.compile(forward, mode=None if compile is True else compile) if compile else forward
 
     @property
     def evaluated(self) -> nn.Module:

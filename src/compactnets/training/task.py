@@ -90,14 +90,14 @@ class Task(ABC):
         recipe: how to train, fitted to the data.
         model: the network with its first weights, on the processor.
         objective: the loss.
-        compiles_itself: whether the network compiles what the recipe's ``compile`` asks for.
+        compile: where the network compiles what the recipe's ``compile`` asks for: what lets it do so from then on.
         curves: what the plot of a run shows.
     """
 
     recipe: RunRecipe
     model: nn.Module
     objective: Objective
-    compiles_itself: bool = False
+    compile: Callable[[], None] | None = None
     curves: ClassVar[Curves]
 
     @abstractmethod

@@ -45,12 +45,12 @@ class LearnedQuantizer(Quantizer):
 
     undecayed: ClassVar = {"log_scale": 1.0}  # decay of a logarithm would draw the scale to 1
 
-    def __init__(self, quantizer: Quantizer, *, compiled: bool = False) -> None:
+    def __init__(self, quantizer: Quantizer) -> None:
         nn.Module.__init__(self)
         self.fixed, self.enabled, self.mode, self.samples = None, True, Mode.SIMULATE, []
         self.register_buffer("zero_point", quantizer.zero_point.clone())
         self.log_scale = nn.Parameter(quantizer.scale.detach().log())
-        self.compiled = compiled
+        self.compiled = False
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -90,7 +90,14 @@ class LearnedLinear(QuantizedLinear):
         return F.linear(x, _weight(self), self.bias)
 
 
-def learn_scales(form: GraphModule, *, compiled: bool = False) -> GraphModule:
+def compile_rounding(form: GraphModule) -> None:
+    """Compile the rounding of activations where it is trained, once for all quantizers of a form."""
+    for module in form.modules():
+        if isinstance(module, LearnedQuantizer):
+            module.compiled = True
+
+
+def learn_scales(form: GraphModule) -> GraphModule:
     """Make weights, biases and scales of a quantised form parameters that are trained, in place, and return it.
 
     What stays: zero points, prescribed quantizers, and averages that are written as convolutions, which int8 holds
@@ -98,13 +105,12 @@ def learn_scales(form: GraphModule, *, compiled: bool = False) -> GraphModule:
 
     Args:
         form: calibrated, with all of its parts in int8.
-        compiled: whether rounding activations is compiled, once for all of them, where it is trained.
     """
     for name, quantizer in list(quantizers(form)):
         if quantizer.fixed:
             quantizer.mode = Mode.SIMULATE
         else:
-            form.set_submodule(name, LearnedQuantizer(quantizer, compiled=compiled))
+            form.set_submodule(name, LearnedQuantizer(quantizer))
     for name, layer in list(layers(form)):
         if not layer.trainable:
             layer.mode = Mode.SIMULATE

@@ -19,7 +19,7 @@ from compactnets.data import ImageSource, Preprocess
 from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.quantization.form import output_quantizer, quantized_form, quantizers
 from compactnets.deploy.quantization.graph import plain_graph
-from compactnets.deploy.quantization.learned import fix_scales, learn_scales
+from compactnets.deploy.quantization.learned import compile_rounding, fix_scales, learn_scales
 from compactnets.deploy.quantization.steps import Settings, calibrated, calibration_part, read_pixels, settled
 from compactnets.errors import InputError
 from compactnets.models.form import carry_form, form_of
@@ -65,7 +65,7 @@ def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) 
     pixels = read_pixels(images, prepared.preprocess)
     say(f"calibrating {recipe.model} on {len(pixels)} images of {source.spec}")
     form = calibrated(prepared.model.eval(), pixels, settings, quantize_output=True)
-    form = learn_scales(settled(form, (), pixels, settings), compiled=bool(recipe.compile))
+    form = learn_scales(settled(form, (), pixels, settings))
     carry_form(form, form_of(prepared.model))
     int8 = Int8Training(
         init=str(init),
@@ -73,7 +73,7 @@ def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) 
         quantizers=[name for name, _ in quantizers(form)],
         logits=output_quantizer(form),
     )
-    return replace(prepared, model=form, int8=int8, compiles_itself=True)
+    return replace(prepared, model=form, int8=int8, compile=lambda: compile_rounding(form))
 
 
 def network_of(init: Path | None) -> str:

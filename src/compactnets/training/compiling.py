@@ -1,0 +1,76 @@
+"""Whether compiling the step of a run can pay."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+from compactnets.console import say
+from compactnets.training.state import Progress
+
+Result = TypeVar("Result")
+
+EAGER_STEPS = 4  # taken as they are, and timed; the first ones are slower than those after them
+# compiling took three to four minutes on two CPU cores (docs/training.md) and shorter on a machine with a GPU; a
+# compiled step takes about half the time, so that twice these seconds of steps must be left
+COMPILE_SECONDS = {"cpu": 180.0, "cuda": 60.0}
+
+
+class Compiling:
+    """Decides after :data:`EAGER_STEPS` steps, once in a run: the decision is kept in its state.
+
+    So a run that was stopped computes what one that was not would have.
+
+    Args:
+        compile: what compiles the steps from then on; ``None`` where nothing is to be decided.
+        progress: of the run.
+        total: its steps.
+    """
+
+    def __init__(
+        self, compile: Callable[[], None] | None, progress: Progress, total: int, device: torch.device
+    ) -> None:
+        self._compile, self._progress, self._total, self._device = compile, progress, total, device
+        self._quickest = float("inf")  # seconds of a step
+        if compile is not None and progress.compiled:
+            compile()
+
+    @property
+    def _decided(self) -> bool:
+        return self._compile is None or self._progress.compiled is not None
+
+    def time(self, step: Callable[[], Result]) -> Result:
+        """Take a step, and look how long it takes where that is still to be known."""
+        if self._decided:
+            return step()
+        self._wait()
+        start = time.perf_counter()
+        result = step()
+        self._wait()
+        self._quickest = min(self._quickest, time.perf_counter() - start)
+        return result
+
+    def decide(self) -> None:
+        """Decide, if it is time to; call it after each step."""
+        if self._decided or self._progress.step < EAGER_STEPS:
+            return
+        assert self._compile is not None
+        left = self._total - self._progress.step
+        seconds = left * self._quickest
+        self._progress.compiled = seconds > 2 * COMPILE_SECONDS.get(self._device.type, COMPILE_SECONDS["cpu"])
+        about = f"the {left} steps left take about {timedelta(seconds=round(seconds))} as they are"
+        if self._progress.compiled:
+            say(f"compiling the step, which takes minutes at first: {about}")
+            self._compile()
+        else:
+            say(f"the step is not compiled: {about}, compiling takes minutes (compile: default compiles all the same)")
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()

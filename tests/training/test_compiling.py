@@ -1,0 +1,96 @@
+"""Compiling where it can pay, decided once in a run."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compactnets.training import classification, compiling
+from compactnets.training.compiling import EAGER_STEPS, Compiling
+from compactnets.training.interruption import Interrupted
+from compactnets.training.state import Progress
+from compactnets.training.step import Learner
+
+from .helpers import digits_part, make_tiny_recipe
+
+STEPS = 6
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What torch is asked to compile, as (mode); the network stays as it is."""
+    asked: list[Any] = []
+
+    def compile(model: Any, mode: str | None = None) -> Any:
+        asked.append(mode)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile)
+    return asked
+
+
+def train(run: Path, **changes: Any) -> None:
+    recipe = make_tiny_recipe(batch_size=16, epochs=2, channels_last=True, **changes)
+    classification.train(recipe, *digits_part(48, 10), run)
+
+
+def test_a_short_run_is_not_compiled(compiled: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, compile=True)
+    assert compiled == []
+    said = [line for line in capsys.readouterr().err.splitlines() if "compile" in line]
+    assert len(said) == 1
+    assert f"{STEPS - EAGER_STEPS} steps" in said[0]
+
+
+@pytest.mark.parametrize("mode", ["default", "max-autotune"])
+def test_a_mode_that_is_named_compiles(mode: str, compiled: list[Any], tmp_path: Path) -> None:
+    train(tmp_path, compile=mode)
+    assert compiled == [mode]
+
+
+def test_a_run_that_goes_on_keeps_the_decision(
+    compiled: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: the form of the network for the compiler rounds differently."""
+    monkeypatch.setitem(compiling.COMPILE_SECONDS, "cpu", 0)
+    train(tmp_path / "straight", compile=True)
+    assert compiled == [None]
+    take = Learner.step
+
+    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
+        if number in (1, EAGER_STEPS):
+            signal.raise_signal(signal.SIGTERM)
+        return take(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", step_and_signal)
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", compile=True)
+        assert len(compiled) == 1
+        with pytest.raises(Interrupted):
+            train(tmp_path / "run", compile=True)
+        assert len(compiled) == 2
+    monkeypatch.setitem(compiling.COMPILE_SECONDS, "cpu", 1e9)  # would decide otherwise
+    train(tmp_path / "run", compile=True)
+    assert len(compiled) == 3
+    files = [tmp_path / name / "last.safetensors" for name in ("straight", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(("steps", "pays"), [(100, False), (10_000, True)])
+def test_what_is_left_decides(steps: int, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000))
+    monkeypatch.setattr(compiling.time, "perf_counter", lambda: next(clock))  # a second for each step
+    done: list[bool] = []
+    progress = Progress()
+    one = Compiling(lambda: done.append(True), progress, steps, torch.device("cpu"))
+    for _ in range(10):
+        one.time(lambda: None)
+        progress.step += 1
+        one.decide()
+    assert progress.compiled is pays
+    assert len(done) == pays
