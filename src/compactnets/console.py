@@ -76,20 +76,20 @@ class PlainConsole(Console):
             stderr=stderr, file=file, width=width, height=height, markup=False, emoji=False, highlight=False
         )
 
-    @property
+    @property  # type: ignore[misc]
     def size(self) -> ConsoleDimensions:
         """Columns and lines."""
         if self._width is not None or self.is_terminal or os.environ.get("COLUMNS", "").isdigit():
             return super().size
         return ConsoleDimensions(PIPE_WIDTH, 25)
 
-    def print(self, *objects: Any, **options: Any) -> None:  # type: ignore[override]
+    def print(self, *objects: Any, **options: Any) -> None:
         """Print, as rich does; text alone goes on beyond the edge."""
         if all(isinstance(each, str) for each in objects):
             options.setdefault("soft_wrap", True)
         super().print(*objects, **options)
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         """Return what rich makes of a string: what it says, with what cannot be shown escaped."""
         options |= {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
         return super().render_str(visible(text, self.encoding), **options)

@@ -103,3 +103,8 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave; ``~`` is the home folder."""
+    return Path(path).expanduser()

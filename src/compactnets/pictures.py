@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from compactnets.errors import InputError
-from compactnets.files import refusals, replace_bytes
+from compactnets.files import as_path, refusals, replace_bytes
 from compactnets.folders import check_file
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ def check_picture(path: Path, option: str = "--output") -> None:
     check_file(path, option)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure whole or not at all; the suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
 
     Raises:
         InputError: another format, or a file that cannot be written.
     """
+    path = as_path(path)
     data = io.BytesIO()
     try:
         write_figure(figure, data, path.suffix.removeprefix(".").lower())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.models.muffnet import MuffNet
 from compactnets.models.sharing import DenseSharing, Sharing
 from compactnets.pictures import save_figure
@@ -51,7 +52,7 @@ def sharing_figure(model: nn.Module) -> Figure:
     return figure
 
 
-def draw_sharing(model: nn.Module, output: Path) -> None:
+def draw_sharing(model: nn.Module, output: str | Path) -> None:
     """Write the picture of :func:`sharing_figure`.
 
     Args:
@@ -61,6 +62,7 @@ def draw_sharing(model: nn.Module, output: Path) -> None:
     Raises:
         InputError: another network than MuffNet, or a file that cannot be written.
     """
+    output = as_path(output)
     save_figure(sharing_figure(model), output)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from compactnets.complexity import count
 from compactnets.console import Table, Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess, open_source, read_image
-from compactnets.files import refusals, replace_bytes
+from compactnets.files import as_path, refusals, replace_bytes
 from compactnets.locks import own_folder
 from compactnets.training.checkpoint import load_checkpoint
 from compactnets.training.classification import train
@@ -61,12 +61,13 @@ class QuickstartResult:
         return asdict(self)
 
 
-def run(output: Path = Path("quickstart"), overrides: Sequence[str] = ()) -> QuickstartResult:
+def run(output: str | Path = Path("quickstart"), overrides: Sequence[str] = ()) -> QuickstartResult:
     """Train, evaluate and try the two networks; ``output`` gets a number behind it where it exists already.
 
     Args:
         overrides: ``key=value`` changes of the recipe.
     """
+    output = as_path(output)
     start = time.perf_counter()
     sources = open_source("digits", "train"), open_source("digits", "val")
     recipes = [load_recipe(RECIPE, overrides, name) for name in NETWORKS]

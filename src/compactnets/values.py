@@ -32,7 +32,6 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's core schema; of tags only its own; a key stands once."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
-    yaml_constructors: dict[str | None, Any] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -45,6 +44,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_Loader.yaml_constructors = {}
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes what YAML 1.1 or 1.2 would read as something other than text."""
 
@@ -55,7 +57,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _source(node: yaml.Node) -> str:
-    return shorten(node.value) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    return shorten(node.value) if isinstance(node, yaml.ScalarNode) else "a list or a mapping"
 
 
 def _problem(text: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
@@ -90,18 +92,23 @@ def _boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
     return node.value.lower() == "true"
 
 
+def _null(loader: _Loader, node: yaml.ScalarNode) -> None:
+    if not _NULL.match(node.value):
+        raise _problem(f"{shorten(node.value)} is not null", node)
+
+
 for _tag, _pattern, _first, _construct in (
     ("bool", _BOOL, "tTfF", _boolean),
     ("int", _INT, "-+0123456789", _integer),
     ("float", _FLOAT, "-+.0123456789", _float),
-    ("null", _NULL, ["~", "n", "N", ""], yaml.SafeLoader.construct_yaml_null),
+    ("null", _NULL, ["~", "n", "N", ""], _null),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _construct)
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
 for _tag in ("str", "seq", "map"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(yaml.SafeLoader, f"construct_yaml_{_tag}"))
-_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)
+_Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)  # type: ignore[type-var]
 
 
 def parse_yaml(text: str, what: str) -> Any:

@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import typer
 
@@ -18,7 +18,7 @@ from compactnets_cli.app import app
 
 __all__ = ["app", "main"]
 
-UsageError = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of click
+UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])  # click's, or typer's own copy of click
 # what the system says of a disk or a pipe, wherever it is said: no fault of the program's
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EPIPE)
 

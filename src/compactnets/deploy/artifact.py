@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from compactnets.deploy.formats import Runner
 from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint, read_record
 
 
@@ -56,12 +57,13 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
     Raises:
         InputError: a record or file that cannot be used, or a runtime that is not installed.
     """
+    path = as_path(path)
     record, form = read_artifact(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
     return Artifact(form.open(folder / form.file, threads), record).eval()
 
 
-def load_network(path: Path, device: torch.device) -> tuple[nn.Module, CheckpointRecord]:
+def load_network(path: str | Path, device: torch.device) -> tuple[nn.Module, CheckpointRecord]:
     """Load a checkpoint on ``device``, or an artifact, with what says how to feed and read it.
 
     A checkpoint that was trained for int8 gives the simulation of int8.
@@ -69,6 +71,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoin
     Raises:
         InputError: neither, or one that cannot be used.
     """
+    path = as_path(path)
     if artifact_folder(path) is None:
         if read_record(path).int8 is None:
             return load_checkpoint(path, device)
@@ -79,12 +82,13 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoin
     return artifact, artifact.record.network
 
 
-def device_for(path: Path, device: str) -> str:
+def device_for(path: str | Path, device: str) -> str:
     """Return the device for a checkpoint or an artifact: artifacts run on the processor.
 
     Raises:
         InputError: another device for an artifact.
     """
+    path = as_path(path)
     if artifact_folder(path) is None:
         return device
     if device not in ("auto", "cpu"):

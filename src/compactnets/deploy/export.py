@@ -22,6 +22,7 @@ from compactnets.deploy.verify import TOLERANCE, Pictures, Write, example_input,
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.failures import Space, one_line
+from compactnets.files import as_path
 from compactnets.folders import check_folder, entries, writing
 from compactnets.training.checkpoint import CheckpointRecord
 
@@ -30,7 +31,7 @@ def export(
     model: nn.Module,
     record: CheckpointRecord,
     format_name: str,
-    output: Path,
+    output: str | Path,
     *,
     size: int | None = None,
     batch_size: int = 1,
@@ -57,6 +58,7 @@ def export(
             holds something else, a network that the format cannot express.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
+    output = as_path(output)
     form = find_format(format_name)
     form.versions()
     if lanes is not None and not form.lanes:

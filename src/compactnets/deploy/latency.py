@@ -33,6 +33,7 @@ from compactnets.deploy.verify import TOLERANCE
 from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
 from compactnets.errors import InputError, LimitError
 from compactnets.failures import one_line
+from compactnets.files import as_path
 from compactnets.folders import check_folder
 from compactnets.stopping import Stopped, stoppable
 from compactnets.timing import spread
@@ -90,7 +91,7 @@ def benchmark(
     rounds: int = 20,
     calls: int = 8,
     operators: bool = False,
-    artifacts: Path,
+    artifacts: str | Path,
 ) -> dict[str, Any]:
     """Measure every network in every format.
 
@@ -114,6 +115,7 @@ def benchmark(
     Raises:
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
     """
+    artifacts = as_path(artifacts)
     wanted = list(dict.fromkeys(parse_format(name) for name in formats))
     for variant in wanted:
         if variant.format != EAGER:

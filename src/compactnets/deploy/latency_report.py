@@ -10,7 +10,7 @@ from typing import Any
 
 from compactnets.console import Table, stdout
 from compactnets.errors import InputError
-from compactnets.files import json_text, refusals, replace_text
+from compactnets.files import as_path, json_text, refusals, replace_text
 from compactnets.pictures import save_figure
 from compactnets.values import read_json
 
@@ -126,24 +126,26 @@ def describe_change(change: Mapping[str, Any]) -> str:
     )
 
 
-def write_results(results: Results, path: Path) -> None:
+def write_results(results: Results, path: str | Path) -> None:
     """Write the results as JSON, with the command that made them; the file appears whole or not at all.
 
     Raises:
         InputError: the file cannot be written.
     """
+    path = as_path(path)
     text = json_text({"command": ["compactnets", *sys.argv[1:]], **results}, indent=1) + "\n"
     with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: str | Path) -> Results:
     """Read what :func:`write_results` wrote.
 
     Raises:
         InputError: no such file, or something else.
     """
+    path = as_path(path)
     try:
         results: Results = read_json(path, str(path))
         for row in results["rows"]:
@@ -153,7 +155,7 @@ def read_results(path: Path) -> Results:
     return results
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(results: Results, path: str | Path) -> None:
     """Draw accuracy, or multiply-adds where it is not known of every network, against latency, a series per format.
 
     Accuracy is that of a checkpoint's record, on the data that it was trained on. Over multiply-adds the limit of the
@@ -162,6 +164,7 @@ def draw(results: Results, path: Path) -> None:
     Raises:
         InputError: a format of picture that is not known, or a file that cannot be written.
     """
+    path = as_path(path)
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 

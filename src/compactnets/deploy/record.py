@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compactnets.deploy.formats import FORMATS, Format
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.training.checkpoint import CheckpointRecord, parse_record
 from compactnets.values import read_json
 
@@ -71,12 +72,13 @@ def artifact_folder(path: Path) -> Path | None:
     return folder if named and (folder / NAME).is_file() else None
 
 
-def read_artifact(path: Path) -> tuple[ArtifactRecord, Format]:
+def read_artifact(path: str | Path) -> tuple[ArtifactRecord, Format]:
     """Read the record of an artifact and check the files against it.
 
     Raises:
         InputError: no record, one that is not a record, an unknown format, or files that differ from the record.
     """
+    path = as_path(path)
     folder = path if path.is_dir() else path.parent
     file = folder / NAME
     if not file.is_file():

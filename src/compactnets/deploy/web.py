@@ -22,7 +22,7 @@ from compactnets.deploy.networks import FRESH, load_for_export
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.web_page import find_page
 from compactnets.errors import InputError, reason
-from compactnets.files import json_text
+from compactnets.files import as_path, json_text
 from compactnets.folders import check_folder, entries, writing
 from compactnets.training.checkpoint import CheckpointRecord
 
@@ -37,7 +37,7 @@ EXAMPLES_LICENSE = "CC BY 2.0"
 Opened = tuple[ArtifactRecord, Path] | tuple[nn.Module, CheckpointRecord]  # what there is, or what is to be exported
 
 
-def build_site(networks: Sequence[str], output: Path, *, page: Path | None = None) -> dict[str, Any]:
+def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path | None = None) -> dict[str, Any]:
     """Write a folder that any static host can serve: the page, the networks and what says how to feed them.
 
     Args:
@@ -54,6 +54,8 @@ def build_site(networks: Sequence[str], output: Path, *, page: Path | None = Non
             output folder that holds something else.
         LimitError: an exported network differs from PyTorch.
     """
+    output = as_path(output)
+    page = None if page is None else as_path(page)
     if not networks:
         raise InputError("a page needs at least one network")
     _check_output(output)

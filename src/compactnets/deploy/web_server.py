@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compactnets.errors import InputError
+from compactnets.files import as_path
 
 HOST = "127.0.0.1"
 # the first three give the page memory that threads share: without them the network runs on one thread
@@ -66,7 +67,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
+def open_server(folder: str | Path, port: int) -> ThreadingHTTPServer:
     """Return a server of ``folder`` that listens on 127.0.0.1; ``serve_forever`` starts to answer.
 
     Args:
@@ -76,6 +77,7 @@ def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
     Raises:
         InputError: the port is in use, or not allowed.
     """
+    folder = as_path(folder)
     try:
         return _Server((HOST, port), functools.partial(_Handler, directory=str(folder)))
     except OSError as error:

@@ -15,6 +15,7 @@ from compactnets.detection.backbone import create_backbone
 from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.models.form import with_form
 from compactnets.models.legacy import load_legacy, say_form
 from compactnets.training.checkpoint import (
@@ -57,12 +58,13 @@ def is_detector(path: Path) -> bool:
     return task_of(path) == "detection"
 
 
-def read_detector_record(path: Path) -> DetectorRecord:
+def read_detector_record(path: str | Path) -> DetectorRecord:
     """Read the record beside a detector's checkpoint.
 
     Raises:
         InputError: no checkpoint, no record, or the record of a classifier.
     """
+    path = as_path(path)
     if path.is_file() and record_path(path).is_file() and not is_detector(path):
         read_record(path)  # what is wrong with it otherwise
         raise InputError(f"{path} is a classifier: 'compactnets eval' and 'predict' take it, and 'detect train --init'")
@@ -88,7 +90,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple
     Raises:
         InputError: a file or record that cannot be read, or weights that do not fit.
     """
-    path = Path(path)
+    path = as_path(path)
     record = read_detector_record(path)
     arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
     detector = build_detector(record, create_backbone(record.model, arguments))

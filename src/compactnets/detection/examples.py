@@ -17,7 +17,7 @@ from compactnets.detection.drawing import LabelledBox, class_colour, detection_b
 from compactnets.detection.matching import Matches, match
 from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
 from compactnets.detection.objects import Detections, Objects
-from compactnets.files import refusals, replace_text
+from compactnets.files import as_path, refusals, replace_text
 
 SIDES = (480, 640)  # the longer side of a picture in the page, in pixels: small images are enlarged, for their labels
 
@@ -40,7 +40,7 @@ class Example:
 
 
 def examples_page(
-    path: Path,
+    path: str | Path,
     examples: Sequence[Example],
     class_names: Sequence[str],
     *,
@@ -69,6 +69,7 @@ def examples_page(
     Raises:
         InputError: an image that cannot be read, or a file that cannot be written.
     """
+    path = as_path(path)
     judged = [
         (example, shown, match(shown, example.objects, iou_threshold))
         for example in examples

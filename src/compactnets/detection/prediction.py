@@ -13,6 +13,7 @@ from compactnets.detection.drawing import draw
 from compactnets.detection.evaluation import find_objects
 from compactnets.detection.transform import plain_target
 from compactnets.errors import InputError
+from compactnets.files import as_path
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class ImageObjects:
 
 
 def predict_objects(
-    detector: Detector, record: DetectorRecord, paths: Iterable[str | Path], output: Path | None, score: float = 0.5
+    detector: Detector,
+    record: DetectorRecord,
+    paths: Iterable[str | Path],
+    output: str | Path | None,
+    score: float = 0.5,
 ) -> Iterator[ImageObjects]:
     """Find the objects of image files, one by one; a file that cannot be read gives a result with an ``error``.
 
@@ -52,6 +57,7 @@ def predict_objects(
     Raises:
         InputError: the folder cannot be written.
     """
+    output = None if output is None else as_path(output)
     weights = next(detector.parameters(), None)
     device = "cpu" if weights is None else weights.device  # an exported detector has none in PyTorch
     taken: set[str] = set()

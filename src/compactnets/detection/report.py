@@ -9,6 +9,7 @@ from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.examples import Example, examples_page
 from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
+from compactnets.files import as_path
 
 
 def show(scores: DetectionScores, seconds: float, title: str) -> None:
@@ -34,12 +35,13 @@ def show(scores: DetectionScores, seconds: float, title: str) -> None:
     )
 
 
-def write_examples(path: Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
+def write_examples(path: str | Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
     """Write the page of the best and the worst images of an evaluation of ``source``.
 
     Raises:
         InputError: an image that cannot be read, or a file that cannot be written.
     """
+    path = as_path(path)
 
     def example(index: int) -> Example:
         detections, objects = found[index]

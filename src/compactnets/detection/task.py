@@ -22,6 +22,7 @@ from compactnets.detection.report import write_examples
 from compactnets.detection.transform import BoxTransform
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.training.checkpoint import save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
@@ -44,9 +45,9 @@ def train_detector(
     recipe: DetectionRecipe,
     train_source: DetectionSource,
     val_source: DetectionSource,
-    output: Path,
+    output: str | Path,
     *,
-    init: Path | None = None,
+    init: str | Path | None = None,
     world: World | None = None,
 ) -> TrainResult:
     """Train a detector as ``recipe`` says; see :func:`compactnets.training.loop.run`.
@@ -59,6 +60,8 @@ def train_detector(
     Raises:
         InputError: what :func:`~compactnets.training.loop.run` raises, or a network or boxes that do not fit.
     """
+    output = as_path(output)
+    init = None if init is None else as_path(init)
     world = world or World()
     with own_run_folder(output, world):
         result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)

@@ -27,7 +27,7 @@ from compactnets.console import Table, stdout
 from compactnets.data import open_source
 from compactnets.environment import commit, describe_environment, portable_command
 from compactnets.errors import InputError, did_you_mean
-from compactnets.files import json_text, replace_text
+from compactnets.files import as_path, json_text, replace_text
 from compactnets.locks import own_folder
 from compactnets.models.registry import own_arguments
 from compactnets.papers.records import Row
@@ -89,14 +89,14 @@ def ablation_rows(name: str, patterns: Sequence[str] = ()) -> list[Row]:
     return [row for key, row in rows.items() if key in chosen]
 
 
-def own_entries(checkpoints: Sequence[Path]) -> list[Entry]:
+def own_entries(checkpoints: Sequence[str | Path]) -> list[Entry]:
     """Return the networks of checkpoints, without their weights, to stand beside the rows of an ablation.
 
     Raises:
         InputError: not a checkpoint of a classifier.
     """
     entries = []
-    for path in checkpoints:
+    for path in map(as_path, checkpoints):
         record = read_record(path)
         entries.append(Entry(path.stem, f"{path.stem} ({record.model})", record.model, own_arguments(record.arguments)))
     return entries
@@ -105,13 +105,13 @@ def own_entries(checkpoints: Sequence[Path]) -> list[Entry]:
 def run_ablation(
     name: str,
     data: str,
-    output: Path,
+    output: str | Path,
     *,
     recipe: str = "cifar/short",
     settings: Sequence[str] = (),
     seeds: int = 3,
     patterns: Sequence[str] = (),
-    networks: Sequence[Path] = (),
+    networks: Sequence[str | Path] = (),
     place: Place | None = None,
     download: bool = False,
 ) -> dict[str, Any]:
@@ -131,6 +131,7 @@ def run_ablation(
         InputError: no such ablation, row, checkpoint, recipe or data; two networks of one name; or no run could be
             done.
     """
+    output = as_path(output)
     if seeds < 1:
         raise InputError(f"seeds must be at least 1, found {seeds}")
     place = place or Place()

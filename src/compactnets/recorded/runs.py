@@ -11,7 +11,7 @@ from compactnets.complexity import count
 from compactnets.detection.checkpoint import read_detector_record
 from compactnets.environment import portable_command
 from compactnets.errors import InputError
-from compactnets.files import json_text, refusals, replace_text
+from compactnets.files import as_path, json_text, refusals, replace_text
 from compactnets.models.registry import own_arguments
 from compactnets.recorded.files import FOLDER
 from compactnets.training.checkpoint import load_checkpoint
@@ -20,12 +20,13 @@ from compactnets.values import read_yaml
 Run = dict[str, Any]
 
 
-def read_classifier_run(folder: Path) -> Run:
+def read_classifier_run(folder: str | Path) -> Run:
     """Return the record of a finished training run: where it comes from, its recipe, and its metrics per epoch.
 
     Raises:
         InputError: not the folder of a finished run.
     """
+    folder = as_path(folder)
     described, recipe, epochs = _describe(folder)
     model, record = load_checkpoint(folder / "last.safetensors")
     size = record.preprocess["size"]
@@ -45,7 +46,7 @@ def read_classifier_run(folder: Path) -> Run:
     }
 
 
-def read_detector_run(folder: Path, test: Path) -> Run:
+def read_detector_run(folder: str | Path, test: str | Path) -> Run:
     """Return the record of a finished training run of a detector, with its scores on the test split.
 
     Args:
@@ -54,6 +55,8 @@ def read_detector_run(folder: Path, test: Path) -> Run:
     Raises:
         InputError: not the folder of a finished run, or no scores.
     """
+    folder = as_path(folder)
+    test = as_path(test)
     described, recipe, epochs = _describe(folder)
     record = read_detector_record(folder / "best.safetensors")
     scores = json.loads(_read(test))
@@ -76,7 +79,7 @@ def network_label(run: Mapping[str, Any]) -> str:
     return f"{run['model']} ({', '.join(told)})" if told else str(run["model"])
 
 
-def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None, folder: Path = FOLDER) -> Path:
+def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None, folder: str | Path = FOLDER) -> Path:
     """Add runs to the record ``KIND/NAME.json``, in place of those with the same command, and return its path.
 
     Args:
@@ -85,6 +88,7 @@ def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None,
     Raises:
         InputError: a new record without a note, or a folder that cannot be written.
     """
+    folder = as_path(folder)
     path = folder / kind / f"{name}.json"
     before: Run = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
     told: str | None = note or before.get("note")

@@ -17,7 +17,7 @@ from compactnets.complexity import CONVENTION
 from compactnets.console import Tracker
 from compactnets.environment import commit, software_versions
 from compactnets.errors import InputError
-from compactnets.files import json_text, replace_text
+from compactnets.files import as_path, json_text, replace_text
 from compactnets.papers.ablation import own_sharings
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
 from compactnets.papers.records import Paper
@@ -47,7 +47,7 @@ class Drawn:
         return "data:image/svg+xml;base64," + base64.b64encode((self.svg or "").encode()).decode()
 
 
-def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
+def write_report(output: str | Path, runs: Iterable[str | Path] = ()) -> dict[str, Any]:
     """Write ``report.html``, ``report.md``, ``report.json`` and ``figures/*.svg`` to a folder.
 
     Args:
@@ -59,7 +59,8 @@ def write_report(output: Path, runs: Iterable[Path] = ()) -> dict[str, Any]:
     Raises:
         InputError: a folder that is not of a run, or ``output`` cannot be written.
     """
-    evidence = Evidence(runs)
+    output = as_path(output)
+    evidence = Evidence(map(as_path, runs))
     rows = select_rows()
     costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]
     papers, origins = load_papers(), Origins()

@@ -17,7 +17,7 @@ from compactnets.data import Preprocess
 from compactnets.data.content import digest_parts
 from compactnets.data.listing import compose
 from compactnets.errors import InputError, did_you_mean
-from compactnets.files import refusals, replace_bytes, replace_text
+from compactnets.files import as_path, refusals, replace_bytes, replace_text
 from compactnets.models.form import compare, is_form, with_form
 from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import build_on_meta, create_model
@@ -70,12 +70,13 @@ def record_path(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".json")
 
 
-def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: BaseModel) -> None:
+def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: BaseModel) -> None:
     """Write weights and record; each file appears whole or not at all.
 
     Raises:
         InputError: the name does not end in ``.safetensors``, or the folder cannot be written.
     """
+    path = as_path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"a checkpoint's name ends in .safetensors, found {path}")
     tensors = {key: value.detach().contiguous().cpu() for key, value in state_dict.items()}
@@ -86,12 +87,13 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], record: BaseMo
     replace_text(record_path(path), text)
 
 
-def read_record(path: Path) -> CheckpointRecord:
+def read_record(path: str | Path) -> CheckpointRecord:
     """Read the record beside a checkpoint.
 
     Raises:
         InputError: no checkpoint, no record, or one that is not a record.
     """
+    path = as_path(path)
     path = locate(path)
     if advice := _exported(path):
         raise InputError(advice)
@@ -164,8 +166,9 @@ def digest_checkpoint(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a safetensors file; nothing in it can be executed."""
+    path = as_path(path)
     try:
         return load_file(locate(path))
     except (SafetensorError, OSError) as error:
@@ -228,7 +231,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
         InputError: a file or record that cannot be read, weights that do not fit the network, or a checkpoint that was
             trained for int8 (:func:`compactnets.deploy.artifact.load_network` and ``quantize`` take those).
     """
-    path = Path(path)
+    path = as_path(path)
     record = read_record(path)
     if record.int8 is not None:
         raise InputError(

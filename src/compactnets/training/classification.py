@@ -15,6 +15,7 @@ from compactnets.data import ImageSource
 from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_loader, make_train_loader
 from compactnets.data.order import mix_seed
 from compactnets.environment import software_versions
+from compactnets.files import as_path
 from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
@@ -31,9 +32,9 @@ def train(
     recipe: Recipe,
     train_source: ImageSource,
     val_source: ImageSource,
-    output: Path,
+    output: str | Path,
     *,
-    init: Path | None = None,
+    init: str | Path | None = None,
     world: World | None = None,
     prepare: Prepare = prepare,
 ) -> TrainResult:
@@ -47,6 +48,8 @@ def train(
     Raises:
         InputError: what :func:`~compactnets.training.loop.run` raises, or a network that does not fit.
     """
+    output = as_path(output)
+    init = None if init is None else as_path(init)
     world = world or World()
     with own_run_folder(output, world):  # before the network is made, which takes a while where it is calibrated
         return run(ClassificationTask(recipe, train_source, val_source, init, world, prepare), output, world)

@@ -11,6 +11,7 @@ from compactnets.console import say
 from compactnets.data.presets import IMAGENET
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.locks import own_file
 from compactnets.models.legacy import load_legacy, say_form
 from compactnets.models.pretrained import authors_files
@@ -18,7 +19,7 @@ from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord, load_weights, save_checkpoint
 
 
-def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:
+def convert(legacy: str | Path, name: str, output: str | Path) -> CheckpointRecord:
     """Read a checkpoint of the MENet repository, check it against the network ``name`` and write it as ours.
 
     The record says ImageNet-1k: its 1,000 classes by WordNet identifier, with readable labels beside them, and the
@@ -28,6 +29,8 @@ def convert(legacy: Path, name: str, output: Path) -> CheckpointRecord:
         InputError: a file that is refused (:func:`compactnets.models.legacy.load_legacy`), or weights of another
             network than ``name``.
     """
+    legacy = as_path(legacy)
+    output = as_path(output)
     state_dict = load_legacy(legacy)
     classifier = state_dict.get("classifier.weight")
     num_classes = 1000 if classifier is None else len(classifier)

@@ -10,6 +10,7 @@ import torch
 
 from compactnets.complexity import count
 from compactnets.environment import software_versions
+from compactnets.files import as_path
 from compactnets.locks import own_file
 from compactnets.models.learned import LearnedMuffNet, discretize
 from compactnets.models.registry import create_model
@@ -45,7 +46,9 @@ class Discretized:
         }
 
 
-def discretize_checkpoint(checkpoint: Path, output: Path, *, start: bool = False, seed: int = 0) -> Discretized:
+def discretize_checkpoint(
+    checkpoint: str | Path, output: str | Path, *, start: bool = False, seed: int = 0
+) -> Discretized:
     """Write the network with the M that a checkpoint has learned, with fresh weights, for ``train --init``.
 
     Its weights are fresh because what was searched for is M: so it is trained as any other pattern.
@@ -59,6 +62,8 @@ def discretize_checkpoint(checkpoint: Path, output: Path, *, start: bool = False
     Raises:
         InputError: not a checkpoint of a network with ``sharing="learned"``, or ``output`` cannot be written.
     """
+    checkpoint = as_path(checkpoint)
+    output = as_path(output)
     searched, record = load_checkpoint(checkpoint)
     if start and isinstance(searched, LearnedMuffNet):
         searched.reset()

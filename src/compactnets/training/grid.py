@@ -20,7 +20,7 @@ from compactnets.console import say
 from compactnets.data import open_source
 from compactnets.data.base import Split
 from compactnets.errors import InputError, missing_extra
-from compactnets.files import refusals
+from compactnets.files import as_path, refusals
 from compactnets.locks import own_folder
 from compactnets.training.classification import train
 from compactnets.training.distributed import World, pick_device
@@ -63,7 +63,7 @@ class Place:
 
 
 def train_grid(
-    members: Sequence[Member], data: str, output: Path, place: Place, *, download: bool = False
+    members: Sequence[Member], data: str, output: str | Path, place: Place, *, download: bool = False
 ) -> list[Outcome]:
     """Train every member into ``output / member.name``, and return what became of each, in their order.
 
@@ -78,6 +78,7 @@ def train_grid(
             is missing or not to be reached.
         Interrupted: as for a single run, where the runs are in this process.
     """
+    output = as_path(output)
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise InputError(f"two runs of the grid have the same name: {', '.join(sorted(names))}")

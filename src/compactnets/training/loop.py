@@ -14,6 +14,7 @@ from typing import NoReturn
 from compactnets.console import Tracker, say
 from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.training.compiling import Compiling
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
@@ -32,7 +33,7 @@ LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
 SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint than this is not saved again
 
 
-def run(task: Task, output: Path, world: World | None = None) -> TrainResult:
+def run(task: Task, output: str | Path, world: World | None = None) -> TrainResult:
     """Train a task as its recipe says and write a run folder to ``output``; a run that stopped there goes on.
 
     On a processor a run that was stopped after any step ends with the same bits as one that was not, and the process
@@ -48,7 +49,7 @@ def run(task: Task, output: Path, world: World | None = None) -> TrainResult:
             an evaluation, a weight.
         Interrupted: SIGINT, SIGTERM or SIGHUP, after saving; a ``SystemExit`` with code 130, 143 or 129.
     """
-    world = world or World()
+    output, world = as_path(output), world or World()
     with own_run_folder(output, world):
         return _Run(task, output, world).complete()
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.models.form import compare, with_form
 from compactnets.models.registry import accepted_arguments, create_model
 from compactnets.nn import initialize
@@ -44,7 +45,7 @@ class Prepared:
 Prepare = Callable[[Recipe, ImageSource, Path | None], Prepared]
 
 
-def prepare(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Prepared:
+def prepare(recipe: Recipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
     """Build the network of a recipe for the classes and channels of a source.
 
     Args:
@@ -53,6 +54,7 @@ def prepare(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Pr
     Raises:
         InputError: a network or argument that does not exist, or a checkpoint of another network.
     """
+    init = None if init is None else as_path(init)
     skips = recipe.on_error == "skip"  # also for the images that are looked at here
     preprocess = recipe.resolve_preprocess(source.readable_preprocess if skips else source.default_preprocess)
     given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}

@@ -44,7 +44,7 @@ from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
 from compactnets.errors import InputError, LimitError
 from compactnets.failures import Space, one_line
-from compactnets.files import json_text
+from compactnets.files import as_path, json_text
 from compactnets.folders import writing
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import CheckpointRecord
@@ -60,7 +60,7 @@ def quantize(
     model: nn.Module,
     network: CheckpointRecord,
     format_name: str,
-    output: Path,
+    output: str | Path,
     *,
     calibration: str,
     evaluation: str,
@@ -100,6 +100,7 @@ def quantize(
         LimitError: the drop is past ``max_drop``, or the artifact does not compute what the simulation does; nothing is
             left behind.
     """
+    output = as_path(output)
     settings = settings or Settings()
     form = _format(format_name)
     if not -100 <= max_drop <= 100:

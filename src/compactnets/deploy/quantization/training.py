@@ -22,6 +22,7 @@ from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.learned import compile_rounding, fix_scales, learn_scales
 from compactnets.deploy.quantization.steps import Settings, calibrated, calibration_part, read_pixels, settled
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.models.form import carry_form, form_of
 from compactnets.models.registry import create_model
 from compactnets.training.checkpoint import (
@@ -35,7 +36,7 @@ from compactnets.training.preparation import Prepared, prepare
 from compactnets.training.recipe import Recipe
 
 
-def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) -> Prepared:
+def prepare_int8(recipe: Recipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
     """Build the quantised form of a checkpoint's network, calibrated on images of ``source``, to be trained.
 
     For :func:`compactnets.training.classification.train`. The calibration images are spread evenly over the source,
@@ -50,6 +51,7 @@ def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) 
         InputError: no checkpoint, one that was trained for int8 already, for other classes or of another network; a
             network that cannot be traced; a calibration image that cannot be read.
     """
+    init = None if init is None else as_path(init)
     network_of(init)
     assert init is not None
     found = read_record(init)
@@ -76,18 +78,19 @@ def prepare_int8(recipe: Recipe, source: ImageSource, init: Path | None = None) 
     return replace(prepared, model=form, int8=int8, compile=lambda: compile_rounding(form))
 
 
-def network_of(init: Path | None) -> str:
+def network_of(init: str | Path | None) -> str:
     """Return the name of a checkpoint's network, which training for int8 takes from there.
 
     Raises:
         InputError: no checkpoint.
     """
+    init = None if init is None else as_path(init)
     if init is None:
         raise InputError("train --qat needs --init CHECKPOINT, the trained float network to start from")
     return read_record(init).model
 
 
-def load_int8(path: Path, device: torch.device | str = "cpu") -> tuple[GraphModule, CheckpointRecord]:
+def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[GraphModule, CheckpointRecord]:
     """Build the quantised form of a checkpoint of ``train --qat``: (N, C, H, W) -> (N, classes), as int8 computes it.
 
     Args:
@@ -101,6 +104,7 @@ def load_int8(path: Path, device: torch.device | str = "cpu") -> tuple[GraphModu
         InputError: a file or record that cannot be read, a checkpoint that was not trained for int8, or one of a
             quantised form that this version builds in another way.
     """
+    path = as_path(path)
     record = read_record(path)
     if record.int8 is None:
         raise InputError(f"{path} was not trained for int8: expected a checkpoint of train --qat")

@@ -20,6 +20,7 @@ from compactnets.detection.data.opening import open_splits
 from compactnets.detection.data.table import box_areas
 from compactnets.detection.data.writers import write_coco, write_voc
 from compactnets.errors import InputError, did_you_mean, reason
+from compactnets.files import as_path
 from compactnets.folders import check_folder, entries, writing
 
 Format = Literal["voc", "coco"]
@@ -50,7 +51,7 @@ class Conversion:
         return asdict(self)
 
 
-def convert(spec: str, to: Format, output: Path, *, link: bool = False) -> Conversion:
+def convert(spec: str, to: Format, output: str | Path, *, link: bool = False) -> Conversion:
     """Write every split of a source as a Pascal VOC tree or in COCO's format.
 
     COCO's files are ``annotations/instances_SPLIT.json`` beside one folder ``images/``, so that splits that share an
@@ -66,6 +67,7 @@ def convert(spec: str, to: Format, output: Path, *, link: bool = False) -> Conve
         InputError: the source cannot be opened or has objects without a class or with boxes that are no numbers; an
             image is missing; the folder holds something or cannot be written.
     """
+    output = as_path(output)
     if to not in get_args(Format):
         raise InputError(f"to must be voc or coco, found {to!r}{did_you_mean(to, get_args(Format))}")
     folder = check_folder(output)

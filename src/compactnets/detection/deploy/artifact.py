@@ -15,6 +15,7 @@ from compactnets.deploy.record import NAME, digest
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.errors import InputError
+from compactnets.files import as_path
 from compactnets.training.checkpoint import parse_record
 from compactnets.values import read_json
 
@@ -125,12 +126,13 @@ def is_detector_artifact(path: Path) -> bool:
     return (folder / NAME).is_file() and (path.is_dir() or path.name in (WHOLE, FIRST, SECOND))
 
 
-def read_detector_artifact(path: Path) -> DetectorArtifact:
+def read_detector_artifact(path: str | Path) -> DetectorArtifact:
     """Read the record of an exported detector and check its files against it.
 
     Raises:
         InputError: no record, the record of a classifier, or files that differ from the record.
     """
+    path = as_path(path)
     folder = path if path.is_dir() else path.parent
     file = folder / NAME
     if not file.is_file():

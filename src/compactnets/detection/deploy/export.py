@@ -22,6 +22,7 @@ from compactnets.detection.deploy.verification import TOLERANCE, verify_detector
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.failures import Space, one_line
+from compactnets.files import as_path
 from compactnets.folders import writing
 
 SMALLEST = 32  # pixels: Faster R-CNN pads to multiples of it
@@ -49,7 +50,7 @@ SCALE_BACK = "scale boxes from the input back to the image as input.resize says"
 def export_detector(
     detector: FasterRCNN | SSD,
     record: DetectorRecord,
-    output: Path,
+    output: str | Path,
     *,
     heads: Heads = "boxes",
     size: tuple[int, int] | None = None,
@@ -70,6 +71,7 @@ def export_detector(
         InputError: a missing extra, a folder that holds something else, or a size that the detector cannot have.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
+    output = as_path(output)
     form = FORMATS["onnx"]
     versions = {**software_versions(), **form.versions()}
     from compactnets.deploy.onnx_format import OPSET  # which imports what int8 needs

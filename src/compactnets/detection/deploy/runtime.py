@@ -15,6 +15,7 @@ from compactnets.detection.deploy.artifact import SECOND, DetectorArtifact, is_d
 from compactnets.detection.deploy.decoding import clip
 from compactnets.detection.objects import Detections
 from compactnets.errors import InputError
+from compactnets.files import as_path
 
 
 class ArtifactDetector(nn.Module):
@@ -83,18 +84,20 @@ def load_detector_artifact(path: str | Path, threads: int | None = None) -> Arti
     Raises:
         InputError: a record or file that cannot be used, or a runtime that is not installed.
     """
+    path = as_path(path)
     path = Path(path)
     record = read_detector_artifact(path)
     FORMATS["onnx"].versions()
     return ArtifactDetector(record, path if path.is_dir() else path.parent, threads).eval()
 
 
-def load_any_detector(path: Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
+def load_any_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
     """Load the checkpoint of a detector on ``device``, or an exported detector, with what says how to read it.
 
     Raises:
         InputError: neither, or one that cannot be used.
     """
+    path = as_path(path)
     if not is_detector_artifact(path):
         return load_detector(path, device)
     detector = load_detector_artifact(path)
