@@ -100,7 +100,7 @@ def bomb() -> bytes:
 
 
 BROKEN = {
-    "empty": (b"", "known format"),
+    "empty": (b"", "it is empty"),
     "text": (b"hello, I am a text file", "known format"),
     "truncated_jpeg": (encode(noise(64, 64), "JPEG")[:1500], "truncated"),
     "truncated_png": (encode(noise(64, 64))[:2000], "cannot be read"),

@@ -56,12 +56,20 @@ def decode_image(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.I
     except FileNotFoundError:
         raise InputError(f"no image at {name}") from None
     except UnidentifiedImageError:
+        if _is_empty(file):
+            raise InputError(f"{name} cannot be read as an image: it is empty (0 bytes)") from None
         raise InputError(f"{name} is not an image of a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # the decoders raise anything on broken bytes: SyntaxError, struct.error, IndexError, …
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(
             f"{name} cannot be read as an image: {' '.join(reason.split()) or type(error).__name__}"
         ) from None
+
+
+def _is_empty(file: str | os.PathLike[str] | IO[bytes]) -> bool:
+    if isinstance(file, str | os.PathLike):
+        return os.path.getsize(file) == 0
+    return file.seek(0, os.SEEK_END) == 0
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:

@@ -75,7 +75,7 @@ def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[
             name.encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"{printable(where)}: the name of a {what} is not UTF-8, {printable(name)!r}: rename it, because what "
+                f"{printable(where)}: the name of a {what} is not UTF-8, '{printable(name)}': rename it, because what "
                 f"a run writes is in UTF-8"
             ) from None
         if composed.setdefault(compose(name), name) != name:
