@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from compactnets.complexity.cost import CONVENTION, Cost
 from compactnets.complexity.groups import InterGroup
 from compactnets.console import Group, Table
@@ -14,7 +16,7 @@ def render(cost: Cost, per_layer: bool = False, title: str | None = None) -> Gro
 
     Under the totals stands :data:`CONVENTION`.
     """
-    layers = [_layers(cost), LAYERS, ""] if per_layer else []
+    layers: list[Any] = [_layers(cost), LAYERS, ""] if per_layer else []
     return Group(*layers, _totals(cost, title), CONVENTION)
 
 
