@@ -7,6 +7,7 @@ same names and shapes that compute different things; each way is tried with weig
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -475,6 +476,21 @@ class TestByName:
         _, maps = whole.forward_intermediates(images())
         with torch.no_grad():
             assert all(torch.equal(*each) for each in zip(backbone(images()), maps, strict=True))
+
+    def test_a_file_older_than_forms_has_that_of_its_record(
+        self, weights: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected, _ = read_checkpoint(weights.name)
+        path = tmp_path / weights.path.name
+        save_file(unmarked(load_file(weights.path)), path)
+        old = dataclasses.replace(weights, path=path)
+        monkeypatch.setattr("compactnets.models.staged.find_weights", lambda: {old.name: old})
+        cfg = {**get_pretrained_cfg(weights.name).to_dict(), "file": str(path), "tag": weights.tag}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FormWarning)
+            assert same(timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg), expected)
+            with pytest.raises(FormError):
+                timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg, stem="imagenet")
 
     def test_the_file_says_its_form(self, weights: Any) -> None:
         assert decode(load_file(weights.path)[KEY]) == form_of(

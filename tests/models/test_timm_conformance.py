@@ -80,14 +80,25 @@ def test_timms_own_suite(family: str, suite: Path, tmp_path: Path) -> None:
     tagged = [weights.name for weights in find_weights().values() if weights.model in names]
     # -k cannot hold names with dots; a name's tags go with it
     chosen = f"({' or '.join(names)}) and not torchscript"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "compactnets.models", "-p", "no:cacheprovider", "-k", chosen]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "compactnets.models",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:warnings",
+    ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")} | {
         "TIMEOUT": "600",  # seconds of one of timm's tests, on any machine
         "HF_HUB_OFFLINE": "1",
     }
     report = tmp_path / "report.xml"
     done = subprocess.run(
-        [*command, f"--junitxml={report}", suite.name],
+        [*command, "-k", chosen, f"--junitxml={report}", suite.name],
         cwd=suite.parent,
         env=environment,
         capture_output=True,

@@ -155,6 +155,25 @@ def test_heads(name: str, stem: str) -> None:
         assert build(name, stem=stem, num_classes=0)(x).shape == (2, network.num_features)
 
 
+def test_a_new_classifier_brings_the_pooling_back() -> None:
+    """As timm's suite asks: a classifier can be set whatever the head was before."""
+    network = build("shufflenet_g3_x0_25", num_classes=0, global_pool="")
+    network.reset_classifier(2)
+    assert network(images()).shape == (2, 2)
+    with pytest.raises(ValueError, match="global_pool"):
+        network.reset_classifier(2, "")
+
+
+def test_networks_are_built_where_and_as_what_they_are_asked_to_be() -> None:
+    """timm's ``device`` and ``dtype``, which no context or later conversion replaces."""
+    network = timm.create_model("shufflenet_g3_x0_25", device="meta", dtype=torch.float64)
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    assert all(tensor.is_meta for _, tensor in tensors)
+    assert {tensor.dtype for _, tensor in tensors} == {torch.float64, torch.int64}
+    backbone = timm.create_model("shufflenet_g3_x0_25", device="meta", features_only=True)
+    assert all(parameter.is_meta for parameter in backbone.parameters())
+
+
 def test_new_classifier_keeps_type_device_and_mode() -> None:
     network = build("shufflenet_g3_x0_5", drop_rate=0.5).to(torch.bfloat16).train()
     network.reset_classifier(3)

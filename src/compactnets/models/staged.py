@@ -103,7 +103,7 @@ class StagedNet(nn.Module):
         *,
         levels: Sequence[tuple[int, int]],
         num_features: int,
-        form: Mapping[str, Any],
+        form: Mapping[str, Any] | None = None,
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
@@ -123,7 +123,7 @@ class StagedNet(nn.Module):
             for (channels, reduction), module in zip(levels, modules, strict=True)
         ]
         self.reset_classifier(num_classes, global_pool)
-        carry_form(self, form)
+        carry_form(self, form or {})
 
     @property
     def form(self) -> dict[str, Any]:
@@ -131,7 +131,15 @@ class StagedNet(nn.Module):
         return form_of(self)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one of ``num_classes`` outputs; 0 removes it."""
+        """Replace the classifier by a new one of ``num_classes`` outputs; 0 removes it.
+
+        The pooling stays as it is unless given; but a classifier behind an unpooled map brings the average back.
+
+        Raises:
+            InputError: a pooling that is not known, or a classifier with ``global_pool=""``.
+        """
+        if global_pool is None and num_classes and isinstance(self.global_pool, nn.Identity):
+            global_pool = "avg"
         if global_pool is not None:
             if global_pool not in ("avg", ""):
                 raise InputError(f"global_pool must be 'avg' or '' (none), found {global_pool!r}")
