@@ -58,8 +58,15 @@ def test_the_backbone_of_a_classifier(old: bool, tmp_path: Path) -> None:
     assert torch.equal(found, load_file(path)["stem.conv.conv.weight"])
 
 
-@pytest.mark.parametrize("kind", ["ssd", "faster_rcnn"])
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "old"),
+    [
+        ("ssd", True),
+        ("faster_rcnn", False),
+        pytest.param("ssd", False, marks=pytest.mark.slow),
+        pytest.param("faster_rcnn", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_detector_is_read_with_its_form(kind: str, old: bool, tmp_path: Path) -> None:
     detector, record = first_detector(tiny_recipe(kind), ["a"], None)
     assert [key for key in detector.state_dict() if key.endswith(KEY)]

@@ -327,11 +327,8 @@ def check_way(way: Callable[..., nn.Module], case: str, swapped: bool, folder: P
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way is not compiled], ids=lambda way: way.__name__)
-@pytest.mark.parametrize(("case", "swapped"), [("menet fusion", False), ("shufflenet stem", True)])
-def test_every_way_gives_the_same_logits_or_an_error(
-    way: Callable[..., nn.Module], case: str, swapped: bool, tmp_path: Path
-) -> None:
-    check_way(way, case, swapped, tmp_path)
+def test_every_way_gives_the_same_logits_or_an_error(way: Callable[..., nn.Module], tmp_path: Path) -> None:
+    check_way(way, "shufflenet stem", True, tmp_path)
 
 
 @every_case
@@ -392,7 +389,7 @@ def test_weights_by_name_go_through_the_hub(way: Callable[..., nn.Module], weigh
     assert same(again, network)
 
 
-@every_case
+@pytest.mark.parametrize("case", ["menet fusion", "muffnet sharing", "shufflenet stem"])
 def test_the_hub_needs_no_arguments(case: str, tmp_path: Path) -> None:
     way = hub if case.startswith("menet") else local_dir
     name, own, _ = pair(case)
@@ -449,7 +446,7 @@ class TestByName:
         ):
             assert same(network, expected)
 
-    @pytest.mark.parametrize("loose", [False, True])
+    @pytest.mark.parametrize("loose", [pytest.param(False, marks=pytest.mark.slow), True])
     def test_another_form_is_an_error(self, weights: Any, loose: bool) -> None:
         """Also for another number of classes or channels, where timm loads what is left not strictly."""
         other = {"stem": "imagenet", **({"num_classes": 3, "in_chans": 1} if loose else {})}
@@ -502,7 +499,7 @@ class TestByName:
 
 
 @pytest.mark.parametrize("kind", ["getter", "hook", "list", "dict", "fx"])
-@pytest.mark.parametrize("case", ["menet fusion", "muffnet stem", "shufflenet stem"])
+@pytest.mark.parametrize("case", ["shufflenet stem", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES)])
 def test_feature_extractors(kind: str, case: str, tmp_path: Path) -> None:
     name, own, other = pair(case)
     build = partial(timm.create_model, name, features_only=True, feature_cls=kind)
@@ -554,7 +551,10 @@ SMALL: dict[str, Arguments] = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+LONG = {"shufflenet_g3_x0_25": pytest.mark.slow, "resnet15_38m": pytest.mark.slow}  # their stem is all they have
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in SMALL])
 def test_every_argument_that_tensors_do_not_tell_is_in_the_form(name: str) -> None:
     """Two networks of a family with the same tensors compute the same, or have another form: for all its arguments."""
     accepted = accepted_arguments(name) | {*_positional(name)}
@@ -606,7 +606,7 @@ def test_no_two_networks_of_the_package_are_taken_for_each_other() -> None:
     assert pairs > 60  # each family's two stems, at least
 
 
-@pytest.mark.parametrize("name", ["igcv2_x0_25", "mobilenetv2_x1_0", "googlenet"])
+@pytest.mark.parametrize("name", ["igcv2_x0_25", pytest.param("googlenet", marks=pytest.mark.slow)])
 def test_peers(name: str) -> None:
     one, two = (compactnets.create_model(name, stem=stem, num_classes=3) for stem in ("cifar", "imagenet"))
     with pytest.raises(FormError, match='stem="cifar"'):
