@@ -16,6 +16,7 @@ from compactnets.complexity import CONVENTION, Cost, count, profile
 from compactnets.console import Table, Tracker, stdout
 from compactnets.data import Preprocess
 from compactnets.errors import InputError
+from compactnets.failures import one_line
 from compactnets.models.peers import PEERS
 from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find_weights
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
@@ -193,10 +194,15 @@ def profile_by_name(
     if name.endswith(SUFFIX):
         record = read_record(Path(name))
         size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess.from_dict(record.preprocess).size] * 2)
-        return profile(build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
+        return _profile(name, build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
     accepted_arguments(name)
     form = default_form(name, arguments.get("stem"))
     channels, *default_side = form.pop("input_size")
     size = input_size or (arguments.get("in_chans", channels), *default_side)
     model = build_by_name(name, {**form, "in_chans": size[0], **arguments})
-    return profile(model, size, batch_size)
+    return _profile(name, model, size, batch_size)
+
+
+def _profile(name: str, model: nn.Module, size: tuple[int, int, int], batch_size: int) -> Cost:
+    with one_line(f"{name} cannot be profiled with {batch_size} x {' x '.join(map(str, size))}"):
+        return profile(model, size, batch_size)

@@ -47,6 +47,8 @@ def main() -> None:
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
         rank = int(os.environ.get("RANK", "0"))  # torchrun's processes often find the same error
         _end(f"error: {message}{f' (process {rank})' if rank else ''}", 2)
+    if code == 130:  # Ctrl-C
+        _end("interrupted", 130)
     if isinstance(code, int) and code:
         raise SystemExit(code)
 

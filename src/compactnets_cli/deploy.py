@@ -207,6 +207,6 @@ def benchmark(
             draw(results, plot)
     if signum is not None:
         say(f"compactnets: interrupted after {results['settings']['rounds']} of {rounds} turns, which are the result")
-        raise typer.Exit(128 + signum)
+        raise SystemExit(128 + signum)
     if results["failed"]:
         raise typer.Exit(3)

@@ -67,8 +67,10 @@ def test_exit_code_3_past_the_tolerance(run: Run, checkpoint: Path, tmp_path: Pa
     folder = tmp_path / "artifact"
     done = run("export", checkpoint, "--format", "torch", "--output", folder, "--tolerance", "0")
     assert done.code == 3
-    assert done.err.startswith("compactnets: the torch artifact differs from PyTorch by")
-    assert len(done.err.splitlines()) == 1
+    *stages, last = done.err.splitlines()
+    assert last.startswith("compactnets: the torch artifact differs from PyTorch by")
+    assert stages
+    assert all(line.startswith("muffnet_x0_5 to torch: ") for line in stages)
     assert not folder.exists()
 
 
@@ -124,6 +126,68 @@ def test_benchmark_takes_no_wrong_input(run: Run, option: tuple[str, str]) -> No
     wrong = run("benchmark", "muffnet_x0_5", *option)
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     assert option[1].rpartition(",")[2] in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--plot", "x.xyz"), ["--plot", ".svg", "x.xyz"]),
+        (("--plot", "plot"), ["--plot", "plot"]),
+        (("--plot", "file/x.svg"), ["--plot", "file"]),
+        (("--output", "folder"), ["--output", "folder"]),
+        (("--output", "file/r.json"), ["--output", "file"]),
+        (("--artifacts", "file"), ["--artifacts", "file"]),
+        (("--compare", "file"), ["file"]),
+    ],
+)
+def test_benchmark_looks_at_its_files_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("compactnets.deploy.latency.load_for_export", lambda *_: pytest.fail("work was done"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    wrong = run("benchmark", "muffnet_x0_5", "--formats", "eager", *option)
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert all(word in wrong.err for word in words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        *((("--max-drop", value), ["--max-drop", value]) for value in ("nan", "inf", "-inf", "101", "1e9")),
+        (("--ranges", "mode"), ["'mode'", "mse"]),
+        (("--output", "file"), ["--output", "file"]),
+        (("--eval", "nowhere"), ["nowhere"]),
+    ],
+)
+def test_quantize_looks_at_its_options_before_the_work(
+    run: Run,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "compactnets.deploy.quantization.post_training.read_pixels", lambda *_: pytest.fail("work was done")
+    )
+    (tmp_path / "file").touch()
+    common = {"--format": "onnx", "--calibration": "digits", "--eval": "digits", "--output": "int8"} | dict([option])
+    wrong = run("quantize", checkpoint, *(part for pair in common.items() for part in pair))
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert all(word in wrong.err for word in words)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1.01"])
+def test_export_takes_a_share_as_tolerance(run: Run, checkpoint: Path, tmp_path: Path, value: str) -> None:
+    done = run("export", checkpoint, "--format", "torch", "--output", tmp_path / "a", "--tolerance", value)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "--tolerance" in done.err
+    assert value in done.err
+    assert not (tmp_path / "a").exists()
 
 
 def test_quantize_says_what_it_cannot_do(run: Run, checkpoint: Path, tmp_path: Path) -> None:

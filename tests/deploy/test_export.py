@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from compactnets.deploy import export, load_artifact, load_for_export, torch_for
 from compactnets.deploy.record import NAME
 from compactnets.deploy.verify import compare, load_pictures
 from compactnets.errors import InputError, LimitError
-from compactnets.training.checkpoint import save_checkpoint
+from compactnets.training.checkpoint import read_record, save_checkpoint
 
 from .conftest import Make, needs
 from .helpers import tiny_network, tiny_record
@@ -113,6 +116,94 @@ def test_a_failed_export_keeps_the_artifact_before(tmp_path: Path) -> None:
         export(tiny_network(), tiny_record(), "torch", folder, tolerance=0.0)
     assert (folder / NAME).read_text() == before
     assert load_artifact(folder).record.format == "torch"
+
+
+class Panic(BaseException):
+    """As PyO3 has it."""
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no kernel\nfor this"), KeyError("x"), Panic("no kernel"), MemoryError()]
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_library_raises_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, there: bool
+) -> None:
+    """With the network, the format and the cause; and what was there stays."""
+
+    def fail(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> dict[str, Any]:
+        (folder / "model.pt2").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch_format, "write", fail)
+    folder = tmp_path / "deep" / "a"
+    if there:
+        folder.mkdir(parents=True)
+    with pytest.raises(InputError) as found:
+        export(tiny_network(), tiny_record(), "torch", folder)
+    text = str(found.value)
+    assert text.startswith("tiny cannot be exported to torch: ")
+    assert len(text.splitlines()) == 1
+    assert list(tmp_path.rglob("*")) == ([tmp_path / "deep", folder] if there else [])
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def interrupted(model: torch.nn.Module, example: torch.Tensor, folder: Path) -> dict[str, Any]:
+        (folder / "model.pt2").write_bytes(b"half")
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(10)
+        return {}
+
+    monkeypatch.setattr(torch_format, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt if name == "SIGINT" else SystemExit):
+        export(tiny_network(), tiny_record(), "torch", tmp_path / "deep" / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -0.1, 1.5])
+def test_a_tolerance_is_a_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerance: float) -> None:
+    monkeypatch.setattr(torch_format, "write", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(InputError, match=r"--tolerance must be a share from 0 to 1, found"):
+        export(tiny_network(), tiny_record(), "torch", tmp_path / "a", tolerance=tolerance)
+
+
+@pytest.mark.parametrize("output", ["file", "file/a", "loop", "full"])
+def test_the_folder_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    monkeypatch.setattr(torch_format, "write", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(InputError):
+        export(tiny_network(), tiny_record(), "torch", tmp_path / output)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "model.xml", "model.bin", "model.pte", "model.ncnn.param", "model.mlpackage", "net.pt2"]
+)
+def test_a_file_of_an_artifact_gets_advice_that_fits(tmp_path: Path, name: str) -> None:
+    """Not to convert it from the MENet repository: to give the folder, or to export again."""
+    (tmp_path / name).mkdir() if name.endswith("mlpackage") else (tmp_path / name).touch()
+    for load in (load_for_export, read_record):
+        with pytest.raises(InputError, match=r"artifact.json.* is not beside it.*export") as found:
+            load(tmp_path / name if load is read_record else str(tmp_path / name))  # type: ignore[operator]
+        assert "convert" not in str(found.value)
+    (tmp_path / NAME).touch()
+    with pytest.raises(InputError, match="is of an exported network") as found:
+        load_for_export(str(tmp_path / name))
+    assert f"folder {tmp_path}" in str(found.value)
+
+
+def test_a_folder_gets_advice_that_fits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without artifact.json.*no checkpoint either"):
+        load_for_export(str(tmp_path))
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(InputError, match=r"give one of its checkpoints, such as .*best.safetensors"):
+        load_for_export(str(tmp_path))
+    (tmp_path / NAME).touch()
+    with pytest.raises(InputError, match="is of an exported network"):
+        load_for_export(str(tmp_path))
 
 
 def test_the_network_is_left_alone(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from torch import nn
 
 from compactnets.deploy import latency
-from compactnets.deploy.latency import Variant, _prepare, benchmark, parse_format
+from compactnets.deploy.latency import Entry, Variant, _prepare, _read_if_fits, benchmark, measure, parse_format
 from compactnets.deploy.latency_report import (
     describe_change,
     describe_operators,
@@ -23,10 +27,13 @@ from compactnets.deploy.latency_report import (
     write_results,
 )
 from compactnets.deploy.networks import load_for_export
-from compactnets.deploy.record import read_artifact
+from compactnets.deploy.record import NAME, read_artifact
 from compactnets.errors import InputError, LimitError
 from compactnets.timing import spread
 from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+
+from .conftest import Make
+from .helpers import tiny_network, tiny_record
 
 
 def row(network: str, form: str, middle: float, macs: int = 1000) -> dict[str, Any]:
@@ -78,6 +85,106 @@ def test_a_measurement_of_real_networks(tmp_path: Path) -> None:
     again = benchmark(networks[:1], ["torch"], **{**settings, "rounds": 1, "calls": 1})
     assert len(again["rows"]) == 1
     assert times == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.pt2")]
+
+
+def test_an_artifact_is_used_again_for_the_same_weights_and_settings(artifact: Make) -> None:
+    """The name of the folder says neither."""
+    folder = artifact("torch")
+
+    def fits(model: nn.Module, variant: Variant = Variant("torch"), size: int | None = None, **change: Any) -> bool:  # noqa: B008
+        return _read_if_fits(folder, model, tiny_record().model_copy(update=change), variant, 1, size) is not None
+
+    assert fits(tiny_network())
+    assert fits(tiny_network(), size=24)  # its own
+    other = tiny_network()
+    next(other.parameters()).data[0] += 1e-6
+    assert not fits(other)
+    buffers = tiny_network()
+    next(buffers.buffers())[0] += 1
+    assert not fits(buffers)
+    assert not fits(tiny_network(), size=32)
+    assert not fits(tiny_network(), Variant("torch", lanes=16))
+    assert not fits(tiny_network(), Variant("onnx"))
+    assert not fits(tiny_network(), source="another")
+    record = json.loads((folder / NAME).read_text())
+    for key, value in (("precision", "int8"), ("weights", ""), ("versions", {})):
+        (folder / NAME).write_text(json.dumps(record | {key: value}))
+        assert not fits(tiny_network())
+    record["verification"]["tolerance"] = 1.0
+    (folder / NAME).write_text(json.dumps(record))
+    assert not fits(tiny_network())
+
+
+class Exploding(nn.Module):
+    def forward(self, x: Any) -> Any:
+        raise AssertionError("the input is 224")
+
+
+def test_one_network_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its library raises, it is named under ``failed``; the rest goes on to be measured."""
+    monkeypatch.setattr(
+        latency, "load_for_export", lambda name: (Exploding() if name == "bad" else tiny_network(), tiny_record())
+    )
+    measured: list[Any] = []
+
+    def note(entries: Any, **_: Any) -> dict[str, Any]:
+        measured.extend(entries)
+        return {"rows": [], "failed": [{"network": "late", "format": "onnx", "reason": "crashed"}]}
+
+    monkeypatch.setattr(latency, "measure", note)
+    found = benchmark(["bad", "good"], ["eager"], artifacts=tmp_path)
+    assert [entry.network for entry in measured] == ["good"]
+    reasons = {failure["network"]: failure["reason"] for failure in found["failed"]}
+    assert list(reasons) == ["bad", "late"]
+    assert reasons["bad"] == "bad cannot be measured in eager: AssertionError: the input is 224"
+
+
+@pytest.mark.slow
+def test_a_process_that_crashes_is_left_out(tmp_path: Path) -> None:
+    """A file that its runtime cannot load, and one whose process ends, beside one that is measured."""
+    torch_file, onnx_file = tmp_path / "a.pt2", tmp_path / "a.onnx"
+    torch_file.write_bytes(b"nothing")
+    onnx_file.write_bytes(b"nothing")
+    shape = (1, 3, 32, 32)
+    entries = [
+        Entry("broken", Variant("torch"), torch_file, shape, 1000, 10, 7, 0.0),
+        Entry("muffnet_x0_5", Variant("eager"), None, shape, 1000, 10, None, None),
+        Entry("muffnet_x9", Variant("eager"), None, shape, 1000, 10, None, None),
+    ]
+    found = measure(entries, threads=1, rounds=2, calls=1)
+    assert [row["network"] for row in found["rows"]] == ["muffnet_x0_5"]
+    assert [failure["network"] for failure in found["failed"]] == ["broken", "muffnet_x9"]
+    assert found["rows"][0]["milliseconds"]["n"] == 2
+    with pytest.raises(InputError, match="nothing could be measured"):
+        measure(entries[:1], threads=1, rounds=1, calls=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("early", [True, False])
+def test_a_signal_keeps_whole_turns(tmp_path: Path, name: str, code: int, early: bool) -> None:
+    """Sent to all processes of the terminal: one line, the exit code of the signal, and the turns so far."""
+    command = [sys.executable, "-m", "compactnets", "benchmark", "muffnet_x0_5", "--formats", "eager", "--size", "32"]
+    command += ["--rounds", "1000000", "--calls", "1", "--output", str(tmp_path / "r.json")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("preparing" if early else "measuring"):
+            break
+    os.killpg(process.pid, getattr(signal, name)) if name == "SIGINT" else process.terminate()
+    rest = process.stderr.read().splitlines()
+    assert process.wait() == code
+    assert "Traceback" not in "".join([*lines, *rest])
+    assert len(rest) == (0 if early and name == "SIGTERM" else 1), rest
+    if early:
+        assert not (tmp_path / "r.json").exists()
+        return
+    assert rest[0].startswith("compactnets: interrupted after")
+    kept = read_results(tmp_path / "r.json")
+    assert kept["settings"]["rounds"] == kept["rows"][0]["milliseconds"]["n"] > 0
 
 
 @pytest.mark.slow

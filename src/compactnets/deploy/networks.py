@@ -13,11 +13,13 @@ from torch import nn
 from compactnets.data import Preprocess
 from compactnets.data.presets import CIFAR10, GREY_MEAN, GREY_STD, IMAGENET
 from compactnets.errors import InputError, did_you_mean, missing_extra
+from compactnets.failures import one_line
 from compactnets.models.pretrained import locate
 from compactnets.models.registry import accepted_arguments, create_model, default_form
 from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
 
 IMAGENET_CLASSES = 1000
+IMAGENET_CROP = 224 / 256  # share of an image's shorter side that is looked at
 SEED = 0  # of the weights of a network that is given by its name
 FRESH = f"fresh weights (seed {SEED}), not trained"  # what the record of such a network says of their source
 
@@ -63,28 +65,59 @@ def _fresh_record(name: str, arguments: dict[str, Any], preprocess: Preprocess) 
 
 
 def _from_library(what: str, arguments: dict[str, Any]) -> tuple[nn.Module, CheckpointRecord]:
-    """Build ``timm:NAME`` or ``pytorchcv:NAME`` with 1,000 classes and ImageNet's preprocessing, for comparisons."""
+    """Build ``timm:NAME`` or ``pytorchcv:NAME`` for comparisons, with the classes and the input that it has there."""
     library, _, name = what.partition(":")
     if arguments:
         raise InputError(f"{', '.join(arguments)} cannot be set for {what}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), one_line(f"{what} cannot be built"):
         torch.manual_seed(SEED)
         if library == "timm":
-            if name not in timm.list_models():
-                raise InputError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
-            model = timm.create_model(name)
+            model, preprocess = _from_timm(name)
         elif library == "pytorchcv":
-            try:
-                from pytorchcv.model_provider import get_model
-            except ImportError:
-                raise missing_extra("pytorchcv", "peers", f"the network {what}") from None
-            try:
-                model = get_model(name)
-            except ValueError as error:
-                raise InputError(f"pytorchcv has no network {name!r}: {error}") from None
+            model, preprocess = _from_pytorchcv(what, name)
         else:
             raise InputError(f"a network of another library is timm:NAME or pytorchcv:NAME, found {what!r}")
-    return model.eval(), _fresh_record(what, {"num_classes": IMAGENET_CLASSES}, IMAGENET)
+    classes = getattr(model, "num_classes", IMAGENET_CLASSES)
+    if not isinstance(classes, int) or classes < 1:
+        raise InputError(f"{what} has no classifier: an exported network needs one")
+    return model.eval(), _fresh_record(what, {"num_classes": classes}, preprocess)
+
+
+def _from_timm(name: str) -> tuple[nn.Module, Preprocess]:
+    if not name or not timm.is_model(name):
+        raise InputError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
+    model = timm.create_model(name)
+    known = model.pretrained_cfg
+    channels, height, width = known.get("input_size", (3, IMAGENET.size, IMAGENET.size))
+    if height != width or channels != len(known["mean"]):
+        raise InputError(f"timm:{name} takes {channels} x {height} x {width}: square images are measured here")
+    preprocess = dataclasses.replace(
+        IMAGENET,
+        size=height,
+        resize=round(height / (known.get("crop_pct") or IMAGENET_CROP)),
+        mean=tuple(known["mean"]),
+        std=tuple(known["std"]),
+    )
+    return model, preprocess
+
+
+def _from_pytorchcv(what: str, name: str) -> tuple[nn.Module, Preprocess]:
+    try:
+        from pytorchcv.model_provider import get_model
+    except ImportError:
+        raise missing_extra("pytorchcv", "peers", f"the network {what}") from None
+    try:
+        model = get_model(name)
+    except ValueError as error:
+        raise InputError(f"pytorchcv has no network {name!r}: {error}") from None
+    height, width = getattr(model, "in_size", (IMAGENET.size, IMAGENET.size))
+    if height != width:
+        raise InputError(f"{what} takes {height} x {width}: square images are measured here")
+    channels = getattr(model, "in_channels", 3)
+    if channels != IMAGENET.channels:
+        raise InputError(f"{what} takes {channels} channels: images of 3 are measured here")
+    resize = round(height / IMAGENET_CROP)
+    return model, IMAGENET if height == IMAGENET.size else dataclasses.replace(IMAGENET, size=height, resize=resize)
 
 
 def _usual_preprocess(arguments: Mapping[str, Any]) -> Preprocess:

@@ -1,0 +1,53 @@
+"""What runs in a process of its own, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from compactnets.deploy.process import CrashedError, Worker
+from compactnets.errors import InputError
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    found = Worker()
+    yield found
+    found.close()
+
+
+def refuse() -> None:
+    raise InputError("a line of ours")
+
+
+def fail() -> None:
+    raise RuntimeError("a line of a library\nand another")
+
+
+def test_answers_errors_and_crashes(worker: Worker) -> None:
+    """One after the other, and Ctrl-C in between, which a terminal sends to every process."""
+    assert worker.call(abs, -3) == 3
+    with pytest.raises(InputError, match=r"^a line of ours$"):
+        worker.call(refuse)
+    with pytest.raises(InputError, match=r"^RuntimeError: a line of a library$"):
+        worker.call(fail)
+    process = worker.call(os.getpid)
+    assert process != os.getpid()
+    os.kill(process, signal.SIGINT)
+    assert worker.call(os.getpid) == process
+    with pytest.raises(CrashedError, match="SIGABRT"):
+        worker.call(os.abort)
+    with pytest.raises(CrashedError, match="SIGABRT"):
+        worker.call(abs, 1)
+
+
+def test_closing_does_not_wait() -> None:
+    worker = Worker()
+    worker.start(time.sleep, 600)
+    start = time.monotonic()
+    worker.close()
+    assert time.monotonic() - start < 60
