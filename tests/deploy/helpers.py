@@ -69,6 +69,7 @@ def tiny_network(in_chans: int = 3) -> nn.Module:
             num_classes=CLASSES,
             in_chans=in_chans,
             drop_rate=0.2,
+            form={"stem": "cifar"},
         )
         return randomize(model).eval()
 

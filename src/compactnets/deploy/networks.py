@@ -87,7 +87,7 @@ def _from_timm(name: str) -> tuple[nn.Module, Preprocess]:
     if not name or not timm.is_model(name):
         raise InputError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
     model = timm.create_model(name)
-    known = model.pretrained_cfg
+    known: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     channels, height, width = known.get("input_size", (3, IMAGENET.size, IMAGENET.size))
     if height != width or channels != len(known["mean"]):
         raise InputError(f"timm:{name} takes {channels} x {height} x {width}: square images are measured here")
