@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from compactnets.detection.drawing import PALETTE, LabelledBox, class_colour, draw, draw_boxes
+from compactnets.detection.drawing import (
+    PALETTE,
+    LabelledBox,
+    _texts,
+    class_colour,
+    detection_boxes,
+    draw,
+    draw_boxes,
+)
 from tests.detection.scenes import detections, objects
 
 NAMES = ("cat", "dog")
@@ -95,3 +104,29 @@ def test_a_label_does_not_hide_its_box() -> None:
 def test_colours_of_classes_differ() -> None:
     assert len({class_colour(label) for label in range(21)}) == 21
     assert class_colour(21) == class_colour(0)
+
+
+@pytest.mark.parametrize("number", [1, 12, 40, 140])
+@pytest.mark.parametrize("side", [320, 640])
+def test_crowded_objects_stay_visible_under_labels(number: int, side: int) -> None:
+    """Labels hide little of any box, however many there are, and every box of a few has its label."""
+    numbers = np.random.default_rng(number)
+    corners = numbers.uniform(0, 0.9 * side, (number, 2))
+    boxes = np.hstack([corners, corners + numbers.uniform(0.05, 0.12, (number, 2)) * side])
+    found = detections(boxes.tolist(), np.linspace(0.99, 0.5, number).tolist(), (np.arange(number) % 2).tolist())
+    drawn = detection_boxes(found, ("Platelets", "red blood cells"))
+    labelled = draw_boxes(grey(side, side), drawn)
+    outlines = draw_boxes(grey(side, side), [replace(box, text="", short=None) for box in drawn])
+    changed = np.asarray(ImageChops.difference(labelled, outlines)).any(axis=2)
+    covered = [changed[int(top) : int(bottom), int(left) : int(right)].mean() for left, top, right, bottom in boxes]
+    assert np.mean(covered) < 0.15
+    assert np.max(covered) < 0.75
+    assert changed.sum() > 10 * number, "labels are there"
+
+
+def test_in_a_crowd_one_box_of_each_kind_names_its_colour() -> None:
+    drawn = detection_boxes(detections([[0, 0, 9, 9]] * 4, [0.9, 0.8, 0.7, 0.6], [0, 1, 0, 1]), NAMES)
+    assert [box.text for box in drawn] == _texts(drawn, short=False)
+    assert _texts(drawn, short=True) == ["0.60", "0.70", "dog 0.80", "cat 0.90"]
+    many = detection_boxes(detections([[0, 0, 9, 9]] * 2, [0.9, 0.8]), [str(label) for label in range(80)])
+    assert _texts(many, short=True) == ["0 0.80", "0 0.90"], "colours repeat"

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from compactnets.detection.objects import Detections, Objects
 
 Colour = tuple[int, int, int]
+FloatArray = NDArray[np.float64]
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -27,20 +30,35 @@ PALETTE: tuple[Colour, ...] = (
 )
 
 
+# how labels become smaller, until they leave the objects visible: share of the text's size, and whether in short
+LEVELS = ((1.0, False), (0.8, False), (0.62, False), (0.8, True), (0.62, True))
+# largest share of a box that labels may cover, mean of these shares over the boxes, and largest share of a label that
+# others may cover: found by looking at crowded pictures
+MOST_COVERED, MEAN_COVERED, MOST_SHARED = 0.4, 0.1, 0.1
+
+
 @dataclass(frozen=True)
 class LabelledBox:
-    """A box to draw, with the text beside it; ``dashed`` for what is there, or not to be taken as found."""
+    """A box to draw, with the text beside it.
+
+    Attributes:
+        dashed: for what is there, or not to be taken as found.
+        short: text for a picture with many boxes, for all but one box of each ``kind``; empty for none.
+        kind: what the colour stands for, such as the class.
+    """
 
     corners: Corners
     text: str
     colour: Colour
     dashed: bool = False
+    short: str | None = None
+    kind: str = ""
 
 
 def class_colour(label: int) -> Colour:
     """Return the colour of a class: seven that anyone can tell apart, then the same darker, then lighter.
 
-    From the 22nd class on they repeat; the text beside a box always names its class.
+    From the 22nd class on they repeat.
     """
     colour, round_ = PALETTE[label % len(PALETTE)], label // len(PALETTE) % 3
     if round_ == 0:
@@ -72,7 +90,13 @@ def detection_boxes(detections: Detections, class_names: Sequence[str]) -> list[
     """Return the boxes of detections, the best last, so that it lies on top."""
     rows = zip(detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     boxes = [
-        LabelledBox(tuple(corners), f"{class_names[label]} {score:.2f}", class_colour(label))
+        LabelledBox(
+            tuple(corners),
+            f"{class_names[label]} {score:.2f}",
+            class_colour(label),
+            short=f"{score:.2f}" if len(class_names) <= 3 * len(PALETTE) else None,
+            kind=class_names[label],
+        )
         for corners, label, score in rows
     ]
     return boxes[::-1]
@@ -84,14 +108,17 @@ def object_boxes(objects: Objects, class_names: Sequence[str], *, white: bool = 
     boxes = []
     for corners, label, ignore in zip(objects.boxes.tolist(), objects.labels.tolist(), ignored, strict=True):
         text = class_names[label] + (" (ignored)" if ignore else "")
-        boxes.append(LabelledBox(tuple(corners), text, WHITE if white else class_colour(label), white or ignore))
+        colour, short = (WHITE, None) if white else (class_colour(label), "")
+        boxes.append(LabelledBox(tuple(corners), text, colour, white or ignore, short, class_names[label]))
     return boxes
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
     """Draw boxes and then their labels, so that none is hidden by a box.
 
-    Line width and text grow with the image. A label stands above its box, or at the nearest free place around it.
+    Line width and text grow with the image. A label stands above its box, or at the nearest place around it where it
+    covers the least. In a picture with so many boxes that labels would hide objects they become smaller, then those of
+    a kind short but for one, and at last those are left out that would still hide another box or label.
 
     Returns:
         A new image of the same size, RGB.
@@ -102,13 +129,13 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     side = sum(picture.size) / 2
     line = max(1, round(side / 190))
-    font = _font(max(10, round(side / 30)))
     for box in boxes:
         _outline(pen, box, line)
-    taken: list[Corners] = []
-    for box in reversed(boxes):  # the last one lies on top, and has the first choice of a place
-        if box.text:
-            taken.append(_label(pen, box, font, line, picture.size, taken))
+    for box, place, text, font in _arrange(boxes, picture.size, line, side / 30):
+        margin = max(2, line)
+        pen.rectangle(place, fill=box.colour)
+        up = font.getbbox("Ág")[1]
+        pen.text((place[0] + margin, place[1] + margin - up), text, fill=_readable_on(box.colour), font=font)
     return picture
 
 
@@ -142,19 +169,83 @@ def _outline(pen: ImageDraw.ImageDraw, box: LabelledBox, line: int) -> None:
             pen.rectangle((x, y, x + line - 1, min(y + dash, bottom)), fill=box.colour)
 
 
-def _label(
-    pen: ImageDraw.ImageDraw,
-    box: LabelledBox,
+Label = tuple[LabelledBox, Corners, str, ImageFont.FreeTypeFont]
+
+
+def _arrange(boxes: Sequence[LabelledBox], size: tuple[int, int], line: int, text_size: float) -> list[Label]:
+    """Return the labels of the boxes with their places: the first level at which they leave the objects visible."""
+    areas = np.array([box.corners for box in boxes], dtype=float).reshape(-1, 4)
+    areas = np.clip(areas, 0, [*size, *size])
+    for scale, short in LEVELS:
+        font = _font(max(10, round(text_size * scale)))
+        last = (scale, short) == LEVELS[-1]
+        labels = _place(boxes, areas, _texts(boxes, short), font, line, size, leave_out=last)
+        places = np.array([place for _, place, _, _ in labels]).reshape(-1, 4)
+        covered = _shares(areas, places).sum(axis=1)
+        shared = _shares(places, places).sum(axis=1) - 1
+        if last or not len(labels):
+            return labels
+        quiet = covered.max() <= MOST_COVERED and covered.mean() <= MEAN_COVERED and shared.max() <= MOST_SHARED
+        if quiet or len(boxes) == 1:
+            return labels
+    raise AssertionError("the last level always returns")
+
+
+def _texts(boxes: Sequence[LabelledBox], short: bool) -> list[str]:
+    """Return the text of each box; in short, the topmost box of each kind keeps the whole one and names its colour."""
+    leaders = {box.kind: number for number, box in enumerate(boxes) if box.short is not None}
+    return [
+        box.short if short and box.short is not None and leaders[box.kind] != number else box.text
+        for number, box in enumerate(boxes)
+    ]
+
+
+def _place(
+    boxes: Sequence[LabelledBox],
+    areas: FloatArray,
+    texts: Sequence[str],
     font: ImageFont.FreeTypeFont,
     line: int,
     size: tuple[int, int],
-    taken: Sequence[Corners],
-) -> Corners:
-    """Write the text of a box where it covers the least, labels before the box itself, and return the place."""
+    *,
+    leave_out: bool,
+) -> list[Label]:
+    """Give each label the place where it covers the least, and return them.
+
+    Args:
+        areas: (number of boxes, 4), the boxes within the image.
+        leave_out: labels that would hide another box or label have no place; those that name a kind always do.
+    """
     _, up, _, down = font.getbbox("Ág")
     margin = max(2, line)
-    width, height = font.getlength(box.text) + 2 * margin, down - up + 2 * margin
-    left, top, right, bottom = box.corners
+    labels: list[Label] = []
+    taken, covered = np.zeros((0, 4)), np.zeros(len(boxes))
+    # the last one lies on top, and has the first choice of a place; short ones fill what is left
+    order = sorted(range(len(boxes)), key=lambda number: (leave_out and texts[number] != boxes[number].text, -number))
+    for number in order:
+        box, text = boxes[number], texts[number]
+        if not text:
+            continue
+        width, height = font.getlength(text) + 2 * margin, down - up + 2 * margin
+        places = np.array(_places(box.corners, width, height, size))
+        on_boxes, on_labels = _shares(areas, places), _shares(places, taken)
+        weight = np.ones(len(boxes))
+        weight[number] = 2  # its own box before others
+        cost = weight @ on_boxes + 4 * on_labels.sum(axis=1)
+        chosen = int(cost.argmin())  # the first of equals
+        now = covered + on_boxes[:, chosen]
+        hides = now[on_boxes[:, chosen] > 0].max(initial=0) > MOST_COVERED or now.mean() > MEAN_COVERED
+        if leave_out and text != box.text and (hides or on_labels[chosen].max(initial=0) > MOST_SHARED):
+            continue
+        place: Corners = tuple(places[chosen].tolist())
+        labels.append((box, place, text, font))
+        taken, covered = np.vstack([taken, place]), now
+    return labels
+
+
+def _places(corners: Corners, width: float, height: float, size: tuple[int, int]) -> list[Corners]:
+    """Return where a label may stand, the best first: outside its box, then in a corner of it."""
+    left, top, right, bottom = corners
     wanted = (
         (left, top - height),
         (right - width, top - height),
@@ -162,19 +253,14 @@ def _label(
         (right - width, bottom),
         (right, top),
         (left - width, top),
+        (right, bottom - height),
+        (left - width, bottom - height),
         (left, top),
         (right - width, top),
         (left, bottom - height),
         (right - width, bottom - height),
     )
-    places = [_inside((x, y, x + width, y + height), size) for x, y in wanted]
-    place = min(  # the first of equals
-        places,
-        key=lambda place: 4 * sum(_shared(place, other) for other in taken) + _shared(place, box.corners),
-    )
-    pen.rectangle(place, fill=box.colour)
-    pen.text((place[0] + margin, place[1] + margin - up), box.text, fill=_readable_on(box.colour), font=font)
-    return place
+    return [_inside((x, y, x + width, y + height), size) for x, y in wanted]
 
 
 def _inside(corners: Corners, size: tuple[int, int]) -> Corners:
@@ -185,11 +271,12 @@ def _inside(corners: Corners, size: tuple[int, int]) -> Corners:
     return x, y, x + right - left, y + bottom - top
 
 
-def _shared(one: Corners, other: Corners) -> float:
-    """Return the area that two rectangles share."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)
+def _shares(ones: FloatArray, others: FloatArray) -> FloatArray:
+    """Return (N, M), the share of the area of each of N rectangles that each of M others covers."""
+    inner = np.minimum(ones[:, None, 2:], others[None, :, 2:]) - np.maximum(ones[:, None, :2], others[None, :, :2])
+    area = np.maximum(ones[:, 2:] - ones[:, :2], 1.0).prod(axis=1)
+    shares: FloatArray = np.maximum(inner, 0.0).prod(axis=2) / area[:, None]
+    return shares
 
 
 def _readable_on(colour: Colour) -> Colour:

@@ -137,7 +137,8 @@ def _verdict_boxes(
     verdicts = zip(matches.right.tolist()[::-1], matches.wrong.tolist()[::-1], strict=True)
     for box, (right, wrong) in zip(found, verdicts, strict=True):
         text = f"\N{MULTIPLICATION SIGN} {box.text}" if wrong else box.text if right else f"{box.text} (ignored)"
-        boxes.append(replace(box, text=text, dashed=not right))
+        short = f"\N{MULTIPLICATION SIGN} {box.short}" if wrong and box.short else box.short
+        boxes.append(replace(box, text=text, dashed=not right, short=short))
     return boxes
 
 

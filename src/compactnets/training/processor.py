@@ -2,7 +2,7 @@
 
 What a training step of a compact network costs on a processor is seldom its multiply-adds. Measured on two cores with
 PyTorch 2.15 at CIFAR size (``benchmarks/step_time.py``; docs/results.md has the ratios): bfloat16 kernels for the
-gradients of depthwise convolutions of stride 2 or more than 3 x 3 that take up to 90 times as long as their float32
+gradients of depthwise convolutions of stride 2 or more than 3 x 3 that take many times as long as their float32
 ones, batch normalisation over channel counts that no vector length divides, and memory that is given back to the
 system after every layer and cleared again before the next.
 """
