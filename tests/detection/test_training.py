@@ -165,9 +165,33 @@ def test_fresh_weights_are_not_frozen(capsys: pytest.CaptureFixture[str]) -> Non
     assert "frozen_batchnorm is off: the backbone's weights are fresh" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_names_the_images(sources: Sources, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_images(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Learner, "lr", lambda self, step: 1e20)
     with pytest.raises(InputError, match=r"the loss is not finite at epoch 1/1, step \d: 2 of 2 images \(.*train\d"):
-        train_detector(tiny_recipe(lr=1e20), *sources, tmp_path / "run")
+        train_detector(tiny_recipe(), *sources, tmp_path / "run")
+    assert not (tmp_path / "run/last.safetensors").exists()
+
+
+@pytest.mark.parametrize("detector", ["faster_rcnn", "ssd"])
+def test_an_evaluation_that_is_not_finite_ends_the_run(
+    detector: str, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that are finite, with outputs that are not: torchvision finds no objects and says nothing."""
+    take = Learner.step
+
+    def step_and_explode(self: Learner, batch: Any, number: int) -> Any:
+        losses = take(self, batch, number)
+        for name, parameter in self.model.named_parameters():
+            head = name.startswith(("head.", "roi_heads.box_predictor.")) and name.endswith("weight")
+            if head and number == self.steps - 1:
+                parameter.data.fill_(3e38)
+        return losses
+
+    monkeypatch.setattr(Learner, "step", step_and_explode)
+    with pytest.raises(InputError, match=r"after epoch 1/1 .*not finite for \d of \d images"):
+        train_detector(tiny_recipe(detector), *sources, tmp_path / "run")
     assert not (tmp_path / "run/last.safetensors").exists()
 
 

@@ -114,6 +114,7 @@ def test_a_grid_and_its_runs_are_owned(tmp_path: Path, monkeypatch: pytest.Monke
 
 RUN = ["-m", "compactnets", "train", "digits/quickstart", "--data", "digits", "--model", "shufflenet_g3_x0_25"]
 SET = ["--set", "epochs=3", "--set", "schedule.warmup_epochs=0.5", "--set", "workers=2", "--set", "print_frequency=1"]
+SET += ["--set", "preprocess.size=8"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from compactnets.detection.loading import DetectionEvalLoader
 from compactnets.detection.metrics import DetectionEvaluator, Metric
 from compactnets.detection.objects import Detections
 from compactnets.training.distributed import World
-from compactnets.training.evaluation import EvaluationStopped
+from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
+
+PARTS = ("backbone", "head", "rpn.head", "roi_heads.box_predictor")  # of torchvision's SSD and Faster R-CNN
 
 
 def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
@@ -26,6 +29,37 @@ def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
     return [
         Detections(one["boxes"].float().cpu(), one["labels"].cpu() - 1, one["scores"].float().cpu()) for one in found
     ]
+
+
+@contextmanager
+def _watched(detector: nn.Module) -> Iterator[list[bool]]:
+    """Collect, for each output of the detector's networks, whether it is finite.
+
+    Seen from outside, torchvision's detectors find nothing where scores are NaN: an average precision of zero.
+    """
+    finite: list[bool] = []
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        finite.extend(bool(tensor.isfinite().all()) for tensor in _tensors(output))
+
+    parts = [module for name, module in detector.named_modules() if name in PARTS]
+    handles = [part.register_forward_hook(look) for part in parts]
+    try:
+        yield finite
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
 
 
 def evaluate_detector(
@@ -41,13 +75,17 @@ def evaluate_detector(
 
     Raises:
         InputError: an image that cannot be read.
+        NotFiniteError: (an InputError) outputs that are not finite.
         EvaluationStopped: ``stop`` said yes, in any process.
     """
     was_training = detector.training
     detector.eval()
-    start, stopped = time.perf_counter(), False
+    start, stopped, bad_images, images = time.perf_counter(), False, 0, 0
     for batch in Tracker(loader, len(loader), description):
-        found = find_objects(detector, batch.images)
+        with _watched(detector) as finite:
+            found = find_objects(detector, batch.images)
+        images += len(batch.images)
+        bad_images += 0 if all(finite) else len(batch.images)
         for detections, objects, index in zip(found, batch.objects, batch.indices.tolist(), strict=True):
             evaluator.update(detections, objects, index)
         if stopped := stop is not None and stop():
@@ -55,6 +93,9 @@ def evaluate_detector(
     detector.train(was_training)
     if world.largest(int(stopped)):
         raise EvaluationStopped
+    bad, all_images = (round(count) for count in world.sum([bad_images, images]))
+    if bad:
+        raise NotFiniteError(f"the detector gives numbers that are not finite for {bad} of {all_images} images")
     states: list[Any] = world.gather(evaluator.state())
     for rank, state in enumerate(states):
         if rank != world.rank:
