@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 import unicodedata
@@ -209,6 +210,25 @@ def test_accents_are_one_class_however_they_are_encoded(image_tree: Tree, other:
     noise(8, 8).save(root / "flat" / "val" / f"{DECOMPOSED}.png")
     (root / "flat" / "val.txt").write_text(f"{COMPOSED}.png {other}\n", encoding="utf-8")
     assert open_source(str(root / "flat"), "val").class_names == (COMPOSED,)
+
+
+def test_accents_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPACTNETS_DATA", str(tmp_path / "cache"))
+    for split, name in (("train", COMPOSED), ("val", DECOMPOSED)):
+        write_shard(tmp_path / "parquet" / f"{split}.parquet", [0], class_names=[name])
+        (tmp_path / "tar").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "tar" / f"{split}-0.tar", "w") as tar:
+            for member_name, data in (("0.png", encode(noise(8, 8))), ("0.json", json.dumps({"label": name}).encode())):
+                member = tarfile.TarInfo(member_name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    for layout in ("parquet", "tar"):
+        for split in ("train", "val"):
+            source = open_source(str(tmp_path / layout), split)  # type: ignore[arg-type]
+            assert (source.class_names, source.labels.tolist()) == ((COMPOSED,), [0])
+    (tmp_path / "tar" / "classes.txt").write_text(f"zoo\n{DECOMPOSED}\n", encoding="utf-8")
+    source = open_source(str(tmp_path / "tar"), "train")
+    assert (source.class_names, source.labels.tolist()) == (("zoo", COMPOSED), [1])
 
 
 def test_both_encodings_of_an_accent_in_one_folder(image_tree: Tree) -> None:

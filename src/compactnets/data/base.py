@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from compactnets.data.content import digest_parts, spread
-from compactnets.data.listing import check_names
+from compactnets.data.listing import check_names, compose
 from compactnets.data.preprocess import Preprocess
 from compactnets.data.presets import choose_preprocess
 from compactnets.errors import InputError
@@ -199,7 +199,7 @@ def check_same_classes(
     spec: str, first: str, first_names: Iterable[str], second: str, second_names: Iterable[str]
 ) -> None:
     """Raise :class:`InputError` unless two splits have the same classes in the same order."""
-    first_names, second_names = tuple(first_names), tuple(second_names)
+    first_names, second_names = tuple(map(compose, first_names)), tuple(map(compose, second_names))
     if first_names == second_names:
         return
     found = [

@@ -13,6 +13,7 @@ from compactnets.data.archives import divide, listed_classes
 from compactnets.data.base import VAL_NAMES, ImageSource, MissingSplitError, Split, check_labels, shorten
 from compactnets.data.content import digest_files
 from compactnets.data.images import decode_image
+from compactnets.data.listing import compose
 from compactnets.data.tar_index import index_shards
 from compactnets.errors import InputError
 
@@ -94,7 +95,7 @@ class WebDatasetSource(ImageSource):
         }
         if len({bool(index.label_names.size) for index in indexes.values()}) > 1:
             raise InputError(f"{spec}: {' and '.join(indexes)} must both state class indices or both class names")
-        stated = {name for index in indexes.values() for name in index.label_names.tolist()}
+        stated = {compose(name) for index in indexes.values() for name in index.label_names.tolist()}
         highest = max(int(index.labels.max(initial=-1)) for index in indexes.values())
         if highest >= MOST_CLASSES:
             raise InputError(f"{spec}: expected class indices below {MOST_CLASSES:,}, found {highest}")
@@ -104,8 +105,8 @@ class WebDatasetSource(ImageSource):
         """Return the labels as indices into ``class_names``."""
         if not self.index.label_names.size:
             return self.index.labels
-        positions = {name: position for position, name in enumerate(class_names)}
-        stated = self.index.label_names.tolist()
+        positions = {compose(name): position for position, name in enumerate(class_names)}
+        stated = [compose(name) for name in self.index.label_names.tolist()]
         if unknown := [name for name in stated if name not in positions]:
             raise InputError(f"{spec}: the list of classes beside the shards lacks {shorten(unknown)}")
         return np.array([positions[name] for name in stated], dtype=np.int64)[self.index.labels]
