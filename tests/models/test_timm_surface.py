@@ -160,6 +160,7 @@ def test_a_new_classifier_brings_the_pooling_back() -> None:
     network = build("shufflenet_g3_x0_25", num_classes=0, global_pool="")
     network.reset_classifier(2)
     assert network(images()).shape == (2, 2)
+    assert not any(module.training for module in network.modules())
     with pytest.raises(ValueError, match="global_pool"):
         network.reset_classifier(2, "")
 

@@ -158,7 +158,8 @@ class StagedNet(nn.Module):
             nn.init.zeros_(self.classifier.bias)
         if reference is not None:
             self.classifier.to(device=reference.device, dtype=reference.dtype)
-        self.classifier.train(self.training)
+        for part in (self.classifier, self.dropout, self.global_pool):
+            part.train(self.training)
 
     def get_classifier(self) -> nn.Module:
         """Return the classifier (:class:`torch.nn.Linear`, or ``Identity`` without classes)."""
