@@ -104,13 +104,12 @@ class Table(RichTable):
 
     def __init__(self, *headings: str, title: str | None = None, lines: bool = False, header: bool = True) -> None:
         super().__init__(
-            title=title,
-            title_justify="left",
             box=box.SIMPLE_HEAD if lines else None,
             show_edge=False,
             pad_edge=False,
             show_header=header,
         )
+        self.heading = title  # not rich's title, which is folded to the width of the table
         for heading in headings:
             self.add_text(heading)
 
@@ -125,6 +124,8 @@ class Table(RichTable):
             self.add_column(heading, justify="right", no_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.heading:
+            yield console.render_str(self.heading, style="italic")
         wide = options.update_width(PIPE_WIDTH)
         needed = [self._measure_column(console, wide, column).maximum for column in self.columns]
         least = [
@@ -134,8 +135,6 @@ class Table(RichTable):
         if sum(least) + self._extra_width <= options.max_width:
             yield from super().__rich_console__(console, options)
             return
-        if self.title:
-            yield self.title
         headings = [str(column.header) for column in self.columns]
         for cells in zip(*(column.cells for column in self.columns), strict=True):
             for heading, cell in zip(headings, cells, strict=True):
