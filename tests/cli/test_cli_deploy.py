@@ -156,7 +156,7 @@ def test_benchmark_looks_at_its_files_before_the_work(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        *((("--max-drop", value), ["--max-drop", value]) for value in ("nan", "inf", "-inf", "101", "1e9")),
+        *((("--max-drop", value), ["--max-drop", value]) for value in ("nan", "inf", "-inf", "101", "-100.5")),
         (("--ranges", "mode"), ["'mode'", "mse"]),
         (("--output", "file"), ["--output", "file"]),
         (("--eval", "nowhere"), ["nowhere"]),
