@@ -33,7 +33,7 @@ HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imp
 # a layer imports only from itself and the layers before it
 LAYERS = (
     (
-        *("errors", "source", "environment", "files", "nn", "pictures", "timing", "values"),
+        *("errors", "source", "environment", "files", "nn", "pictures", "telemetry", "timing", "values"),
         *("failures", "folders", "stopping"),
     ),
     ("console", "locks"),

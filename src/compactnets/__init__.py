@@ -4,8 +4,12 @@ Importing the package registers its families with timm: from then on ``timm.crea
 wherever timm works.
 """
 
-from compactnets.errors import InputError
-from compactnets.models.registry import create_model, list_models
+from compactnets import telemetry
+
+telemetry.turn_off()  # before any library that reads its variables is imported
+
+from compactnets.errors import InputError  # noqa: E402
+from compactnets.models.registry import create_model, list_models  # noqa: E402
 
 __version__ = "0.1.0"
 

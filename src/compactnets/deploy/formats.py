@@ -20,6 +20,7 @@ from compactnets.console import stage
 from compactnets.deploy.operators import OperatorTime
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
+from compactnets.telemetry import without_openvino_telemetry
 
 Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
 
@@ -128,7 +129,7 @@ class Format:
             InputError: the extra is missing.
         """
         self.versions()
-        with quiet():
+        with quiet(), without_openvino_telemetry():
             importlib.import_module(self.runtime)
 
     def open(self, path: Path, threads: int | None = None, precision: str = "float32") -> Runner:

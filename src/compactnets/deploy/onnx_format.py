@@ -164,6 +164,7 @@ def open_session(path: Path, threads: int | None = None, **settings: Any) -> Any
     """
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # for a program that imported it before compactnets, and for Windows
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:

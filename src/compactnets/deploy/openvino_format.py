@@ -1,7 +1,7 @@
 """OpenVINO's intermediate representation, made from ONNX.
 
-OpenVINO's own converter of PyTorch programs reports its use to its makers unless a person has opted out; its reader of
-ONNX does not, and gives the same network.
+OpenVINO reports its import and its own converter's use to its makers unless a person has opted out. So it is imported
+without the package that reports (:mod:`compactnets.telemetry`), and networks are read from ONNX.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
 from compactnets.deploy.quantization.lowering import separate_groups
 from compactnets.errors import InputError
+from compactnets.telemetry import without_openvino_telemetry
 
 # OpenVINO 2026.4 computes a grouped int8 convolution with AMX wrongly where a group has more inputs than this and not a
 # multiple of it (54 outputs of 3 groups of 72 inputs, for one: off by the whole range); one group at a time is right
@@ -41,7 +42,7 @@ def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str,
 
 
 def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = False) -> dict[str, Any]:
-    import openvino
+    openvino = _openvino()
     from openvino._offline_transformations import apply_moc_transformations
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,9 +102,13 @@ def time_operators(
 @functools.cache
 def _core() -> Any:
     """Return OpenVINO's core, one for the process: where it is freed before what it has compiled, memory is spoilt."""
-    import openvino
+    return _openvino().Core()
 
-    return openvino.Core()
+
+def _openvino() -> Any:
+    with without_openvino_telemetry():
+        import openvino
+    return openvino
 
 
 def _read(path: Path) -> Any:
