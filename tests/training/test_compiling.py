@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from compactnets.training import classification, compiling
-from compactnets.training.compiling import EAGER_STEPS, Compiling
+from compactnets.training.compiling import EAGER_STEPS, Compiling, without_cuda_warnings
 from compactnets.training.interruption import Interrupted
 from compactnets.training.state import Progress
 from compactnets.training.step import Learner
@@ -94,3 +95,17 @@ def test_what_is_left_decides(steps: int, pays: bool, monkeypatch: pytest.Monkey
         one.decide()
     assert progress.compiled is pays
     assert len(done) == pays
+
+
+@pytest.mark.parametrize(("device", "shown"), [("cpu", 2), ("cuda", 3)])
+def test_warnings_of_a_gpu_that_is_not_used(device: str, shown: int) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with without_cuda_warnings(torch.device(device)):
+            for message, module in [
+                ("CUDA initialization: Found no NVIDIA driver", "torch.cuda"),
+                ("something else", "torch.nn"),
+                ("CUDA", "compactnets"),
+            ]:
+                warnings.warn_explicit(message, UserWarning, "file.py", 1, module)
+    assert len(caught) == shown

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -18,6 +20,15 @@ EAGER_STEPS = 4  # taken as they are, and timed; the first ones are slower than 
 # compiling took three to four minutes on two CPU cores (docs/training.md) and shorter on a machine with a GPU; a
 # compiled step takes about half the time, so that twice these seconds of steps must be left
 COMPILE_SECONDS = {"cpu": 180.0, "cuda": 60.0}
+
+
+@contextmanager
+def without_cuda_warnings(device: torch.device) -> Iterator[None]:
+    """Leave out what torch, and its compiler above all, warn of where they look for a GPU that a run does not use."""
+    with warnings.catch_warnings():
+        if device.type == "cpu":
+            warnings.filterwarnings("ignore", message=r"(?s).*\bCUDA\b", category=UserWarning, module=r"torch\b")
+        yield
 
 
 class Compiling:

@@ -15,7 +15,7 @@ from compactnets.console import Tracker, say
 from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
 from compactnets.files import as_path
-from compactnets.training.compiling import Compiling
+from compactnets.training.compiling import Compiling, without_cuda_warnings
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
 from compactnets.training.interruption import Interrupted, Interruption
@@ -108,7 +108,7 @@ class _Run:
         progress, recipe = self.progress, self.recipe
         self._announce()
         try:
-            with self.interruption, lost_workers():
+            with self.interruption, lost_workers(), without_cuda_warnings(self.world.device):
                 for epoch in range(progress.epoch, recipe.epochs):
                     self._train_epoch(epoch)
                     self._end_epoch(epoch)
