@@ -136,7 +136,7 @@ def test_one_network_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest
     assert [entry.network for entry in measured] == ["good"]
     reasons = {failure["network"]: failure["reason"] for failure in found["failed"]}
     assert list(reasons) == ["bad", "late"]
-    assert reasons["bad"] == "bad cannot be measured in eager: AssertionError: the input is 224"
+    assert "the input is 224" in reasons["bad"]
 
 
 @pytest.mark.slow
