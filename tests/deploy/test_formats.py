@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,23 @@ print(load_artifact({str(folder)!r}, threads=1)(torch.ones(1, 3, {SIZE}, {SIZE})
     with torch.inference_mode():
         expected = tiny_network()(torch.ones(1, 3, SIZE, SIZE))
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_called_from_several_threads(artifact: Make, name: str) -> None:
+    """Each thread gets the logits of its own images, whatever the others ask meanwhile."""
+    loaded, model = load_artifact(artifact(name)), tiny_network()
+    batches = [torch.randn(2, 3, SIZE, SIZE) for _ in range(8)]
+    with torch.inference_mode():
+        expected = [model(batch) for batch in batches]
+
+    def call(index: int) -> torch.Tensor:
+        with torch.inference_mode():
+            return loaded(batches[index % len(batches)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for index, found in enumerate(pool.map(call, range(80))):
+            torch.testing.assert_close(found, expected[index % len(batches)], rtol=1e-4, atol=1e-5)
 
 
 def test_executorch_refuses_a_convolution_outside(tmp_path: Path) -> None:

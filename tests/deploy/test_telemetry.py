@@ -60,7 +60,8 @@ if __name__ == "__main__":
     from compactnets.deploy import FORMATS, load_for_export
     from compactnets.deploy.rewrite import deploy_form
     folder = Path(sys.argv[1])
-    model = deploy_form(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    model = deploy_form(torch.nn.Sequential(*layers))
     for name in ("onnx", "openvino"):
         (folder / name).mkdir()
         FORMATS[name].write(model, torch.zeros(1, 3, 32, 32), folder / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,11 @@ def open_runner(path: Path, threads: int | None) -> Runner:
 
     package = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
+    lock = threading.Lock()  # Core ML does not promise that one model serves several calls at a time
+
     def run(images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = package.predict({INPUT: images})[OUTPUT]
+        with lock:
+            logits: np.ndarray = package.predict({INPUT: images})[OUTPUT]
         return logits
 
     return run

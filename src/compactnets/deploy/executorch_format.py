@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,11 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     if method is None:
         raise InputError(f"{path} cannot be loaded by ExecuTorch: it has no method 'forward'")
 
+    lock = threading.Lock()  # a method has one set of buffers: it serves one call at a time
+
     def run(images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = method.execute([torch.from_numpy(images)])[0].numpy().copy()
+        with lock:
+            logits: np.ndarray = method.execute([torch.from_numpy(images)])[0].numpy().copy()
         return logits
 
     return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,22 @@ def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = F
 def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runner:
     """Compile for the processor, once for each shape that comes: open shapes would run slower."""
     _read(path)
+    lock = threading.Lock()
     compiled: dict[tuple[int, ...], Any] = {}
+    idle: dict[tuple[int, ...], list[Any]] = {}  # a request serves one call at a time: threads get one each
 
     def run(images: np.ndarray) -> np.ndarray:
-        if images.shape not in compiled:
-            compiled[images.shape] = _compile(path, images.shape, threads, precision).create_infer_request()
-        request = compiled[images.shape]
-        request.infer([images], share_inputs=True)
-        logits: np.ndarray = request.get_output_tensor(0).data.copy()
+        shape = images.shape
+        with lock:
+            if shape not in compiled:
+                compiled[shape], idle[shape] = _compile(path, shape, threads, precision), []
+            request = idle[shape].pop() if idle[shape] else compiled[shape].create_infer_request()
+        try:
+            request.infer([images], share_inputs=True)
+            logits: np.ndarray = request.get_output_tensor(0).data.copy()
+        finally:
+            with lock:
+                idle[shape].append(request)
         return logits
 
     return run
