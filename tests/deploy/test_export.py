@@ -244,3 +244,32 @@ def test_pictures_are_five_different_photographs() -> None:
     pictures, origin = load_pictures(None)
     assert len({picture.tobytes() for picture in pictures}) == 5
     assert "photographs" in origin
+
+
+def test_a_record_names_as_many_classes_as_there_are_outputs(tmp_path: Path) -> None:
+    """At export, and where the record of an artifact or a checkpoint was changed afterwards."""
+    record = tiny_record()
+    for changed in (
+        record.model_copy(update={"class_names": ["a"], "class_labels": None}),
+        record.model_copy(update={"class_labels": ["a", "b"]}),
+    ):
+        with pytest.raises(InputError, match=r"names [12] classes in class_\w+, and the network has 5 outputs"):
+            export(tiny_network(), changed, "torch", tmp_path / "a")
+        assert not list(tmp_path.iterdir())
+    export(tiny_network(), record, "torch", tmp_path / "a")
+    written = json.loads((tmp_path / "a" / NAME).read_text())
+    written["network"]["class_names"] = ["a", "b"]
+    (tmp_path / "a" / NAME).write_text(json.dumps(written))
+    with pytest.raises(InputError, match="names 2 classes in class_names, and the network has 5 outputs"):
+        load_artifact(tmp_path / "a")(torch.zeros(1, 3, 24, 24))
+    model, other = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
+    save_checkpoint(tmp_path / "c.safetensors", model.state_dict(), other.model_copy(update={"class_names": ["a"]}))
+    with pytest.raises(InputError, match="names 1 classes in class_names, and the network has 4 outputs"):
+        load_for_export(str(tmp_path / "c.safetensors"))
+
+
+def test_logits_that_are_not_numbers_are_no_prediction() -> None:
+    model = tiny_network()
+    next(model.parameters()).data[0] = float("nan")
+    with pytest.raises(InputError, match="not finite"):
+        classify(model, tiny_record(), load_pictures(None)[0][0])

@@ -12,7 +12,7 @@ from compactnets.deploy.formats import Runner
 from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
 from compactnets.errors import InputError
 from compactnets.files import as_path
-from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint, read_record
+from compactnets.training.checkpoint import CheckpointRecord, check_outputs, load_checkpoint, read_record
 
 
 class Artifact(nn.Module):
@@ -32,7 +32,9 @@ class Artifact(nn.Module):
         if not len(images):
             return torch.zeros(0, len(self.record.network.class_names))
         pixels = np.ascontiguousarray(images.numpy(), dtype=np.float32)
-        return torch.from_numpy(run_in_batches(self.runner, pixels, batch))
+        logits = torch.from_numpy(run_in_batches(self.runner, pixels, batch))
+        check_outputs(self.record.network, logits.shape[1])
+        return logits
 
 
 def run_in_batches(runner: Runner, images: np.ndarray, batch: int | None) -> np.ndarray:

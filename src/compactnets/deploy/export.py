@@ -24,7 +24,7 @@ from compactnets.errors import InputError
 from compactnets.failures import Space, one_line
 from compactnets.files import as_path
 from compactnets.folders import check_folder, entries, writing
-from compactnets.training.checkpoint import CheckpointRecord
+from compactnets.training.checkpoint import CheckpointRecord, check_outputs
 
 
 def export(
@@ -78,6 +78,8 @@ def export(
     ):
         stage("rewriting")
         model = exported_form(model)
+        with torch.inference_mode():
+            check_outputs(record, model(example_input(preprocess)).shape[1])
         weights = weights_digest(model)
         deployed = deploy_form(model)
         if lanes is not None:

@@ -224,6 +224,20 @@ def _check_forms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], orig
         )
 
 
+def check_outputs(record: CheckpointRecord, outputs: int) -> None:
+    """Raise unless a record names as many classes as its network has outputs.
+
+    Raises:
+        InputError: both numbers.
+    """
+    for field, names in (("class_names", record.class_names), ("class_labels", record.class_labels)):
+        if names is not None and len(names) != outputs:
+            raise InputError(
+                f"the record of {record.model} names {len(names)} classes in {field}, and the network has {outputs} "
+                f"outputs: they must be as many"
+            )
+
+
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CheckpointRecord]:
     """Build the network of a checkpoint, in evaluation mode, and return it with its record.
 
@@ -241,5 +255,6 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
         )
     model = create_model(record.model, **record.arguments)
     load_weights(model, read_tensors(path), record.model, path)
+    check_outputs(record, getattr(model, "num_classes", len(record.class_names)))
     Preprocess.from_dict(record.preprocess)  # a record that cannot be used is refused here, not at the first image
     return model.to(device).eval(), record

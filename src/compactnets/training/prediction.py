@@ -13,7 +13,7 @@ from torch import nn
 
 from compactnets.data import Preprocess, read_image
 from compactnets.errors import InputError
-from compactnets.training.checkpoint import CheckpointRecord
+from compactnets.training.checkpoint import CheckpointRecord, check_outputs
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top
     preprocess = Preprocess.from_dict(record.preprocess)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
-        probabilities = model(preprocess(image)[None].to(device)).float().softmax(dim=1)[0]
+        logits = model(preprocess(image)[None].to(device)).float()[0]
+    check_outputs(record, len(logits))
+    if not logits.isfinite().all():
+        raise InputError(f"{record.model} gives outputs that are not finite numbers: its weights cannot be used")
+    probabilities = logits.softmax(dim=0)
     values, indices = probabilities.topk(min(top_k, len(probabilities)))
     return tuple(
         Guess(record.class_names[index], record.labels[index], value)
