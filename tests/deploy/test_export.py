@@ -18,6 +18,7 @@ from compactnets.deploy.record import NAME
 from compactnets.deploy.verify import compare, load_pictures
 from compactnets.errors import InputError, LimitError
 from compactnets.training.checkpoint import read_record, save_checkpoint
+from compactnets.training.prediction import classify
 
 from .conftest import Make, needs
 from .helpers import tiny_network, tiny_record
