@@ -47,11 +47,11 @@ def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
         module: a network, or what holds its layers without being one (a feature extractor, a graph).
         form: the values of what tensors do not tell, as JSON has them; empty where there is nothing to tell.
     """
-    form = json.loads(json.dumps(form))  # as it is read back: lists, no tuples
+    plain: dict[str, Any] = json.loads(json.dumps(form))  # as it is read back: lists, no tuples
     if (writer := _writer(module)) is not None:
-        writer.form = form
+        writer.form = plain
         return
-    module.register_state_dict_post_hook(_Write(form))
+    module.register_state_dict_post_hook(_Write(plain))
     module.register_load_state_dict_pre_hook(_check)
 
 

@@ -116,6 +116,7 @@ class StagedNet(nn.Module):
         self.grad_checkpointing = False
         self.stem = stem
         self.stages = nn.Sequential(*stages)
+        self.global_pool: nn.Module
         self.final = final if final is not None else nn.Identity()
         modules = [f"stem.{name}" for name, _ in stem.named_children()] + [f"stages.{i}" for i in range(len(stages))]
         self.feature_info: list[dict[str, Any]] = [
@@ -296,7 +297,7 @@ def register_family(
             if not any(form_of(part) for part in model.modules()):  # a feature extractor took the network to pieces
                 carry_form(model, form_of(built[-1]))
             # timm's save_for_hf writes down the arguments of its own create_model alone
-            model._model_args = {key: value for key, value in kwargs.items() if key in accepts and key not in given}
+            model._model_args = {key: value for key, value in kwargs.items() if key in accepts and key not in given}  # type: ignore[assignment]
             return model
 
         build.__name__ = build.__qualname__ = name
