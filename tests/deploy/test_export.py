@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from compactnets.training.checkpoint import read_record, save_checkpoint
 from compactnets.training.prediction import classify
 
 from .conftest import Make, needs
-from .helpers import tiny_network, tiny_record
+from .helpers import Small, tiny_network, tiny_record
 
 
 def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
@@ -274,3 +275,41 @@ def test_logits_that_are_not_numbers_are_no_prediction() -> None:
     next(model.parameters()).data[0] = float("nan")
     with pytest.raises(InputError, match="not finite"):
         classify(model, tiny_record(), load_pictures(None)[0][0])
+
+
+def test_model_onnx_says_by_itself_what_it_is(tmp_path: Path) -> None:
+    """Read by onnx and ONNX Runtime alone, as someone does who has nothing but the file."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    needs("onnx")
+    names = ["n0", "caf\u00e9", 'a "quote"', "\u732b", ""]
+    files = []
+    for folder, labels in (("a", None), ("b", None), ("c", ["cat", "dog", "bird", "fish", "ant"])):
+        record = tiny_record().model_copy(update={"class_names": names, "class_labels": labels})
+        export(Small(), record, "onnx", tmp_path / folder, size=32)
+        files.append((tmp_path / folder / "model.onnx").read_bytes())
+        found = onnxruntime.InferenceSession(files[-1], providers=["CPUExecutionProvider"])
+        metadata = found.get_modelmeta().custom_metadata_map
+        assert metadata == {entry.key: entry.value for entry in onnx.load_from_string(files[-1]).metadata_props}
+        artifact = json.loads((tmp_path / folder / NAME).read_text(encoding="utf-8"))
+        network = artifact["network"]
+        for key, value in (
+            ("version", artifact["versions"]["compactnets"]),
+            ("task", "classification"),
+            ("network", network["model"]),
+            ("precision", artifact["precision"]),
+            ("source", network["source"]),
+            ("license", network["license"]),
+        ):
+            assert metadata[f"compactnets.{key}"] == value
+        for key in ("class_names", "class_labels", "preprocess"):
+            assert json.loads(metadata.get(f"compactnets.{key}", "null")) == network[key]
+        assert json.loads(metadata["compactnets.preprocess"])["size"] == 32
+        (taken,) = json.loads(metadata["compactnets.inputs"])
+        (given,) = json.loads(metadata["compactnets.outputs"])
+        assert (taken["name"], taken["shape"]) == (found.get_inputs()[0].name, artifact["input"])
+        assert (given["name"], given["shape"][1]) == (found.get_outputs()[0].name, len(names))
+        assert artifact["files"]["model.onnx"] == hashlib.sha256(files[-1]).hexdigest()
+        assert artifact["bytes"] == len(files[-1])
+    assert files[0] == files[1]
+    documented = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert [key for key in metadata if f"`{key}`" not in documented] == []

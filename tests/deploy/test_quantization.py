@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.deploy import FORMATS, deploy_form, load_artifact
+from compactnets.deploy import FORMATS, deploy_form, load_artifact, onnx_format
 from compactnets.deploy.quantization import Settings, quantize
 from compactnets.deploy.quantization.equalization import equalize
 from compactnets.deploy.quantization.form import (
@@ -296,6 +296,9 @@ def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:
     assert record.precision == "int8"
     assert record.verification.measure == "rms_difference"
     assert json.loads((tmp_path / "int8" / NAME).read_text())["precision"] == "int8"
+    metadata = onnx_format.open_session(tmp_path / "int8" / "model.onnx").get_modelmeta().custom_metadata_map
+    assert metadata["compactnets.precision"] == "int8"
+    assert json.loads(metadata["compactnets.class_names"]) == record.network.class_names
     loaded = load_artifact(tmp_path / "int8")
     assert loaded(pictures(3)).shape == (3, 5)
     assert loaded(pictures(3)[:0]).shape == (0, 5)

@@ -344,3 +344,22 @@ def test_faster_rcnn_of_any_size(tmp_path: Path, heads: str) -> None:
     artifact = load_detector_artifact(tmp_path / "a")
     for image in (picture(200, 150), picture(64, 64), picture(40, 200), picture(427, 640)):
         assert_same(artifact.find(image), find_objects(detector, [image])[0], 1e-2)
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("ssd", "raw"), ("faster_rcnn", "raw")])
+def test_every_file_says_by_itself_what_it_is(exported: Export, kind: str, heads: str) -> None:
+    folder = exported(kind, heads)
+    artifact = json.loads((folder / NAME).read_text())
+    for name in artifact["files"]:
+        session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        metadata = session.get_modelmeta().custom_metadata_map
+        found = {key.removeprefix("compactnets."): value for key, value in metadata.items()}
+        assert (found["task"], found["detector"], found["network"]) == ("detection", kind, artifact["network"]["model"])
+        for key, value in (
+            ("class_names", artifact["network"]["class_names"]),
+            ("preprocess", artifact["input"]),
+            ("inputs", artifact["inputs"][name]),
+            ("outputs", artifact["outputs"][name]),
+            ("decoding", artifact["decoding"]),
+        ):
+            assert json.loads(found[key]) == value

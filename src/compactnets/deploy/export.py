@@ -16,6 +16,7 @@ from compactnets.complexity import count
 from compactnets.console import stage, stages
 from compactnets.data import Preprocess
 from compactnets.deploy.formats import FORMATS, Format, find_format
+from compactnets.deploy.metadata import classifier_metadata
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import align_depthwise, deploy_form
 from compactnets.deploy.verify import TOLERANCE, Pictures, Write, example_input, load_pictures, verify
@@ -150,7 +151,7 @@ def finish_artifact(
     precision: str = "float32",
     simulation: nn.Module | None = None,
 ) -> ArtifactRecord:
-    """Verify the artifact in a folder and write its record.
+    """Write metadata into the artifact in a folder, verify it, and write its record.
 
     Args:
         form: the format.
@@ -169,9 +170,13 @@ def finish_artifact(
 
     Raises:
         LimitError: the artifact differs by more than ``tolerance``.
-        InputError: images that cannot be used.
+        InputError: images that cannot be used, or a record with more or fewer classes than the network has outputs.
     """
     preprocess = Preprocess.from_dict(network.preprocess)
+    with torch.inference_mode():
+        check_outputs(network, model(example_input(preprocess)).shape[1])
+    shape = _input_shape(form, preprocess, batch_size)
+    form.embed(folder, classifier_metadata(network, shape, precision))  # before the comparison: what is kept is run
     verification = verify(
         form,
         simulation or model,
@@ -190,7 +195,7 @@ def finish_artifact(
         files={name: digest(folder / name) for name in form.files},
         bytes=sum(size_in_bytes(folder / name) for name in form.files),
         precision=precision,
-        input=_input_shape(form, preprocess, batch_size),
+        input=shape,
         network=network,
         weights=weights,
         macs=macs,

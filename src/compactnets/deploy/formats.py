@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,6 +45,7 @@ class Format:
         int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
         profiles: whether its runtime says what each operator takes.
         lanes: whether its runtime gains from channels in whole vectors (``rewrite.align_depthwise``).
+        metadata: whether the main file can hold metadata of ours (:meth:`embed`).
         scratch: bytes in the temporary folder while it is written and checked, as a multiple of the weights.
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
@@ -62,6 +63,7 @@ class Format:
     int8_output: bool = False
     profiles: bool = False
     lanes: bool = False
+    metadata: bool = False
     scratch: float = 0.0
     runs_on: str = ""
 
@@ -121,6 +123,16 @@ class Format:
         self.versions()
         details: dict[str, Any] = self._module().write_int8(copy.deepcopy(network), example, folder)
         return details
+
+    def embed(self, folder: Path, metadata: Mapping[str, str]) -> None:
+        """Write metadata into the main file of an artifact; a format that has no place for it is left as it is.
+
+        Args:
+            folder: with the artifact's files.
+            metadata: key -> text (``deploy.metadata``).
+        """
+        if self.metadata:
+            self._module().embed(folder / self.file, metadata)
 
     def load_runtime(self) -> None:
         """Import the library that runs the artifacts, so that its memory is not counted as a network's.
@@ -188,6 +200,7 @@ FORMATS = {
             extra="onnx",
             profiles=True,
             lanes=True,
+            metadata=True,
             int8=True,
         ),
         Format(

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,15 @@ def _drop_notes(path: Path) -> None:
         del part.metadata_props[:]
     for node in model.graph.node:
         node.doc_string = ""
+    onnx.save(model, path)
+
+
+def embed(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replace the metadata of a file (``metadata_props``), key by key in the order given."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(metadata))
     onnx.save(model, path)
 
 

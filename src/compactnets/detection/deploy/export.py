@@ -11,10 +11,19 @@ from torchvision.models.detection.ssd import SSD
 from compactnets.console import stage, stages
 from compactnets.deploy.export import check_output, check_share, weight_bytes
 from compactnets.deploy.formats import FORMATS
+from compactnets.deploy.metadata import texts
 from compactnets.deploy.record import NAME, digest, size_in_bytes
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.cost import default_size, detector_cost
-from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, DetectorArtifact, Heads, InputRecord
+from compactnets.detection.deploy.artifact import (
+    FIRST,
+    SECOND,
+    WHOLE,
+    DetectorArtifact,
+    Heads,
+    InputRecord,
+    TensorRecord,
+)
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.graphs import write_graphs
 from compactnets.detection.deploy.stages import deploy_detector
@@ -74,7 +83,7 @@ def export_detector(
     output = as_path(output)
     form = FORMATS["onnx"]
     versions = {**software_versions(), **form.versions()}
-    from compactnets.deploy.onnx_format import OPSET  # which imports what int8 needs
+    from compactnets.deploy.onnx_format import OPSET, embed  # which imports what int8 needs
 
     limit = TOLERANCE if tolerance is None else tolerance
     check_share(limit, "--tolerance")
@@ -88,6 +97,8 @@ def export_detector(
     with stages(f"{what} to onnx"), writing(output) as partial, one_line(f"{what} cannot be exported to onnx", space):
         stage("tracing")
         graphs = write_graphs(deploy_detector(detector, record), decoding, taken.size, heads, partial)
+        for name, (inputs, outputs) in graphs.items():
+            embed(partial / name, detector_metadata(record, taken, inputs, outputs, decoding))
         left = [] if heads == "boxes" else (SSD_STEPS if record.detector == "ssd" else FASTER_RCNN_STEPS)
         artifact = DetectorArtifact(
             heads=heads,
@@ -107,6 +118,31 @@ def export_detector(
         artifact.verification = verify_detector(detector, artifact, partial, limit)
         (partial / NAME).write_text(artifact.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return artifact
+
+
+def detector_metadata(
+    record: DetectorRecord,
+    taken: InputRecord,
+    inputs: list[TensorRecord],
+    outputs: list[TensorRecord],
+    decoding: Decoding,
+) -> dict[str, str]:
+    """Return the metadata of one file of a detector: what :mod:`compactnets.deploy.metadata` says of a classifier."""
+    return texts(
+        {
+            "task": "detection",
+            "detector": record.detector,
+            "network": record.model,
+            "precision": "float32",
+            "class_names": record.class_names,
+            "preprocess": taken.model_dump(mode="json"),
+            "inputs": [one.model_dump(mode="json") for one in inputs],
+            "outputs": [one.model_dump(mode="json") for one in outputs],
+            "decoding": decoding.model_dump(mode="json"),
+            "source": record.source,
+            "license": record.license,
+        }
+    )
 
 
 def input_record(detector: FasterRCNN | SSD, record: DetectorRecord, size: tuple[int, int] | None) -> InputRecord:

@@ -1,0 +1,54 @@
+"""What an artifact's own file says of the network, for those who have the file without its ``artifact.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compactnets import __version__
+from compactnets.deploy.formats import INPUT, OUTPUT
+from compactnets.training.checkpoint import CheckpointRecord
+
+PREFIX = "compactnets."
+
+
+def texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return metadata under the keys of this package: text as it is, anything else as JSON, ``None`` left out."""
+    return {
+        f"{PREFIX}{key}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in {"version": __version__, **values}.items()
+        if value is not None
+    }
+
+
+def classifier_metadata(network: CheckpointRecord, shape: Sequence[int | None], precision: str) -> dict[str, str]:
+    """Return the metadata of a classifier, the same for the same network.
+
+    Args:
+        network: its record.
+        shape: (N, C, H, W) of the input; ``None`` where any number is taken.
+        precision: ``"float32"`` or ``"int8"``, of the weights and the arithmetic.
+    """
+    layout = "(N, C, H, W): pixels from 0 to 1, less preprocess.mean, divided by preprocess.std"
+    return texts(
+        {
+            "task": "classification",
+            "network": network.model,
+            "precision": precision,
+            "class_names": network.class_names,
+            "class_labels": network.class_labels,
+            "preprocess": network.preprocess,
+            "inputs": [{"name": INPUT, "shape": list(shape), "dtype": "float32", "meaning": layout}],
+            "outputs": [
+                {
+                    "name": OUTPUT,
+                    "shape": [shape[0], len(network.class_names)],
+                    "dtype": "float32",
+                    "meaning": "logits, one for each of class_names; softmax makes probabilities of them",
+                }
+            ],
+            "source": network.source,
+            "license": network.license,
+        }
+    )
