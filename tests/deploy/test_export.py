@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from compactnets.deploy import export, load_artifact, load_for_export, torch_format
+from compactnets.deploy import FORMATS, export, load_artifact, load_for_export, torch_format
+from compactnets.deploy.export import finish_artifact
 from compactnets.deploy.record import NAME
 from compactnets.deploy.verify import compare, load_pictures
 from compactnets.errors import InputError, LimitError
@@ -263,7 +264,17 @@ def test_a_record_names_as_many_classes_as_there_are_outputs(tmp_path: Path) -> 
     written["network"]["class_names"] = ["a", "b"]
     (tmp_path / "a" / NAME).write_text(json.dumps(written))
     with pytest.raises(InputError, match="names 2 classes in class_names, and the network has 5 outputs"):
-        load_artifact(tmp_path / "a")(torch.zeros(1, 3, 24, 24))
+        load_artifact(tmp_path / "a")
+    with pytest.raises(InputError, match="names 1 classes in class_names, and the network has 5 outputs"):
+        finish_artifact(
+            FORMATS["torch"],
+            tiny_network(),
+            record.model_copy(update={"class_names": ["a"]}),
+            tmp_path / "a",
+            {},
+            lambda example, folder: {},
+            tolerance=1.0,
+        )
     model, other = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
     save_checkpoint(tmp_path / "c.safetensors", model.state_dict(), other.model_copy(update={"class_names": ["a"]}))
     with pytest.raises(InputError, match="names 1 classes in class_names, and the network has 4 outputs"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -11,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
 from compactnets.deploy.record import NAME
-from compactnets.detection.checkpoint import Detector, DetectorRecord
+from compactnets.detection.checkpoint import Detector, DetectorRecord, load_detector
 from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, TensorRecord, read_detector_artifact
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.export import export_detector, parse_size
@@ -26,7 +28,9 @@ from compactnets.detection.deploy.stages import deploy_detector
 from compactnets.detection.deploy.suppression import suppress
 from compactnets.detection.evaluation import find_objects
 from compactnets.detection.objects import Detections
+from compactnets.detection.prediction import predict_objects
 from compactnets.errors import InputError, LimitError
+from compactnets.training.checkpoint import save_checkpoint
 
 from .lively import SMALLEST, lively_detector, photograph
 
@@ -363,3 +367,42 @@ def test_every_file_says_by_itself_what_it_is(exported: Export, kind: str, heads
             ("decoding", artifact["decoding"]),
         ):
             assert json.loads(found[key]) == value
+
+
+@pytest.mark.parametrize("kind", ["ssd", "faster_rcnn"])
+def test_a_record_names_as_many_classes_as_the_detector_has_outputs(
+    exported: Export, tmp_path: Path, kind: str
+) -> None:
+    """At export, and where the record of an artifact or a checkpoint was changed afterwards."""
+    detector, record = detector_of(kind)
+    short = record.model_copy(update={"class_names": ["a"]})
+    with pytest.raises(InputError, match="names 1 classes in class_names, .* outputs for 3"):
+        export_detector(detector, short, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+    folder = Path(shutil.copytree(exported(kind, "raw"), tmp_path / "a"))
+    written = json.loads((folder / NAME).read_text())
+    written["network"]["class_names"] = ["a"]
+    (folder / NAME).write_text(json.dumps(written))
+    with pytest.raises(InputError, match="names 1 classes in class_names, .* outputs for 3"):
+        load_detector_artifact(folder)
+    save_checkpoint(tmp_path / "c.safetensors", detector.state_dict(), short)
+    with pytest.raises(InputError, match=r"c\.safetensors") as caught:
+        load_detector(tmp_path / "c.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["ssd", "faster_rcnn"])
+def test_numbers_that_are_not_finite_are_no_detections(exported: Export, tmp_path: Path, kind: str) -> None:
+    detector, record = detector_of(kind)
+    broken = copy.deepcopy(detector)
+    for parameter in (broken.head if kind == "ssd" else broken.roi_heads).parameters():
+        parameter.data.fill_(float("nan"))
+    Image.new("RGB", (90, 60), "red").save(tmp_path / "p.png")
+    with pytest.raises(InputError, match="not finite.*p.png"):
+        list(predict_objects(broken, record, [tmp_path / "p.png"], None))
+    with pytest.raises(InputError, match="not finite"):
+        export_detector(broken, record, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    artifact = load_detector_artifact(exported(kind, "raw"))
+    with pytest.raises(InputError, match="not finite"):
+        artifact([torch.full((3, 60, 90), float("nan"))])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compactnets.data import Preprocess
 from compactnets.deploy.formats import Runner
 from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
 from compactnets.errors import InputError
@@ -51,18 +52,22 @@ def run_in_batches(runner: Runner, images: np.ndarray, batch: int | None) -> np.
 
 
 def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
-    """Load an artifact into its runtime, by its folder or main file.
+    """Load an artifact into its runtime, by its folder or main file, and run it once.
 
     Args:
         threads: threads of the runtime; its own choice where not given.
 
     Raises:
-        InputError: a record or file that cannot be used, or a runtime that is not installed.
+        InputError: a record or file that cannot be used, a record with more or fewer classes than there are outputs,
+            or a runtime that is not installed.
     """
     path = as_path(path)
     record, form = read_artifact(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    return Artifact(form.open(folder / form.file, threads), record).eval()
+    artifact = Artifact(form.open(folder / form.file, threads), record).eval()
+    preprocess = Preprocess.from_dict(record.network.preprocess)
+    artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs, now
+    return artifact
 
 
 def load_network(path: str | Path, device: torch.device) -> tuple[nn.Module, CheckpointRecord]:

@@ -84,6 +84,19 @@ def build_detector(record: DetectorRecord, model: nn.Module) -> Detector:
     return build_faster_rcnn(model, name, classes, record.faster_rcnn or FasterRCNNSettings(), frozen_batchnorm=frozen)
 
 
+def check_classes(record: DetectorRecord, columns: int) -> None:
+    """Raise unless a record names as many classes as its detector has scores for a box, but for the background.
+
+    Raises:
+        InputError: both numbers.
+    """
+    if len(record.class_names) != columns - 1:
+        raise InputError(
+            f"the record of {record.detector} on {record.model} names {len(record.class_names)} classes in "
+            f"class_names, and the detector has outputs for {columns - 1}: they must be as many"
+        )
+
+
 def load_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
     """Build the detector of a checkpoint, in evaluation mode, and return it with its record.
 

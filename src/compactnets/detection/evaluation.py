@@ -32,10 +32,11 @@ def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
 
 
 @contextmanager
-def _watched(detector: nn.Module) -> Iterator[list[bool]]:
+def watched(detector: nn.Module) -> Iterator[list[bool]]:
     """Collect, for each output of the detector's networks, whether it is finite.
 
-    Seen from outside, torchvision's detectors find nothing where scores are NaN: an average precision of zero.
+    Seen from outside, torchvision's detectors find nothing where scores are NaN: an average precision of zero. An
+    exported detector looks at its outputs itself.
     """
     finite: list[bool] = []
 
@@ -82,7 +83,7 @@ def evaluate_detector(
     detector.eval()
     start, stopped, bad_images, images = time.perf_counter(), False, 0, 0
     for batch in Tracker(loader, len(loader), description):
-        with _watched(detector) as finite:
+        with watched(detector) as finite:
             found = find_objects(detector, batch.images)
         images += len(batch.images)
         bad_images += 0 if all(finite) else len(batch.images)

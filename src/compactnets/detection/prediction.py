@@ -10,10 +10,11 @@ from typing import Any
 from compactnets.data import read_image
 from compactnets.detection.checkpoint import Detector, DetectorRecord
 from compactnets.detection.drawing import draw
-from compactnets.detection.evaluation import find_objects
+from compactnets.detection.evaluation import find_objects, watched
 from compactnets.detection.transform import plain_target
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.training.evaluation import NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def predict_objects(
 
     Raises:
         InputError: the folder cannot be written.
+        NotFiniteError: (an InputError) outputs that are not finite.
     """
     output = None if output is None else as_path(output)
     weights = next(detector.parameters(), None)
@@ -68,7 +70,10 @@ def predict_objects(
             yield ImageObjects(str(path), error=str(error))
             continue
         pixels = plain_target(image).to(device).float().div_(255)
-        found = find_objects(detector, [pixels])[0].above(score)
+        with watched(detector) as finite:
+            found = find_objects(detector, [pixels])[0].above(score)
+        if not all(finite):
+            raise NotFiniteError(f"the detector gives numbers that are not finite for {path}")
         drawn = None
         if output is not None:
             drawn = _free_name(output, Path(path).stem, taken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import torch
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
@@ -13,7 +14,7 @@ from compactnets.deploy.export import check_output, check_share, weight_bytes
 from compactnets.deploy.formats import FORMATS
 from compactnets.deploy.metadata import texts
 from compactnets.deploy.record import NAME, digest, size_in_bytes
-from compactnets.detection.checkpoint import DetectorRecord
+from compactnets.detection.checkpoint import DetectorRecord, check_classes
 from compactnets.detection.cost import default_size, detector_cost
 from compactnets.detection.deploy.artifact import (
     FIRST,
@@ -25,9 +26,10 @@ from compactnets.detection.deploy.artifact import (
     TensorRecord,
 )
 from compactnets.detection.deploy.decoding import Decoding
-from compactnets.detection.deploy.graphs import write_graphs
+from compactnets.detection.deploy.graphs import EXAMPLE, write_graphs
 from compactnets.detection.deploy.stages import deploy_detector
 from compactnets.detection.deploy.verification import TOLERANCE, verify_detector
+from compactnets.detection.evaluation import find_objects, watched
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.failures import Space, one_line
@@ -77,7 +79,8 @@ def export_detector(
         tolerance: largest difference allowed: of a score, and of a box's side as a share of the input's longer side.
 
     Raises:
-        InputError: a missing extra, a folder that holds something else, or a size that the detector cannot have.
+        InputError: a missing extra, a folder that holds something else, a size that the detector cannot have, more or
+            fewer classes than it has outputs, or outputs that are not finite.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
     output = as_path(output)
@@ -91,7 +94,14 @@ def export_detector(
     space = Space(output, weight_bytes(detector))
     space.check()
     detector = copy.deepcopy(detector).cpu().float().eval()
+    ssd = isinstance(detector, SSD)
+    classifier = detector.head.classification_head if ssd else detector.roi_heads.box_predictor.cls_score
+    check_classes(record, classifier.num_columns if ssd else classifier.out_features)
     taken = input_record(detector, record, size)
+    with watched(detector) as finite:  # of which the choice of boxes would show nothing
+        find_objects(detector, [torch.rand(3, *(taken.size or EXAMPLE), generator=torch.Generator().manual_seed(0))])
+    if not all(finite):
+        raise InputError(f"{record.detector} on {record.model} gives numbers that are not finite: it is not exported")
     decoding = Decoding.of(detector, record)
     what = f"{record.detector} on {record.model}"
     with stages(f"{what} to onnx"), writing(output) as partial, one_line(f"{what} cannot be exported to onnx", space):

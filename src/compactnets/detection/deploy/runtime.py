@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 
 from compactnets.deploy.formats import FORMATS
-from compactnets.detection.checkpoint import Detector, DetectorRecord, load_detector
+from compactnets.deploy.metadata import PREFIX
+from compactnets.detection.checkpoint import Detector, DetectorRecord, check_classes, load_detector
 from compactnets.detection.deploy.artifact import SECOND, DetectorArtifact, is_detector_artifact, read_detector_artifact
 from compactnets.detection.deploy.decoding import clip
 from compactnets.detection.objects import Detections
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.training.evaluation import NotFiniteError
 
 
 class ArtifactDetector(nn.Module):
@@ -53,6 +56,9 @@ class ArtifactDetector(nn.Module):
         outputs = self.call(name, images)
         if self.artifact.heads == "boxes":
             boxes, labels, scores = outputs
+            classes = int(labels.max()) + 1 if len(labels) else 0
+            if classes > len(self.artifact.network.class_names):  # of a file that does not note them
+                check_classes(self.artifact.network, classes + 1)
             return boxes, labels, scores
         with torch.inference_mode():
             if decoding.proposals is None:
@@ -71,7 +77,23 @@ class ArtifactDetector(nn.Module):
         names = [one.name for one in self.artifact.inputs[name]]
         arrays = [np.ascontiguousarray(one.numpy(), dtype=np.float32) for one in inputs]
         found = self.sessions[name].run(None, dict(zip(names, arrays, strict=True)))
+        if not all(np.isfinite(values).all() for values in found):
+            raise NotFiniteError(f"{name} gives numbers that are not finite")
         return [torch.from_numpy(values) for values in found]
+
+    def check_classes(self) -> None:
+        """Raise unless the record names as many classes as the files were written for, as far as they say.
+
+        Raises:
+            InputError: both numbers.
+        """
+        *_, session = self.sessions.values()
+        noted = session.get_modelmeta().custom_metadata_map.get(f"{PREFIX}class_names")
+        if noted is not None:  # files of earlier versions have none
+            check_classes(self.artifact.network, len(json.loads(noted)) + 1)
+        columns = {one.name: one.shape[-1] for one in session.get_outputs()}["scores"]
+        if self.artifact.heads == "raw" and isinstance(columns, int):
+            check_classes(self.artifact.network, columns)
 
 
 def load_detector_artifact(path: str | Path, threads: int | None = None) -> ArtifactDetector:
@@ -88,7 +110,9 @@ def load_detector_artifact(path: str | Path, threads: int | None = None) -> Arti
     path = Path(path)
     record = read_detector_artifact(path)
     FORMATS["onnx"].versions()
-    return ArtifactDetector(record, path if path.is_dir() else path.parent, threads).eval()
+    detector = ArtifactDetector(record, path if path.is_dir() else path.parent, threads).eval()
+    detector.check_classes()
+    return detector
 
 
 def load_any_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
