@@ -52,6 +52,74 @@ def test_other_sizes(artifact: Make, name: str) -> None:
             loaded(images)
 
 
+ANY_SIZE = [name for name in RUN_HERE if FORMATS[name].any_size]
+SHAPES = [(1, 1), (16, 16), (32, 32), (33, 33), (224, 224), (1, 33), (48, 33), (32, 1)]
+
+
+def check_shapes(name: str, model: torch.nn.Module, made: int, folder: Path) -> None:
+    """Write for one size, and compare at the edges of "any batch and size"."""
+    needs(name)
+    FORMATS[name].write(deploy_form(model), torch.zeros(1, 3, made, made), folder)
+    run = FORMATS[name].open(folder / FORMATS[name].file)
+    for shape in SHAPES:
+        for batch in (1, 3):
+            images = torch.randn(batch, 3, *shape)
+            with torch.inference_mode():
+                expected = model(images)
+            found = torch.from_numpy(run(images.numpy()))
+            assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max()), (batch, shape)
+
+
+@pytest.mark.parametrize("made", [32, 224])
+@pytest.mark.parametrize(
+    "name", [name if name == "torch" else pytest.param(name, marks=pytest.mark.slow) for name in ANY_SIZE]
+)
+def test_any_size_is_any_size(name: str, made: int, tmp_path: Path) -> None:
+    check_shapes(name, tiny_network(), made, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [32, 224])
+@pytest.mark.parametrize("network", ["menet_108_8x1_g3", "muffnet_x0_5"])
+@pytest.mark.parametrize("name", ANY_SIZE)
+def test_networks_take_any_size(name: str, network: str, made: int, tmp_path: Path) -> None:
+    """With five halvings, where a map of 32 pixels ends as one pixel."""
+    check_shapes(name, small_form(network)[0], made, tmp_path)
+
+
+def test_any_size_without_this_package(artifact: Make) -> None:
+    """The file itself states no more conditions than its record."""
+    program = torch.export.load(artifact("torch") / "model.pt2").module()
+    for shape in SHAPES:
+        images = torch.randn(1, 3, *shape)
+        with torch.inference_mode():
+            torch.testing.assert_close(program(images), tiny_network()(images), rtol=1e-4, atol=1e-5)
+
+
+class Branching(torch.nn.Module):
+    """Computes otherwise on small images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) if images.shape[2] > 64 else images.amax((2, 3))
+
+
+def test_a_network_of_two_computations_is_not_written_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="1 x 1"):
+        FORMATS["torch"].write(Branching(), torch.zeros(1, 3, 32, 32), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
+def test_images_that_a_runtime_refuses_are_one_line(artifact: Make, name: str) -> None:
+    """By channels, which no artifact leaves open. ncnn does not check them: the record is what refuses them there."""
+    form = FORMATS[name]
+    run = form.open(artifact(name) / form.file)
+    with pytest.raises(InputError) as caught:
+        run(np.zeros((2, 4, 9, 7), np.float32))
+    assert "2 x 4 x 9 x 7" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_coreml_is_written_and_checked_where_it_cannot_run(artifact: Make) -> None:
     folder = artifact("coreml")
     record = json.loads((folder / NAME).read_text())

@@ -24,6 +24,11 @@ from compactnets.telemetry import without_openvino_telemetry
 
 Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
 
+# pixels that networks of open sizes are traced on, whatever size they are made for: where a feature map is of one
+# pixel, torch.export takes that for a fact of all sizes
+TRACED = (224, 256)
+EDGES = ((1, 1), (1, 33), (33, 16), (225, 31))  # pixels at which a traced network is compared with the one it is of
+TRACING_TOLERANCE = 1e-4  # of the largest output: the operators are the same
 INPUT, OUTPUT = "image", "logits"  # the names that every artifact gives to its input and output, where it has names
 
 
@@ -153,14 +158,32 @@ class Format:
             precision: ``"float32"`` or one of :attr:`precisions`.
 
         Raises:
-            InputError: the extra is missing, or the file cannot be loaded.
+            InputError: the extra is missing, or the file cannot be loaded. The runner raises it, too, for images of
+                a shape that cannot be run.
         """
         self.versions()
         if not self.runs_here:
             raise InputError(f"{path} is a {self.name} artifact, which runs on {self.runs_on} only")
         more = {} if precision == "float32" else {"precision": precision}
         runner: Runner = self._module().open_runner(path, threads, **more)
-        return runner
+
+        def run(images: np.ndarray) -> np.ndarray:
+            try:
+                return runner(images)
+            except InputError:
+                raise
+            except Exception as error:  # every runtime has exceptions of its own
+                shape = " x ".join(map(str, images.shape))
+                takes = (
+                    f"{'any batch' if self.any_batch else 'the batch that it was made for'} and "
+                    f"{'any size' if self.any_size else 'the size that it was made for'}"
+                )
+                raise InputError(
+                    f"{path} cannot run on images of {shape} (N, C, H, W); a {self.name} artifact of this release "
+                    f"takes {takes}, as far as its network does: {_cause(error)}"
+                ) from None
+
+        return run
 
     def time_operators(
         self, path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "float32"
@@ -265,10 +288,54 @@ def find_format(name: str) -> Format:
 
 
 def trace_program(model: nn.Module, example: Tensor, *, any_shape: bool) -> torch.export.ExportedProgram:
-    """Trace a deploy form with ``torch.export``; with ``any_shape`` batch, height and width stay open."""
+    """Trace a deploy form with ``torch.export``; with ``any_shape`` batch, height and width stay open.
+
+    An open program has no conditions on its input besides the channels, and is compared with the network at
+    :data:`EDGES`, so that it does take any shape.
+
+    Raises:
+        InputError: an open program that refuses a size that the network takes, or computes something else there.
+    """
     stage("tracing")
-    shapes = None
-    if any_shape:
-        example = torch.zeros(2, *example.shape[1:])  # a batch of one would be taken as fixed
-        shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-    return torch.export.export(model, (example,), dynamic_shapes=shapes)
+    if not any_shape:
+        return torch.export.export(model, (example,))
+    example = torch.zeros(2, example.shape[1], *TRACED)  # a batch of one would be taken as fixed
+    shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+    program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    # without an example PyTorch does not check the conditions that tracing noted, which hold for all sizes where no
+    # feature map is of one pixel, although the same operators serve for one
+    program.example_inputs = None
+    _check_edges(program, model, example.shape[1])
+    return program
+
+
+def _check_edges(program: torch.export.ExportedProgram, model: nn.Module, channels: int) -> None:
+    traced = program.module()
+    generator = torch.Generator().manual_seed(0)
+    for batch, (height, width) in enumerate(EDGES, start=1):
+        images = torch.randn(batch, channels, height, width, generator=generator)
+        with torch.inference_mode():
+            try:
+                expected = model(images)
+            except (RuntimeError, ValueError):
+                continue  # the network itself does not take this size
+            try:
+                found = traced(images)
+            except Exception as error:  # conditions of the program have several exceptions
+                raise InputError(
+                    f"traced, this network does not take {batch} x {height} x {width} pixels: {_cause(error)}"
+                ) from None
+        if found.shape != expected.shape or bool(
+            (found - expected).abs().max() > TRACING_TOLERANCE * expected.abs().max()
+        ):
+            raise InputError(
+                f"traced on {TRACED[0]} x {TRACED[1]} pixels, this network computes something else on {height} x "
+                f"{width}: its size is no open one; export to a format that fixes the size"
+            )
+
+
+def _cause(error: Exception) -> str:
+    """Return the first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (said or [type(error).__name__])[0]
