@@ -70,7 +70,7 @@ def check_shapes(name: str, model: torch.nn.Module, made: int, folder: Path) -> 
             assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max()), (batch, shape)
 
 
-@pytest.mark.parametrize("made", [32, 224])
+@pytest.mark.parametrize("made", [32, pytest.param(224, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name", [name if name == "torch" else pytest.param(name, marks=pytest.mark.slow) for name in ANY_SIZE]
 )
