@@ -101,9 +101,7 @@ def write_lock(python: Path) -> None:
     tools = {"pip", "setuptools", "uv", "wheel"}
     number = "{}.{}".format(*sys.version_info)
     # PyTorch's builds differ by what follows the plus sign, its interface does not
-    lines = [
-        f"{name}=={version.partition('+')[0]}" for name, version in versions(python).items() if name not in tools
-    ]
+    lines = [f"{name}=={version.partition('+')[0]}" for name, version in versions(python).items() if name not in tools]
     LOCK.write_text(LOCK_HEAD.format(python=number) + "\n".join(sorted(lines)) + "\n", encoding="utf-8")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -284,10 +286,14 @@ def test_peak_activations_of_a_network_leave_out_only_scratch_memory(tmp_path: P
 # -------------------------------------------------------------------------------------------- the caller's own network
 
 
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return itertools.chain(model.named_parameters(), model.named_buffers())
+
+
 def test_the_callers_network_is_not_changed() -> None:
     model = timm.create_model("menet_108_8x1_g3").train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    pointers = {key: value.data_ptr() for key, value in model.state_dict().items()}
+    pointers = {key: value.data_ptr() for key, value in _tensors(model)}
     calls: list[str] = []
     model.stages.register_forward_hook(lambda *_: calls.append("hook"))
     model.stem.register_forward_pre_hook(lambda *_: calls.append("pre-hook"))
@@ -299,7 +305,7 @@ def test_the_callers_network_is_not_changed() -> None:
 
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.requires_grad and not parameter.is_meta for parameter in model.parameters())
-    assert {key: value.data_ptr() for key, value in model.state_dict().items()} == pointers
+    assert {key: value.data_ptr() for key, value in _tensors(model)} == pointers
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [sum(len(module._forward_hooks) for module in model.modules()), calls] == [1, []]
     model(torch.randn(2, 3, 64, 64))

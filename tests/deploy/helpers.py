@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from compactnets.environment import cpu_features
 from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
 from compactnets.models.muffnet_blocks import MuffStage
@@ -20,6 +22,8 @@ from compactnets.nn import ConvNormAct
 from compactnets.training.checkpoint import CheckpointRecord
 
 SIZE, CLASSES = 24, 5
+# Without VNNI the int8 kernels of ONNX Runtime and OpenVINO on x86 add two products in 16 bits, which saturate.
+SATURATES = platform.machine() in ("x86_64", "AMD64") and not any("vnni" in name for name in cpu_features())
 
 
 def randomize(model: nn.Module) -> nn.Module:

@@ -257,7 +257,7 @@ def test_written_read_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}]}', '{"rows": [1]}', "{"])
 def test_other_files_are_not_results(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(InputError, match="is not the result of"):
+    with pytest.raises(InputError, match=r"r\.json is not"):
         read_results(tmp_path / "r.json")
     with pytest.raises(InputError, match="cannot read"):
         read_results(tmp_path / "nowhere.json")

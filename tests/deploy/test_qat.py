@@ -50,7 +50,7 @@ from compactnets.training.recipe import Recipe
 from compactnets.training.step import Learner
 
 from .conftest import needs
-from .helpers import tiny_network
+from .helpers import SATURATES, tiny_network
 
 QUICK = Settings(calibration_images=16, ranges="minmax")
 EPOCHS = 2
@@ -260,6 +260,8 @@ def test_runtimes_compute_what_was_trained(
 ) -> None:
     """Weights and ranges go into the artifact as they are, with the logits in int8 where the runtime wants it."""
     needs(name)
+    if SATURATES and name in ("onnx", "openvino"):
+        pytest.skip("int8 products saturate in this runtime on a CPU without VNNI")
     monkeypatch.setattr(post_training, "measure", lambda *_, **__: {})  # latency
     beside = ("start", *load_for_export(str(init)))
     record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", beside=beside)

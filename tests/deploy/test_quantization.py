@@ -41,7 +41,7 @@ from compactnets.models.registry import list_models
 from compactnets.nn import ChannelShuffle
 
 from .conftest import needs
-from .helpers import SIZE, Small, small_form, tiny_network, tiny_record, write_pictures
+from .helpers import SATURATES, SIZE, Small, small_form, tiny_network, tiny_record, write_pictures
 
 INT8 = [name for name, form in FORMATS.items() if form.int8]
 
@@ -259,7 +259,7 @@ def test_runtimes_compute_what_was_simulated(name: str, model: Callable[[], nn.M
     with torch.inference_mode():
         expected = simulation(images)  # it was left alone
     found = torch.from_numpy(form.open(tmp_path / form.file)(images.numpy()))
-    assert relative_error(expected, found) < 0.05
+    assert relative_error(expected, found) < (0.1 if SATURATES and name != "executorch" else 0.05)
     if name == "executorch":
         assert details["other_operators"] == {}
         assert details["delegates"] == 1

@@ -158,7 +158,7 @@ def test_worse_of_two_counts_decides() -> None:
 
 
 def _text(results: list[RowCost]) -> str:
-    console = PlainConsole(file=io.StringIO(), width=80)
+    console = PlainConsole(file=io.StringIO(), width=100)
     console.print(render(results))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

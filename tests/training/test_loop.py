@@ -22,6 +22,7 @@ from compactnets.training.prediction import predict
 from compactnets.training.preparation import fit_batch, prepare
 from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe
+from compactnets.training.step import Learner
 
 from .helpers import Part, digits_part
 
@@ -131,10 +132,14 @@ def test_wrong_settings_leave_no_folder(
 
 
 def test_a_loss_that_is_not_finite_stops(
-    tiny_recipe: MakeRecipe, digits: tuple[ImageSource, ImageSource], tmp_path: Path
+    tiny_recipe: MakeRecipe,
+    digits: tuple[ImageSource, ImageSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Learner, "lr", lambda self, step: 1e30)  # which no recipe may ask for
     with pytest.raises(InputError, match=r"the loss is not finite at epoch 1/2, step \d+: 32 of 32 images \(digit"):
-        classification.train(tiny_recipe(lr=1e30, epochs=2), *digits, tmp_path / "run")
+        classification.train(tiny_recipe(epochs=2), *digits, tmp_path / "run")
 
 
 def test_fine_tuning_replaces_the_classifier_and_says_so(
