@@ -30,7 +30,7 @@ SETS = ("locked", "newest", "torch-2.11", "lowest")
 BOUND = re.compile(r"([A-Za-z0-9._-]+)(?:\[.*\])?>=([0-9][0-9A-Za-z.]*)")
 LOCK_HEAD = """\
 # The versions on which this repository is known to pass, for CPython {python} on Linux: constraints for pip.
-# Written by: python environments/check.py newest --lock
+# To write it anew: python environments/check.py newest --lock
 """
 
 
