@@ -15,6 +15,7 @@ The environment lies in build/environments/SET and is made anew by each run. ``-
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -37,7 +38,9 @@ LOCK_HEAD = """\
 def run(*command: str | Path) -> None:
     """Run a command in the repository, and end with its exit code where it fails."""
     print("+", *command, flush=True)
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, check=False)
+    # as in an activated environment: ExecuTorch calls the program flatc of its own by name
+    path = os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", "")])
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, check=False, env={**os.environ, "PATH": path})
     if done.returncode:
         raise SystemExit(done.returncode)
 

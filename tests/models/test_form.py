@@ -255,6 +255,7 @@ def halved(network: nn.Module, folder: Path, name: str, arguments: Arguments) ->
 
 def pickled_network(network: nn.Module, folder: Path, name: str, arguments: Arguments) -> nn.Module:
     torch.save(network, folder / "network.pt")
+    # a way by which people keep whole networks; the file is the one of the line above
     again = torch.load(folder / "network.pt", weights_only=False)
     target = copy.deepcopy(timm.create_model(name, **arguments))
     target.load_state_dict(again.state_dict())
