@@ -28,6 +28,18 @@ def fail() -> None:
     raise RuntimeError("a line of a library\nand another")
 
 
+def _unreadable() -> None:
+    raise ValueError("cannot be unpickled")
+
+
+class Unreadable:
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unreadable, ()
+
+    def __call__(self) -> None:
+        """Never reached: the process that is to call it cannot read it."""
+
+
 def test_answers_errors_and_crashes(worker: Worker) -> None:
     """One after the other, and Ctrl-C in between, which a terminal sends to every process."""
     assert worker.call(abs, -3) == 3
@@ -35,6 +47,8 @@ def test_answers_errors_and_crashes(worker: Worker) -> None:
         worker.call(refuse)
     with pytest.raises(InputError, match=r"^RuntimeError: a line of a library$"):
         worker.call(fail)
+    with pytest.raises(InputError, match="cannot be unpickled"):
+        worker.call(Unreadable())  # a module that is missing there raises in the same place
     process = worker.call(os.getpid)
     assert process != os.getpid()
     os.kill(process, signal.SIGINT)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compactnets import __version__
 from compactnets.deploy.formats import INPUT, OUTPUT
+from compactnets.files import json_text
 from compactnets.training.checkpoint import CheckpointRecord
 
 PREFIX = "compactnets."
@@ -16,7 +16,7 @@ PREFIX = "compactnets."
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
     """Return metadata under the keys of this package: text as it is, anything else as JSON, ``None`` left out."""
     return {
-        f"{PREFIX}{key}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        f"{PREFIX}{key}": value if isinstance(value, str) else json_text(value, ensure_ascii=False)
         for key, value in {"version": __version__, **values}.items()
         if value is not None
     }

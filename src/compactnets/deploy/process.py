@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,10 +92,11 @@ def _serve(pipe: Connection) -> None:
     os.close(nothing)
     while True:
         try:
-            function, arguments = pipe.recv()
+            message = pipe.recv_bytes()
         except (EOFError, OSError):
             return
         try:
+            function, arguments = pickle.loads(message)
             answer = False, function(*arguments)
         except InputError as error:
             answer = True, str(error)
