@@ -20,6 +20,7 @@ def test_cost_as_json(run: Run) -> None:
     assert [row["macs"]["stated"] for row in document["rows"]] == [144_000_000, 152_000_000, 163_000_000, 179_000_000]
 
 
+@pytest.mark.slow  # the parts are tested by tests/papers/test_ablation.py and tests/report
 def test_ablation_and_its_report(run: Run, own_network: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     words = ["papers", "ablation", "sharing", "--data", "digits", "--output", runs, "--seeds", 1, *QUICK]

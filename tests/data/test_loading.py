@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,8 +210,11 @@ def test_workers_leave_signals_to_the_training_process(made: Any, signum: signal
     loader = made(photographs(64), workers=2)
     batches = loader.epoch(0)
     next(batches)
-    children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
-    workers = [pid for pid in children if signum in _ignored(pid)]
+    deadline = time.monotonic() + 60  # the first batch may come before the second worker has begun
+    workers: list[int] = []
+    while len(workers) < 2 and time.monotonic() < deadline:
+        children = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        workers = [pid for pid in children if signum in _ignored(pid)]
     assert len(workers) >= 2
     for pid in workers:
         os.kill(pid, signum)

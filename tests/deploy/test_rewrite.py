@@ -15,6 +15,7 @@ from compactnets.models.legacy import load_legacy
 from compactnets.models.registry import FAMILIES, create_model, list_models
 from compactnets.nn import ChannelShuffle
 
+from ..names import one_of_each_kind
 from .helpers import randomize, small_form, tiny_network
 
 PRE_ACTIVATION = ("densenet", "condensenet")  # whose normalisation comes before the convolution
@@ -24,10 +25,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-HEAVY = {"vgg16": pytest.mark.slow}  # 138 M parameters, to fold and to compare
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=HEAVY.get(name, ())) for name in list_models()])
+@pytest.mark.parametrize("name", one_of_each_kind(name for name in list_models() if name != "vgg16"))
 def test_every_network_keeps_its_outputs(name: str) -> None:
     """In double precision, where rounding hides nothing; contiguous, channels_last and a part of a larger tensor."""
     model, size = small_form(name)
@@ -45,7 +43,7 @@ def test_every_network_keeps_its_outputs(name: str) -> None:
     assert not left or name.startswith(PRE_ACTIVATION)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", one_of_each_kind(FAMILIES))
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_in_float32_within_1e_5(name: str, channels_last: bool) -> None:
     torch.manual_seed(0)

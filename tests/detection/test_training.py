@@ -44,7 +44,9 @@ def same(a: Path, b: Path) -> bool:
     return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    "detector", [pytest.param(each, marks=() if each == "ssd" else pytest.mark.slow) for each in DETECTORS]
+)
 def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path) -> None:
     """One image twice; for SSD two, because batch normalisation of its 1x1 level needs images that differ."""
     images, _ = scenes(tmp_path / "few", train=2, val=1, alike=detector == "faster_rcnn")

@@ -19,9 +19,17 @@ from compactnets.models.peer_builders import ChannelSelect
 from compactnets.models.peers import PEERS, create_peer
 from compactnets.models.staged import StagedNet
 
-FORMS = [(name, stem) for name, peer in PEERS.items() for stem in peer.stems]
-every_form = pytest.mark.parametrize(("name", "stem"), FORMS)
-every_name = pytest.mark.parametrize("name", PEERS)
+from ..names import one_of_each_kind
+
+every_name = pytest.mark.parametrize("name", one_of_each_kind(PEERS))
+every_form = pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        pytest.param(*each.values, stem, marks=each.marks)
+        for each in one_of_each_kind(PEERS)
+        for stem in PEERS[each.values[0]].stems
+    ],
+)
 
 
 def build(name: str, device: str = "meta", **arguments: Any) -> StagedNet:

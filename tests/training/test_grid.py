@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from compactnets.errors import InputError
 from compactnets.training.grid import LOG, Member, Place, train_grid
@@ -25,7 +27,10 @@ def members(*names: str) -> list[Member]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     folder = tmp_path_factory.mktemp("alone")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as in one of two processes
     outcomes = train_grid(members("a", "b/c"), "digits", folder, Place("cpu"))
+    torch.set_num_threads(threads)
     return folder, [outcome.result["final"]["top1_percent"] for outcome in outcomes if outcome.result]
 
 
