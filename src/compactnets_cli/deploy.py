@@ -28,9 +28,14 @@ def export(
     images: Annotated[
         str | None, typer.Option(help="Source of the images to compare on; two photographs where it is not given.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or float16: half the bytes, input and output as before; not for executorch.")
+    ] = "float32",
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest difference from PyTorch, as a share of the largest logit; 0.0001."),
+        typer.Option(
+            help="Largest difference from PyTorch, as a share of the largest logit; 0.0001, and 0.01 for float16."
+        ),
     ] = None,
     lanes: Annotated[
         int | None,
@@ -59,6 +64,7 @@ def export(
         images=images,
         tolerance=tolerance,
         lanes=lanes,
+        precision=precision,
     )
     if as_json:
         print_json({"output": str(output), **result.model_dump(mode="json")})
@@ -148,7 +154,10 @@ def benchmark(
         typer.Argument(metavar="NETWORKS...", help="Names, .safetensors files, timm:NAME or pytorchcv:NAME."),
     ],
     formats: Annotated[
-        str, typer.Option(help="Formats with commas between; eager for plain PyTorch, openvino@bf16, onnx@lanes16.")
+        str,
+        typer.Option(
+            help="Formats, commas between; eager is plain PyTorch; onnx@float16, openvino@bf16, onnx@lanes16."
+        ),
     ] = "eager,onnx",
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,

@@ -269,9 +269,9 @@ def test_formats_and_precisions() -> None:
     assert parse_format("onnx@lanes16") == Variant("onnx", lanes=16)
     for text in ("eager", "onnx", "openvino@bf16", "onnx@lanes8"):
         assert parse_format(text).label == text
-    with pytest.raises(InputError, match="onnx runs in float32, lanes16, found 'bf16'"):
+    with pytest.raises(InputError, match="onnx runs in float32, float16, lanes16, found 'bf16'"):
         parse_format("onnx@bf16")
-    with pytest.raises(InputError, match="openvino runs in float32, bf16, found 'lanes16'"):
+    with pytest.raises(InputError, match="openvino runs in float32, float16, bf16, found 'lanes16'"):
         parse_format("openvino@lanes16")
     with pytest.raises(InputError, match="found 'lanes0'"):
         parse_format("onnx@lanes0")

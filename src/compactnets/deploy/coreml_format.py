@@ -18,6 +18,8 @@ from compactnets.deploy.formats import INPUT, OUTPUT, Runner
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError
 
+FLOAT32_ARRAY = 65568  # Core ML's number of the type (ArrayFeatureType.FLOAT32)
+
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.mlpackage`` in float32 for the shape of ``example``, and check its specification.
@@ -25,6 +27,19 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the specification that was written has other inputs or outputs.
     """
+    return _write(model, example, folder, "FLOAT32")
+
+
+def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write the same with weights and arithmetic in float16, and input and output in float32.
+
+    Raises:
+        InputError: as :func:`write`.
+    """
+    return _write(model, example, folder, "FLOAT16")
+
+
+def _write(model: nn.Module, example: Tensor, folder: Path, precision: str) -> dict[str, Any]:
     with quiet(), _own_scratch():
         import coremltools
 
@@ -33,21 +48,21 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         stage("converting to Core ML")
         package = coremltools.convert(
             traced,
-            inputs=[coremltools.TensorType(INPUT, shape=tuple(example.shape))],
-            outputs=[coremltools.TensorType(OUTPUT)],
+            inputs=[coremltools.TensorType(INPUT, shape=tuple(example.shape), dtype=np.float32)],
+            outputs=[coremltools.TensorType(OUTPUT, dtype=np.float32)],
             convert_to="mlprogram",
             minimum_deployment_target=coremltools.target.iOS16,
-            compute_precision=coremltools.precision.FLOAT32,
+            compute_precision=coremltools.precision[precision],
             skip_model_load=True,
         )
         package.save(str(folder / "model.mlpackage"))
         specification = coremltools.utils.load_spec(str(folder / "model.mlpackage"))
     with torch.inference_mode():
-        expected = {INPUT: list(example.shape), OUTPUT: list(model(example).shape)}
+        shapes = {INPUT: list(example.shape), OUTPUT: list(model(example).shape)}
     description = specification.description
-    found = {
-        feature.name: list(feature.type.multiArrayType.shape) for feature in (*description.input, *description.output)
-    }
+    features = {feature.name: feature.type.multiArrayType for feature in (*description.input, *description.output)}
+    found = {name: (list(array.shape), array.dataType) for name, array in features.items()}
+    expected = {name: (shape, FLOAT32_ARRAY) for name, shape in shapes.items()}
     if found != expected:
         raise InputError(f"coremltools wrote {found} where {expected} was expected")
     operations = [
@@ -77,7 +92,7 @@ def _own_scratch() -> Iterator[None]:
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into Core ML, on the processor alone, where results are float32."""
+    """Load into Core ML, on the processor alone."""
     import coremltools
 
     package = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)

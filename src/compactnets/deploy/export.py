@@ -15,11 +15,19 @@ from torch import Tensor, nn
 from compactnets.complexity import count
 from compactnets.console import stage, stages
 from compactnets.data import Preprocess
-from compactnets.deploy.formats import FORMATS, Format, find_format
+from compactnets.deploy.formats import FLOAT16, FLOAT32, FORMATS, Format, find_format
 from compactnets.deploy.metadata import classifier_metadata
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import align_depthwise, deploy_form
-from compactnets.deploy.verify import TOLERANCE, Pictures, Write, example_input, load_pictures, verify
+from compactnets.deploy.verify import (
+    TOLERANCES,
+    Pictures,
+    Write,
+    check_float16,
+    example_input,
+    load_pictures,
+    verify,
+)
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.failures import Space, one_line
@@ -39,6 +47,7 @@ def export(
     images: str | None = None,
     tolerance: float | None = None,
     lanes: int | None = None,
+    precision: str = FLOAT32,
 ) -> ArtifactRecord:
     """Write a network in the format of a device's runtime, compare it with PyTorch, and keep it if they agree.
 
@@ -50,28 +59,32 @@ def export(
         size: side of the images, where it differs from the preprocessing's.
         batch_size: images at once, for the formats that fix it.
         images: source of the images to compare on; two photographs of scikit-learn where it is not given.
-        tolerance: largest difference allowed, as a share of the largest absolute logit; ``verify.TOLERANCE``.
+        tolerance: largest difference allowed, as a share of the largest absolute logit; ``verify.TOLERANCES`` has what
+            holds for a precision where it is not given.
         lanes: pad the channels of depthwise convolutions to multiples of this, for the formats whose runtime gains from
             it (``onnx``, on x86).
+        precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are float32 in any case.
 
     Raises:
-        InputError: an unknown format, ``lanes`` for one that gains nothing from it, a missing extra, a folder that
-            holds something else, a network that the format cannot express.
+        InputError: an unknown format, a precision that it does not have, ``lanes`` for one that gains nothing from it,
+            a missing extra, a folder that holds something else, a network that the format cannot express.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
     output = as_path(output)
     form = find_format(format_name)
+    form.check_precision(precision)
     form.versions()
     if lanes is not None and not form.lanes:
         raise InputError(f"the runtime of {form.name} gains nothing from --lanes: leave it out")
-    tolerance = TOLERANCE if tolerance is None else tolerance
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     check_share(tolerance, "--tolerance")
     check_output(output)
     preprocess = resized(Preprocess.from_dict(record.preprocess), size)
     size_needed = weight_bytes(model)
-    space = Space(output, size_needed, round(form.scratch * size_needed))
+    space = Space(output, size_needed // (2 if precision == FLOAT16 else 1), round(form.scratch * size_needed))
     space.check()
-    pictures = load_pictures(images) if form.runs_here else None
+    computed = precision == FLOAT16 and form.float16 == "computed" and not form.runs_here
+    pictures = load_pictures(images) if form.runs_here or computed else None
     with (
         stages(f"{record.model} to {form.name}"),
         writing(output) as partial,
@@ -87,10 +100,13 @@ def export(
             deployed = align_depthwise(deployed, lanes)
 
         def write(example: Tensor, folder: Path) -> dict[str, Any]:
-            return form.write(deployed, example, folder)
+            return form.write(deployed, example, folder, precision)
 
         details = write(example_input(preprocess, batch_size), partial)
         details |= {} if lanes is None else {"lanes": lanes}
+        if computed and pictures:
+            found = check_float16(form, deployed, model, preprocess, pictures, tolerance)
+            details |= {"float16_difference": found}
         return finish_artifact(
             form,
             model,
@@ -103,6 +119,7 @@ def export(
             pictures=pictures,
             tolerance=tolerance,
             weights=weights,
+            precision=precision,
         )
 
 
@@ -148,7 +165,7 @@ def finish_artifact(
     pictures: Pictures | None = None,
     tolerance: float,
     weights: str = "",
-    precision: str = "float32",
+    precision: str = FLOAT32,
     simulation: nn.Module | None = None,
 ) -> ArtifactRecord:
     """Write metadata into the artifact in a folder, verify it, and write its record.
@@ -165,7 +182,7 @@ def finish_artifact(
         pictures: those images, where they were read before.
         tolerance: of the comparison.
         weights: what :func:`weights_digest` says of the network.
-        precision: ``"float32"`` or ``"int8"``.
+        precision: ``"float32"``, ``"float16"`` or ``"int8"``.
         simulation: what an int8 artifact is compared with, in the place of ``model``.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, class
 TRACED = (224, 256)
 EDGES = ((1, 1), (1, 33), (33, 16), (225, 31))  # pixels at which a traced network is compared with the one it is of
 TRACING_TOLERANCE = 1e-4  # of the largest output: the operators are the same
+FLOAT32, FLOAT16 = "float32", "float16"  # what ``export`` can write weights in
 INPUT, OUTPUT = "image", "logits"  # the names that every artifact gives to its input and output, where it has names
 
 
@@ -46,6 +47,9 @@ class Format:
         any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
         any_size: whether one artifact takes images of any size.
         precisions: arithmetic other than float32 that the runtime can be asked for.
+        float16: what float16 is there. ``"stored"``: the weights of convolutions and matrix products are float16 in
+            the file and computed with as the runtime likes, in float32 where it is checked; ``"computed"``: the runtime
+            computes in float16, too; ``None``: it cannot be had. Input and output are float32 everywhere.
         int8: whether it can hold an int8 network that was quantised here.
         int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
         profiles: whether its runtime says what each operator takes.
@@ -64,6 +68,7 @@ class Format:
     any_batch: bool = True
     any_size: bool = True
     precisions: tuple[str, ...] = ()
+    float16: Literal["stored", "computed"] | None = None
     int8: bool = False
     int8_output: bool = False
     profiles: bool = False
@@ -96,13 +101,29 @@ class Format:
                 raise missing_extra(package, self.extra or "", f"the format {self.name}") from None
         return found
 
-    def write(self, model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    def check_precision(self, precision: str) -> None:
+        """Raise unless an artifact of this format can have its weights in ``precision``.
+
+        Raises:
+            InputError: what was found, and what can be had.
+        """
+        if precision == "int8":
+            raise InputError("--precision is float32 or float16, found int8: 'compactnets quantize' makes int8")
+        if precision not in (FLOAT32, FLOAT16):
+            hint = did_you_mean(precision, (FLOAT32, FLOAT16))
+            raise InputError(f"--precision is float32 or float16, found {precision!r}{hint}")
+        if precision == FLOAT16 and not self.float16:
+            able = ", ".join(form.name for form in FORMATS.values() if form.float16)
+            raise InputError(f"the format {self.name} has no float16: --precision float16 is for {able}")
+
+    def write(self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32) -> dict[str, Any]:
         """Write the artifact of a deploy form.
 
         Args:
             model: the deploy form.
             example: ``(N, C, H, W)`` float32, N at least 1; its batch and size hold where the format has to fix them.
             folder: where :attr:`files` go; it exists and is empty.
+            precision: ``"float32"`` or, where the format has it, ``"float16"``.
 
         Returns:
             what the record should say besides (opset, delegation, …).
@@ -111,7 +132,8 @@ class Format:
             InputError: the extra is missing, or the network cannot be expressed.
         """
         self.versions()
-        details: dict[str, Any] = self._module().write(model, example, folder)
+        write = self._module().write_float16 if precision == FLOAT16 else self._module().write
+        details: dict[str, Any] = write(model, example, folder)
         return details
 
     def write_int8(self, network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -224,6 +246,7 @@ FORMATS = {
             profiles=True,
             lanes=True,
             metadata=True,
+            float16="stored",
             int8=True,
         ),
         Format(
@@ -236,6 +259,7 @@ FORMATS = {
             profiles=True,
             precisions=("bf16",),
             scratch=1.0,
+            float16="stored",
             int8=True,
         ),
         Format(
@@ -259,6 +283,7 @@ FORMATS = {
             packages=("ncnn", "pnnx"),
             extra="ncnn",
             scratch=3.0,
+            float16="stored",
         ),
         Format(
             "coreml",
@@ -269,9 +294,10 @@ FORMATS = {
             any_batch=False,
             any_size=False,
             scratch=1.0,
+            float16="computed",
             runs_on="darwin",
         ),
-        Format("torch", "model.pt2"),
+        Format("torch", "model.pt2", float16="stored"),
     )
 }
 

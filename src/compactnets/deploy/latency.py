@@ -25,11 +25,11 @@ from compactnets.console import Tracker, say
 from compactnets.data import Preprocess
 from compactnets.deploy import latency_worker as worker
 from compactnets.deploy.export import export, exported_form, resized, weights_digest
-from compactnets.deploy.formats import find_format
+from compactnets.deploy.formats import FLOAT16, FLOAT32, find_format
 from compactnets.deploy.networks import load_for_export
 from compactnets.deploy.process import Worker
 from compactnets.deploy.record import ArtifactRecord, read_artifact
-from compactnets.deploy.verify import TOLERANCE
+from compactnets.deploy.verify import TOLERANCES
 from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
 from compactnets.errors import InputError, LimitError
 from compactnets.failures import one_line
@@ -47,18 +47,28 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Variant:
-    """A format as ``--formats`` names it: ``onnx``, ``openvino@bf16``, ``onnx@lanes16``, or ``eager``."""
+    """What ``--formats`` names: ``onnx``, ``onnx@float16``, ``openvino@bf16``, ``onnx@lanes16``, or ``eager``."""
 
     format: str
-    precision: str = "float32"
+    precision: str = FLOAT32  # of the weights in the file, as for ``export``, or of the runtime's arithmetic
     lanes: int | None = None  # as for ``export``
+
+    @property
+    def stored(self) -> str:
+        """The precision of the weights in the file."""
+        return FLOAT16 if self.precision == FLOAT16 else FLOAT32
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that the runtime is asked to compute in."""
+        return FLOAT32 if self.precision == FLOAT16 else self.precision
 
     @property
     def label(self) -> str:
         """What ``--formats`` takes."""
         if self.lanes is not None:
             return f"{self.format}@lanes{self.lanes}"
-        return self.format if self.precision == "float32" else f"{self.format}@{self.precision}"
+        return self.format if self.precision == FLOAT32 else f"{self.format}@{self.precision}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Entry:
     def in_process(self, threads: int) -> tuple[str, Path, str, tuple[int, ...], int]:
         """Return what the functions of ``latency_worker`` that open the artifact take."""
         assert self.path is not None
-        return self.variant.format, self.path, self.variant.precision, self.shape, threads
+        return self.variant.format, self.path, self.variant.arithmetic, self.shape, threads
 
 
 def benchmark(
@@ -99,7 +109,8 @@ def benchmark(
 
     Args:
         networks: what :func:`load_for_export` takes.
-        formats: names of formats, ``eager`` for plain PyTorch; ``openvino@bf16`` for another arithmetic.
+        formats: names of formats, ``eager`` for plain PyTorch; ``onnx@float16`` for weights in
+            float16, ``openvino@bf16`` for another arithmetic.
         threads: threads of every runtime.
         batch_size: images at once.
         size: side of the images; each network's own where it is not given.
@@ -286,8 +297,10 @@ def parse_format(text: str) -> Variant:
     form = None if name == EAGER else find_format(name)
     if form and form.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
         return Variant(name, lanes=int(lanes[1]))
-    precision = option or "float32"
-    allowed = ["float32", *(form.precisions if form else ()), *(["lanes16"] if form and form.lanes else ())]
+    precision = option or FLOAT32
+    allowed = [FLOAT32]
+    if form:
+        allowed += [*([FLOAT16] if form.float16 else []), *form.precisions, *(["lanes16"] if form.lanes else [])]
     if precision not in allowed:
         raise InputError(f"{name} runs in {', '.join(allowed)}, found {precision!r}")
     return Variant(name, precision)
@@ -320,10 +333,20 @@ def _prepare(
         return Entry(network, variant, None, (batch_size, channels, side, side), macs, params, None, None, accuracy)
     name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
-    folder = artifacts / f"{name}-{variant.format}{lanes}-{size or 'own'}-{batch_size}"
+    stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
+    folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{size or 'own'}-{batch_size}"
     written = _read_if_fits(folder, model, record, variant, batch_size, size)
     if written is None:
-        written = export(model, record, variant.format, folder, size=size, batch_size=batch_size, lanes=variant.lanes)
+        written = export(
+            model,
+            record,
+            variant.format,
+            folder,
+            size=size,
+            batch_size=batch_size,
+            lanes=variant.lanes,
+            precision=variant.stored,
+        )
     checks = written.verification.checks
     if not checks:
         raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
@@ -352,12 +375,12 @@ def _read_if_fits(
     preprocess = resized(Preprocess.from_dict(network.preprocess), size)
     fits = (
         form.name == variant.format
-        and record.precision == "float32"
+        and record.precision == variant.stored
         and record.details.get("lanes") == variant.lanes
         and record.input[0] in (None, batch_size)
         and record.network == network.model_copy(update={"preprocess": preprocess.to_dict()})
         and record.versions == {**software_versions(), **form.versions()}
-        and record.verification.tolerance == TOLERANCE
+        and record.verification.tolerance == TOLERANCES[variant.stored]
         and record.weights == weights_digest(exported_form(model))
     )
     return record if fits else None

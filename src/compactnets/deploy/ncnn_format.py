@@ -29,6 +29,19 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     Raises:
         InputError: an operator that ncnn does not have.
     """
+    return _write(model, example, folder)
+
+
+def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write the same with the weights in float16.
+
+    Raises:
+        InputError: an operator that ncnn does not have.
+    """
+    return _write(model, example, folder, float16=True)
+
+
+def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = False) -> dict[str, Any]:
     import pnnx
 
     one = example[:1]
@@ -39,7 +52,13 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         # where torch writes a file by itself, a full disk ends the process
         Path(scratch, "model.pt").write_bytes(torch.jit.trace(model, one, check_trace=False).save_to_buffer())
         stage("converting with pnnx")
-        command = [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes[0]}", f"inputshape2={shapes[1]}", "fp16=0"]
+        command = [
+            pnnx.EXEC_PATH,
+            "model.pt",
+            f"inputshape={shapes[0]}",
+            f"inputshape2={shapes[1]}",
+            f"fp16={int(float16)}",
+        ]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         if shutil.disk_usage(scratch).free < FULL:  # pnnx does not look whether its files are whole
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), scratch)

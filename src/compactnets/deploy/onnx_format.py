@@ -22,6 +22,8 @@ from compactnets.deploy.quantization.form import freeze
 from compactnets.deploy.quantization.lowering import leave_float_outputs
 from compactnets.errors import InputError
 
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # whose weights are stored in float16
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 OPSET = 18  # the oldest that torch's exporter writes without converting, so that older runtimes on devices read it
 
 
@@ -29,6 +31,12 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx``: batch, height and width are open."""
     save(model, example, folder / "model.onnx")
     return {"opset": OPSET}
+
+
+def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.onnx`` with its weights in float16, as :func:`store_float16` does."""
+    save(model, example, folder / "model.onnx")
+    return {"opset": OPSET, **store_float16(folder / "model.onnx")}
 
 
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -93,6 +101,56 @@ def _drop_notes(path: Path) -> None:
     for node in model.graph.node:
         node.doc_string = ""
     onnx.save(model, path)
+
+
+def store_float16(path: Path) -> dict[str, int]:
+    """Store the weights of a file in float16, each with a Cast to float32, which runtimes do once when they load.
+
+    So processors without arithmetic in float16 are as fast as before, and no value between the layers can overflow:
+    onnxconverter-common's conversion, and ONNX Runtime's, give every operator float16, which ONNX Runtime surrounds by
+    casts where it computes in float32. Biases and normalisations stay float32: their small variances would be lost.
+
+    Returns:
+        how many tensors are float16 now, and how many of the weights stay float32 since they go beyond its range.
+    """
+    import onnx
+
+    stage("storing weights in float16")
+    model = onnx.load(path)
+    graph = model.graph
+    wanted, casts, beyond = _product_weights(graph), [], 0
+    for tensor in graph.initializer:
+        if tensor.name not in wanted:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.ndim < 2:
+            continue
+        if np.abs(values).max(initial=0) > LARGEST_FLOAT16:
+            beyond += 1
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    onnx.save(model, path)
+    return {"float16_weights": len(casts), **({"weights_beyond_float16": beyond} if beyond else {})}
+
+
+def _product_weights(graph: Any) -> set[str]:
+    """Return the initializers that convolutions and matrix products multiply by, as they are or computed from them."""
+    constant = {tensor.name for tensor in graph.initializer}
+    sources = {name: {name} for name in constant}
+    wanted: set[str] = set()
+    for node in graph.node:  # in the order of computation
+        inputs = [name for name in node.input if name]
+        if all(name in sources for name in inputs):
+            made = set().union(*(sources[name] for name in inputs))
+            sources.update(dict.fromkeys(node.output, made))
+        elif node.op_type in PRODUCTS:
+            wanted |= set().union(*(sources.get(name, set()) for name in inputs[:2]))
+    return wanted
 
 
 def embed(path: Path, metadata: Mapping[str, str]) -> None:

@@ -35,6 +35,11 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     return _save(model, example, folder)
 
 
+def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.xml`` and ``model.bin`` with the weights in float16, as OpenVINO's own tools do."""
+    return _save(model, example, folder, compressed=True)
+
+
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.xml`` and ``model.bin`` with int8 weights and a FakeQuantize for every tensor."""
     freeze(network, unsigned=True, integer_bias=False)
@@ -42,7 +47,9 @@ def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str,
     return {**_save(network, example, folder, simplify=True), "convolutions_by_group": separated}
 
 
-def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = False) -> dict[str, Any]:
+def _save(
+    model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = False, compressed: bool = False
+) -> dict[str, Any]:
     openvino = _openvino()
     from openvino._offline_transformations import apply_moc_transformations
 
@@ -53,7 +60,7 @@ def _save(model: nn.Module, example: Tensor, folder: Path, *, simplify: bool = F
         network = _core().read_model(path)
         if simplify:  # a dequantisation of ONNX is a dozen operations before, and the file three times as long
             apply_moc_transformations(network, cf=False)
-        openvino.save_model(network, folder / "model.xml", compress_to_fp16=False)
+        openvino.save_model(network, folder / "model.xml", compress_to_fp16=compressed)
     return {"opset": onnx_format.OPSET}
 
 

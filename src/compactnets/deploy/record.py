@@ -54,7 +54,7 @@ class ArtifactRecord(BaseModel):
     format: str
     files: dict[str, str] = Field(description="name -> sha256, the main file first")
     bytes: int = Field(description="of all files together")
-    precision: str = Field("float32", description="of the weights and the arithmetic")
+    precision: str = Field("float32", description="of the weights: float32, float16 or int8")
     input: list[int | None] = Field(description="(N, C, H, W); null where any number is taken")
     network: CheckpointRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
     weights: str = Field("", description="sha256 of the tensors that it was made from, with their names and shapes")

@@ -16,7 +16,7 @@ def show(record: ArtifactRecord, output: Path) -> None:
     lines = [
         f"{network.model} -> {output / next(iter(record.files))}: {record.bytes / 1e6:.2f} MB, "
         f"{record.macs / 1e6:.1f} M MACs, {record.params / 1e6:.2f} M parameters",
-        f"input {shape} {record.precision}, {len(network.class_names)} classes; weights: {network.source}",
+        f"input {shape} float32, {len(network.class_names)} classes; weights: {record.precision}, {network.source}",
         *(f"{key.replace('_', ' ')}: {value}" for key, value in record.details.items()),
         f"compared with PyTorch on {verification.images}, tolerance {verification.tolerance:g}:"
         if verification.ran

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Tracer
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import register_parametrization
 
 from compactnets.models.form import carry_form, form_of
 from compactnets.models.menet import MEModule
@@ -153,6 +154,29 @@ def align_depthwise(model: nn.Module, lanes: int) -> nn.Module:
         if conv.groups % lanes:
             _replace(form, name, AlignedConv(conv, lanes).requires_grad_(False))
     return form
+
+
+class _Stored(nn.Module):
+    """A parametrization: float16 as it is kept, float32 as it is used."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored.float()
+
+
+def store_float16(model: nn.Module) -> nn.Module:
+    """Return a copy that keeps its weights in float16 and computes in float32.
+
+    Weights are parameters of more than one dimension; biases, normalisations and values beyond the range of float16
+    stay float32.
+    """
+    form = copy.deepcopy(model)
+    for module in list(form.modules()):
+        for name, values in list(module.named_parameters(recurse=False)):
+            stored = values.detach().half()
+            if values.ndim > 1 and values.dtype == torch.float32 and bool(stored.isfinite().all()):
+                setattr(module, name, nn.Parameter(stored, requires_grad=False))
+                register_parametrization(module, name, _Stored(), unsafe=True)  # which changes the kind of number
+    return form.requires_grad_(False)
 
 
 def _drop_dropout(model: nn.Module) -> None:

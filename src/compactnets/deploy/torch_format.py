@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from compactnets.console import stage
 from compactnets.deploy.formats import Runner, trace_program
+from compactnets.deploy.rewrite import store_float16
 from compactnets.environment import set_variables
 from compactnets.errors import InputError
 
 OPERATORS = re.compile(r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_\w+|_operator\.(?:getitem|add|sub|mul|floordiv|pow)")
+NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 FUNCTIONS = {"Symbol", "Integer", "Add", "Mul", "Pow", "Max", "Min", "Mod", "FloorDiv", "PythonMod", "CleanDiv"}
 PLAIN = (ast.Expression, ast.Call, ast.Name, ast.Load, ast.keyword, ast.Constant, ast.UnaryOp, ast.USub)
 MEMBERS = re.compile(
@@ -37,14 +39,34 @@ MEMBERS = re.compile(
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.pt2``: batch, height and width are open."""
+    return _write(model, example, folder)
+
+
+def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.pt2`` with its weights in float16, which become float32 in every call."""
+    return _write(store_float16(model), example, folder)
+
+
+def _write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     archive = io.BytesIO()  # where torch writes a file by itself, a full disk ends the process
     program = trace_program(model, example, any_shape=True)
+    _drop_notes(program)
     stage("saving")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.export.save(program, archive)
     (folder / "model.pt2").write_bytes(archive.getbuffer())
     return {}
+
+
+def _drop_notes(program: torch.export.ExportedProgram) -> None:
+    """Drop what tracing noted of each operation: where in whose source it came from, and what kind of number it met."""
+    for node in list(program.graph.nodes):
+        if node.target == torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)
+            continue
+        for note in NOTES:
+            node.meta.pop(note, None)
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import tempfile
@@ -18,13 +19,14 @@ from compactnets.console import stage
 from compactnets.data import Preprocess, open_source
 from compactnets.data.base import readable
 from compactnets.deploy.artifact import run_in_batches
-from compactnets.deploy.formats import Format, Runner
+from compactnets.deploy.formats import FLOAT16, FLOAT32, Format, Runner
 from compactnets.deploy.record import Check, Verification
 from compactnets.errors import InputError, LimitError
 
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
 TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
+TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 1e-2}
 TINY = float(np.finfo(np.float32).tiny)
 MEASURES = {"relative_difference": "the largest logit", "rms_difference": "the logits' standard deviation"}
 
@@ -87,6 +89,34 @@ def verify(
                 f"not kept"
             )
     return Verification(ran=True, images=origin, tolerance=tolerance, measure=measure, checks=checks)
+
+
+def check_float16(
+    form: Format, deployed: nn.Module, model: nn.Module, preprocess: Preprocess, pictures: Pictures, tolerance: float
+) -> float:
+    """Compute in float16 with PyTorch what a runtime that is not here would, so that an overflow is seen.
+
+    Args:
+        deployed: the deploy form.
+        model: the network as it was trained.
+
+    Returns:
+        the largest difference, as a share of the largest logit.
+
+    Raises:
+        LimitError: a difference past the tolerance, or a result that is not finite.
+    """
+    stage("computing in float16")
+    pixels = torch.stack([preprocess(picture) for picture in pictures[0]])
+    with torch.inference_mode():
+        expected, found = model(pixels), copy.deepcopy(deployed).half()(pixels.half()).float()
+    difference = compare(expected.numpy(), found.numpy(), len(pixels), preprocess.size).relative_difference
+    if not difference <= tolerance:
+        raise LimitError(
+            f"in float16, as {form.name} computes, the logits differ by {difference:.2g} of the largest, past the "
+            f"tolerance of {tolerance:.2g}: it was not kept"
+        )
+    return difference
 
 
 def compare(expected: np.ndarray, found: np.ndarray, batch: int, size: int) -> Check:
