@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compactnets.errors import InputError
-from compactnets.values import dump_yaml, parse_setting, parse_yaml, read_json, read_yaml, shorten
+from compactnets.values import dump_yaml, parse_settings, parse_yaml, read_json, read_yaml, shorten
 
 NUMBERS = {
     "1e-1": 0.1, "[1e-1, 2E3]": [0.1, 2000.0], "{a: 1e-3}": {"a": 1e-3}, "1.": 1.0, ".5": 0.5, "+3": 3, "-.5e+1": -5.0,
@@ -117,11 +117,10 @@ def test_a_key_stands_once_in_json(tmp_path: Path) -> None:
 
 
 def test_settings() -> None:
-    assert parse_setting("a.b=[1e-1]", "x=1") == ("a.b", [0.1])
-    assert parse_setting(" a =x=y", "x=1") == ("a", "x=y")
+    assert parse_settings(["a.b=[1e-1]", " c =x=y"], "x=1") == [("a.b", [0.1]), ("c", "x=y")]
     for wrong in ("a", "=3", " =3", ""):
         with pytest.raises(InputError, match="KEY=VALUE"):
-            parse_setting(wrong, "x=1")
+            parse_settings([wrong], "x=1")
 
 
 def test_values_are_shown_short() -> None:

@@ -22,7 +22,7 @@ from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
 from compactnets.training.checkpoint import read_record
 from compactnets.training.recipe_files import list_recipes
-from compactnets.values import parse_setting
+from compactnets.values import parse_settings
 
 SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's name
 
@@ -146,13 +146,9 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
     """Parse ``key=value`` arguments of a network; values are YAML.
 
     Raises:
-        InputError: not of this form.
+        InputError: not of this form, or a key that stands twice.
     """
-    arguments = {}
-    for pair in pairs:
-        key, value = parse_setting(pair, "sharing=linear+none+none")
-        arguments[key] = value
-    return arguments
+    return dict(parse_settings(pairs, "sharing=linear+none+none"))
 
 
 def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -188,16 +188,30 @@ def dump_yaml(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
-def parse_setting(pair: str, example: str) -> tuple[str, Any]:
-    """Parse ``KEY=VALUE`` with a value in YAML.
+def parse_settings(pairs: Iterable[str], example: str) -> list[tuple[str, Any]]:
+    """Parse what ``--set KEY=VALUE`` was given, in its order; values are YAML.
 
     Args:
-        pair: what was given.
+        pairs: what was given.
         example: what errors suggest.
 
     Raises:
-        InputError: not of this form; see :func:`parse_yaml`.
+        InputError: not of this form (see :func:`parse_yaml`), a key that stands twice, or a group that is given as a
+            whole after one of its keys, which would be lost.
     """
+    found: dict[str, tuple[Any, str]] = {}
+    for pair in pairs:
+        key, value = _parse_setting(pair, example)
+        for earlier, (_, text) in found.items():
+            if earlier == key or earlier.startswith(f"{key}."):
+                raise InputError(
+                    f"--set {earlier}={text} and --set {key}={shorten_text(pair.partition('=')[2])}: give one of them"
+                )
+        found[key] = value, shorten_text(pair.partition("=")[2])
+    return [(key, value) for key, (value, _) in found.items()]
+
+
+def _parse_setting(pair: str, example: str) -> tuple[str, Any]:
     key, equals, text = pair.partition("=")
     if not equals or not key.strip():
         raise InputError(f"--set takes KEY=VALUE, such as {example}, found {shorten(pair)}")
@@ -207,6 +221,11 @@ def parse_setting(pair: str, example: str) -> tuple[str, Any]:
 def shorten(value: object) -> str:
     """Return a value as errors show it: as Python writes it, null and truth as YAML does; cut where it is long."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return shorten_text(text)
+
+
+def shorten_text(text: str) -> str:
+    """Return a text as errors show it where it is no value: cut where it is long."""
     return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 3]}..."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from compactnets.papers.ablation import (
 )
 from compactnets.papers.stated import stated_rows
 from compactnets.training.checkpoint import read_record
-from compactnets.training.grid import Place
+from compactnets.training.grid import Member, Outcome, Place
 
 QUICK = ["epochs=1", "preprocess.size=8", "batch_size=256", "lr=0.001", "schedule.warmup_epochs=0"]
 
@@ -139,3 +140,41 @@ def test_rank_correlation() -> None:
     assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(3, 20)]}) == pytest.approx(0.5)
     assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(3, None)]}) is None
     assert rank_correlation({"rows": [row(1, 10), row(2, 30), row(None, 20)]}) is None
+
+
+def test_arguments_of_the_network_go_to_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_trained(members: Sequence[Member], *_: object, **__: object) -> list[Outcome]:
+        return [Outcome(member, {"final": {"top1_percent": 10.0}, "seconds": 1.0}, None) for member in members]
+
+    monkeypatch.setattr("compactnets.papers.ablation.train_grid", not_trained)
+    settings = ["model_arguments.drop_rate=0.25", "model_arguments.head_channels=64"]
+    plain, changed = (
+        run_ablation("sharing", "digits", tmp_path, settings=given, seeds=1, patterns=["none*"], place=Place("cpu"))
+        for given in ([], settings)
+    )
+    assert changed["rows"][0]["params"] < plain["rows"][0]["params"]
+    arguments = changed["rows"][0]["arguments"]
+    assert (arguments["drop_rate"], arguments["head_channels"]) == (0.25, 64)
+    assert arguments["sharing"] == "none+none+none"
+    assert "stem" not in arguments  # it is the ablation's
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("model_arguments.sharing=dense", "sharing"),
+        ("model_arguments={sharing: dense, stem: cifar}", "sharing"),
+        ("model_arguments.stem=imagenet", "stem"),
+        ("model_arguments.shering=none", "shering"),
+        ("model_arguments.drop_rate=true", "drop_rate"),
+        ("model=muffnet_x1_0", "muffnet_x1_0"),
+    ],
+)
+def test_settings_that_would_change_the_rows(
+    setting: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compactnets.papers.ablation.train_grid", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(InputError) as error:
+        run_ablation("sharing", "digits", tmp_path / "a", settings=[setting], patterns=["none*"], place=Place("cpu"))
+    assert named in str(error.value)
+    assert not (tmp_path / "a").exists()

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from compactnets import InputError
+from compactnets.catalogue import parse_arguments
+from compactnets.detection.backbone import create_backbone
 from compactnets.detection.recipe import DetectionRecipe
+from compactnets.models import registry
+from compactnets.models.registry import build_on_meta
 from compactnets.training.recipe import Recipe, RunRecipe
 from compactnets.training.recipe_files import load_detection_recipe, load_recipe
 
@@ -152,3 +156,86 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.mkdir()
     with pytest.raises(InputError, match="mine.yaml"):
         load_recipe(file)
+
+
+WRONG = {
+    "int": ("true", "'8'", "8.5", "[8]", "null"),
+    "float": ("true", "'0.1'", "word", "[0.1]", ".nan"),
+    "str": ("1", "true", "[avg]", "{a: 1}"),
+    "int | None": ("true", "'8'", "8.5", "word"),
+    "str | Sequence[Any]": ("true", "1", "{a: 1}"),
+    "Sequence[int]": ("true", "[true, 8, 8]", "[1.5]"),
+    "Sequence[float]": ("true", "[true, 8, 8]", "[a]"),
+    "Sequence[float | None]": ("true", "8", "[true, 8, 8]", "['8', 8, 8]", "{a: 1}"),
+}
+NETWORKS = ("menet_108_8x1_g3", "muffnet_x0_5", "shufflenet_g3_x0_25", "resnet15_38m", "googlenet")
+
+
+def model_arguments() -> list[tuple[str, str, str]]:
+    """Each argument of the networks, with values of other types than its constructor's."""
+    found = []
+    for name in NETWORKS:
+        for key, hint in registry._hints(name).items():
+            written = hint.__name__ if isinstance(hint, type) else str(hint)
+            written = written.replace("collections.abc.", "").replace("typing.", "")
+            if key not in ("options", "return"):
+                found += [(name, key, value) for value in WRONG[written]]
+    return found
+
+
+def test_the_walk_meets_every_kind_of_argument() -> None:
+    assert {key for _, key, _ in model_arguments()} >= {
+        *("drop_rate", "num_classes", "global_pool", "stem", "expansion", "stem_channels", "widths", "reading"),
+    }
+
+
+def test_arguments_of_a_network_are_of_their_types() -> None:
+    """Of the constructors' annotations: a boolean is no number, a number is no text."""
+    for name, key, value in model_arguments():
+        recipe = load_recipe("cifar/muffnet", [f"model_arguments.{key}={value}"], name)
+        with pytest.raises(InputError) as error:
+            build_on_meta(name, recipe.model_arguments)
+        assert key in str(error.value), (name, key, value)
+        assert "\n" not in str(error.value)
+
+
+def test_arguments_of_a_timm_backbone_are_of_their_types() -> None:
+    for key, value in (("drop_rate", True), ("num_classes", "8")):
+        with pytest.raises(InputError, match=key):
+            create_backbone("resnet10t", {key: value})
+    create_backbone("resnet10t", {"drop_rate": 0.1, "num_classes": 2})
+
+
+def test_numbers_are_taken_where_text_is_not() -> None:
+    for arguments in (
+        {"drop_rate": 0},
+        {"widths": [8, 32.0, 136]},
+        {"widths": (8, 32, 136)},
+        {"sharing": "none+none+none"},
+    ):
+        build_on_meta("muffnet_x0_5", arguments)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_setting_is_set_twice(name: str) -> None:
+    for first, second in (
+        ("epochs=3", "epochs=2"),
+        ("epochs=3", " epochs=3"),
+        ("optimizer.name=sgd", "optimizer.name=adamw"),
+        ("optimizer.name=adamw", "optimizer={name: sgd}"),  # the first would be lost
+    ):
+        with pytest.raises(InputError) as error:
+            load(name, first, second)
+        assert all(each.strip() in str(error.value) for each in (first, second)), error.value
+        with pytest.raises(InputError):
+            parse_arguments([first, second])
+    assert load(name, "optimizer={name: adamw}", "optimizer.weight_decay=0.05").optimizer.name == "adamw"
+    with pytest.raises(InputError, match=r"muffnet_x0_5.*muffnet_x1_0"):
+        load_recipe("cifar/muffnet", ["model=muffnet_x1_0"], "muffnet_x0_5")
+
+
+def test_no_setting_is_a_path() -> None:
+    """So ``~`` means nothing in a recipe: paths are options, in which it is expanded (tests/cli)."""
+    for kind in KINDS.values():
+        schema = str(kind.model_json_schema())
+        assert "'format': 'path'" not in schema

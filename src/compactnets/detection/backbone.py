@@ -6,6 +6,7 @@ more is asked of them. Module names stay as they are, so that the weights of a c
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, fx, nn
 from compactnets.errors import InputError, did_you_mean
 from compactnets.models.form import carry_form, form_of
 from compactnets.models.peers import PEERS
-from compactnets.models.registry import FAMILIES, create_model
+from compactnets.models.registry import FAMILIES, check_types, create_model
 
 SAMPLE = 64  # pixels: side of the image by which levels are checked
 
@@ -55,6 +56,12 @@ def create_backbone(name: str, arguments: Mapping[str, Any], num_classes: int | 
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"timm cannot build {name} with {dict(arguments) or 'its own values'}: {reason}") from None
+        # timm says only in the class which types it takes, and builds many networks of values of others
+        try:
+            annotated = inspect.get_annotations(type(model).__init__, eval_str=True)
+        except (NameError, TypeError):  # of what is imported for type checkers alone
+            annotated = {}
+        check_types(name, {key: hint for key, hint in annotated.items() if hint in (int, float, bool, str)}, options)
     else:
         known = [*FAMILIES, *PEERS, *timm.list_models()]
         raise InputError(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -16,6 +19,7 @@ from compactnets.models import fifteen, menet, muffnet, shufflenet
 from compactnets.models.peers import PEERS, create_peer
 from compactnets.models.pretrained import weights_of
 from compactnets.models.staged import Options
+from compactnets.values import shorten
 
 FAMILIES = {
     name: family.__name__.rsplit(".", 1)[-1]
@@ -93,6 +97,7 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
         if key not in accepted:
             hint = did_you_mean(key, accepted)
             raise InputError(f"{name} takes no argument {key!r}{hint or ', but ' + ', '.join(sorted(accepted))}")
+    check_types(name, _hints(base), arguments)
     try:
         return create_peer(name, **arguments) if name in PEERS else timm.create_model(name, **arguments)
     except InputError:
@@ -100,6 +105,59 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, RuntimeError) as error:  # what a layer raises for a value that it cannot take
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise InputError(f"{name} cannot be built with {given or 'its own values'}: {_first_line(error)}") from error
+
+
+def _hints(name: str) -> dict[str, Any]:
+    """Return the types of the arguments of a network of the package."""
+    known = {**typing.get_type_hints(Options), "stem": str}
+    return {**known, **model_entrypoint(name).types} if name in FAMILIES else known  # type: ignore[attr-defined]
+
+
+def check_types(name: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for an argument of another type than annotated: true is no number, 1 is no text.
+
+    Args:
+        name: of the network, for the message.
+        hints: annotations by argument.
+        arguments: what was given.
+    """
+    for key, value in arguments.items():
+        if key in hints and not _fits(value, hints[key]):
+            raise InputError(f"{name}: {key} must be {_words(hints[key])}, found {shorten(value)}")
+
+
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    return any(_is_a(value, each) for each in _choices(hint))
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is Sequence:
+        inner = typing.get_args(kind)[0]
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(each, inner) for each in value)
+    if kind not in WORDS:  # nothing is known of it
+        return True
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _words(hint: Any) -> str:
+    lists = (
+        "a list" if (inner := typing.get_args(each)) == (Any,) else f"a list, each {_words(inner[0])}"
+        for each in _choices(hint)
+        if typing.get_origin(each) is Sequence
+    )
+    return " or ".join([*(WORDS[each] for each in _choices(hint) if each in WORDS), *lists])
 
 
 def build_on_meta(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import typing
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -271,6 +272,8 @@ def register_family(
 
     accepts = {name for name in inspect.signature(network).parameters if name != "options"} | {*Options.__annotations__}
 
+    types = typing.get_type_hints(network.__init__ if isinstance(network, type) else network)
+
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             weights, given = _named_weights(name, kwargs.get("pretrained_cfg")), kwargs
@@ -304,6 +307,7 @@ def register_family(
         build.__module__ = module_name
         build.__doc__ = f"{name}: {', '.join(f'{key}={value!r}' for key, value in arguments.items())}."
         build.accepts = accepts  # type: ignore[attr-defined]
+        build.types = types  # type: ignore[attr-defined]
         return build
 
     for name, arguments in variants.items():

@@ -7,9 +7,9 @@ user's own, such as one whose M was learned, may stand beside them.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,13 @@ from compactnets.environment import commit, describe_environment, portable_comma
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path, json_text, replace_text
 from compactnets.locks import own_folder
-from compactnets.models.registry import own_arguments
+from compactnets.models.registry import build_on_meta, own_arguments
 from compactnets.papers.records import Row
 from compactnets.papers.stated import stated_rows
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import pick_device
 from compactnets.training.grid import Member, Outcome, Place, train_grid
+from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe
 
 ABLATIONS = {  # the tables of each, which may share rows
@@ -121,15 +122,16 @@ def run_ablation(
 
     Args:
         data: what :func:`compactnets.data.open_source` takes, such as ``"cifar10"``.
-        recipe, settings: recipe and ``KEY=VALUE`` changes of all runs.
+        recipe, settings: recipe and ``KEY=VALUE`` changes of all runs; arguments of the network (``model_arguments``)
+            go to every network, beside those that make the rows.
         seeds: runs of each network; the first has the recipe's seed, the next one more, ….
         patterns: only these rows (:func:`ablation_rows`).
         networks: checkpoints whose networks are trained beside them, from fresh weights like all others.
         place: device, runs at once, Ray cluster.
 
     Raises:
-        InputError: no such ablation, row, checkpoint, recipe or data; two networks of one name; or no run could be
-            done.
+        InputError: no such ablation, row, checkpoint, recipe or data; two networks of one name; settings that would
+            change what makes a row; or no run could be done.
     """
     output = as_path(output)
     if seeds < 1:
@@ -140,7 +142,16 @@ def run_ablation(
     keys = [entry.key for entry in entries]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise InputError(f"two networks of the ablation are called {', '.join(twice)}: rename the file of one")
-    members = {(entry.key, seed): _member(entry, seed, recipe, settings) for entry in entries for seed in range(seeds)}
+    recipes = [_recipe(entry, recipe, settings) for entry in entries]
+    entries = [
+        dataclasses.replace(entry, arguments=own_arguments(resolved.model_arguments))
+        for entry, resolved in zip(entries, recipes, strict=True)
+    ]
+    members = {
+        (entry.key, seed): _member(entry, seed, resolved)
+        for entry, resolved in zip(entries, recipes, strict=True)
+        for seed in range(seeds)
+    }
     with own_folder(output):
         outcomes = train_grid(list(members.values()), data, output, place, download=download)
         record = _record(name, data, recipe, settings, place, entries, members, outcomes)
@@ -235,10 +246,23 @@ def describe(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return stated, text, f"{number}" + (f", {failed} failed" if failed else "")
 
 
-def _member(entry: Entry, seed: int, recipe: str, settings: Sequence[str]) -> Member:
-    arguments = json.dumps({**entry.arguments, **STEM})
-    resolved = load_recipe(recipe, [*settings, f"model_arguments={arguments}"], entry.model)
-    resolved = resolved.model_copy(update={"seed": resolved.seed + seed})
+def _recipe(entry: Entry, name: str, settings: Sequence[str]) -> Recipe:
+    """Return the recipe of an entry: what makes the row, and beside it what recipe and settings say of the network."""
+    resolved = load_recipe(name, settings, entry.model)
+    fixed = {**entry.arguments, **STEM}
+    for key, value in resolved.model_arguments.items():
+        if key in fixed and fixed[key] != value:
+            raise InputError(
+                f"{entry.key} is made by {key}={fixed[key]}, and recipe or --set say model_arguments.{key}={value}: "
+                "leave it out"
+            )
+    resolved = resolved.model_copy(update={"model_arguments": {**resolved.model_arguments, **fixed}})
+    build_on_meta(entry.model, resolved.model_arguments)  # an argument that the network does not take
+    return resolved
+
+
+def _member(entry: Entry, seed: int, recipe: Recipe) -> Member:
+    resolved = recipe.model_copy(update={"seed": recipe.seed + seed})
     return Member(f"{entry.key}/seed-{resolved.seed}", resolved)
 
 

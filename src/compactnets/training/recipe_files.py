@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from compactnets.errors import InputError, did_you_mean
 from compactnets.training.recipe import Recipe, RunRecipe
-from compactnets.values import parse_setting, parse_yaml, read_yaml, shorten
+from compactnets.values import parse_settings, parse_yaml, read_yaml, shorten
 
 Kind = TypeVar("Kind", bound=RunRecipe)
 
@@ -75,16 +75,19 @@ def load(
         model: replaces the recipe's network.
 
     Raises:
-        InputError: no such recipe, not YAML, or a key or value that the recipe does not take.
+        InputError: no such recipe, not YAML, a key or value that the recipe does not take, or one that is set twice.
     """
+    changes = parse_settings(overrides, "epochs=2 or optimizer.nesterov=true")
     if model is not None:
+        for key, value in changes:
+            if key == "model" and value != model:
+                raise InputError(f"recipe {name}: the network is {model}, and --set model={value}: give one of them")
         settings["model"] = model
     # the rate of the file is for the batch of the file; a rate that is set besides is for the batch as it is now
     batch_size = settings.get("batch_size", kind.model_fields["batch_size"].default)
-    overrides = list(overrides)
-    for override in overrides:
-        _apply(settings, override)
-    changed = {override.partition("=")[0].strip() for override in overrides}
+    for key, value in changes:
+        _apply(settings, key, value)
+    changed = {key for key, _ in changes}
     if "lr" not in changed:
         if settings.get("lr_batch_size") is None:  # null says the same as leaving it out
             settings["lr_batch_size"] = batch_size
@@ -114,8 +117,7 @@ def _read(name: str | Path) -> dict[str, Any]:
     return settings
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
-    key, value = parse_setting(override, "epochs=2 or optimizer.nesterov=true")
+def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents, start=1):
         if not isinstance(settings.get(parent), dict):
