@@ -168,9 +168,15 @@ def export(
             metavar="SIDE|HEIGHTxWIDTH", help="Fix the input of Faster R-CNN, which takes any; SSD has its own."
         ),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or float16: half the bytes, input and outputs as before.")
+    ] = "float32",
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest difference from PyTorch, of a score or as a share of the input; 0.0001."),
+        typer.Option(
+            help="Largest difference from PyTorch, of a score or as a share of the input; 0.0001. With float16, of a "
+            "raw output as a share of its largest value; 0.02."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -187,7 +193,9 @@ def export(
         raise InputError(f"detectors are exported to onnx only, found --format {form}: leave it out")
     fixed = None if size is None else parse_size(size)
     detector, record = load_detector(checkpoint)
-    artifact = export_detector(detector, record, output, heads=heads, size=fixed, tolerance=tolerance)
+    artifact = export_detector(
+        detector, record, output, heads=heads, size=fixed, tolerance=tolerance, precision=precision
+    )
     if as_json:
         print_json({"output": str(output), **artifact.model_dump(mode="json")})
     else:

@@ -16,11 +16,13 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from compactnets.deploy import FORMATS, export, load_artifact
+from compactnets.data import Preprocess
+from compactnets.deploy import FORMATS, build_site, deploy_form, export, load_artifact, load_for_export
 from compactnets.deploy.export import weight_bytes
 from compactnets.deploy.latency import Variant, _prepare, _read_if_fits, parse_format
 from compactnets.deploy.record import NAME, read_artifact
-from compactnets.deploy.verify import TOLERANCES
+from compactnets.deploy.rewrite import store_float16
+from compactnets.deploy.verify import TOLERANCES, check_float16, load_pictures
 from compactnets.errors import InputError, LimitError
 
 from .conftest import Make, needs
@@ -240,3 +242,56 @@ def test_docs_and_help_say_which_formats_have_it() -> None:
     command = typer.main.get_command(app).commands["export"]  # type: ignore[attr-defined]
     (shown,) = (parameter.help for parameter in command.params if parameter.name == "precision")
     assert {name for name in FORMATS if name in re.findall(r"\w+", shown)} == set(WITHOUT)
+
+
+def test_the_page_takes_it(made: Make, tmp_path: Path) -> None:
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "index.html").touch()
+    (entry,) = build_site([str(made("onnx"))], tmp_path / "site", page=page)["networks"]
+    assert (entry["name"], entry["precision"]) == ("tiny float16", "float16")
+    assert entry["bytes"] == (tmp_path / "site" / entry["file"]).stat().st_size
+
+
+NETWORKS = [
+    "muffnet_x0_5.cifar10",
+    "menet_108_8x1_g3.cifar10",
+    "menet_228_12x1_g3",
+    "muffnet_x1_0",
+    "shufflenet_g3_x1_0",
+    "mobilenet_x0_5",
+    "timm:mobilenetv3_small_100",
+    "timm:resnet10t",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_differences_of_networks_are_half_the_tolerance_at_most(network: str) -> None:
+    """With float16 stored, and computed as well: the tolerance is beyond what rounding does to a network."""
+    model, record = load_for_export(network)
+    preprocess = Preprocess.from_dict(record.preprocess)
+    pictures = load_pictures(None)
+    deployed = deploy_form(model)
+    assert check_float16(FORMATS["coreml"], deployed, model, preprocess, pictures, 1.0) < TOLERANCES["float16"] / 2
+    pixels = torch.stack([preprocess(picture) for picture in pictures[0]])
+    with torch.inference_mode():
+        expected, found = model(pixels), store_float16(deployed)(pixels)
+    assert 1e-5 < float((found - expected).abs().max() / expected.abs().max()) < TOLERANCES["float16"] / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_in_every_format(network: str, name: str, tmp_path: Path) -> None:
+    needs(name)
+    model, record = load_for_export(network)
+    sizes = []
+    for precision in ("float32", "float16"):
+        written = export(model, record, name, tmp_path / precision, precision=precision, size=64)
+        sizes.append(written.bytes)
+        if precision == "float16" and FORMATS[name].runs_here:
+            largest = max(check.relative_difference for check in written.verification.checks)
+            assert 1e-5 < largest < TOLERANCES["float16"] / 2
+    # the two of CIFAR-10 have so few weights that the description of the graph is much of a file
+    assert sizes[1] < (0.75 if network.endswith(".cifar10") else 0.6) * sizes[0]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
 from compactnets.deploy.record import NAME
+from compactnets.deploy.rewrite import round_to_float16
 from compactnets.detection.checkpoint import Detector, DetectorRecord, load_detector
 from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, TensorRecord, read_detector_artifact
 from compactnets.detection.deploy.decoding import Decoding
@@ -26,6 +27,7 @@ from compactnets.detection.deploy.pairing import Found, pair
 from compactnets.detection.deploy.runtime import load_detector_artifact
 from compactnets.detection.deploy.stages import deploy_detector
 from compactnets.detection.deploy.suppression import suppress
+from compactnets.detection.deploy.verification import TOLERANCE_FLOAT16, _compare_rounded
 from compactnets.detection.evaluation import find_objects
 from compactnets.detection.objects import Detections
 from compactnets.detection.prediction import predict_objects
@@ -130,6 +132,60 @@ def test_was_compared_with_many_one_and_no_detections(exported: Export, kind: st
     assert all(check.relative_difference < 1e-5 and check.rounding == 0 for check in (many, one, none))
     assert (record.verification.heads_difference is None) == (heads == "boxes")
     assert record.cost["macs"] == sum(part["macs"] for part in record.cost["parts"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [(kind, heads) if kind == "ssd" else pytest.param(kind, heads, marks=pytest.mark.slow) for kind, heads in FORMS],
+)
+def test_float16_is_the_detector_with_rounded_weights(exported: Export, kind: str, heads: str, tmp_path: Path) -> None:
+    """Half the bytes, float32 in and out; anchors and coordinates, which float16 would round to pixels, as before."""
+    detector, record = detector_of(kind)
+    plain = exported(kind, heads)
+    before = read_detector_artifact(plain)
+    size = SIZE if kind == "faster_rcnn" else None
+    written = export_detector(detector, record, tmp_path / "a", heads=heads, size=size, precision="float16")
+    assert written == read_detector_artifact(tmp_path / "a")
+    assert (written.precision, before.precision) == ("float16", "float32")
+    assert written.bytes < 0.6 * before.bytes
+    assert (written.inputs, written.outputs) == (before.inputs, before.outputs)
+    assert written.verification is not None
+    assert 1e-5 < (written.verification.float16_difference or 0) < (written.verification.float16_tolerance or 0)
+    for name in written.files:
+        graphs = [onnx.load(folder / name).graph for folder in (plain, tmp_path / "a")]
+        assert list(graphs[0].input) == list(graphs[1].input)
+        assert list(graphs[0].output) == list(graphs[1].output)
+        old, new = ({one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer} for graph in graphs)
+        stored = {name.removesuffix(".float16") for name in new if name.endswith(".float16")}
+        assert stored
+        for key in old.keys() - stored:  # anchors, vectors, the images' normalisation: nothing that layers multiply by
+            assert np.array_equal(old[key], new[key])
+            assert old[key].ndim < 3 or old[key].size == 3
+    form = deploy_detector(detector, record)
+    round_to_float16(form)
+    artifact = load_detector_artifact(tmp_path / "a")
+    assert_same(artifact.find(picture(64, 96)), find_objects(form, [picture(64, 96)])[0])
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_precision_that_cannot_be_had_is_told_before_the_work(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(InputError, match=rf"float16.*{precision}"):
+        export_detector(*detector_of("ssd"), tmp_path / "a", precision=precision)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["ssd", "faster_rcnn"])
+def test_rounded_weights_past_the_tolerance_are_refused(kind: str) -> None:
+    """Also where an output is not a number in one image of several."""
+    detector, record = detector_of(kind)
+    form, decoding, images = deploy_detector(detector, record), Decoding.of(detector, record), [picture(64, 64)[None]]
+    assert _compare_rounded(detector, form, decoding, images, 1e-4) < 1e-4
+    round_to_float16(form)
+    assert 1e-5 < _compare_rounded(detector, form, decoding, images, TOLERANCE_FLOAT16) < TOLERANCE_FLOAT16
+    with pytest.raises(LimitError, match="float16"):
+        _compare_rounded(detector, form, decoding, images, 1e-6)
+    with pytest.raises(LimitError, match="nan"):
+        _compare_rounded(detector, form, decoding, [images[0], images[0] * torch.nan, images[0]], TOLERANCE_FLOAT16)
 
 
 @pytest.mark.parametrize("shape", [(30, 200), (200, 30)])

@@ -80,8 +80,7 @@ def export(
     check_share(tolerance, "--tolerance")
     check_output(output)
     preprocess = resized(Preprocess.from_dict(record.preprocess), size)
-    size_needed = weight_bytes(model)
-    space = Space(output, size_needed // (2 if precision == FLOAT16 else 1), round(form.scratch * size_needed))
+    space = Space(output, weight_bytes(model, precision), round(form.scratch * weight_bytes(model)))
     space.check()
     computed = precision == FLOAT16 and form.float16 == "computed" and not form.runs_here
     pictures = load_pictures(images) if form.runs_here or computed else None
@@ -128,9 +127,9 @@ def exported_form(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).cpu().float().eval()
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Return the bytes of a network's weights in float32: what an artifact has at least."""
-    return 4 * sum(tensor.numel() for tensor in model.parameters())
+def weight_bytes(model: nn.Module, precision: str = FLOAT32) -> int:
+    """Return the bytes of a network's weights in float32 or float16: what an artifact has at least."""
+    return (2 if precision == FLOAT16 else 4) * sum(tensor.numel() for tensor in model.parameters())
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -29,7 +29,8 @@ Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, class
 TRACED = (224, 256)
 EDGES = ((1, 1), (1, 33), (33, 16), (225, 31))  # pixels at which a traced network is compared with the one it is of
 TRACING_TOLERANCE = 1e-4  # of the largest output: the operators are the same
-FLOAT32, FLOAT16 = "float32", "float16"  # what ``export`` can write weights in
+FLOAT32: Literal["float32"] = "float32"  # what ``export`` can write weights in
+FLOAT16: Literal["float16"] = "float16"
 INPUT, OUTPUT = "image", "logits"  # the names that every artifact gives to its input and output, where it has names
 
 

@@ -298,7 +298,7 @@ def parse_format(text: str) -> Variant:
     if form and form.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
         return Variant(name, lanes=int(lanes[1]))
     precision = option or FLOAT32
-    allowed = [FLOAT32]
+    allowed: list[str] = [FLOAT32]
     if form:
         allowed += [*([FLOAT16] if form.float16 else []), *form.precisions, *(["lanes16"] if form.lanes else [])]
     if precision not in allowed:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -170,13 +171,25 @@ def store_float16(model: nn.Module) -> nn.Module:
     stay float32.
     """
     form = copy.deepcopy(model)
-    for module in list(form.modules()):
-        for name, values in list(module.named_parameters(recurse=False)):
+    for module, name, stored in list(_in_float16(form)):
+        setattr(module, name, nn.Parameter(stored, requires_grad=False))
+        register_parametrization(module, name, _Stored(), unsafe=True)  # which changes the kind of number
+    return form.requires_grad_(False)
+
+
+def round_to_float16(model: nn.Module) -> None:
+    """Round the weights that :func:`store_float16` would store, in place: what is float32 stays so."""
+    for module, name, stored in list(_in_float16(model)):
+        module.get_parameter(name).data.copy_(stored)
+
+
+def _in_float16(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Yield modules, names of their parameters, and the values of these in float16."""
+    for module in model.modules():
+        for name, values in module.named_parameters(recurse=False):
             stored = values.detach().half()
             if values.ndim > 1 and values.dtype == torch.float32 and bool(stored.isfinite().all()):
-                setattr(module, name, nn.Parameter(stored, requires_grad=False))
-                register_parametrization(module, name, _Stored(), unsafe=True)  # which changes the kind of number
-    return form.requires_grad_(False)
+                yield module, name, stored
 
 
 def _drop_dropout(model: nn.Module) -> None:

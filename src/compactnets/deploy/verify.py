@@ -26,7 +26,7 @@ from compactnets.errors import InputError, LimitError
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
 TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
-TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 1e-2}
+TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 1e-2}  # trained networks stay below half of float16's, computed in it or not
 TINY = float(np.finfo(np.float32).tiny)
 MEASURES = {"relative_difference": "the largest logit", "rms_difference": "the logits' standard deviation"}
 

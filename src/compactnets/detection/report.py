@@ -69,12 +69,18 @@ def show_artifact(artifact: DetectorArtifact, output: Path) -> None:
     lines = [
         f"{network.detector} on {network.model} -> {output}: {', '.join(artifact.files)}, "
         f"{artifact.bytes / 1e6:.2f} MB, {artifact.cost['macs'] / 1e6:.1f} M MACs",
-        f"input {size}, resize: {taken.resize}; {len(network.class_names)} classes; heads: {artifact.heads}",
+        f"input {size}, resize: {taken.resize}; {len(network.class_names)} classes; heads: {artifact.heads}; "
+        f"weights: {artifact.precision}",
     ]
     for file, outputs in artifact.outputs.items():
         shapes = (f"{one.name} ({', '.join(map(str, one.shape))})" for one in outputs)
         lines.append(f"{file} gives {', '.join(shapes)}")
     lines.append(f"compared with PyTorch on {checked.images}, tolerance {checked.tolerance:g}:")
+    if checked.float16_difference is not None:
+        lines.append(
+            f"with weights in float16, raw outputs differ by {checked.float16_difference:.1e} of their largest value, "
+            f"tolerance {checked.float16_tolerance:g}"
+        )
     if checked.heads_difference is not None:
         lines.append(f"largest difference of a raw output: {checked.heads_difference:.1e} of its largest value")
     for line in lines:

@@ -91,6 +91,12 @@ class DetectorVerification(BaseModel):
 
     images: str
     tolerance: float = Field(description="limit of relative_difference and heads_difference")
+    float16_difference: float | None = Field(
+        None,
+        description="float16: largest difference of any raw output of the network with its weights in float16, with "
+        "which the artifact is compared, from the float32 one, over the largest value of that output",
+    )
+    float16_tolerance: float | None = Field(None, description="limit of float16_difference")
     heads_difference: float | None = Field(
         None, description="raw: largest difference of any output, over the largest value of that output"
     )
@@ -106,6 +112,7 @@ class DetectorArtifact(BaseModel):
     task: Literal["detection"] = "detection"
     format: Literal["onnx"] = "onnx"
     heads: Heads = Field(description="boxes: the choice of boxes is inside; raw: it is left to the caller")
+    precision: Literal["float32", "float16"] = Field("float32", description="of the weights in the files")
     files: dict[str, str] = Field(description="name -> sha256, in the order in which they run")
     bytes: int = Field(description="of all files together")
     network: DetectorRecord = Field(description="detector, backbone, classes, source and licence of the weights")

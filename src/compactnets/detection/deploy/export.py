@@ -11,9 +11,10 @@ from torchvision.models.detection.ssd import SSD
 
 from compactnets.console import stage, stages
 from compactnets.deploy.export import check_output, check_share, weight_bytes
-from compactnets.deploy.formats import FORMATS
+from compactnets.deploy.formats import FLOAT16, FLOAT32, FORMATS
 from compactnets.deploy.metadata import texts
 from compactnets.deploy.record import NAME, digest, size_in_bytes
+from compactnets.deploy.rewrite import round_to_float16
 from compactnets.detection.checkpoint import DetectorRecord, check_classes
 from compactnets.detection.cost import default_size, detector_cost
 from compactnets.detection.deploy.artifact import (
@@ -28,7 +29,7 @@ from compactnets.detection.deploy.artifact import (
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.graphs import EXAMPLE, write_graphs
 from compactnets.detection.deploy.stages import deploy_detector
-from compactnets.detection.deploy.verification import TOLERANCE, verify_detector
+from compactnets.detection.deploy.verification import TOLERANCE, TOLERANCE_FLOAT16, verify_detector
 from compactnets.detection.evaluation import find_objects, watched
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
@@ -66,6 +67,7 @@ def export_detector(
     heads: Heads = "boxes",
     size: tuple[int, int] | None = None,
     tolerance: float | None = None,
+    precision: str = FLOAT32,
 ) -> DetectorArtifact:
     """Write a detector as ONNX, compare it in ONNX Runtime with PyTorch, and keep it if they agree.
 
@@ -77,21 +79,26 @@ def export_detector(
             suppression nor RoIAlign in the files.
         size: height and width to fix for Faster R-CNN, whose artifact takes any otherwise; SSD has one size only.
         tolerance: largest difference allowed: of a score, and of a box's side as a share of the input's longer side.
+            For float16: of a raw output with weights in float16, as a share of the largest value of that output.
+        precision: of the weights in the files: ``"float32"`` or ``"float16"``. Inputs and outputs are float32.
 
     Raises:
-        InputError: a missing extra, a folder that holds something else, a size that the detector cannot have, more or
-            fewer classes than it has outputs, or outputs that are not finite.
+        InputError: a precision that cannot be had, a missing extra, a folder that holds something else, a size that the
+            detector cannot have, more or fewer classes than it has outputs, or outputs that are not finite.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
     output = as_path(output)
     form = FORMATS["onnx"]
+    form.check_precision(precision)
+    float16 = precision == FLOAT16
     versions = {**software_versions(), **form.versions()}
-    from compactnets.deploy.onnx_format import OPSET, embed  # which imports what int8 needs
+    from compactnets.deploy.onnx_format import OPSET, embed, store_float16  # which imports what int8 needs
 
-    limit = TOLERANCE if tolerance is None else tolerance
+    usual = TOLERANCE_FLOAT16 if float16 else TOLERANCE
+    limit = usual if tolerance is None else tolerance
     check_share(limit, "--tolerance")
     check_output(output, (WHOLE, FIRST, SECOND))
-    space = Space(output, weight_bytes(detector))
+    space = Space(output, weight_bytes(detector, precision))
     space.check()
     detector = copy.deepcopy(detector).cpu().float().eval()
     ssd = isinstance(detector, SSD)
@@ -106,12 +113,18 @@ def export_detector(
     what = f"{record.detector} on {record.model}"
     with stages(f"{what} to onnx"), writing(output) as partial, one_line(f"{what} cannot be exported to onnx", space):
         stage("tracing")
-        graphs = write_graphs(deploy_detector(detector, record), decoding, taken.size, heads, partial)
+        deployed = deploy_detector(detector, record)
+        if float16:
+            round_to_float16(deployed)
+        graphs = write_graphs(deployed, decoding, taken.size, heads, partial)
         for name, (inputs, outputs) in graphs.items():
-            embed(partial / name, detector_metadata(record, taken, inputs, outputs, decoding))
+            if float16:
+                store_float16(partial / name)
+            embed(partial / name, detector_metadata(record, taken, inputs, outputs, decoding, precision))
         left = [] if heads == "boxes" else (SSD_STEPS if record.detector == "ssd" else FASTER_RCNN_STEPS)
         artifact = DetectorArtifact(
             heads=heads,
+            precision=FLOAT16 if float16 else FLOAT32,
             files={name: digest(partial / name) for name in graphs},
             bytes=sum(size_in_bytes(partial / name) for name in graphs),
             network=record,
@@ -125,7 +138,10 @@ def export_detector(
             versions=versions,
         )
         stage("comparing with PyTorch")
-        artifact.verification = verify_detector(detector, artifact, partial, limit)
+        if float16:
+            artifact.verification = verify_detector(detector, artifact, partial, rounded=deployed, rounding=limit)
+        else:
+            artifact.verification = verify_detector(detector, artifact, partial, limit)
         (partial / NAME).write_text(artifact.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return artifact
 
@@ -136,6 +152,7 @@ def detector_metadata(
     inputs: list[TensorRecord],
     outputs: list[TensorRecord],
     decoding: Decoding,
+    precision: str = FLOAT32,
 ) -> dict[str, str]:
     """Return the metadata of one file of a detector: what :mod:`compactnets.deploy.metadata` says of a classifier."""
     return texts(
@@ -143,7 +160,7 @@ def detector_metadata(
             "task": "detection",
             "detector": record.detector,
             "network": record.model,
-            "precision": "float32",
+            "precision": precision,
             "class_names": record.class_names,
             "preprocess": taken.model_dump(mode="json"),
             "inputs": [one.model_dump(mode="json") for one in inputs],

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
@@ -29,6 +30,7 @@ from compactnets.detection.deploy.artifact import (
     DetectorCheck,
     DetectorVerification,
 )
+from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.pairing import Found, pair, unlike_proposals
 from compactnets.detection.deploy.runtime import ArtifactDetector
 from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads
@@ -36,6 +38,7 @@ from compactnets.detection.transform import plain_target
 from compactnets.errors import LimitError
 
 TOLERANCE = 1e-4
+TOLERANCE_FLOAT16 = 2e-2  # of raw outputs, between weights in float32 and in float16: softmax and boxes' exp stretch it
 NOTHING = 1.0  # a threshold that no score is above
 FIRST_ONES = 10  # detections among which the threshold for a single one is looked for
 UNLIKE_PROPOSALS = 0.01  # share of an image's that may differ; one may always
@@ -45,7 +48,13 @@ Find = Callable[[Tensor], Found]  # (1, 3, h, w) -> what is found
 
 
 def verify_detector(
-    detector: FasterRCNN | SSD, artifact: DetectorArtifact, folder: Path, tolerance: float = TOLERANCE
+    detector: FasterRCNN | SSD,
+    artifact: DetectorArtifact,
+    folder: Path,
+    tolerance: float = TOLERANCE,
+    *,
+    rounded: FasterRCNN | SSD | None = None,
+    rounding: float = TOLERANCE_FLOAT16,
 ) -> DetectorVerification:
     """Run the artifact in ``folder`` on parts of photographs with thresholds that leave many, one and no detections.
 
@@ -54,14 +63,22 @@ def verify_detector(
         artifact: its record so far.
         folder: with its files.
         tolerance: the largest difference of a score, and of a box as a share of the input's longer side.
+        rounded: the detector with its weights rounded to float16, where the artifact has such. Its raw outputs are
+            compared with the detector's, and the artifact with it: the choice of boxes may turn where weights are
+            rounded, and says nothing then.
+        rounding: the largest difference of these raw outputs, as a share of the largest value of each.
 
     Raises:
-        LimitError: a difference past the tolerance.
+        LimitError: a difference past the tolerance, or outputs that are not finite.
     """
     pictures, origin = load_pictures(None)
     wide = pictures[1].resize((pictures[1].width, pictures[1].height * 2 // 3))  # another ratio, where that is kept
     pixels = [plain_target(picture).float() / 255 for picture in (pictures[0], wide, pictures[-1])]
     images = [artifact.input.prepare(image)[0] for image in pixels]
+    float16 = None
+    if rounded is not None:
+        float16 = _compare_rounded(detector, rounded, artifact.decoding, images, rounding)
+        detector = rounded
     reference, runner = _Reference(detector), ArtifactDetector(artifact, folder)
     heads = _compare_heads(detector, runner, images, tolerance) if artifact.heads == "raw" else None
     threshold = artifact.decoding.score
@@ -77,7 +94,14 @@ def verify_detector(
                 copied = find(images[0])
                 itself = Found(*runner.run(images[0]))
                 pair(copied, itself, copied, artifact.decoding, max(images[0].shape), tolerance)
-    return DetectorVerification(images=origin, tolerance=tolerance, heads_difference=heads, checks=checks)
+    return DetectorVerification(
+        images=origin,
+        tolerance=tolerance,
+        float16_difference=float16,
+        float16_tolerance=None if float16 is None else rounding,
+        heads_difference=heads,
+        checks=checks,
+    )
 
 
 def _check(
@@ -192,24 +216,59 @@ def _change(path: Path, changed: Path, score: float, with_proposals: bool) -> No
     onnx.save(model, changed)
 
 
+def _compare_rounded(
+    detector: FasterRCNN | SSD, rounded: FasterRCNN | SSD, decoding: Decoding, images: list[Tensor], tolerance: float
+) -> float:
+    """Return the largest difference of a raw output with weights in float16, as a share of its values."""
+    differences = []
+    for image in images:
+        expected, *between = _raw_outputs(detector, decoding, image)
+        found, *_ = _raw_outputs(rounded, decoding, image, *between)
+        differences.append(_largest_difference(expected, found))
+    worst = float(np.max(differences))  # where one is not a number, it is none
+    if not worst <= tolerance:
+        raise LimitError(
+            f"with weights in float16 the raw outputs differ by {worst:.2g} of their largest value, past the tolerance "
+            f"of {tolerance:.2g}: it was not kept"
+        )
+    return worst
+
+
+def _raw_outputs(
+    detector: FasterRCNN | SSD, decoding: Decoding, image: Tensor, *between: Tensor
+) -> tuple[list[Tensor], *tuple[Tensor, ...]]:
+    """Return the raw outputs for (1, 3, h, w), and Faster R-CNN's regions and proposals, which may be given."""
+    with torch.inference_mode():
+        if decoding.proposals is None:
+            return (list(SSDHeads(detector)(image)),)
+        features, objectness, boxes = RegionHeads(detector, decoding.stride)(image)
+        if not between:
+            proposals = decoding.propose(objectness, boxes)
+            between = (decoding.pool(features, proposals), proposals)
+        return [features, objectness, boxes, *BoxHeads(detector)(*between)], *between
+
+
+def _largest_difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    """Return the largest difference of two lists of outputs, as a share of the largest value of each; or NaN."""
+    shares = [
+        (right - given).abs().max() / right.abs().max().clamp(min=TINY)
+        for right, given in zip(expected, found, strict=True)
+        if right.numel()  # there may be no proposal
+    ]
+    return float(torch.stack(shares).max())
+
+
 def _compare_heads(
     detector: FasterRCNN | SSD, runner: ArtifactDetector, images: list[Tensor], tolerance: float
 ) -> float:
     """Return the largest difference of a raw output from the detector's own modules, as a share of its values."""
-    decoding, worst = runner.artifact.decoding, 0.0
+    differences = []
     for image in images:
-        with torch.inference_mode():
-            if decoding.proposals is None:
-                compared = zip(SSDHeads(detector)(image), runner.call(WHOLE, image), strict=True)
-            else:
-                features, objectness, boxes = first = RegionHeads(detector, decoding.stride)(image)
-                proposals = decoding.propose(objectness, boxes)
-                regions = decoding.pool(features, proposals)
-                expected = (*first, *BoxHeads(detector)(regions, proposals))
-                found = (*runner.call(FIRST, image), *runner.call(SECOND, regions, proposals))
-                compared = zip(expected, found, strict=True)
-        for right, given in compared:
-            worst = max(worst, float((right - given).abs().max()) / max(float(right.abs().max()), TINY))
+        expected, *between = _raw_outputs(detector, runner.artifact.decoding, image)
+        found = runner.call(FIRST if between else WHOLE, image)
+        found += runner.call(SECOND, *between) if between else []
+        differences.append(_largest_difference(expected, found))
+    worst = float(np.max(differences))
     if not worst <= tolerance:  # also where it is not a number
         raise LimitError(
             f"the raw outputs of the onnx artifact differ from PyTorch by {worst:.2g} of their largest value, past the "
