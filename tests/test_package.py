@@ -153,3 +153,37 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     for text in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\(([^)#]+)\)", text.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (text.parent / target).exists(), f"{text.name}: {target}"
+
+
+def test_text_is_read_and_written_as_utf8() -> None:
+    """Whatever the locale: every file and every pipe of text says its encoding."""
+    found = 0
+    for path in sorted(SOURCE.parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and _opens_text(call):
+                found += 1
+                said = {keyword.arg for keyword in call.keywords}
+                assert "encoding" in said, f"{path.name}:{call.lineno}: {ast.unparse(call)}"
+    assert found > 10
+
+
+def _opens_text(call: ast.Call) -> bool:
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+    keywords = {keyword.arg for keyword in call.keywords}
+    if name in ("run", "Popen", "check_output") and owner == "subprocess":
+        return bool(keywords & {"text", "universal_newlines", "encoding"})
+    if name == "read_text" and owner == "":
+        return False  # compactnets.values.read_text
+    if name == "open" and (owner in ("os", "Image", "tarfile", "zipfile", "webbrowser", "tree") or "form" in owner):
+        return False
+    modes = [each.value for each in call.args + [k.value for k in call.keywords] if isinstance(each, ast.Constant)]
+    binary = any(isinstance(mode, str) and "b" in mode and set(mode) <= set("rwxab+") for mode in modes)
+    return name in ("open", "fdopen", "read_text", "write_text") and not binary
+
+
+def test_what_opens_text_is_found() -> None:
+    for text in ("open(a)", "open(a, 'w')", "a.open()", "a.b().read_text()", "a.write_text('5')"):
+        assert _opens_text(ast.parse(text, mode="eval").body), text  # type: ignore[arg-type]
+    for text in ("open(a, 'rb')", "a.open('wb')", "os.open(a)", "read_text(a, b)", "a.close()"):
+        assert not _opens_text(ast.parse(text, mode="eval").body), text  # type: ignore[arg-type]

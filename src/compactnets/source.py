@@ -30,7 +30,9 @@ def checkout_commit(root: Path, paths: Sequence[str] = ("src",)) -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True, env=environment
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "--short", "HEAD") + (DIRTY if git("status", "--porcelain", "--", *paths) else "")

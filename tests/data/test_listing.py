@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import unicodedata
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image, features
 
 from compactnets.data import open_source
+from compactnets.data.base import Split
 from compactnets.data.images import FORMATS
 from compactnets.data.listing import ENDINGS, check_names, list_images, summarize
 from compactnets.errors import InputError
@@ -253,3 +257,75 @@ def test_order_is_that_of_folders_then_names(image_tree: Tree) -> None:
     root = image_tree("b/0.png", "a/1.png", "z.png", "10.png", "9.png")
     names = [os.path.relpath(path, root) for path in list_images(root).images]
     assert names == ["10.png", "9.png", "z.png", "a/1.png", "b/0.png"]
+
+
+def test_names_in_a_locale_without_utf8(tmp_path: Path) -> None:
+    """``LC_ALL=C``, of cron jobs and containers: names of folders and files of names are UTF-8 all the same."""
+    names = ["Apfel", "E\u0301clair", "Äpfel", "日本"]  # one of them decomposed, as macOS has it
+    for split in ("train", "val"):
+        for name in names:
+            (tmp_path / "a" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "a" / split / name / "é.png")
+    (tmp_path / "recipe.yaml").write_text("model: muffnet_x0_5\nepochs: 1  # é\n", encoding="utf-8")
+    script = """
+import json, sys
+from compactnets.data import open_source
+from compactnets.data.base import Split
+from compactnets.data.listing import check_names
+from compactnets.errors import InputError
+from compactnets.values import read_yaml
+source = open_source(sys.argv[1] + "/a", "train")
+read_yaml(sys.argv[1] + "/recipe.yaml", "recipe")
+try:
+    check_names("a", [b"caf\\xe9".decode("ascii", "surrogateescape")])
+except InputError as error:
+    refused = str(error)
+labels = source.labels.tolist()
+print(json.dumps([sys.getfilesystemencoding(), source.class_names, source.image(2).size, labels, refused]))
+"""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONUTF8"))}
+    variables |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, encoding="utf-8", env=variables, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    encoding, classes, size, labels, refused = json.loads(done.stdout)
+    assert encoding != "utf-8"
+    assert classes == list(open_source(str(tmp_path / "a"), "train").class_names)
+    assert "Éclair" in classes
+    assert (size, labels) == ([8, 8], [0, 1, 2, 3])
+    assert r"caf\xe9" in refused or "caf" in refused
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train_images", "test_images"), ("Training-Set", "Test-Set"), ("trn", "dev"), ("my train", "my val", "my test")],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_splits_of_other_names_are_no_classes(image_tree: Tree, names: tuple[str, ...], split: Split) -> None:
+    root = image_tree(*(f"{name}/{kind}/0.png" for name in names for kind in ("cat", "dog")))
+    with pytest.raises(InputError) as error:
+        open_source(str(root), split)
+    assert names[0] in str(error.value)
+    assert "train" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_classes_that_are_divided_alike_are_told(image_tree: Tree) -> None:
+    """``A/cat``, ``A/dog``, ``B/cat``, ``B/dog``, or each class with a training and a test part."""
+    for names, parts in ((("A", "B"), ("cat", "dog")), (("cat", "dog"), ("test", "train"))):
+        root = image_tree(*(f"{name}/{part}/0.png" for name in names for part in parts), root="-".join(names))
+        with pytest.warns(UserWarning, match=f"{names[0]}, {names[1]}") as found:
+            source = open_source(str(root), "val")
+        assert all(part in str(found[0].message) for part in parts)
+        assert source.class_names == names
+
+
+def test_classes_with_folders_of_their_own_are_classes(image_tree: Tree) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for root in (
+            image_tree("test tube/a/0.png", "train wagon/b/0.png", "lamp/c/0.png", root="x"),
+            image_tree("cat/2021/0.png", "dog/2021/0.png", "dog/2022/0.png", root="z"),
+        ):
+            assert len(open_source(str(root), "val").class_names) == len(list(root.iterdir()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -246,6 +247,73 @@ def test_corrupt_files(artifact: Make, name: str) -> None:
     main.unlink()
     with pytest.raises(InputError, match="is missing"):
         load_artifact(folder)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "a page of a web server": lambda data: b"<html>404</html>",
+    "noise": lambda data: np.random.default_rng(0).bytes(len(data)),
+    "zeros": lambda data: bytes(len(data)),
+    "a byte short": lambda data: data[:-1],
+    "twice": lambda data: data + data,
+}
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_damaged_files_with_a_record_that_fits(artifact: Make, name: str) -> None:
+    """In a process of its own, which a runtime may end: either one line, or an artifact that runs."""
+    folder = artifact(name)
+    damaged = []
+    for number, (file, damage) in enumerate((file, damage) for file in FORMATS[name].files for damage in DAMAGES):
+        if (folder / file).is_dir():
+            continue
+        copy = Path(shutil.copytree(folder, folder.parent / f"{number}-{file}-{damage}"))
+        (copy / file).write_bytes(DAMAGES[damage]((folder / file).read_bytes()))
+        fit_record(copy)
+        damaged.append(str(copy))
+    code = """
+import sys
+from compactnets.deploy import load_artifact
+from compactnets.errors import InputError
+for folder in sys.argv[1:]:
+    print("OPENING", folder, flush=True)
+    try:
+        load_artifact(folder)
+    except InputError as error:
+        assert "\\n" not in str(error), error
+        print("REFUSED", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *damaged], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, (done.stdout[-300:], done.stderr[-2000:])
+    assert done.stdout.count("REFUSED") >= len(damaged) / 3
+
+
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_the_record_of_another_artifact(artifact: Make, written: Make, name: str, tmp_path: Path) -> None:
+    """The other network's files are not those; where the record says they are, their shapes do not fit."""
+    folder = artifact(name)
+    record = json.loads((folder / NAME).read_text())
+    record["network"]["class_names"] = record["network"]["class_names"][:-1]
+    (folder / NAME).write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        load_artifact(folder)
+    assert "\n" not in str(caught.value)
+    record = json.loads((written(name) / NAME).read_text())
+    record["network"]["preprocess"] |= {"mean": [0.5], "std": [0.5]}  # of grey images
+    record["input"][1] = 1
+    (folder / NAME).write_text(json.dumps(record))
+    with pytest.raises(InputError) as caught:
+        load_artifact(folder)
+    assert "\n" not in str(caught.value)
+
+
+def fit_record(folder: Path) -> None:
+    """Write the sums of the files as they are into the record."""
+    record = json.loads((folder / NAME).read_text())
+    record["files"] = {name: digest(folder / name) for name in record["files"]}
+    (folder / NAME).write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(

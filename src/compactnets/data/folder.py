@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +27,17 @@ from compactnets.data.listing import (
     check_names,
     class_folders,
     folders_called,
+    holds_images,
     is_image,
     list_images,
+    printable,
     strays,
 )
 from compactnets.errors import InputError
 
 TRAIN_FOLDERS, VAL_FOLDERS = ("train", "training"), (*VAL_NAMES, "testing")  # with any capitals
 SPLIT_NAMES = (*TRAIN_FOLDERS, *VAL_FOLDERS)
+SPLIT_WORDS = {*SPLIT_NAMES, "trn", "tst", "eval", "evaluation", "dev", "holdout", "trainval"}
 FLAT = ((), ("images",))  # folders in a split without class folders; the second is Tiny ImageNet's
 
 
@@ -41,8 +47,10 @@ class FolderSource(ImageSource):
     Class folders are searched with their sub-folders, for what :mod:`compactnets.data.listing` takes for an image. The
     validation folder may be called ``val``, ``valid``, ``validation``, ``test`` or ``testing``, the other ``train`` or
     ``training``, with any capitals; the first of these that exists is used. A folder that holds class folders without
-    such a division is the split ``"val"``, whole. Hidden folders and files (``.ipynb_checkpoints``, ``._a.jpg``) and
-    the system's (``@eaDir``, ``Thumbs.db``) are passed over; ``left_out`` has the rest.
+    such a division is the split ``"val"``, whole; where those look like a division by other names (``train_images``),
+    they are refused, and where all have the same sub-folders, a warning says what is read as classes. Hidden folders
+    and files (``.ipynb_checkpoints``, ``._a.jpg``) and the system's (``@eaDir``, ``Thumbs.db``) are passed over;
+    ``left_out`` has the rest.
 
     Args:
         root: the folder.
@@ -60,7 +68,9 @@ class FolderSource(ImageSource):
         self.folder = split_folder(root, split, spec)
         folders = class_folders(self.folder)
         class_names = check_names(str(self.folder), folders)
-        if self.folder != root:
+        if self.folder == root:
+            _check_division(root, folders)
+        else:
             for other in SPLITS:
                 folder = _find_split(root, other)
                 if other != split and folder is not None:
@@ -94,6 +104,29 @@ class FolderSource(ImageSource):
 
     def name(self, index: int) -> str:
         return _relative(self.paths[index], self.root)
+
+
+def _check_division(root: Path, folders: Sequence[str]) -> None:
+    """Look whether what would be read as classes is a division into splits by names that are not known.
+
+    Raises:
+        InputError: every name has a split's word in it, and the folders hold folders, not images.
+    """
+    if len(folders) < 2 or any(holds_images(root / name) for name in folders):
+        return
+    inner = [class_folders(root / name) for name in folders]
+    named = all(SPLIT_WORDS & set(re.split(r"[^a-z]+", name.lower())) for name in folders)
+    if named and all(inner):
+        raise InputError(
+            f"{root} holds {shorten(folders)} with folders in them, which look like splits and not like classes: "
+            f"call them {TRAIN_FOLDERS[0]} and {VAL_NAMES[0]}"
+        )
+    if len(inner[0]) > 1 and len(set(inner)) == 1:
+        warnings.warn(
+            f"{printable(root)}: its folders {shorten(folders)} are read as the classes, and {shorten(inner[0])} in "
+            "each of them as parts of one class",
+            stacklevel=2,
+        )
 
 
 def split_folder(root: Path, split: Split, spec: str) -> Path:

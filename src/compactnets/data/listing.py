@@ -54,8 +54,23 @@ def is_passed_over(name: str) -> bool:
 
 
 def compose(text: str) -> str:
-    """Return a name in the composed form of Unicode (NFC): macOS writes "e" and an accent where others write "é"."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    """Return a name in the composed form of Unicode (NFC): macOS writes "e" and an accent where others write "é".
+
+    In a locale that is not UTF-8 (``LC_ALL=C``), names of files are still read as UTF-8, which they are nearly always.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", _decoded(text))
+
+
+def _decoded(name: str) -> str:
+    """Return a name of a file as text, where Python has kept its bytes because the locale has no such characters."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(name).decode("utf-8")
+        except UnicodeError:
+            return name
 
 
 def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[str, ...]:
@@ -72,7 +87,7 @@ def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[
     result = []
     for name in names:
         try:
-            name.encode()
+            _decoded(name).encode()
         except UnicodeEncodeError:
             raise InputError(
                 f"{printable(where)}: the name of a {what} is not UTF-8, '{printable(name)}': rename it, because what "
@@ -89,7 +104,7 @@ def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[
 
 def printable(path: str | os.PathLike[str]) -> str:
     """Return a path as text in UTF-8: of bytes that are none, their codes."""
-    return os.fspath(path).encode(errors="backslashreplace").decode()
+    return _decoded(os.fspath(path)).encode(errors="backslashreplace").decode()
 
 
 @dataclass

@@ -12,6 +12,7 @@ from compactnets.data import Preprocess
 from compactnets.deploy.formats import Runner
 from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
 from compactnets.errors import InputError
+from compactnets.failures import one_line
 from compactnets.files import as_path
 from compactnets.training.checkpoint import CheckpointRecord, check_outputs, load_checkpoint, read_record
 
@@ -33,7 +34,8 @@ class Artifact(nn.Module):
         if not len(images):
             return torch.zeros(0, len(self.record.network.class_names))
         pixels = np.ascontiguousarray(images.numpy(), dtype=np.float32)
-        logits = torch.from_numpy(run_in_batches(self.runner, pixels, batch))
+        with one_line(f"this {self.record.format} artifact cannot run on images of {list(images.shape[1:])}"):
+            logits = torch.from_numpy(run_in_batches(self.runner, pixels, batch))
         check_outputs(self.record.network, logits.shape[1])
         return logits
 
@@ -64,7 +66,9 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
     path = as_path(path)
     record, form = read_artifact(Path(path))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    artifact = Artifact(form.open(folder / form.file, threads), record).eval()
+    with one_line(f"{folder / form.file} cannot be opened"):
+        runner = form.open(folder / form.file, threads)
+    artifact = Artifact(runner, record).eval()
     preprocess = Preprocess.from_dict(record.network.preprocess)
     artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs, now
     return artifact

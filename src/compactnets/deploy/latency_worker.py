@@ -101,12 +101,12 @@ def _resident() -> int | None:
         return None
     try:
         ctypes.CDLL(None).malloc_trim(0)  # or a network would settle in what the imports left
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except (OSError, AttributeError):
         return None
     return _status("VmRSS")
 
 
 def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])

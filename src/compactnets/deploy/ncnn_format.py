@@ -59,13 +59,15 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
             f"inputshape2={shapes[1]}",
             f"fp16={int(float16)}",
         ]
-        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=scratch, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if shutil.disk_usage(scratch).free < FULL:  # pnnx does not look whether its files are whole
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), scratch)
         if done.returncode or not Path(scratch, "model.ncnn.param").is_file():
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise InputError(f"pnnx cannot convert this network to ncnn: {last[0]}")
-        parameters = Path(scratch, "model.ncnn.param").read_text()
+        parameters = Path(scratch, "model.ncnn.param").read_text(encoding="utf-8")
         layers = [line.split()[0] for line in parameters.splitlines()[2:]]
         if foreign := sorted({layer for layer in layers if "." in layer or "::" in layer}):
             raise InputError(f"ncnn has no layer for {', '.join(foreign)} of this network: export to another format")

@@ -50,7 +50,9 @@ def missing_program() -> str | None:
     if node is None or absent:
         return f"{needed} is needed, {' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not on the PATH"
     try:
-        found = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+        found = subprocess.run(
+            [node, "--version"], capture_output=True, encoding="utf-8", timeout=60, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         return f"{needed} is needed, 'node --version' failed: {error}"
     numbers = re.match(r"v(\d+)\.(\d+)", found)

@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
     if stderr._file is None and _is_standard_error():
         own = open(os.dup(kept), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)  # noqa: SIM115
         stderr.file = own
-    with open(os.devnull, "w") as nothing, warnings.catch_warnings():
+    with open(os.devnull, "wb") as nothing, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(nothing.fileno(), 2)
         disabled = logging.root.manager.disable

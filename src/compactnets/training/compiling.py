@@ -17,8 +17,9 @@ from compactnets.training.state import Progress
 Result = TypeVar("Result")
 
 EAGER_STEPS = 4  # taken as they are, and timed; the first ones are slower than those after them
-# compiling took three to four minutes on two CPU cores (docs/training.md) and shorter on a machine with a GPU; a
-# compiled step takes about half the time, so that twice these seconds of steps must be left
+# Estimates, not measurements with a record: on two CPU cores, runs of the package's networks took minutes longer with
+# compiling, and a GPU is assumed to take a third of that. A compiled step is assumed to take half the time, so that
+# twice these seconds of steps must be left. Only whether to compile hangs on it.
 COMPILE_SECONDS = {"cpu": 180.0, "cuda": 60.0}
 
 

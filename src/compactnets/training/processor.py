@@ -26,9 +26,8 @@ LIMITS: dict[type[nn.Module], float] = {nn.ReLU: math.inf, nn.ReLU6: 6.0}  # upp
 def keep_freed_memory() -> bool:
     """Let the C library keep what tensors free for the tensors after them, in this process from now on.
 
-    By default a large tensor is mapped anew each time, and the system clears each of its pages: 66,000 page faults in a
-    step of muffnet_x0_5 at CIFAR size, 7 % of its processor time. Affects glibc's own allocator
-    only. Returns whether it took effect.
+    By default a large tensor is mapped anew each time, and the system clears each of its pages. Affects glibc's own
+    allocator only. Returns whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False

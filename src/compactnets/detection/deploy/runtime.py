@@ -17,6 +17,7 @@ from compactnets.detection.deploy.artifact import SECOND, DetectorArtifact, is_d
 from compactnets.detection.deploy.decoding import clip
 from compactnets.detection.objects import Detections
 from compactnets.errors import InputError
+from compactnets.failures import one_line
 from compactnets.files import as_path
 from compactnets.training.evaluation import NotFiniteError
 
@@ -33,7 +34,10 @@ class ArtifactDetector(nn.Module):
         from compactnets.deploy.onnx_format import open_session
 
         self.artifact = artifact
-        self.sessions = {name: open_session(folder / name, threads) for name in artifact.files}
+        self.sessions = {}
+        for name in artifact.files:
+            with one_line(f"{folder / name} cannot be opened"):
+                self.sessions[name] = open_session(folder / name, threads)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         found = [self.find(image) for image in images]
@@ -76,7 +80,8 @@ class ArtifactDetector(nn.Module):
         """Run one file."""
         names = [one.name for one in self.artifact.inputs[name]]
         arrays = [np.ascontiguousarray(one.numpy(), dtype=np.float32) for one in inputs]
-        found = self.sessions[name].run(None, dict(zip(names, arrays, strict=True)))
+        with one_line(f"{name} cannot run on {' and '.join(str(list(each.shape)) for each in arrays)}"):
+            found = self.sessions[name].run(None, dict(zip(names, arrays, strict=True)))
         if not all(np.isfinite(values).all() for values in found):
             raise NotFiniteError(f"{name} gives numbers that are not finite")
         return [torch.from_numpy(values) for values in found]
