@@ -259,7 +259,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUN_HERE)
+@pytest.mark.parametrize(
+    "name", [name if name == "onnx" else pytest.param(name, marks=pytest.mark.slow) for name in RUN_HERE]
+)
 def test_damaged_files_with_a_record_that_fits(artifact: Make, name: str) -> None:
     """In a process of its own, which a runtime may end: either one line, or an artifact that runs."""
     folder = artifact(name)
@@ -300,6 +302,8 @@ def test_the_record_of_another_artifact(artifact: Make, written: Make, name: str
     with pytest.raises(InputError) as caught:
         load_artifact(folder)
     assert "\n" not in str(caught.value)
+    if name == "ncnn":  # its files do not say how many channels they take
+        return
     record = json.loads((written(name) / NAME).read_text())
     record["network"]["preprocess"] |= {"mean": [0.5], "std": [0.5]}  # of grey images
     record["input"][1] = 1

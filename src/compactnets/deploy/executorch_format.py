@@ -23,7 +23,9 @@ from compactnets.deploy.quantization.lowering import shuffle_in_int8
 from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError
+from compactnets.files import refusals
 
+MAGIC = b"ET"  # the first two of the four bytes by which a FlatBuffer says what it is
 SPLITS = {
     torch.ops.aten.split.Tensor,
     torch.ops.aten.split_with_sizes.default,
@@ -113,6 +115,9 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     Raises:
         InputError: a file that cannot be loaded, or another number of threads than that of the programs before.
     """
+    with refusals(path, "read"), path.open("rb") as file:
+        if file.read(8)[4:6] != MAGIC:  # the runtime would end the process
+            raise InputError(f"{path} cannot be loaded by ExecuTorch: it is not one of its programs")
     with quiet():
         from executorch.runtime import Runtime, Verification
 
