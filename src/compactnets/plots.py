@@ -11,7 +11,7 @@ from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.muffnet import MuffNet
 from compactnets.models.sharing import DenseSharing, Sharing
-from compactnets.pictures import save_figure
+from compactnets.pictures import check_picture, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +63,7 @@ def draw_sharing(model: nn.Module, output: str | Path) -> None:
         InputError: another network than MuffNet, or a file that cannot be written.
     """
     output = as_path(output)
+    check_picture(output)
     save_figure(sharing_figure(model), output)
 
 

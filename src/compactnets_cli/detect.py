@@ -94,7 +94,11 @@ def evaluate(
     from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.evaluation import evaluate_on
     from compactnets.detection.report import show, write_examples
+    from compactnets.folders import check_file
     from compactnets.training.distributed import join_world
+
+    if examples is not None:
+        check_file(examples, "--examples")
 
     with join_world(detector_device(checkpoint, device)) as world:
         detector, record = load_any_detector(checkpoint, world.device)

@@ -14,6 +14,7 @@ from compactnets.detection.evaluation import find_objects, watched
 from compactnets.detection.transform import plain_target
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.folders import check_folder
 from compactnets.training.evaluation import NotFiniteError
 
 
@@ -60,6 +61,8 @@ def predict_objects(
         NotFiniteError: (an InputError) outputs that are not finite.
     """
     output = None if output is None else as_path(output)
+    if output is not None:
+        check_folder(output)
     weights = next(detector.parameters(), None)
     device = "cpu" if weights is None else weights.device  # an exported detector has none in PyTorch
     taken: set[str] = set()

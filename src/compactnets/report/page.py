@@ -18,6 +18,7 @@ from compactnets.console import Tracker
 from compactnets.environment import commit, software_versions
 from compactnets.errors import InputError
 from compactnets.files import as_path, json_text, replace_text
+from compactnets.folders import check_folder
 from compactnets.papers.ablation import own_sharings
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
 from compactnets.papers.records import Paper
@@ -60,6 +61,8 @@ def write_report(output: str | Path, runs: Iterable[str | Path] = ()) -> dict[st
         InputError: a folder that is not of a run, or ``output`` cannot be written.
     """
     output = as_path(output)
+    check_folder(output)
+    check_folder(output / FIGURES)
     evidence = Evidence(map(as_path, runs))
     rows = select_rows()
     costs = [cost for row in Tracker(rows, len(rows), "counting") for cost in measure_rows([row])]

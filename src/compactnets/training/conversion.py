@@ -12,6 +12,7 @@ from compactnets.data.presets import IMAGENET
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.folders import check_file
 from compactnets.locks import own_file
 from compactnets.models.legacy import load_legacy, say_form
 from compactnets.models.pretrained import authors_files
@@ -31,6 +32,7 @@ def convert(legacy: str | Path, name: str, output: str | Path) -> CheckpointReco
     """
     legacy = as_path(legacy)
     output = as_path(output)
+    check_file(output)
     state_dict = load_legacy(legacy)
     classifier = state_dict.get("classifier.weight")
     num_classes = 1000 if classifier is None else len(classifier)

@@ -11,6 +11,7 @@ import torch
 from compactnets.complexity import count
 from compactnets.environment import software_versions
 from compactnets.files import as_path
+from compactnets.folders import check_file
 from compactnets.locks import own_file
 from compactnets.models.learned import LearnedMuffNet, discretize
 from compactnets.models.registry import create_model
@@ -64,6 +65,7 @@ def discretize_checkpoint(
     """
     checkpoint = as_path(checkpoint)
     output = as_path(output)
+    check_file(output)
     searched, record = load_checkpoint(checkpoint)
     if start and isinstance(searched, LearnedMuffNet):
         searched.reset()

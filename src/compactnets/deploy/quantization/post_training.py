@@ -24,9 +24,11 @@ from compactnets.deploy.latency import Entry, Variant, measure
 from compactnets.deploy.quantization.comparison import compare_accuracy
 from compactnets.deploy.quantization.form import (
     drop_output_quantizer,
+    quantized_form,
     set_mode,
     without_quantizers,
 )
+from compactnets.deploy.quantization.graph import plain_graph
 from compactnets.deploy.quantization.layers import Mode
 from compactnets.deploy.quantization.noise import layer_errors, relative_error, sensitivities
 from compactnets.deploy.quantization.ranges import check_method
@@ -109,9 +111,12 @@ def quantize(
     check_output(output)
     space = Space(output, weight_bytes(model) // 4, weight_bytes(model))
     space.check()
+    model = copy.deepcopy(model).cpu().float().eval()
+    if settings.keep:  # before any image is read, and again when the form is as it is written
+        with one_line(f"{network.model} cannot be quantised for {form.name}"):
+            check_names(_names_of(model, network, form), settings.keep)
     images, rest = _sources(calibration, evaluation, settings.calibration_images)
     class_map = match_classes(network, rest)
-    model = copy.deepcopy(model).cpu().float().eval()
     if beside is not None:
         _check_comparable(*beside, network)
     with one_line(f"{network.model} cannot be quantised for {form.name}", space):
@@ -131,6 +136,15 @@ def quantize(
             command=command,
             beside=beside,
         )
+
+
+def _names_of(model: nn.Module, network: CheckpointRecord, form: Format) -> GraphModule:
+    """Return a form with the names of layers and quantizers, whose ranges say nothing."""
+    if network.int8 is not None:
+        assert isinstance(model, GraphModule)
+        return model
+    example = example_input(Preprocess.from_dict(network.preprocess))
+    return quantized_form(plain_graph(copy.deepcopy(model), example), quantize_output=form.int8_output)
 
 
 def _quantize(
