@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -386,3 +388,21 @@ def test_what_cannot_be_quantised_is_one_line(
         quantize(Small(), tiny_record(), name, tmp_path / "int8", max_drop=1, **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "onnx" else pytest.param(name, marks=pytest.mark.slow) for name in INT8]
+)
+def test_int8_is_called_from_several_threads(name: str, tmp_path: Path) -> None:
+    """Each thread gets the logits of its own images, whatever the others ask meanwhile."""
+    needs(name)
+    images = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    form = calibrated(Small().eval(), images, Settings(), quantize_output=FORMATS[name].int8_output)
+    simulation = settled(form, [], images, Settings(rounding=False, correction=False))
+    FORMATS[name].write_int8(simulation, images[:1], tmp_path)
+    runner = FORMATS[name].open(tmp_path / FORMATS[name].file)
+    batches = [each[None].numpy() for each in images]
+    expected = [runner(each) for each in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for index, found in enumerate(pool.map(lambda index: runner(batches[index % len(batches)]), range(80))):
+            np.testing.assert_array_equal(found, expected[index % len(batches)])

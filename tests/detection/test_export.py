@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -462,3 +463,22 @@ def test_numbers_that_are_not_finite_are_no_detections(exported: Export, tmp_pat
     artifact = load_detector_artifact(exported(kind, "raw"))
     with pytest.raises(InputError, match="not finite"):
         artifact([torch.full((3, 60, 90), float("nan"))])
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"), [("ssd", "boxes"), pytest.param("faster_rcnn", "raw", marks=pytest.mark.slow)]
+)
+def test_called_from_several_threads(exported: Export, kind: str, heads: str) -> None:
+    """Each thread gets the objects of its own image, whatever the others ask meanwhile."""
+    detector = load_detector_artifact(exported(kind, heads))
+    pictures = [picture(96 + 16 * number, 128) for number in range(4)]
+    with torch.inference_mode():
+        expected = [detector.find(each) for each in pictures]
+
+    def call(index: int) -> Detections:
+        with torch.inference_mode():
+            return detector.find(pictures[index % len(pictures)])
+
+    with ThreadPoolExecutor(4) as pool:
+        for index, found in enumerate(pool.map(call, range(24))):
+            assert_same(found, expected[index % len(pictures)])
