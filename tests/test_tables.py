@@ -11,6 +11,7 @@ import sys
 import termios
 from collections.abc import Callable
 from fcntl import ioctl
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,20 @@ from compactnets.papers.cost import render as render_papers
 
 PADDING = 3  # of a column
 NAME = "[/b] sign [v2] :m:"
+
+
+def quantized_table() -> None:
+    row = {"layer": NAME, "int8": True, "signal_to_noise_db": 12.34}
+    times = [{"milliseconds": {"median": 1234.56}}, {"milliseconds": {"median": 617.28}}]
+    report = {
+        "evaluation": {"images": 50_000, "float_correct": 49_999, "int8_correct": 48_765, "drop_points": 2.47,
+                       "agreement": 0.987, "logits_error": 0.123},
+        "latency": {"rows": times, "environment": {"cpu_features": ["avx512_vnni"]}},
+        "bytes": {"float32": 123_456_789, "int8": 34_567_890}, "layers": [row], "kept_in_float": [NAME],
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deploy_report, "show", lambda *_: None)
+        deploy_report.show_quantized(None, report, Path("out [v2]"))  # type: ignore[arg-type]
 
 
 def found_table() -> None:
@@ -104,6 +119,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "profile": lambda: stdout.print(render(profile(timm.create_model("muffnet_x0_5")), True, title=NAME)),
     "profile --detector": detector_table,
     "export": checks_table,
+    "quantize": quantized_table,
     "detect export": artifact_table,
     "detect eval": found_table,
     "benchmark": latency_table,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from compactnets.deploy import FORMATS, export, load_artifact, load_for_export, torch_format
 from compactnets.deploy.export import finish_artifact
@@ -23,7 +24,7 @@ from compactnets.training.checkpoint import read_record, save_checkpoint
 from compactnets.training.prediction import classify
 
 from .conftest import Make, needs
-from .helpers import Small, tiny_network, tiny_record
+from .helpers import CLASSES, SIZE, Small, tiny_network, tiny_record
 
 
 def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
@@ -324,3 +325,41 @@ def test_model_onnx_says_by_itself_what_it_is(tmp_path: Path) -> None:
     assert files[0] == files[1]
     documented = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
     assert [key for key in metadata if f"`{key}`" not in documented] == []
+
+
+class OneSize(nn.Module):
+    """Like networks of timm that look at the size of their input."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.Flatten(), nn.Linear(4 * (side // 4) ** 2, CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._assert(x.shape[-1] == self.side, f"Input width ({x.shape[-1]}) doesn't match model ({self.side})")
+        return self.body(x)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_network_of_one_size(name: str, tmp_path: Path) -> None:
+    """Another size is one line for every format, its own one where artifacts take any, and else an artifact."""
+    needs(name)
+    model, record = OneSize(SIZE).eval(), tiny_record()
+    for size in (None, SIZE, SIZE + 8):
+        if size != SIZE + 8 and not FORMATS[name].any_size:
+            continue
+        with pytest.raises(InputError) as caught:
+            export(model, record, name, tmp_path / "a", size=size)
+        assert str(SIZE) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        if size != SIZE + 8:
+            assert "executorch" in str(caught.value)  # which fixes the size
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.runs_here and not form.any_size])
+def test_a_network_of_one_size_where_the_format_fixes_it(name: str, tmp_path: Path) -> None:
+    needs(name)
+    found = export(OneSize(SIZE).eval(), tiny_record(), name, tmp_path / "a")
+    assert found.input[2:] == [SIZE, SIZE]

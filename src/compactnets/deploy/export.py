@@ -93,6 +93,8 @@ def export(
         model = exported_form(model)
         with torch.inference_mode():
             check_outputs(record, model(example_input(preprocess)).shape[1])
+        if form.any_size:
+            _check_any_size(model, record.model, form, preprocess)
         weights = weights_digest(model)
         deployed = deploy_form(model)
         if lanes is not None:
@@ -120,6 +122,25 @@ def export(
             weights=weights,
             precision=precision,
         )
+
+
+def _check_any_size(model: nn.Module, name: str, form: Format, preprocess: Preprocess) -> None:
+    """Raise where a network takes its own size only, for a format whose artifacts take any.
+
+    Raises:
+        InputError: the size, and the formats that fix it.
+    """
+    side = preprocess.size
+    other = resized(preprocess, side + 32)
+    try:
+        with torch.inference_mode():
+            model(example_input(other))
+    except (AssertionError, RuntimeError, ValueError):
+        fixed = ", ".join(each.name for each in FORMATS.values() if not each.any_size)
+        raise InputError(
+            f"{name} takes {side} x {side} pixels only, and artifacts of {form.name} take any size: export it to one "
+            f"of {fixed}, which fix it"
+        ) from None
 
 
 def exported_form(model: nn.Module) -> nn.Module:
