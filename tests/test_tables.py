@@ -66,7 +66,7 @@ def artifact_table() -> None:
     network = SimpleNamespace(detector="ssd", model=NAME, class_names=[NAME])
     artifact = SimpleNamespace(
         network=network, input=taken, verification=verification, files={"a.onnx": ""}, bytes=10, cost={"macs": 10**9},
-        heads="boxes", outputs={},
+        heads="boxes", outputs={}, precision="float32",
     )  # fmt: skip
     detection_report.show_artifact(artifact, NAME)  # type: ignore[arg-type]
 
