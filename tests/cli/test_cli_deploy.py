@@ -63,6 +63,25 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(run: Run, che
     assert "which runs on cpu, found --device cuda" in wrong.err
 
 
+@pytest.mark.slow
+def test_float16_predicts_like_its_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    given = ["--format", "torch", "--precision", "float16", "--images", "digits", "--output", folder]
+    exported = run("export", checkpoint, *given)
+    assert exported.code == 0, exported.err
+    assert "float16" in exported.out
+    record = json.loads((folder / "artifact.json").read_text())
+    assert (record["precision"], record["verification"]["tolerance"]) == ("float16", 0.01)
+    Image.new("L", (8, 8), 90).save(tmp_path / "a.png")
+    expected, *found = (
+        run("predict", "--checkpoint", path, tmp_path / "a.png", "--json").json[0]["guesses"]
+        for path in (checkpoint, folder, folder / "model.pt2")
+    )
+    assert found[0] == found[1]
+    shares = [{guess["label"]: guess["probability"] for guess in guesses} for guesses in (expected, found[0])]
+    assert all(share == pytest.approx(shares[1][label], abs=1e-2) for label, share in shares[0].items())
+
+
 def test_exit_code_3_past_the_tolerance(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     done = run("export", checkpoint, "--format", "torch", "--output", folder, "--tolerance", "0")
@@ -75,10 +94,11 @@ def test_exit_code_3_past_the_tolerance(run: Run, checkpoint: Path, tmp_path: Pa
 
 
 def test_a_network_by_its_name(run: Run, tmp_path: Path) -> None:
-    chosen = ["--size", "32", "--set", "num_classes=3", "--json"]
+    chosen = ["--size", "32", "--set", "num_classes=3", "--precision", "float16", "--json"]
     done = run("export", "muffnet_x0_5", "--format", "torch", "--output", tmp_path / "a", *chosen)
     assert done.code == 0, done.err
     assert done.json["input"] == [None, 3, None, None]
+    assert done.json["precision"] == "float16"
     assert done.json["network"]["preprocess"]["size"] == 32
     assert json.loads((tmp_path / "a" / "artifact.json").read_text())["network"]["class_names"] == ["0", "1", "2"]
 
@@ -90,6 +110,8 @@ def test_a_network_by_its_name(run: Run, tmp_path: Path) -> None:
         (["muffnet_x0_5", "--format", "tflite"], "no format is called 'tflite'"),
         (["nowhere.safetensors", "--format", "torch"], "no checkpoint at nowhere.safetensors"),
         (["muffnet_x0_5", "--format", "torch", "--images", "nowhere"], "nowhere"),
+        (["muffnet_x0_5", "--format", "executorch", "--precision", "float16"], "onnx, openvino, ncnn, coreml, torch"),
+        (["muffnet_x0_5", "--format", "torch", "--precision", "int8"], "compactnets quantize"),
     ],
 )
 def test_wrong_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], message: str) -> None:
