@@ -62,7 +62,9 @@ def artifact_table() -> None:
         score=0.125, detections=[100, 200, 300], max_score_difference=1e-7, max_box_difference=2e-5, rounding=3
     )
     taken = SimpleNamespace(size=None, resize="600 to 1000")
-    verification = SimpleNamespace(images="2 photos", tolerance=1e-4, heads_difference=1e-7, checks=[check] * 2)
+    verification = SimpleNamespace(
+        images="2 photos", float16_difference=None, tolerance=1e-4, heads_difference=1e-7, checks=[check] * 2
+    )
     network = SimpleNamespace(detector="ssd", model=NAME, class_names=[NAME])
     artifact = SimpleNamespace(
         network=network, input=taken, verification=verification, files={"a.onnx": ""}, bytes=10, cost={"macs": 10**9},

@@ -272,7 +272,7 @@ def register_family(
 
     accepts = {name for name in inspect.signature(network).parameters if name != "options"} | {*Options.__annotations__}
 
-    types = typing.get_type_hints(network.__init__ if isinstance(network, type) else network)
+    types = typing.get_type_hints(network.__init__ if isinstance(network, type) else network)  # type: ignore[misc]
 
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
