@@ -69,7 +69,12 @@ def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path 
 
 
 def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str, Any]:
-    shutil.copytree(page, folder, dirs_exist_ok=True)
+    for file in sorted(page.rglob("*")):  # copytree would keep the permissions of where the page was built
+        place = folder / file.relative_to(page)
+        if file.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(file, place)
     (folder / "models").mkdir()
     listed: list[dict[str, Any]] = []
     for network in opened:
