@@ -15,9 +15,10 @@ import compactnets
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
 os.environ.pop("COLUMNS", None)  # of the terminal that the tests run in, which xdist hands on: output is a pipe's
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # a shell starts what it runs in the background so, and the program would rightly go on ignoring it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        # a shell starts what it runs in the background so, and nohup; the program would rightly go on ignoring it
+        signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")
