@@ -52,15 +52,17 @@ def test_skeleton_is_table_1(name: str, stem: str) -> None:
     assert [len(stage) for stage in network.stages] == [4, 8, 4]
 
 
-@pytest.mark.parametrize("name", ["resnet15_140m", "resnet15_38m", "resnext15_140m", "resnext15_38m"])
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("xception")])
 def test_bottlenecks(name: str) -> None:
+    """Of the widths that the cardinality allows, the inner one is the next to 1:4 below, or to 1:2 above."""
     cardinality = 16 if name.startswith("resnext") else 1
+    half = name in ("resnext15_140m", "resnext15_38m")
     for stage in create_model(name).stages:
         for place, unit in enumerate(stage):
             assert isinstance(unit, Bottleneck)
             inner, outer = unit.spatial.conv.out_channels, unit.expand.conv.out_channels
             assert inner % cardinality == 0
-            assert 0 <= outer / 4 - inner < cardinality
+            assert 0 <= (inner - outer / 2 if half else outer / 4 - inner) < cardinality
             assert unit.spatial.conv.groups == cardinality
             assert unit.spatial.conv.kernel_size == (3, 3)
             assert unit.compress.conv.kernel_size == unit.expand.conv.kernel_size == (1, 1)
@@ -68,6 +70,42 @@ def test_bottlenecks(name: str) -> None:
             strides = [layer.conv.stride for layer in (unit.compress, unit.spatial, unit.expand)]
             assert strides == [(1, 1), (1, 1) if place else (2, 2), (1, 1)]
             assert isinstance(unit.shortcut, nn.Identity) == (place > 0)
+
+
+@pytest.mark.parametrize("name", ["resnext15_140m", "resnext15_38m"])
+def test_resnext_is_the_shufflenet_papers(name: str) -> None:
+    """Cardinality 16, bottleneck 1:2 and no group of one channel, which would be a depthwise convolution."""
+    outer = inner = 0
+    for module in create_model(name).modules():
+        if isinstance(module, Bottleneck):
+            assert module.spatial.conv.groups == 16
+            assert module.spatial.conv.in_channels >= 32
+            outer, inner = outer + module.expand.conv.out_channels, inner + module.spatial.conv.in_channels
+    assert 0.5 <= inner / outer < 0.6
+
+
+@pytest.mark.parametrize(("budget", "depthwise"), [("140m", False), ("38m", True)])
+def test_a_quarter_is_the_former_network(budget: str, depthwise: bool) -> None:
+    """By its own name and by the argument; at 38 million its stage 2 is depthwise."""
+    name = f"resnext15_{budget}_quarter"
+    arguments = {key: value for key, value in VARIANTS[name].items() if key != "unit"}
+    one, two = create_model(name), create_model(f"resnext15_{budget}", **arguments)
+    two.load_state_dict(one.state_dict())
+    convolution = one.stages[0][0].spatial.conv
+    assert (convolution.in_channels == convolution.groups) is depthwise
+    assert convolution.in_channels == (16 if depthwise else 32)
+
+
+@pytest.mark.parametrize("budget", ["140m", "38m"])
+@pytest.mark.parametrize("width", [None, 128, 66, 40])
+def test_weights_of_a_quarter_do_not_load_into_a_half(budget: str, width: int | None) -> None:
+    """Weights from before 1:2 was the default: their shapes are others, even where the widths are the same."""
+    arguments = {} if width is None else {"width": width}
+    old = create_model(f"resnext15_{budget}_quarter", **arguments)
+    new = create_model(f"resnext15_{budget}", **arguments)
+    for one, two in ((old, new), (new, old)):
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            two.load_state_dict(one.state_dict())
 
 
 @pytest.mark.parametrize(("in_channels", "stride"), [(8, 2), (8, 1), (32, 2), (32, 1)])
@@ -100,6 +138,9 @@ def test_xception_is_the_shufflenet_unit_with_one_group(name: str) -> None:
         ({"unit": "xception", "width": 24}, "with unit = 'xception' width exceed stem_channels .*, found 24 and 24"),
         ({"unit": "resnet", "width": 0}, "width and stem_channels must be positive.*, found 0 and 24"),
         ({"unit": "resnext", "width": 64, "stem_channels": 0}, "found 64 and 0"),
+        ({"unit": "resnext", "width": 64, "bottleneck": 3}, "bottleneck must be 2 or 4 .*, found 3"),
+        ({"unit": "resnet", "width": 64, "bottleneck": 0}, "bottleneck must be 2 or 4 .*, found 0"),
+        ({"unit": "xception", "width": 64, "bottleneck": 2}, "bottleneck must be 4 with unit = 'xception' .*, found 2"),
         ({"unit": "resnet", "width": 64, "stem": "tiny"}, "stem must be one of imagenet, cifar, found 'tiny'"),
     ],
 )

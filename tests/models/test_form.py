@@ -538,6 +538,7 @@ VALUES: dict[str, list[Any]] = {
     "scale": [0.25, 0.5],
     "width": [24, 36],
     "unit": ["resnet", "resnext", "xception"],
+    "bottleneck": [2, 4],
     # what does not change the network's own computation
     "num_classes": [5, 6],
     "in_chans": [3, 1],

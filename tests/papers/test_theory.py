@@ -1,8 +1,12 @@
 """The theory against its own definitions, figure 4 and worked numbers."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from compactnets import InputError
 from compactnets.models.budget import structure_macs
@@ -14,7 +18,9 @@ from compactnets.papers.theory import (
     log10_federated_bound,
     log10_spectrum_bound,
     plain_macs,
+    stage_widths,
 )
+from compactnets.report import figures
 
 
 @pytest.mark.parametrize(("entry", "layers"), [(32, 4), (8, 8), (5, 2), (1, 3)])
@@ -102,3 +108,90 @@ def test_the_bounds_cross_where_it_says_and_only_there(entry: int, layers: int, 
 def test_wrong_numbers(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+def _padded_hat(layers: int) -> nn.Sequential:
+    """The hat function on [-1, 1] as a ReLU network: one layer makes it, the others are identities."""
+    first, last = nn.Linear(1, 3), nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        first.weight.fill_(1)
+        first.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+        last.weight.copy_(torch.tensor([[1.0, -2.0, 1.0]]))
+        padding = [nn.Linear(3, 3, bias=False) for _ in range(layers - 1)]
+        for layer in padding:
+            layer.weight.copy_(torch.eye(3))
+    return nn.Sequential(first, nn.ReLU(), *(part for layer in padding for part in (layer, nn.ReLU())), last).double()
+
+
+def _spectrum(network: nn.Module, frequency: float) -> float:
+    """|f^| of a piecewise linear function whose kinks are multiples of 1/4: -Σ Δslope e^(-iωx) / ω²."""
+    x = torch.arange(-12, 13, dtype=torch.float64) / 4
+    with torch.no_grad():
+        values = network(x[:, None])[:, 0].numpy()
+    kinks = np.diff(values, 2) * 4
+    return float(abs(np.sum(kinks * np.exp(-1j * frequency * x.numpy()[1:-1])))) / frequency**2
+
+
+@pytest.mark.parametrize("layers", [2, 4, 8])
+def test_lemma_1_with_the_depth_as_exponent_has_a_counterexample(layers: int) -> None:
+    """A hat padded with identities falls as ω^-2 at any depth: ω² |f^| is 4 at every peak, so ω^(L + 1) |f^| grows."""
+    network = _padded_hat(layers)
+    assert sum(isinstance(layer, nn.ReLU) for layer in network) == layers
+    peaks = [math.pi * (2 * k + 1) for k in (0, 1, 5, 50, 500, 5000)]
+    found = [_spectrum(network, peak) for peak in peaks]
+    assert [peak**2 * value for peak, value in zip(peaks, found, strict=True)] == pytest.approx([4] * len(peaks))
+    # whatever the constant: one that makes Corollary 3 hold at the first peak is exceeded at the others
+    quoted = [log10_spectrum_bound([3] * layers, peak) for peak in peaks]
+    excess = [math.log10(value) - bound for value, bound in zip(found, quoted, strict=True)]
+    assert all(later > before + 0.3 for before, later in itertools.pairwise(excess))
+    cited = [log10_spectrum_bound([3] * layers, peak, as_cited=True) for peak in peaks]
+    assert all(math.log10(value) <= bound for value, bound in zip(found, cited, strict=True))
+
+
+@pytest.mark.parametrize("as_printed", [False, True])
+def test_with_the_cited_exponent_figure_4_does_not_cross(as_printed: bool) -> None:
+    """For an input of one dimension both bounds fall as ω^-2, the plain network's above the stage's throughout."""
+    width = equal_budget_width(32, 4, as_printed=as_printed)
+    plain, federated = (
+        [bound(10.0**exponent) for exponent in range(0, 9, 2)]
+        for bound in (
+            lambda frequency: log10_spectrum_bound([width] * 4, frequency, as_cited=True),
+            lambda frequency: log10_federated_bound(32, 4, frequency, as_cited=True),
+        )
+    )
+    for bounds in (plain, federated):
+        assert np.diff(bounds) == pytest.approx(-4)  # of log10, per two decades
+    assert all(one > two for one, two in zip(plain, federated, strict=True))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_cited_exponent_is_that_of_the_input_dimension(side: int) -> None:
+    for layers in (1, 3, 5):
+        one, ten = (log10_spectrum_bound([2] * layers, frequency, side, as_cited=True) for frequency in (1, 10))
+        assert one - ten == pytest.approx(side**2 + 1)
+
+
+def test_corollary_3_on_the_stage_itself_is_about_the_plain_networks() -> None:
+    widths = stage_widths(32, 4)
+    assert widths == [128, 96, 64, 32]
+    assert tuple(widths) == make_sharing("average", 4, 32).layer_channels
+    for as_printed, ratio in ((True, 1.105), (False, 2.06)):
+        plain = [equal_budget_width(32, 4, as_printed=as_printed)] * 4
+        for frequency in (1, 1e4, 1e6):
+            found = log10_spectrum_bound(widths, frequency) - log10_spectrum_bound(plain, frequency)
+            assert 10**found == pytest.approx(ratio, rel=5e-3)
+
+
+def test_figure_4_is_drawn_both_ways() -> None:
+    """As quoted: bounds cross. As cited: straight lines of slope -2 that do not."""
+    quoted, cited = figures.spectrum().axes
+    lines = {
+        axes: {line.get_color(): line for line in axes.lines if len(line.get_xdata()) > 2} for axes in (quoted, cited)
+    }
+    signs = {}
+    for axes, found in lines.items():
+        difference = np.asarray(found["C3"].get_ydata()) - np.asarray(found["C0"].get_ydata())
+        signs[axes] = (difference[0] > 0, difference[-1] > 0)
+    assert signs == {quoted: (False, True), cited: (False, False)}
+    for line in lines[cited].values():
+        assert np.diff(line.get_ydata()) / np.diff(line.get_xdata()) == pytest.approx(-2)

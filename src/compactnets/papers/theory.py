@@ -2,8 +2,9 @@
 
 The paper bounds the magnitude of a network's Fourier transform and compares one stage whose M has the same entry ``a``
 everywhere with a plain network of equal cost. Where the paper's algebra does not hold the functions have the correct
-form, and ``as_printed=True`` the printed one; docs/theory.md says what is wrong and why. Bounds are powers that leave
-the range of a float for images of a few pixels, so they are given as log10.
+form, and ``as_printed=True`` the printed one. Lemma 1 itself does not hold as the paper quotes it, with the depth as
+exponent; ``as_cited=True`` takes the exponent of the theorem that it cites. docs/theory.md says what is wrong and why.
+Bounds are powers that leave the range of a float for images of a few pixels, so they are given as log10.
 """
 
 from __future__ import annotations
@@ -17,18 +18,26 @@ from compactnets.errors import InputError
 
 
 def log10_spectrum_bound(
-    widths: Sequence[float], frequency: float, image_side: int = 1, constant: float = 1.0, *, as_printed: bool = False
+    widths: Sequence[float],
+    frequency: float,
+    image_side: int = 1,
+    constant: float = 1.0,
+    *,
+    as_printed: bool = False,
+    as_cited: bool = False,
 ) -> float:
-    """log10 of the bound of a plain network's Fourier transform at one frequency (Corollary 3).
+    """log10 of what the paper gives as the bound of a plain network's Fourier transform at a frequency (Corollary 3).
 
     Lemmas 1 and 2 give ``c (m_1 … m_L)^(s² + 1) |ω|^(-L - 1)``, which is what figure 4 plots. Printed is
-    ``c (m_1 … m_L) (s²)^(L + 1) |ω|^(-L - 1)``.
+    ``c (m_1 … m_L) (s²)^(L + 1) |ω|^(-L - 1)``. Neither is a bound: a network of any depth can fall as ``|ω|^-2``.
 
     Args:
         widths: channels of each of the L layers.
         frequency: ``|ω|``, above zero.
         image_side: ``s``, pixels.
         constant: ``c``.
+        as_cited: the exponent of the cited theorem, ``-d - 1`` with the dimension ``d = s²`` of the input. It holds in
+            almost all directions; in those across the boundary of two linear regions the exponent is -2.
 
     Raises:
         InputError: no layers, or a number that is not positive.
@@ -39,25 +48,51 @@ def log10_spectrum_bound(
     _check(**{f"widths[{layer}]": width for layer, width in enumerate(widths)})
     layers, product = len(widths), sum(map(math.log10, widths))
     size = (layers + 1) * 2 * math.log10(image_side) if as_printed else image_side**2 * product
-    return math.log10(constant) + product + size - (layers + 1) * math.log10(frequency)
+    exponent = (image_side**2 if as_cited else layers) + 1
+    return math.log10(constant) + product + size - exponent * math.log10(frequency)
 
 
 def log10_federated_bound(
-    entry: float, num_layers: int, frequency: float, image_side: int = 1, constant: float = 1.0
+    entry: float,
+    num_layers: int,
+    frequency: float,
+    image_side: int = 1,
+    constant: float = 1.0,
+    *,
+    as_cited: bool = False,
 ) -> float:
-    """log10 of the bound for a stage in which every ``M[i][j] = a``: ``Σ_i c a^(i (s² + 1)) |ω|^(-i - 1)`` (section 4).
+    """log10 of what the paper states for a stage in which every ``M[i][j] = a``: ``Σ_i c a^(i (s² + 1)) |ω|^(-i - 1)``.
 
-    The stage holds a plain network of every depth i up to L, each of width a.
+    The paper takes the stage for a sum of plain networks, one of each depth i up to L and of width a (section 4), and
+    does not derive that its bound is the sum of theirs. On the stage itself, whose layers are wider, Corollary 3 gives
+    about the plain network's bound (:func:`stage_widths`).
+
+    Args:
+        as_cited: as in :func:`log10_spectrum_bound`; all terms then have one exponent.
 
     Raises:
         InputError: a number that is not positive.
     """
     _check(entry=entry, num_layers=num_layers)
     terms = [
-        log10_spectrum_bound([entry] * depth, frequency, image_side, constant) for depth in range(1, num_layers + 1)
+        log10_spectrum_bound([entry] * depth, frequency, image_side, constant, as_cited=as_cited)
+        for depth in range(1, num_layers + 1)
     ]
     largest = max(terms)
     return largest + math.log10(sum(10 ** (term - largest) for term in terms))
+
+
+def stage_widths(entry: float, num_layers: int) -> list[float]:
+    """Channels of each layer of a stage in which every ``M[i][j] = a``: the sums of its rows, ``La, (L - 1)a, …, a``.
+
+    Their product is ``L! a^L``. For a = 32 and L = 4 its root is 70.8, the plain network's width m is 69.9 or 64.7: by
+    Corollary 3 the stage has about the bound of the plain network, with the same exponent.
+
+    Raises:
+        InputError: a number that is not positive.
+    """
+    _check(entry=entry, num_layers=num_layers)
+    return [entry * (num_layers - layer) for layer in range(num_layers)]
 
 
 def federated_macs(entry: float, num_layers: int, image_side: int = 1, *, as_printed: bool = False) -> float:
@@ -106,8 +141,9 @@ def equal_budget_width(entry: float, num_layers: int, *, as_printed: bool = Fals
 def crossing_frequency(entry: float, num_layers: int, image_side: int = 1, *, as_printed: bool = False) -> float:
     """Frequency from which the federated stage's bound is above the plain network's of equal cost (figure 4).
 
-    The ratio of the two bounds rises with the frequency, so there is one crossing. It compares upper bounds: it does
-    not show that either network has more content there.
+    The ratio of the two bounds rises with the frequency, so there is one crossing. It is of the bounds as the paper
+    has them; with the exponent of the cited theorem both fall alike and nothing crosses. Even for true upper bounds it
+    would not show that either network has more content there.
 
     Args:
         as_printed: take the width m from the printed FLOP_1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from compactnets.papers.theory import (
     equal_budget_width,
     log10_federated_bound,
     log10_spectrum_bound,
+    stage_widths,
 )
 from compactnets.pictures import write_figure
 from compactnets.plots import sharing_figure
@@ -75,27 +77,44 @@ def accuracy_against_macs(paper: Paper, tables: Sequence[str], evidence: Evidenc
 
 
 def spectrum(entry: float = 32, num_layers: int = 4) -> Figure:
-    """MuffNet's figure 4: the bounds of both structures, with the printed cost and with equal blocks on both sides."""
-    figure, axes = _axes(7, 4.2)
-    exponents = np.linspace(0, 6, 121)
+    """MuffNet's figure 4 both ways: with the depth as exponent, as it is quoted, and with the cited theorem's.
 
-    def draw(bound: Callable[[float], float], colour: str, line: str, label: str) -> None:
+    Each with the printed cost and with equal blocks on both sides. On the left also Corollary 3 of the stage itself.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    exponents = np.linspace(0, 6, 121)
+    quoted, cited = figure.subplots(1, 2, sharey=True)
+
+    def draw(axes: Axes, bound: Callable[[float], float], colour: str, line: str, label: str) -> None:
         axes.plot(exponents, [bound(10**x) for x in exponents], color=colour, linestyle=line, label=label)
 
-    draw(lambda w: log10_federated_bound(entry, num_layers, w), "C3", "-", f"M[i][j] = {entry:g}, L = {num_layers}")
-    for printed, line in ((True, "-"), (False, "--")):
-        width = equal_budget_width(entry, num_layers, as_printed=printed)
-        at = crossing_frequency(entry, num_layers, as_printed=printed)
-        what = "the printed FLOP_1" if printed else "equal blocks on both sides"
-        draw(
-            lambda w, width=width: log10_spectrum_bound([width] * num_layers, w),  # type: ignore[misc]
-            "C0",
-            line,
-            f"plain, m = {width:.2f} ({what}): crosses at {at:,.0f}",
-        )
-        axes.axvline(np.log10(at), color="0.7", linestyle=line, linewidth=0.8)
-    axes.set(xlabel="log10 of the frequency", ylabel="log10 of the bound")
-    axes.legend(fontsize=9)
+    for axes, as_cited, title in (
+        (quoted, False, "as the paper quotes it: falls as the frequency to -L - 1"),
+        (cited, True, "as the cited theorem has it: to -d - 1, here -2"),
+    ):
+        for printed, line in ((False, "--"), (True, "-")):
+            width = equal_budget_width(entry, num_layers, as_printed=printed)
+            what = "the printed FLOP_1" if printed else "equal blocks on both sides"
+            where = ""
+            if not as_cited:
+                at = crossing_frequency(entry, num_layers, as_printed=printed)
+                where = f": crosses at {at:,.0f}"
+                axes.axvline(np.log10(at), color="0.7", linestyle=line, linewidth=0.8)
+            plain = partial(log10_spectrum_bound, [width] * num_layers, as_cited=as_cited)
+            draw(axes, plain, "C0", line, f"plain, m = {width:.2f} ({what}){where}")
+        federated = partial(log10_federated_bound, entry, num_layers, as_cited=as_cited)
+        draw(axes, federated, "C3", "-", f"M[i][j] = {entry:g}, L = {num_layers}, as the paper states it")
+        if not as_cited:
+            stage = partial(log10_spectrum_bound, stage_widths(entry, num_layers))
+            draw(axes, stage, "C1", ":", "Corollary 3 of the stage itself")
+        axes.set(xlabel="log10 of the frequency", title=title)
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, loc="lower left")
+    quoted.set(ylabel="log10 of the bound")
     return figure
 
 
