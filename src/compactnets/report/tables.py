@@ -213,11 +213,16 @@ def claims(paper: Paper) -> list[dict[str, Any]]:
             "where": claim.where,
             "text": claim.text,
             "stated": f"{claim.stated:g}" if claim.relation != "above" else "",
-            "found": f"{paper.evaluate(claim):.3g}",
+            "found": _number(paper.evaluate(claim)),
             "holds": paper.holds(claim),
         }
         for claim in paper.claims
     ]
+
+
+def _number(value: float) -> str:
+    """Return three significant digits, and large counts in full: never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def ablations(evidence: Evidence) -> list[dict[str, Any]]:
