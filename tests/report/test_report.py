@@ -239,6 +239,26 @@ def test_runs_count_on_the_papers_data_only() -> None:
         assert [each and each.value for each in found] == ([56, 79] if counts else [None, None])
 
 
+def test_training_settings_are_shown(values: dict, report: Path) -> None:
+    texts = [unescape((report / f"report.{suffix}").read_text(encoding="utf-8")) for suffix in ("html", "md")]
+    for part in values["papers"]:
+        for each in part["training"]:
+            for key, value in each["settings"].items():
+                assert all(f"{key}: {value}" in text for text in texts)
+
+
+def test_measured_is_not_reproduced(values: dict, report: Path) -> None:
+    """The recorded runs are shorter than the papers' recipes: none counts as one by them."""
+    assert values["summary"]["accuracies_measured"] > 0
+    assert values["summary"]["accuracies_by_the_recipe"] == 0
+
+
+def test_counts_are_never_printed_with_an_exponent(values: dict) -> None:
+    found = [claim["found"] for part in values["papers"] for claim in part["claims"]]
+    assert not [text for text in found if "e" in text]
+    assert "100,000" in found
+
+
 def test_words_stand_to_the_left_and_numbers_to_the_right(report: Path, values: dict) -> None:
     rows = [["a", "224 × 224", "", "+0.05", "76.66 ± 0.57", "the same"], ["b", "7", "1.5", "-", "12 %", ""]]
     assert word_columns(rows) == [True, False, False, False, False, True]

@@ -119,6 +119,15 @@ def _values(papers: Sequence[Paper], costs: Sequence[RowCost], evidence: Evidenc
             "rows_with_costs": len(costs),
             "accuracies_stated": len(stated),
             "accuracies_measured": sum(found is not None for found in (evidence.accuracy(*each) for each in stated)),
+            "accuracies_by_the_recipe": sum(
+                found.reproduces(reproduction)
+                for paper in papers
+                for table in paper.tables
+                for reproduction in table.reproduce
+                for row in table.rows
+                for metric in row.metrics
+                if metric in reproduction.metrics and (found := evidence.accuracy(row, metric))
+            ),
         },
         "papers": parts,
         "theory": _theory(),
