@@ -16,6 +16,7 @@ from torch import nn
 import compactnets
 from compactnets import InputError
 from compactnets.models.budget import reduction_block_macs
+from compactnets.papers.computed import agrees, compute
 from compactnets.papers.records import METRICS, Claim, Paper, Row
 from compactnets.papers.stated import PAPERS, load_paper, load_papers, stated_rows
 
@@ -143,6 +144,13 @@ def test_tables_agree_except_where_a_discrepancy_is_recorded() -> None:
 @pytest.mark.parametrize(("paper", "claim"), CLAIMS)
 def test_claim_holds_or_not_as_recorded(paper: Paper, claim: Claim) -> None:
     assert paper.holds(claim) is claim.holds, f"{claim.where}: the tables give {paper.evaluate(claim)}"
+
+
+def test_numbers_of_the_text_are_computed() -> None:
+    found = [each for paper in load_papers() for each in paper.computed]
+    assert len(found) == 8
+    for each in found:
+        assert agrees(each) is each.holds, f"{each.text}: {compute(each)}"
 
 
 def test_every_claim_that_fails_is_a_discrepancy() -> None:

@@ -192,6 +192,22 @@ class Claim(_Record):
     holds: bool = True
 
 
+class Computed(_Record):
+    """A number of the text that no table has; ``quantity`` of ``of`` is computed, and ``holds`` says whether it agrees.
+
+    ``quantity``: ``"lost"`` (percent of connections, of so many groups), or ``"macs"``, ``"params"`` or ``"mebibytes"``
+    (weights and statistics in float32) of a torchvision network. ``unit`` is one unit of the last printed digit.
+    """
+
+    where: str
+    text: str
+    quantity: Literal["lost", "macs", "params", "mebibytes"]
+    of: str
+    stated: float
+    unit: PositiveFloat
+    holds: bool = True
+
+
 class Discrepancy(_Record):
     """A place where a paper disagrees with itself, its repository or a count.
 
@@ -219,6 +235,7 @@ class Paper(_Record):
     tables: tuple[Table, ...]
     training: tuple[Training, ...]
     claims: tuple[Claim, ...]
+    computed: tuple[Computed, ...] = ()
     discrepancies: tuple[Discrepancy, ...]
 
     @model_validator(mode="after")

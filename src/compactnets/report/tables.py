@@ -12,6 +12,7 @@ from compactnets.errors import InputError
 from compactnets.models.registry import create_model
 from compactnets.models.staged import StagedNet
 from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation
+from compactnets.papers.computed import agrees, compute
 from compactnets.papers.cost import Comparison, RowCost, count_network
 from compactnets.papers.records import Paper, Reproduction, Row, Table
 from compactnets.report.evidence import Evidence, Measured, Origin, command_for
@@ -217,6 +218,15 @@ def claims(paper: Paper) -> list[dict[str, Any]]:
             "holds": paper.holds(claim),
         }
         for claim in paper.claims
+    ] + [
+        {
+            "where": each.where,
+            "text": each.text,
+            "stated": _number(each.stated),
+            "found": _number(compute(each)),
+            "holds": agrees(each),
+        }
+        for each in paper.computed
     ]
 
 
