@@ -101,7 +101,7 @@ def test_a_shell_completes_verbs_and_options() -> None:
     ("words", "fact"),
     [
         (["fly"], "fly"),
-        (["train"], "recipe"),
+        (["train"], "Missing argument"),
         (["train", "--outptu", "x"], "--output"),
         (["eval", "--data", "x", "--split", "[/b] test"], "[/b] test"),
         (["quantize", "x", "--format"], "--format"),

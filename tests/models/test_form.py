@@ -20,7 +20,6 @@ import timm
 import torch
 from safetensors.torch import load_file, load_model, save_file
 from timm.models import get_pretrained_cfg, load_checkpoint
-from timm.models._factory import resolve_model_input_args
 from timm.models._helpers import resume_checkpoint
 from timm.models._hub import save_for_hf
 from timm.utils import ModelEmaV3
@@ -440,7 +439,6 @@ class TestByName:
             timm.create_model(weights.model, pretrained=True, pretrained_cfg=weights.tag),
             timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg),
             timm.create_model(weights.model, pretrained=True, pretrained_cfg=cfg.to_dict()),
-            timm.create_model(pretrained=True, **resolve_model_input_args(weights.name)),  # timm's validate.py
             timm.create_model(weights.name, checkpoint_path=path),
             timm.create_model(weights.model, checkpoint_path=path, **form),
             compactnets.create_model(weights.name, pretrained=True),
