@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import pytest
 
+HEAVY = {"vgg16"}  # 138 M parameters: to fold, quantise and compare them takes longer than all others together
 
-def one_of_each_kind(names: Iterable[str]) -> list[pytest.ParameterSet]:
-    """Parametrise by names: the first that begins with each word as it is, the others with ``-m slow``."""
+
+def one_of_each_kind(names: Iterable[str], heavy: Container[str] = HEAVY) -> list[pytest.ParameterSet]:
+    """Parametrise by names: the first that begins with each word as it is, the others with ``-m slow``.
+
+    Args:
+        names: of networks; each stays a case.
+        heavy: those that are slow even where they are the first of their kind.
+    """
     seen: set[str] = set()
     params = []
     for name in names:
         kind = re.match("[a-z]+", name)
         assert kind
-        params.append(pytest.param(name, marks=pytest.mark.slow if kind[0] in seen else ()))
+        slow = kind[0] in seen or name in heavy
+        params.append(pytest.param(name, marks=pytest.mark.slow if slow else ()))
         seen.add(kind[0])
     return params

@@ -101,7 +101,7 @@ def test_a_shell_completes_verbs_and_options() -> None:
     ("words", "fact"),
     [
         (["fly"], "fly"),
-        (["train"], "Missing argument"),
+        (["train"], "recipe"),
         (["train", "--outptu", "x"], "--output"),
         (["eval", "--data", "x", "--split", "[/b] test"], "[/b] test"),
         (["quantize", "x", "--format"], "--format"),
@@ -119,7 +119,7 @@ def test_wrong_usage_is_one_line(words: list[str], fact: str, run: Run) -> None:
     assert not done.out
     assert len(done.err.splitlines()) == 1
     assert done.err.startswith("compactnets: error: ")
-    assert fact in done.err
+    assert fact.lower() in done.err.lower()  # Typer has written names of arguments in capitals
     assert "--help" in done.err
     assert "\x1b" not in done.err
 

@@ -262,9 +262,8 @@ def test_runtimes_compute_what_was_simulated(name: str, model: Callable[[], nn.M
     found = torch.from_numpy(form.open(tmp_path / form.file)(images.numpy()))
     assert relative_error(expected, found) < (0.1 if SATURATES and name != "executorch" else 0.05)
     if name == "executorch":
-        # what computes is delegated; ExecuTorch 1.2 leaves the view before the last layer to itself
-        assert set(details["other_operators"]) <= {"aten_view_copy_default"}
-        assert details["delegates"] <= 1 + len(details["other_operators"])
+        assert details["other_operators"] == {}
+        assert details["delegates"] == 1
 
 
 @pytest.fixture

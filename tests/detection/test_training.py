@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,19 @@ def same(a: Path, b: Path) -> bool:
     return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the suite, whose workers share the cores: what is learned in 100 steps depends on the rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     "detector", [pytest.param(each, marks=() if each == "ssd" else pytest.mark.slow) for each in DETECTORS]
 )
-def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path) -> None:
+def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path, one_thread: None) -> None:
     """One image twice; for SSD two, because batch normalisation of its 1x1 level needs images that differ."""
     images, _ = scenes(tmp_path / "few", train=2, val=1, alike=detector == "faster_rcnn")
     recipe = tiny_recipe(detector, epochs=100, eval_epochs=100, lr=0.01, clip_grad_norm=5)
@@ -59,7 +69,7 @@ def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path) -> None:
     for _, found, objects in evaluator:
         for label in (0, 1):  # detections come best first
             best = found.boxes[found.labels == label][:1]
-            assert float(box_iou(best, objects.boxes[objects.labels == label])) > 0.6  # 0.67 to 0.8, by threads
+            assert float(box_iou(best, objects.boxes[objects.labels == label])) > 0.7
         assert float(found.scores[0]) > 0.8
 
 

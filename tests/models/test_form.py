@@ -19,7 +19,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, load_model, save_file
-from timm.models import get_pretrained_cfg, load_checkpoint
+from timm.models import _factory, get_pretrained_cfg, load_checkpoint
 from timm.models._helpers import resume_checkpoint
 from timm.models._hub import save_for_hf
 from timm.utils import ModelEmaV3
@@ -444,6 +444,14 @@ class TestByName:
             compactnets.create_model(weights.name, pretrained=True),
         ):
             assert same(network, expected)
+
+    @pytest.mark.skipif(
+        not hasattr(_factory, "resolve_model_input_args"), reason="timm 1.0.12 does not resolve names so"
+    )
+    def test_the_way_of_timms_own_scripts(self, weights: Any) -> None:
+        expected, _ = read_checkpoint(weights.name)
+        resolved = _factory.resolve_model_input_args(weights.name)
+        assert same(timm.create_model(pretrained=True, **resolved), expected)
 
     @pytest.mark.parametrize("loose", [pytest.param(False, marks=pytest.mark.slow), True])
     def test_another_form_is_an_error(self, weights: Any, loose: bool) -> None:
