@@ -50,7 +50,8 @@ def verify(
 ) -> Verification:
     """Run the artifact in ``folder`` on real images in batches of 1, 2 and 5, at two sizes, and compare.
 
-    A format that fixes batch and size is written again for the other batches and sizes, in a scratch folder.
+    A format that fixes batch and size is written again for the other batches and sizes, in a scratch folder; a network
+    that takes one size only is compared at that.
 
     Args:
         model: what is right: the network as it was trained, in evaluation mode, or the simulation of an int8 one.
@@ -74,6 +75,8 @@ def verify(
         size=max(1, preprocess.size * 3 // 4),
         resize=None if preprocess.resize is None else max(1, preprocess.resize * 3 // 4),
     )
+    if not form.any_size and not takes_size(model, other):
+        other = preprocess
     checks = []
     for batch, prepared, runner in _cases(form, write, folder, preprocess, other, batch_size):
         pixels = torch.stack([prepared(picture) for picture in chosen])
@@ -158,6 +161,18 @@ def _cases(
 def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:
     """Return zeros of the shape that the preprocessing gives."""
     return torch.zeros(batch_size, preprocess.channels, preprocess.size, preprocess.size)
+
+
+def takes_size(model: nn.Module, preprocess: Preprocess) -> bool:
+    """Tell whether a network takes images of a size; some of timm's take their own only."""
+    try:
+        with torch.inference_mode():
+            model(example_input(preprocess))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if "memory" in str(error):  # says nothing of the size
+            raise
+        return False
+    return True
 
 
 def load_pictures(spec: str | None) -> Pictures:
