@@ -57,9 +57,32 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, tiny_recipe: Cal
         start(root)
     assert "\n" not in str(caught.value)
     write_images(root, 0)
+
+
+def test_a_run_goes_on_with_corrected_validation_data(
+    tmp_path: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They decide nothing that is learned; with other training images as well, the run is another."""
+    root, run = write_images(tmp_path / "data", 0), tmp_path / "run"
+
+    def start(**changes: Any) -> None:
+        recipe = tiny_recipe(batch_size=4, **changes)
+        train(recipe, open_source(str(root), "train"), open_source(str(root), "val"), run)
+
+    start()
+    assert "validation data changed" not in capsys.readouterr().err
     (root / "val" / "a" / "0.png").write_bytes((root / "val" / "b" / "0.png").read_bytes())
-    with pytest.raises(InputError, match="holds another run: content of the validation images was"):
-        start(root)
+    start()
+    told = [line for line in capsys.readouterr().err.splitlines() if "validation data changed" in line]
+    assert len(told) == 1
+    assert str(run) in told[0]
+    with pytest.raises(InputError, match="holds another run: lr was"):
+        start(lr=0.07)
+    other = write_images(tmp_path / "other", 50)
+    shutil.copy(other / "train" / "a" / "0.png", root / "train" / "a" / "0.png")
+    with pytest.raises(InputError, match="content of the training images was") as caught:
+        start()
+    assert "\n" not in str(caught.value)
 
 
 def test_init_is_what_it_holds(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:

@@ -14,7 +14,7 @@ from compactnets.data import open_source
 from compactnets.data.base import readable
 from compactnets.deploy.quantization.steps import calibration_part, read_pixels
 from compactnets.deploy.verify import NUM_IMAGES, load_pictures
-from compactnets.training.classification import ClassificationTask
+from compactnets.training.classification import ClassificationTask, train
 from compactnets.training.distributed import World
 from compactnets.training.preparation import prepare
 from compactnets.training.recipe import Recipe
@@ -63,6 +63,25 @@ def read_an_epoch(recipe: Recipe, root: Path) -> tuple[int, int]:
     images = sum(len(batch.labels) for batch in loader.epoch(0))
     loader.close()
     return images, loader.skipped
+
+
+@pytest.mark.parametrize("side", [16, 80])
+def test_a_file_that_is_met_in_every_epoch_is_one_file(
+    side: int, tmp_path: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write(tmp_path / "data", side)
+    truncate(root / "train" / "a" / "2.png")
+    preprocess = {"size": 16, "resize": 16} if side > 64 else None
+    recipe = tiny_recipe(batch_size=COUNT, epochs=3, preprocess=preprocess, on_error="skip")
+
+    def start() -> str:
+        train(recipe, open_source(str(root), "train"), open_source(str(root), "val"), tmp_path / "run")
+        return capsys.readouterr().err
+
+    for told in (start(), start()):  # the second time, the run is finished
+        (line,) = [line for line in told.splitlines() if "could not be read" in line]
+        assert "1 training image " in line
+        assert "3 times" in line
 
 
 @pytest.mark.parametrize("side", [16, 80])  # in memory, and decoded as needed

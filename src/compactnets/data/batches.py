@@ -61,7 +61,8 @@ class TrainLoader(ABC):
     Attributes:
         steps: batches per epoch; the images that fill no batch are left out, others in each epoch.
         batch_size: images per batch, of all processes together.
-        skipped: images that were replaced so far because they cannot be read.
+        skipped: how often another image took the place of one that cannot be read.
+        unreadable: those images: each once, however often an epoch came upon it.
     """
 
     def __init__(self, source: Named, settings: LoaderSettings) -> None:
@@ -69,7 +70,7 @@ class TrainLoader(ABC):
         self.batch_size = settings.batch_size
         self.steps = len(source) // settings.batch_size
         self.skipped = 0
-        self._unreadable: set[int] = set()
+        self.unreadable: set[int] = set()
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -88,10 +89,10 @@ class TrainLoader(ABC):
         for index, message in failures:
             if self.settings.on_error == "raise":
                 raise InputError(message)
-            if index in self._unreadable:
+            if index in self.unreadable:
                 continue
-            self._unreadable.add(index)
-            if len(self._unreadable) > self.settings.max_skipped:
+            self.unreadable.add(index)
+            if len(self.unreadable) > self.settings.max_skipped:
                 raise InputError(
                     f"{self.source.spec}: more than max_skipped = {self.settings.max_skipped} training images cannot "
                     f"be read, the last one is {message}"

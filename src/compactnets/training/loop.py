@@ -79,6 +79,7 @@ class _Run:
             self.progress, learned = found
             self.learner.load_state_dict(learned)
             self.loader.skipped = self.progress.skipped if world.is_main else 0
+            self.loader.unreadable.update(self.progress.unreadable)
         compile = (task.compile or partial(self.learner.set_forward, True)) if undecided else None
         total = self.recipe.epochs * self.loader.steps
         self.compiling = Compiling(compile, self.progress, total, world.device)
@@ -117,8 +118,12 @@ class _Run:
                 self._close()
             raise
         self._close()
-        if progress.skipped:
-            say(f"{progress.skipped} training images could not be read; others took their place")
+        if progress.unreadable:
+            count, times = len(progress.unreadable), progress.skipped
+            say(
+                f"{count:,} training image{'s' if count > 1 else ''} could not be read; others took "
+                f"{'their' if count > 1 else 'its'} place, {times:,} time{'s' if times > 1 else ''} in all"
+            )
         assert progress.final is not None  # the last epoch has an evaluation
         return TrainResult(self.output, recipe.epochs, progress.final, progress.best, progress.seconds)
 
@@ -252,6 +257,7 @@ class _Run:
         self._check_weights()
         progress.loss_totals, progress.loss_count = self._shared_totals(), self.watch.count
         progress.skipped = round(self.world.sum([self.loader.skipped])[0])
+        progress.unreadable = sorted(set[int]().union(*self.world.gather(sorted(self.loader.unreadable))))
         if self.world.is_main:
             save_state(self.output, self.described, progress, self.learner.state_dict())
         self.saved = time.monotonic()

@@ -21,6 +21,7 @@ FOLDER = "checkpoints"
 FORMAT = 4
 WITHOUT_CONTENT = 3  # the format before: it tells images by their labels alone, and --init by its path
 CONTENT = ("content of the training images", "content of the validation images")
+TRAINING, VALIDATION = ("training data", CONTENT[0]), ("validation data", CONTENT[1])
 INIT = "--init"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
@@ -36,7 +37,8 @@ class Progress:
     loss_count: int = 0
     seconds: float = 0.0  # spent so far, over all starts
     epoch_seconds: float = 0.0  # spent on training steps in this epoch
-    skipped: int = 0  # unreadable images that were replaced
+    skipped: int = 0  # how often another image took the place of one that cannot be read
+    unreadable: list[int] = field(default_factory=list)  # those images, each once
     best: float = -1.0  # the figure by which checkpoints are compared, of the best of them
     best_title: str = ""  # what a person calls that figure
     compiled: bool | None = None  # whether the step is, once that was decided (compiling.py)
@@ -72,7 +74,8 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
     """Read the newest state of a run that can be read; ``None`` where it has none yet.
 
     Raises:
-        InputError: states of another run (the message says what differs), or none that can be read.
+        InputError: states of another run (the message says what differs), or none that can be read. Other validation
+            data are no other run: a line says that they changed.
     """
     states = _states(output)
     for path in states:
@@ -88,6 +91,12 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
         if document["format"] == WITHOUT_CONTENT:
             say(f"{output} was begun by a version that did not compare images: they are taken for the same")
             found = _with_content(found, described)
+        if _other_validation(found, described):
+            say(
+                f"the validation data changed since {output} was last written: evaluations and the best checkpoint up "
+                f"to step {progress.step} are of the former; the run goes on"
+            )
+            found = {**found, **{key: described.get(key) for key in VALIDATION}}
         if differences := _differences(found, described):
             raise InputError(
                 f"{output} holds another run: {'; '.join(differences)}. Give the same recipe and data to go on, or "
@@ -114,6 +123,12 @@ def _states(output: Path) -> list[Path]:
         return []
     found = [path for path in folder.iterdir() if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _other_validation(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a run differs in its validation data, which decide nothing that is learned, and in nothing else."""
+    changed = {key for key in {*found, *wanted} if found.get(key) != wanted.get(key)}
+    return bool(changed) and changed <= set(VALIDATION)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

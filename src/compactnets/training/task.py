@@ -13,7 +13,7 @@ from compactnets.training.checkpoint import digest_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
-from compactnets.training.state import CONTENT, INIT
+from compactnets.training.state import INIT, TRAINING, VALIDATION
 
 
 class Score(Protocol):
@@ -55,6 +55,7 @@ class Batches(Protocol):
     steps: int
     batch_size: int
     skipped: int
+    unreadable: set[int]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield this process's share of the batches ``start`` to the last of ``epoch``; each has ``indices``."""
@@ -134,9 +135,9 @@ class Task(ABC):
 def describe_inputs(train: Source, val: Source, init: Path | None) -> dict[str, Any]:
     """Return what every task describes (:meth:`Task.describe`): its two sources and the checkpoint it starts from."""
     return {
-        "training data": f"{len(train)} images, {train.fingerprint()[:12]}",
-        "validation data": f"{len(val)} images, {val.fingerprint()[:12]}",
-        CONTENT[0]: train.content()[:12],
-        CONTENT[1]: val.content()[:12],
+        TRAINING[0]: f"{len(train)} images, {train.fingerprint()[:12]}",
+        VALIDATION[0]: f"{len(val)} images, {val.fingerprint()[:12]}",
+        TRAINING[1]: train.content()[:12],
+        VALIDATION[1]: val.content()[:12],
         INIT: None if init is None else digest_checkpoint(init)[:12],
     }
