@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import AsJson, Download, print_json
+from compactnets_cli.options import AsJson, Download, print_json, share_of
 
 SHOWN = 20  # problems of a kind that are printed; --json has all
 
@@ -17,11 +17,17 @@ data = typer.Typer(help="Look at images before a run does; convert those with bo
 @data.command(epilog="Example: compactnets data check photos")
 def check(
     source: Annotated[
-        str, typer.Argument(help="What --data takes, or a folder of images with boxes (Pascal VOC, COCO).")
+        list[str],
+        typer.Argument(
+            help="What --data takes, or a folder of images with boxes (Pascal VOC, COCO, YOLO), or several as one set."
+        ),
     ],
     split: Annotated[
         str,
-        typer.Option(help="Split to check: train, val or both; of images with boxes any that exists, both for all."),
+        typer.Option(
+            help="Split to check: train, val or both; of images with boxes any that exists, both for all, or the share "
+            "to train on, where they are not divided: 0.8."
+        ),
     ] = "both",
     workers: Annotated[
         int | None,
@@ -46,13 +52,14 @@ def check(
     from compactnets.errors import InputError
 
     report: SourceReport | DetectionReport
-    if is_detection(source):
+    if len(source) > 1 or is_detection(source[0]):
         if download:
-            say(f"note: --download has no effect on the folder {source}")
-        report = check_detection(source, split, workers=workers)
+            say(f"note: --download has no effect on the folder {source[0]}")
+        share = share_of(split)
+        report = check_detection(source, "both" if share else split, workers=workers, share=share)
         lines = render_detection(report, SHOWN)
     elif split in ("train", "val", "both"):
-        report = check_source(source, split, workers=workers, download=download)  # type: ignore[arg-type]
+        report = check_source(source[0], split, workers=workers, download=download)  # type: ignore[arg-type]
         lines = render(report, SHOWN)
     else:
         raise InputError(f"--split must be train, val or both for images without boxes, found {split!r}")
@@ -67,21 +74,32 @@ def check(
 
 @data.command(epilog="Example: compactnets data convert voc --to coco --output coco")
 def convert(
-    source: Annotated[str, typer.Argument(help="A folder of images with boxes: Pascal VOC or COCO.")],
+    source: Annotated[
+        list[str],
+        typer.Argument(help="A folder of images with boxes: Pascal VOC, COCO or YOLO; or several as one set."),
+    ],
     to: Annotated[Literal["voc", "coco"], typer.Option("--to", help="Format to write.")],
     output: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not be there.")],
     link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
+    split: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of images that are not divided: the share to write as train, such as 0.8."),
+    ] = None,
+    bad_boxes: Annotated[
+        Literal["raise", "drop"],
+        typer.Option(help="What to do with annotations that cannot be read and boxes that are no numbers."),
+    ] = "raise",
     as_json: AsJson = False,
 ) -> None:
-    """Write all splits of images with boxes in the other format, and say what it cannot hold."""
+    """Write all splits of images with boxes in another format, and say what it cannot hold."""
     from compactnets.console import stdout
     from compactnets.detection.data.conversion import convert as run
 
-    result = run(source, to, output, link=link)
+    result = run(source, to, output, link=link, share=split, bad_boxes=bad_boxes)
     if as_json:
         print_json(result.to_dict())
         return
     splits = ", ".join(f"{split} {images:,}" for split, images in result.splits.items())
-    lines = [f"{source} -> {output} ({to}): {result.images:,} images ({splits}), {result.objects:,} objects"]
+    lines = [f"{', '.join(source)} -> {output} ({to}): {result.images:,} images ({splits}), {result.objects:,} objects"]
     for line in (*lines, *(f"note: {loss}" for loss in result.losses)):
         stdout.print(line)

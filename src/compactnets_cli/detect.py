@@ -8,11 +8,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import AsJson, Device, print_json, print_settings
+from compactnets_cli.options import AsJson, Device, print_json, print_settings, share_of
 
 detect = typer.Typer(help="Detect objects: train, evaluate and use Faster R-CNN and SSD.", no_args_is_help=True)
 
-BoxData = Annotated[str, typer.Option(help="A Pascal VOC tree, or a folder with COCO files.")]
+BoxData = Annotated[
+    list[str],
+    typer.Option(help="A folder with annotations of Pascal VOC, COCO or YOLO; may be repeated: several as one set."),
+]
 DetectorCheckpoint = Annotated[
     Path,
     typer.Option(help="A detector's .safetensors file with its .json record, or the folder of an exported detector."),
@@ -35,13 +38,17 @@ def train(
         Path | None,
         typer.Option(help="A classifier for the backbone (.safetensors, or MENet's .pth.tar), or a detector."),
     ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of images that are not divided: the share to train on, such as 0.8."),
+    ] = None,
     device: Device = "auto",
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a detector as a recipe says; a run that stopped goes on by the same command."""
-    from compactnets.console import say, stdout
-    from compactnets.detection.data.opening import open_detection
+    from compactnets.console import stdout
+    from compactnets.detection.data.opening import open_run
     from compactnets.detection.metrics import METRIC_TITLES
     from compactnets.detection.recipe import DetectionRecipe
     from compactnets.detection.task import train_detector
@@ -49,16 +56,17 @@ def train(
     from compactnets.training.distributed import join_world
     from compactnets.training.recipe_files import load_detection_recipe
 
-    resolved = load_detection_recipe(DetectionRecipe, recipe, settings or [], model)
+    settings = [*(settings or []), *([f"split={split}"] if split is not None else [])]
+    resolved = load_detection_recipe(DetectionRecipe, recipe, settings, model)
     if print_config:
         print_settings(resolved.model_dump(mode="json"), as_json)
         return
     if output is None:
         raise InputError("detect train needs --output DIR, the folder for checkpoints and metrics")
     with join_world(device) as world:
-        train_source = open_detection(data, resolved.train_split)
-        val_source = open_detection(data, resolved.val_split, class_names=train_source.class_names)
-        say(f"{train_source!r}\n{val_source!r}")
+        train_source, val_source = open_run(
+            data, resolved.train_split, resolved.val_split, share=resolved.split, classes=resolved.classes
+        )
         result = train_detector(resolved, train_source, val_source, output, init=init, world=world)
     if not world.is_main:
         return
@@ -75,12 +83,18 @@ def train(
 def evaluate(
     checkpoint: DetectorCheckpoint,
     data: BoxData,
-    split: Annotated[str, typer.Option(help="Split of the data: val, test, ...")] = "val",
+    split: Annotated[
+        str,
+        typer.Option(help="Split of the data: val, test, ...; or the share that was trained on, for the rest: 0.8."),
+    ] = "val",
     metric: Annotated[
         Literal["voc07", "voc10", "coco"], typer.Option(help="VOC's 11 points, its area, or COCO's.")
     ] = "voc07",
     bad_boxes: Annotated[
-        Literal["raise", "drop"], typer.Option(help="What to do with boxes that cannot be used.")
+        Literal["raise", "drop"], typer.Option(help="What to do with boxes and annotations that cannot be used.")
+    ] = "raise",
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="What to do with images that cannot be read.")
     ] = "raise",
     examples: Annotated[
         Path | None, typer.Option(help="HTML page to write, with the best and the worst images.")
@@ -91,6 +105,7 @@ def evaluate(
 ) -> None:
     """Measure the average precision of a detector."""
     from compactnets.detection.data.opening import open_detection
+    from compactnets.detection.data.reviewing import review
     from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.evaluation import evaluate_on
     from compactnets.detection.report import show, write_examples
@@ -102,7 +117,9 @@ def evaluate(
 
     with join_world(detector_device(checkpoint, device)) as world:
         detector, record = load_any_detector(checkpoint, world.device)
-        source = open_detection(data, split, class_names=record.class_names)
+        share = share_of(split)
+        source = open_detection(data, "val" if share else split, class_names=record.class_names, share=share)
+        source = review(source, "val", bad_boxes=bad_boxes, on_error=on_error, workers=workers)
         evaluator, seconds = evaluate_on(
             detector, source, metric=metric, bad_boxes=bad_boxes, workers=workers, world=world
         )
@@ -112,10 +129,10 @@ def evaluate(
         write_examples(examples, evaluator, source)
     scores = evaluator.compute()
     if as_json:
-        found = {"checkpoint": str(checkpoint), "data": data, "split": split, "seconds": seconds}
+        found = {"checkpoint": str(checkpoint), "data": ", ".join(data), "split": split, "seconds": seconds}
         print_json({**found, **scores.to_dict()})
     else:
-        show(scores, seconds, f"{record.detector} on {record.model}, {data} ({split})")
+        show(scores, seconds, f"{record.detector} on {record.model}, {', '.join(data)} ({split})")
 
 
 @detect.command(

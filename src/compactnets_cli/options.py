@@ -38,6 +38,23 @@ def expand_home(argument: str) -> str:
     return os.path.expanduser(argument) if argument.startswith("~") else argument
 
 
+def share_of(split: str) -> float | None:
+    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` where it is the name of a split.
+
+    Raises:
+        InputError: a number that is no share.
+    """
+    try:
+        share = float(split)
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        from compactnets.errors import InputError
+
+        raise InputError(f"--split must be the name of a split, or a share between 0 and 1, found {split}")
+    return share
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document on standard output."""
     from compactnets.console import print_json as run

@@ -66,6 +66,8 @@ def test_refused_before_the_work(
     record = SimpleNamespace(class_names=("a",), detector="ssd", model="a", faster_rcnn=None, ssd=None)
     loaded = (SimpleNamespace(parameters=lambda: iter(())), record)
     monkeypatch.setattr("compactnets.detection.data.opening.open_detection", lambda *_, **__: record)
+    monkeypatch.setattr("compactnets.detection.data.opening.open_run", lambda *_, **__: (record, record))
+    monkeypatch.setattr("compactnets.detection.data.reviewing.review", lambda source, *_, **__: source)
     monkeypatch.setattr("compactnets.detection.deploy.runtime.detector_device", lambda *_: "cpu")
     monkeypatch.setattr("compactnets.detection.checkpoint.load_detector", lambda *_: loaded)
     if "examples" not in verb:

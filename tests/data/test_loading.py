@@ -145,7 +145,8 @@ def test_a_batch_that_cannot_be_divided() -> None:
 def test_an_unreadable_image_is_one_line(made: Any, workers: int) -> None:
     with pytest.raises(InputError) as caught:
         list(made(photographs(broken=(11,)), workers=workers).epoch(0))
-    assert str(caught.value) == "image-11.png cannot be read"
+    assert str(caught.value).startswith("image-11.png cannot be read; ")
+    assert "on_error=skip" in str(caught.value)
     evaluation = make_eval_loader(photographs(broken=(11,)), PREPROCESS, batch_size=8, workers=workers)
     with pytest.raises(InputError) as caught:
         list(evaluation)

@@ -88,7 +88,7 @@ class TrainLoader(ABC):
         """Say which images cannot be read, each once, and stop where that is not, or no longer, accepted."""
         for index, message in failures:
             if self.settings.on_error == "raise":
-                raise InputError(message)
+                raise InputError(f"{message}; replace it, or go on without training images like it with on_error=skip")
             if index in self.unreadable:
                 continue
             self.unreadable.add(index)

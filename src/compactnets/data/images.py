@@ -38,6 +38,19 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     return decode_image(path, os.fspath(path))
 
 
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return width and height of the image file ``path``, as :func:`read_image` gives it, from its header alone.
+
+    Raises:
+        InputError: no such file, or no image; the message has the path.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception:  # whatever it is, decoding says it in a line
+        return read_image(path).size
+
+
 def decode_image(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
     """Decode an image; the result has 8 bits per channel and holds no open file.
 

@@ -70,7 +70,7 @@ class _EvalImages(BatchesOf):
 
     def load(self, epoch: int, index: int) -> tuple[Tensor, Objects]:
         image = self.source.image(index)
-        objects, _ = usable(self.source, index, image.width, image.height, self.on_bad)
+        objects, _ = usable(self.source, index, image.width, image.height, self.on_bad, measured=True)
         return plain_target(image), objects
 
     def join(self, items: Sequence[tuple[Tensor, Objects]]) -> list[tuple[Tensor, Objects]]:

@@ -91,7 +91,18 @@ class DetectionRecipe(RunRecipe):
     train_split: str = Field("train", min_length=1, description="split of the data to train on: train, trainval, …")
     val_split: str = Field("val", min_length=1, description="split of the data to evaluate on")
     bad_boxes: Literal["raise", "drop"] = Field(
-        "raise", description="boxes that are empty, outside the image or of an unknown class: refuse the data, or go on"
+        "raise",
+        description="boxes that are empty, thin, outside the image or of an unknown class, annotations that cannot be "
+        "read: refuse the data, or go on without them",
+    )
+    split: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the images to train on, of data that are not divided; exact copies stay together",
+    )
+    classes: Values[str] | None = Field(
+        None, min_length=1, description="the classes to learn, in this order; objects of others are left out"
     )
     metric: Literal["voc07", "voc10", "coco"] = Field("voc07", description="by which checkpoints are compared")
     frozen_batchnorm: bool = Field(

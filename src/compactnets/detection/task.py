@@ -13,6 +13,7 @@ from compactnets.console import say
 from compactnets.data.batches import LoaderSettings
 from compactnets.detection.checkpoint import Detector, first_detector, load_detector
 from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.data.reviewing import announce, review_both
 from compactnets.detection.detectors import describe_maps
 from compactnets.detection.evaluation import evaluate_detector, evaluate_on
 from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
@@ -57,13 +58,26 @@ def train_detector(
     Args:
         init: a classifier for the backbone, or a detector (:func:`compactnets.detection.checkpoint.first_detector`).
 
+    Both splits are looked at before anything else (:func:`compactnets.detection.data.reviewing.review_both`).
+
     Raises:
-        InputError: what :func:`~compactnets.training.loop.run` raises, or a network or boxes that do not fit.
+        InputError: what :func:`~compactnets.training.loop.run` raises, or a network, images, annotations or boxes that
+            do not fit.
     """
     output = as_path(output)
     init = None if init is None else as_path(init)
     world = world or World()
     with own_run_folder(output, world):
+        train_source, val_source = review_both(
+            train_source,
+            val_source,
+            bad_boxes=recipe.bad_boxes,
+            on_error=recipe.on_error,
+            max_skipped=recipe.max_skipped,
+            workers=recipe.workers,
+        )
+        for source in (train_source, val_source):
+            say(announce(source))
         result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)
         page, best = output / "examples.html", output / "best.safetensors"
         if world.is_main and not (page.exists() and page.stat().st_mtime >= best.stat().st_mtime):

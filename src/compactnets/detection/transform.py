@@ -16,7 +16,7 @@ from compactnets.detection.objects import Objects
 from compactnets.detection.recipe import BoxAugment
 
 FILL = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
-LEAST = 1.0  # pixels: side below which a box that a crop cut is no object any more
+LEAST = 0.99  # pixels: side below which a box that a crop cut is no object any more; of one but for rounding
 
 
 class BoxTransform:
@@ -31,7 +31,6 @@ class BoxTransform:
         self.crop = v2.RandomIoUCrop() if augment.iou_crop else None
         flips = [v2.RandomHorizontalFlip()] if augment.flip else []
         self.flips = [*flips, *([v2.RandomVerticalFlip()] if augment.flip_vertical else [])]
-        self.sanitize = v2.SanitizeBoundingBoxes(min_size=LEAST)
 
     def __call__(self, image: Image.Image, objects: Objects, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Change one image; ``seed`` alone chooses how, and torch's generator is left as it was.
@@ -62,7 +61,8 @@ class BoxTransform:
             sample = self.crop(sample)
         for flip in self.flips:
             sample = flip(sample)
-        return self.sanitize(sample)
+        boxes, valid = v2.functional.sanitize_bounding_boxes(sample["boxes"], min_size=LEAST)
+        return {**sample, "boxes": boxes, "labels": sample["labels"][valid]}
 
 
 def plain_target(image: Image.Image) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from compactnets.data.base import MissingSplitError
-from compactnets.detection.data import open_detection, open_splits
+from compactnets.detection.data import check_detection, open_detection, open_splits, review
 from compactnets.detection.data.coco import CocoSource
 from compactnets.errors import InputError
 
@@ -80,8 +80,12 @@ def test_splits(tmp_path: Path) -> None:
         open_detection(str(tmp_path), "test")
     other = coco_document(categories=[{"id": 3, "name": "wasp"}, {"id": 7, "name": "bee"}])
     write_coco_file(tmp_path / "annotations" / "instances_val2014.json", other, tmp_path / "images")
-    with pytest.raises(InputError, match="same classes, found that only train2017 has ant and only val2014 has bee"):
-        open_splits(str(tmp_path))
+    sources = open_splits(str(tmp_path))
+    assert {source.class_names for source in sources} == {("wasp", "ant")}  # those of the training images
+    assert list(sources[1].table.unknown.values()) == ["bee"]
+    union = open_splits(str(tmp_path), union=True)
+    assert {source.class_names for source in union} == {("wasp", "ant", "bee")}
+    assert not union[1].table.unknown
 
 
 def test_unknown_classes(tmp_path: Path) -> None:
@@ -126,8 +130,23 @@ def changed(part: str, position: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 2, id=10), r"images\[2\]: the id 10 is that of another image too"),
         (changed("images", 0, width="20"), r'images\[0\]: width and height must be whole numbers, found \["20", 16\]'),
         (changed("images", 0, width=10**30), "must be whole numbers"),
-        (changed("categories", 1, id=7), "id 7 and name 'wasp' must be those of one category alone"),
-        (changed("categories", 1, name="ant"), "id 3 and name 'ant' must be those of one category alone"),
+        (changed("categories", 1, id=7), r"categories\[1\]: the id 7 .*'ant' and 'wasp'"),
+        (changed("categories", 1, name="ant"), r"categories\[1\]: the name 'ant' .*7 and 3"),
+    ],
+)
+def test_one_clear_line(tmp_path: Path, document: Any, message: str) -> None:
+    file = tmp_path / "annotations" / "instances_train.json"
+    file.parent.mkdir()
+    file.write_text(document if isinstance(document, str) else json.dumps(document))
+    with pytest.raises(InputError, match=message) as caught:
+        open_detection(str(tmp_path), "train")
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
         (changed("annotations", 1, bbox=[1, 2, 3]), r"annotations\[1\] \(id 6\): bbox must be the four .* \[1, 2, 3\]"),
         (changed("annotations", 1, bbox="box"), "bbox must be a list"),
         (changed("annotations", 1, bbox=[1, 2, "x", 4]), "bbox must be the four numbers"),
@@ -144,14 +163,24 @@ def changed(part: str, position: int, **fields: Any) -> dict[str, Any]:
         (coco_document(annotations=[{"image_id": 10, "category_id": 3, "bbox": [[1, 2], [3, 4]]}]), "four numbers"),
     ],
 )
-def test_one_clear_line(tmp_path: Path, document: Any, message: str) -> None:
-    file = tmp_path / "annotations" / "instances_train.json"
-    file.parent.mkdir()
-    file.write_text(document if isinstance(document, str) else json.dumps(document))
+def test_an_annotation_that_cannot_be_read(
+    tmp_path: Path, document: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused before a run, and with ``bad_boxes=drop`` its image is left out: it is no image without objects."""
+    file = write_coco_file(tmp_path / "annotations" / "instances_train.json", document, tmp_path / "images")
+    source = open_detection(str(tmp_path), "train")
     with pytest.raises(InputError, match=message) as caught:
-        open_detection(str(tmp_path), "train")
+        review(source, "val")
     assert str(caught.value).startswith(f"{file}: ")
+    assert "bad_boxes=drop" in str(caught.value)
     assert "\n" not in str(caught.value)
+    left = review(source, "val", bad_boxes="drop")
+    assert len(left) == 3 - len(source.faults)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    assert str(file) in told
+    report = check_detection(str(tmp_path))
+    assert not report.clean
+    assert report.faults["train"] == [*source.faults.values(), *source.strays]
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:

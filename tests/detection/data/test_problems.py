@@ -23,7 +23,11 @@ def source_of(root: Path, *boxes: tuple) -> DetectionSource:
     [
         ((1, 1, WIDTH, HEIGHT), None, ""),
         ((5, 5, 5, 5), None, ""),
-        ((5, 5, 4.5, 9), None, ""),  # thin, but there
+        ((5, 5, 5.2, 9), None, ""),
+        ((5, 5, 4.5, 9), "thin", "it is 0.5 x 5 pixels"),
+        ((5, 5, 9, 4.01), "thin", "5 x 0.01"),
+        ((-3, 5, -2.5, 9), "outside", "less than a pixel"),
+        ((0.2, 0.3, 0.6, 0.9), "outside", "from 0 to 1"),
         (("nan", 1, 2, 2), "not finite", "not a finite number"),
         ((1, 1, "inf", 2), "not finite", "not a finite number"),
         ((1, 1, 1e300, 2), "not finite", "not a finite number"),  # beyond float32
@@ -50,6 +54,8 @@ def test_kinds(tmp_path: Path, box: tuple, kind: str | None, detail: str) -> Non
     objects, noted = usable(source, 0, WIDTH, HEIGHT, "drop")
     assert noted == problems
     assert len(objects) == (2 if kind in (None, "partly outside") else 1)
+    measured, _ = usable(source, 0, WIDTH, HEIGHT, "drop", measured=True)
+    assert len(measured) == (2 if kind in (None, "partly outside", "thin") else 1)
     assert (objects.boxes >= 0).all()
     assert (objects.boxes[:, 2] <= WIDTH).all()
     assert (objects.boxes[:, 3] <= HEIGHT).all()

@@ -1,15 +1,17 @@
-"""Images with boxes: Pascal VOC trees and COCO files, checked and converted.
+"""Images with boxes: Pascal VOC trees, COCO files and YOLO's text files, checked and converted.
 
-:func:`open_detection` recognises what the user named; :func:`usable` gives the objects of an image that a detector can
-be trained on and measured with. :func:`check_detection` looks at all of a source, :func:`convert` writes it in the
-other format.
+:func:`open_detection` recognises what the user named, and :func:`open_run` opens the two splits of a run;
+:func:`review_both` looks at them before the first step, and :func:`usable` gives the objects of an image that can be
+trained on and measured with. :func:`check_detection` looks at all of a source, :func:`convert` writes it in
+another format.
 """
 
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.checking import check_detection
 from compactnets.detection.data.conversion import convert
-from compactnets.detection.data.opening import is_detection, open_detection, open_splits
+from compactnets.detection.data.opening import is_detection, open_detection, open_run, open_splits
 from compactnets.detection.data.problems import Problem, find_problems, usable
+from compactnets.detection.data.reviewing import review, review_both
 
 __all__ = [
     "DetectionSource",
@@ -19,6 +21,9 @@ __all__ = [
     "find_problems",
     "is_detection",
     "open_detection",
+    "open_run",
     "open_splits",
+    "review",
+    "review_both",
     "usable",
 ]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import numpy as np
 from PIL import Image
 
 from compactnets.data.base import MissingSplitError, shorten
 from compactnets.data.content import digest_files
-from compactnets.data.images import read_image
+from compactnets.data.images import read_image, read_size
 from compactnets.data.listing import check_names
 from compactnets.detection.data.table import ObjectTable
 from compactnets.detection.objects import Objects
@@ -24,6 +26,7 @@ ORDER = ("train", "val", "valid", "validation", "test", "trainval")  # in which 
 VAL_NAMES = ("val", "valid", "validation")
 FOLDERS = ("train", *VAL_NAMES, "test")  # of splits, where each has its annotations beside its images
 YEAR = r"(19|20)\d\d"  # train2017
+ALL = "all"  # the split of a source that is not divided
 
 
 class DetectionSource(ABC):
@@ -38,6 +41,9 @@ class DetectionSource(ABC):
         names: path of every image, relative to ``root``.
         table: the objects of all images.
         extras: what the annotations hold beyond that (masks, poses, …) and nothing here reads.
+        faults: image -> why its annotation cannot be read; such an image has no objects here, and is none without.
+        strays: what cannot be read either, and belongs to no image of the split.
+        notes: what was read otherwise than the annotations have it, or passed over: a line each.
     """
 
     kind: ClassVar[str]
@@ -51,6 +57,10 @@ class DetectionSource(ABC):
         names: list[str],
         table: ObjectTable,
         extras: Iterable[str] = (),
+        *,
+        faults: Mapping[int, str] | None = None,
+        strays: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         assert len(names) == len(table)
         self.spec = spec
@@ -60,6 +70,8 @@ class DetectionSource(ABC):
         self.names = names
         self.table = table
         self.extras = tuple(sorted(extras))
+        self.faults = dict(faults or {})
+        self.strays, self.notes = list(strays), list(notes)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,6 +82,26 @@ class DetectionSource(ABC):
             f"{len(self.table.labels):,} objects of {len(self.class_names):,} classes"
         )
 
+    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
+        """Return the split of the images at these indices, in their order, perhaps under another name.
+
+        What belongs to no image goes along.
+        """
+        chosen = [int(index) for index in images]
+        picked = copy.copy(self)
+        picked.names = [self.names[index] for index in chosen]
+        picked.table = self.table.pick(chosen)
+        picked.faults = {new: self.faults[old] for new, old in enumerate(chosen) if old in self.faults}
+        if split is not None:
+            picked.split = split
+        return picked
+
+    def without(self, rows: np.ndarray) -> Self:
+        """Return the split without the objects in these rows of its table, ``(M,)`` bool."""
+        left = copy.copy(self)
+        left.table = self.table.without(rows)
+        return left
+
     def image(self, index: int) -> Image.Image:
         """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, of any mode and size.
 
@@ -77,6 +109,14 @@ class DetectionSource(ABC):
             InputError: it is missing or cannot be read; the message has its path.
         """
         return read_image(self.root / self.names[index])
+
+    def read_size(self, index: int) -> tuple[int, int]:
+        """Return width and height of image ``index`` as :meth:`image` gives it, without decoding it.
+
+        Raises:
+            InputError: it is missing or is no image.
+        """
+        return read_size(self.root / self.names[index])
 
     def objects(self, index: int) -> Objects:
         """Return the objects of image ``index`` as the annotation has them, good or bad.
@@ -135,9 +175,11 @@ class DetectionTree(ABC):
         root: the folder.
         spec: what the user named it by.
         splits: names of the splits.
+        layout: what a person calls the layout.
     """
 
     kind: ClassVar[str]
+    layout: str = ""
 
     def __init__(self, root: Path, spec: str, splits: Iterable[str]) -> None:
         self.root = root
@@ -169,10 +211,15 @@ class DetectionTree(ABC):
                 raise InputError(f"{self.spec} has {' and '.join(years)}: say which instead of {split!r}")
             if years:
                 return years[0]
-        raise MissingSplitError(
-            f"{self.spec} has no split {split!r}: found {shorten(self.splits, 10)} in {self.root}"
-            f"{did_you_mean(split, self.splits)}"
-        )
+        hint = did_you_mean(split, self.splits)
+        if len(self.splits) == 1 and split in (*FOLDERS, "trainval"):
+            hint = (
+                "; --split 0.8 trains on 80 % of the images and evaluates on the rest, and compactnets data split "
+                "writes both as a folder"
+            )
+        where = "" if str(self.root) == self.spec else f" in {self.root}"
+        found = "its images are not divided" if self.splits == (ALL,) else f"found {shorten(self.splits, 10)}"
+        raise MissingSplitError(f"{self.spec} ({self.layout}) has no split {split!r}: {found}{where}{hint}")
 
 
 def tidy(value: float) -> int | float:

@@ -16,9 +16,10 @@ from compactnets.data.examination import Examination, examine, locate, same_imag
 from compactnets.data.listing import strays
 from compactnets.data.report import FoundImage
 from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
-from compactnets.detection.data.opening import open_detection, open_splits
+from compactnets.detection.data.opening import Spec, open_detection, open_splits
 from compactnets.detection.data.problems import Problem, find_problems
 from compactnets.detection.data.report import DetectionReport, DetectionSummary
+from compactnets.detection.data.reviewing import MEASURED
 from compactnets.detection.data.table import box_areas, box_sides
 
 THIN = 1  # pixels; a box with a side no longer than that is rather a click
@@ -26,18 +27,20 @@ ALL = "both"  # as the check of images with labels calls its splits
 
 
 def check_detection(
-    spec: str,
+    spec: Spec,
     split: str = ALL,
     *,
     workers: int | None = None,
     class_names: Sequence[str] | None = None,
+    share: float | None = None,
 ) -> DetectionReport:
     """Decode every image of a source (:func:`open_detection`), look at every box, and compare all images with all.
 
     Memory: about 100 bytes for each image and each object, and the images being decoded.
 
     Args:
-        spec: path of the folder.
+        spec: path of the folder, or of several that are one set.
+        share: of images that are not divided, what is trained on (:func:`open_detection`).
         split: one split; ``"both"``: all there are. A ``trainval`` that the others make up is not decoded again.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
         class_names: the classes, instead of those that the annotations name.
@@ -46,11 +49,11 @@ def check_detection(
         InputError: the source cannot be opened, or has no such split.
     """
     if split == ALL:
-        sources = open_splits(spec, class_names=class_names)
+        sources = open_splits(spec, class_names=class_names, share=share)
         report = check_sources(sources, workers=workers)
         report.left_out = _left_out(sources)
         return report
-    return check_sources([open_detection(spec, split, class_names=class_names)], workers=workers)
+    return check_sources([open_detection(spec, split, class_names=class_names, share=share)], workers=workers)
 
 
 def check_sources(sources: Sequence[DetectionSource], *, workers: int | None = None) -> DetectionReport:
@@ -107,7 +110,7 @@ def _summarize(source: DetectionSource, seen: Examination, report: DetectionRepo
     report.unreadable.extend(_found(source, index, reason) for index, reason in seen.unreadable.items())
     counts = np.bincount(table.labels[table.labels >= 0], minlength=len(source.class_names)).tolist()
     classes = dict(zip(source.class_names, counts, strict=True))
-    empty = int((np.diff(table.offsets) == 0).sum())
+    empty = int((np.diff(table.offsets) == 0).sum()) - len(source.faults)
     areas = box_areas(table.boxes)
     sizes = np.sqrt(areas[(areas > 0) & np.isfinite(areas)])
     report.splits[source.split] = DetectionSummary(
@@ -124,6 +127,9 @@ def _summarize(source: DetectionSource, seen: Examination, report: DetectionRepo
         modes=dict(seen.modes.most_common()),
         formats=dict(seen.formats.most_common()),
     )
+    if faults := [*source.faults.values(), *source.strays]:
+        report.faults[source.split] = faults
+    report.notes.extend(f"{source.split}: {note}" for note in source.notes)
     if empty:
         report.notes.append(f"{source.split}: {empty:,} of {len(source):,} images have no object")
     if absent := [name for name, count in classes.items() if not count]:
@@ -149,7 +155,12 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
             thin.append(f"{source.name(index)}, object {number + 1} ({what})")
         if extra := len(objects) - len(np.unique(objects, axis=0)):
             repeated.append(f"{source.name(index)} ({extra})")
-    report.boxes[source.split] = [problem for problem in problems if not problem.is_note]
+    looked_for = role_of(source.split, ()) in ("val", "test") and not source.table.normalised
+    only_thin = [problem for problem in problems if problem.kind in MEASURED and looked_for]
+    if only_thin:
+        what = "boxes are thinner than a pixel: they are looked for all the same"
+        report.notes.append(f"{source.split}: {len(only_thin):,} {what}; the first: {only_thin[0]}")
+    report.boxes[source.split] = [p for p in problems if not p.is_note and p not in only_thin]
     report.remarks[source.split] = remarks = [problem for problem in problems if problem.is_note]
     cut = [problem for problem in remarks if problem.kind == "partly outside"]
     sizes = [problem for problem in remarks if problem.kind == "size differs"]

@@ -15,12 +15,12 @@ import numpy as np
 
 from compactnets.data.base import shorten
 from compactnets.data.listing import compose
-from compactnets.detection.data.base import check_inside
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
-from compactnets.errors import InputError
+from compactnets.errors import InputError, missing_extra
 
 PARTS = ("images", "annotations", "categories")
 UNREAD = {"segmentation": "masks", "keypoints": "keypoints"}
+FROM_MASK = "box of the mask"  # the field that marks a record whose box was made here
 
 
 class CocoContents(NamedTuple):
@@ -32,6 +32,9 @@ class CocoContents(NamedTuple):
         class_names: of the labels.
         table: the objects.
         extras: what there is beyond that.
+        faults: image, by its place in the file, -> why an annotation of it cannot be used; it has no objects here.
+        strays: why annotations without an image of the file cannot be used.
+        from_masks: objects whose box is that of their mask, because they have no other.
     """
 
     image_ids: list[int | str]
@@ -39,6 +42,9 @@ class CocoContents(NamedTuple):
     class_names: tuple[str, ...]
     table: ObjectTable
     extras: set[str]
+    faults: dict[int, str]
+    strays: list[str]
+    from_masks: int
 
 
 def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoContents:
@@ -49,10 +55,12 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
         class_names: the classes; ``None``: the categories in the order of their ids.
 
     Raises:
-        InputError: it is not JSON, a part or a field is missing, or an annotation has no image; the message has the
-            path and the id.
+        InputError: it is not JSON, a part is missing, or an image or category cannot be used; the message has the path
+            and the place.
     """
     extras: set[str] = set()
+    faults: dict[int, str] = {}
+    strays: list[str] = []
     try:
         document = _parse(path, extras)
         image_ids, file_names, sizes = _read_images(document["images"])
@@ -61,8 +69,8 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
         try:
             columns = _columns(annotations, {key: position for position, key in enumerate(image_ids)})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            _find_fault(annotations, set(image_ids))
-            raise  # a fault that is not the file's
+            annotations = _without_faults(annotations, image_ids, faults, strays, path)
+            columns = _columns(annotations, {key: position for position, key in enumerate(image_ids)})
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     positions, category_ids, boxes, crowd, difficult, areas = columns
@@ -82,11 +90,15 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
         sizes,
         unknown,
     )
-    return CocoContents(image_ids, file_names, classes, table, extras)
+    made = sum(FROM_MASK in record for record in annotations)
+    return CocoContents(image_ids, file_names, classes, table, extras, faults, strays, made)
 
 
 def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
     def drop(record: dict[str, Any]) -> dict[str, Any]:
+        masked = "category_id" in record and record.get("segmentation") and not record.get("bbox")
+        if masked and (box := _box_of(record["segmentation"])) is not None:
+            record |= {"bbox": box, FROM_MASK: True}
         for key, what in UNREAD.items():
             if record.pop(key, None):
                 extras.add(what)
@@ -96,6 +108,8 @@ def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
         document = json.loads(path.read_bytes(), object_hook=drop)
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror or error}") from None
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:  # of JSON or UTF-8; of brackets without end
         raise InputError(f"it is not JSON: {error}") from None
     missing = [part for part in PARTS if not isinstance(document, dict) or not isinstance(document.get(part), list)]
@@ -118,7 +132,6 @@ def _read_images(records: list[Any]) -> tuple[list[int | str], list[str], np.nda
         key, name = _field(record, "id", (int, str), where), _field(record, "file_name", (str,), where)
         if key in ids:
             raise InputError(f"{where}: the id {key!r} is that of another image too")
-        check_inside(name, f"{where}: file_name")
         size = record.get("width") or 0, record.get("height") or 0
         if not all(isinstance(side, int) and 0 <= side < 2**31 for side in size):
             raise InputError(f"{where}: width and height must be whole numbers, found {_short(size)}")
@@ -136,9 +149,17 @@ def _read_categories(records: list[Any]) -> dict[int, str]:
     for position, record in enumerate(records):
         where = f"categories[{position}]"
         key, name = _field(record, "id", (int,), where), _field(record, "name", (str,), where)
-        if key in names or name in names.values():
-            raise InputError(f"{where}: id {key!r} and name {name!r} must be those of one category alone")
-        names[key] = compose(name)
+        if key in names:
+            raise InputError(
+                f"{where}: the id {key!r} is that of two categories, {names[key]!r} and {name!r}: give each its own"
+            )
+        if (named := compose(name)) in names.values():
+            first = next(old for old, known in names.items() if known == named)
+            raise InputError(
+                f"{where}: the name {name!r} stands for two categories, {first!r} and {key!r}: give one of them "
+                f"another name, or write one id in its annotations and remove the other"
+            )
+        names[key] = named
     return dict(sorted(names.items()))
 
 
@@ -156,28 +177,79 @@ def _columns(annotations: list[Any], positions: dict[int | str, int]) -> tuple[A
         boxes.reshape(-1, 4),
         np.array([bool(record.get("iscrowd")) for record in annotations], dtype=bool),
         np.array(difficult, dtype=bool),
-        np.array([record.get("area", math.nan) for record in annotations], dtype=np.float64),
+        np.array([math.nan if record.get("area") is None else record["area"] for record in annotations], np.float64),
     )
 
 
-def _find_fault(annotations: list[Any], image_ids: set[int | str]) -> None:
-    """Raise :class:`InputError` that says which annotation cannot be used."""
-    strangers = []
+def _without_faults(
+    annotations: list[Any], image_ids: list[int | str], faults: dict[int, str], strays: list[str], path: Path
+) -> list[Any]:
+    """Return the annotations of images of which all can be used; ``faults`` and ``strays`` get why others cannot."""
+    places = {key: place for place, key in enumerate(image_ids)}
+    strangers, usable = [], []
     for position, record in enumerate(annotations):
         where = f"annotations[{position}]"
-        key = _field(record, "image_id", (int, str), where)
-        if isinstance(record.get("id"), int | str):
-            where += f" (id {record['id']})"
-        if key not in image_ids:
-            strangers.append(f"{where} of image {key!r}")
-        _field(record, "category_id", (int,), where)
-        box = _field(record, "bbox", (list,), where)
-        if len(box) != 4 or not all(_is_number(value) for value in box):
-            raise InputError(f"{where}: bbox must be the four numbers x, y, width, height, found {_short(box)}")
-        if "area" in record and not _is_number(record["area"]):
-            raise InputError(f"{where}: area must be a number, found {_short(record['area'])}")
+        try:
+            key = _field(record, "image_id", (int, str), where)
+            if isinstance(record.get("id"), int | str):
+                where += f" (id {record['id']})"
+            if key not in places:
+                strangers.append(f"{where} of image {key!r}")
+                continue
+        except InputError as error:
+            strays.append(f"{path}: {error}")
+            continue
+        try:
+            _check_annotation(record, where)
+            usable.append(record)
+        except InputError as error:
+            faults.setdefault(places[key], f"{path}: {error}")
     if strangers:
-        raise InputError(f"the list of images lacks those of {len(strangers):,} annotations: {shorten(strangers, 3)}")
+        told = f"the list of images lacks those of {len(strangers):,} annotations: {shorten(strangers, 3)}"
+        strays.append(f"{path}: {told}")
+    return [record for record in usable if places[record["image_id"]] not in faults]
+
+
+def _check_annotation(record: dict[str, Any], where: str) -> None:
+    _field(record, "category_id", (int,), where)
+    if record.get("bbox") is None and not record.get("segmentation", True):
+        raise InputError(f"{where}: neither bbox nor segmentation")
+    box = _field(record, "bbox", (list,), where)
+    if len(box) != 4 or not all(_is_number(value) for value in box):
+        raise InputError(f"{where}: bbox must be the four numbers x, y, width, height, found {_short(box)}")
+    if not (record.get("area") is None or _is_number(record["area"])):
+        raise InputError(f"{where}: area must be a number, found {_short(record['area'])}")
+
+
+def _box_of(mask: Any) -> list[float] | None:
+    """Return x, y, width and height of a mask: polygons, or run lengths; ``None`` where it is none.
+
+    Raises:
+        InputError: run lengths, without the library that reads them.
+    """
+    try:
+        if isinstance(mask, list):
+            values = [value for polygon in mask for value in polygon]
+            if len(values) % 2 or len(values) < 6 or not all(_is_number(value) for value in values):
+                return None
+            left, top = min(values[::2]), min(values[1::2])
+            return [left, top, max(values[::2]) - left, max(values[1::2]) - top]
+        height, width = mask["size"]
+        library = _masks()
+        runs = mask if isinstance(mask["counts"], str) else library.frPyObjects(mask, height, width)
+        if not isinstance(mask["counts"], str) and sum(mask["counts"]) != height * width:
+            return None
+        return [float(value) for value in library.toBbox(runs)]
+    except ImportError:
+        raise missing_extra("faster-coco-eval", "detection", "a mask of run lengths") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError):
+        return None
+
+
+def _masks() -> Any:
+    from faster_coco_eval.core import mask
+
+    return mask
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,8 @@ from compactnets.console import Tracker
 from compactnets.data.base import describe, shorten
 from compactnets.detection.data import voc
 from compactnets.detection.data.base import DetectionSource
-from compactnets.detection.data.opening import open_splits
+from compactnets.detection.data.opening import Spec, open_splits
+from compactnets.detection.data.problems import OnBad
 from compactnets.detection.data.table import box_areas
 from compactnets.detection.data.writers import write_coco, write_voc
 from compactnets.errors import InputError, did_you_mean, reason
@@ -51,7 +52,15 @@ class Conversion:
         return asdict(self)
 
 
-def convert(spec: str, to: Format, output: str | Path, *, link: bool = False) -> Conversion:
+def convert(
+    spec: Spec,
+    to: Format,
+    output: str | Path,
+    *,
+    link: bool = False,
+    share: float | None = None,
+    bad_boxes: OnBad = "raise",
+) -> Conversion:
     """Write every split of a source as a Pascal VOC tree or in COCO's format.
 
     COCO's files are ``annotations/instances_SPLIT.json`` beside one folder ``images/``, so that splits that share an
@@ -62,9 +71,11 @@ def convert(spec: str, to: Format, output: str | Path, *, link: bool = False) ->
         to: ``"voc"`` or ``"coco"``.
         output: folder to write; it must be empty or not there.
         link: hard links instead of copies of the images.
+        share: of images that are not divided, what is written as ``train``; the rest is ``val``.
+        bad_boxes: ``"drop"`` leaves out images whose annotation cannot be read and boxes that are no numbers.
 
     Raises:
-        InputError: the source cannot be opened or has objects without a class or with boxes that are no numbers; an
+        InputError: the source cannot be opened or has annotations that cannot be read or boxes that are no numbers; an
             image is missing; the folder holds something or cannot be written.
     """
     output = as_path(output)
@@ -76,14 +87,19 @@ def convert(spec: str, to: Format, output: str | Path, *, link: bool = False) ->
             f"{output} must be an empty folder or not be there: found in it {describe(output)} (and hidden files, if "
             f"any)"
         )
-    sources = open_splits(spec)
+    sources = open_splits(spec, share=share, union=True)
+    dropped: list[str] = []
+    if bad_boxes == "drop":
+        sources = [_drop(source, dropped) for source in sources]
     for source in sources:
+        _check_annotations(source)
         _check_objects(source)
     _check_images(sources)
     if to == "voc":
         _check_for_voc(sources)
     file_names = _name_files(sources)
-    losses = _losses(sources, to, file_names)
+    notes = [f"{source.split}: {note}" for source in sources for note in source.notes]
+    losses = [*dropped, *notes, *_losses(sources, to, file_names)]
     with writing(output) as partial:
         try:
             images = partial / IMAGES[to]
@@ -103,12 +119,40 @@ def convert(spec: str, to: Format, output: str | Path, *, link: bool = False) ->
     )
 
 
-def _check_objects(source: DetectionSource) -> None:
+def _drop(source: DetectionSource, dropped: list[str]) -> DetectionSource:
+    """Return what can be written of a split, and add a line for what cannot."""
+    if faults := [*source.faults.values(), *source.strays]:
+        dropped.append(
+            f"{source.split}: {len(source.faults):,} of {len(source):,} images left out, {len(faults):,} annotations "
+            f"cannot be read, the first: {faults[0]}"
+        )
+        source = source.pick([index for index in range(len(source)) if index not in source.faults])
+        source.faults, source.strays = {}, []
+    rows = np.zeros(len(source.table.labels), dtype=bool)
+    for bad, what in _bad_objects(source):
+        rows |= bad
+        if bad.any():
+            dropped.append(f"{source.split}: {int(bad.sum()):,} objects left out: {what}")
+    return source.without(rows) if rows.any() else source
+
+
+def _check_annotations(source: DetectionSource) -> None:
+    if faults := [*source.faults.values(), *source.strays]:
+        more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
+        raise InputError(f"{faults[0]}{more}; correct it, or leave such images out with --bad-boxes drop")
+
+
+def _bad_objects(source: DetectionSource) -> list[tuple[np.ndarray, str]]:
     table = source.table
-    for rows, what in (
+    return [
         (table.labels < 0, "a class that is not among those of the source"),
         (~np.isfinite(table.boxes).all(axis=1), "a box that is not of finite numbers"),
-    ):
+    ]
+
+
+def _check_objects(source: DetectionSource) -> None:
+    table = source.table
+    for rows, what in _bad_objects(source):
         if rows.any():
             row = int(rows.argmax())
             index = int(np.searchsorted(table.offsets, row, side="right")) - 1
@@ -116,7 +160,7 @@ def _check_objects(source: DetectionSource) -> None:
             raise InputError(
                 f"{source.annotation(index)}: {source.name(index)}, object {number + 1} "
                 f"({source.class_name(index, number)}; {source.written_box(index, number)}) has {what}: correct it "
-                f"before conversion (compactnets data check lists all)"
+                f"before conversion (compactnets data check lists all), or leave it out with --bad-boxes drop"
             )
 
 
@@ -201,8 +245,8 @@ def _losses(sources: Sequence[DetectionSource], to: Format, file_names: dict[str
     present = {sources[0].class_names[label] for table in tables for label in np.unique(table.labels)}
     if voc.order_classes(present) != sources[0].class_names:
         losses.append(
-            "Pascal VOC has no list of classes: read again, they are those of the objects, by name, or VOC's twenty "
-            f"(here they were {shorten(sources[0].class_names)})"
+            f"Pascal VOC has no list of classes: read again, they are those of the objects, by name (here they "
+            f"were {shorten(sources[0].class_names)})"
         )
     return losses
 

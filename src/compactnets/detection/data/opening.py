@@ -1,4 +1,4 @@
-"""From what the user typed to a source of images with boxes."""
+"""From what the user typed to a source of images with boxes: one opening for every verb."""
 
 from __future__ import annotations
 
@@ -6,116 +6,187 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from compactnets.data.base import check_same_classes, describe, shorten
+import numpy as np
+
+from compactnets.data.base import describe, shorten
 from compactnets.data.huggingface import PREFIX
-from compactnets.data.listing import entries_of, is_passed_over
+from compactnets.data.listing import compose
 from compactnets.data.opening import WORDS
-from compactnets.detection.data import coco, voc
-from compactnets.detection.data.base import DetectionSource, DetectionTree
+from compactnets.detection.data import yolo
+from compactnets.detection.data.base import DetectionSource, DetectionTree, check_class_names
+from compactnets.detection.data.combining import DividedTree, JoinedTree
+from compactnets.detection.data.layouts import LAYOUTS, find_other, find_plain, find_trees
 from compactnets.errors import InputError, did_you_mean
 
-LAYOUTS = f"{voc.LAYOUT}, or {coco.LAYOUT}"
-Kind = type[voc.VocTree] | type[coco.CocoTree]  # VocFolders is a VocTree
-DEPTH = 2  # folders down to which a tree is looked for: VOCdevkit/VOC2007
+Spec = str | Sequence[str]  # a folder, or several that are read as one
 
 
-def open_detection(spec: str, split: str, *, class_names: Sequence[str] | None = None) -> DetectionSource:
+def open_detection(
+    spec: Spec, split: str, *, class_names: Sequence[str] | None = None, share: float | None = None
+) -> DetectionSource:
     """Open one split of the images with boxes in the folder ``spec``.
 
     The folder, or the only one of its kind up to two levels below it, holds
 
-    * a Pascal VOC tree (:class:`compactnets.detection.data.voc.VocTree`), or
-    * annotations of Pascal VOC beside the images of each split (:class:`compactnets.detection.data.voc.VocFolders`), or
-    * files in COCO's format (:class:`compactnets.detection.data.coco.CocoTree`).
+    * annotations of Pascal VOC (:func:`compactnets.detection.data.voc.find`), or
+    * files in COCO's format (:func:`compactnets.detection.data.coco.find_files`), or
+    * text files of YOLO's (:func:`compactnets.detection.data.yolo.find`).
 
     Args:
-        spec: path of the folder.
+        spec: path of the folder, or of YOLO's ``data.yaml``; several are read as one.
         split: name of the split: that of the list in ``ImageSets/Main/`` or of the file of annotations. ``train`` is
             also ``train2017``, ``val`` also ``valid`` and ``validation``, where there is no split of just this name.
         class_names: the classes and their order, instead of those that the annotations name; an object of another
             class has the label -1.
+        share: of images that are not divided, this share is ``train`` and the rest ``val``
+            (:class:`compactnets.detection.data.combining.DividedTree`).
 
     Raises:
         MissingSplitError: no such split; the message has those that exist.
-        InputError: no such folder, an unknown layout, more than one tree, or an annotation that cannot be used.
+        InputError: no such folder, a layout that is not read, more than one tree, or a file that cannot be used.
     """
-    tree = find_tree(spec)
+    tree = find_tree(spec, share)
     try:
         return tree.open(tree.find(split), class_names)
     except OSError as error:
-        raise InputError(f"{spec} cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{tree.spec} cannot be read: {error.strerror or error}") from None
 
 
-def open_splits(spec: str, *, class_names: Sequence[str] | None = None) -> list[DetectionSource]:
-    """Open every split of a folder; see :func:`open_detection`.
+def open_run(
+    spec: Spec,
+    train_split: str = "train",
+    val_split: str = "val",
+    *,
+    share: float | None = None,
+    classes: Sequence[str] | None = None,
+) -> tuple[DetectionSource, DetectionSource]:
+    """Open the two splits of a run, of the same classes: those of the training images.
+
+    Args:
+        classes: those to learn, in this order; objects of others are left out, and a note of the source says so.
 
     Raises:
-        InputError: what :func:`open_detection` raises, or splits with different classes.
+        InputError: what :func:`open_detection` raises, or a class that there is none of.
     """
-    tree = find_tree(spec)
+    tree = find_tree(spec, share)
+    try:
+        train = tree.open(tree.find(train_split))
+        val = tree.open(tree.find(val_split), train.class_names)
+        if classes is None:
+            return train, val
+        chosen = _choose(train, classes)
+        return (
+            without_others(tree.open(tree.find(train_split), chosen)),
+            without_others(tree.open(tree.find(val_split), chosen)),
+        )
+    except OSError as error:
+        raise InputError(f"{tree.spec} cannot be read: {error.strerror or error}") from None
+
+
+def open_splits(
+    spec: Spec, *, class_names: Sequence[str] | None = None, share: float | None = None, union: bool = False
+) -> list[DetectionSource]:
+    """Open every split of a folder, all with the classes of the training images; see :func:`open_detection`.
+
+    Args:
+        union: classes that others have besides are classes too, behind those.
+
+    Raises:
+        InputError: what :func:`open_detection` raises.
+    """
+    tree = find_tree(spec, share)
     try:
         sources = [tree.open(split, class_names) for split in tree.splits]
+        if class_names is None:
+            names = sources[0].class_names  # train comes first
+            if union:
+                names = tuple(dict.fromkeys(name for source in sources for name in source.class_names))
+            sources = [source if source.class_names == names else tree.open(source.split, names) for source in sources]
     except OSError as error:
-        raise InputError(f"{spec} cannot be read: {error.strerror or error}") from None
-    for source in sources[1:]:
-        check_same_classes(spec, sources[0].split, sources[0].class_names, source.split, source.class_names)
+        raise InputError(f"{tree.spec} cannot be read: {error.strerror or error}") from None
     return sources
 
 
+def _choose(train: DetectionSource, classes: Sequence[str]) -> tuple[str, ...]:
+    chosen = check_class_names(classes)
+    known = {compose(name) for name in train.class_names}
+    missing = [name for name in chosen if name not in known]
+    near = next((hint for name in missing if (hint := did_you_mean(name, train.class_names))), "")
+    if missing and (near or len(missing) == len(chosen)):
+        raise InputError(
+            f"classes: {train.spec} has no class {shorten([repr(name) for name in missing])}{near}; it has "
+            f"{shorten(train.class_names, 10)}"
+        )
+    return chosen
+
+
+def without_others(source: DetectionSource) -> DetectionSource:
+    """Return a split without the objects of classes that are not among its own, and with a note of them."""
+    rows = source.table.labels < 0
+    if not rows.any():
+        return source
+    others = sorted({source.table.unknown[int(row)] for row in np.flatnonzero(rows)})
+    left = source.without(rows)
+    left.notes = [*left.notes, f"{int(rows.sum()):,} objects of other classes left out: {shorten(others)}"]
+    return left
+
+
 def is_detection(spec: str) -> bool:
-    """Whether ``spec`` names a folder of images with boxes, complete or not; words (``digits``) and ``hf:…`` do not."""
+    """Whether ``spec`` names a folder of images with boxes, complete or not, in a layout that is read or another.
+
+    Words (``digits``) and ``hf:…`` name none.
+    """
     if not spec or spec in WORDS or spec.startswith(PREFIX):
         return False
     path = Path(spec).expanduser()
-    return os.path.isdir(path) and bool(_find(path))  # unlike is_dir, no error for a pattern longer than a path may be
+    if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
+        return True
+    if not os.path.isdir(path):  # unlike is_dir, no error for a pattern longer than a path may be
+        return False
+    try:
+        return bool(find_trees(path, spec)) or find_other(path) is not None
+    except InputError:
+        return True
 
 
-def find_tree(spec: str) -> DetectionTree:
+def find_tree(spec: Spec, share: float | None = None) -> DetectionTree:
     """Return the tree that ``spec`` holds, of which nothing but the names of its splits has been read.
 
     Raises:
         InputError: see :func:`open_detection`.
     """
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    trees = [_find_one(one) for one in specs]
+    tree = trees[0] if len(trees) == 1 else JoinedTree(trees, ", ".join(specs))
+    return tree if share is None else DividedTree(tree, share)
+
+
+def _find_one(spec: str) -> DetectionTree:
     path = Path(spec).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        tree = yolo.find(path.parent, spec, path)
+        if tree is None:
+            raise InputError(f"{spec} is not YOLO's data.yaml: expected names and train, val or path")
+        return tree
     if not spec or not os.path.isdir(path):
         entries = path.parent.iterdir() if path.parent.is_dir() else ()
         near = did_you_mean(path.name, [entry.name for entry in entries if entry.is_dir()])
         what = f"{spec} is a file: expected a folder ({LAYOUTS})" if path.is_file() else f"no folder at {spec!r}{near}"
         raise InputError(what)
-    found = _find(path)
-    if not found:
-        raise InputError(f"{spec} holds no images with boxes: expected {LAYOUTS}; found {describe(path)}")
-    if len(found) > 1:
-        names = shorten([f"{root} ({kind.kind})" for root, kind in found])
-        raise InputError(f"{spec} holds more than one set of images with boxes: give the path of one of {names}")
-    root, kind = found[0]
     try:
-        return kind(root, spec)
+        found = find_trees(path, spec)
+        if not found:
+            told = find_other(path) or find_plain(path)
+            if told:
+                raise InputError(f"{spec} holds {told}")
+            raise InputError(f"{spec} holds no images with boxes: expected {LAYOUTS}; found {describe(path)}")
+        if len(found) > 1:
+            names = shorten([f"{tree.root} ({tree.kind})" for tree in found])
+            every = " ".join(f"--data {tree.root}" for tree in found[:4])
+            raise InputError(
+                f"{spec} holds more than one set of images with boxes: give the path of one of {names}; or several as "
+                f"one set, {every}"
+            )
+        return found[0]
     except OSError as error:
         raise InputError(f"{spec} cannot be read: {error.strerror or error}") from None
-
-
-def _find(path: Path) -> list[tuple[Path, Kind]]:
-    """Return the trees of the uppermost level that has any."""
-    folders = [path]
-    for _ in range(DEPTH + 1):
-        found: list[tuple[Path, Kind]] = [(folder, voc.VocTree) for folder in folders if _is_voc(folder)]
-        found += [(folder, voc.VocFolders) for folder in folders if voc.has_folders(folder)]
-        found += [(folder, coco.CocoTree) for folder in folders if coco.find_files(folder)]
-        if found:
-            return found
-        folders = [inner for folder in folders for inner in _inner(folder)]
-    return []
-
-
-def _is_voc(folder: Path) -> bool:
-    """Whether a folder has most of a Pascal VOC tree; what it lacks is an error when it is opened."""
-    parts = (voc.IMAGES, voc.SPLITS)
-    return os.path.isdir(folder / voc.ANNOTATIONS) and any(os.path.isdir(folder / part) for part in parts)
-
-
-def _inner(folder: Path) -> list[Path]:
-    try:
-        return [Path(entry.path) for entry in entries_of(folder) if entry.is_dir() and not is_passed_over(entry.name)]
-    except InputError:  # such as lost+found: no place to look for images
-        return []

@@ -14,10 +14,12 @@ from compactnets.detection.data.table import box_sides
 from compactnets.detection.objects import Objects
 from compactnets.errors import InputError
 
-BadKind = Literal["not finite", "degenerate", "outside", "unknown label"]
+BadKind = Literal["not finite", "degenerate", "outside", "thin", "unknown label"]
 NoteKind = Literal["partly outside", "size differs"]
 OnBad = Literal["raise", "drop"]
 NOTES = get_args(NoteKind)
+LEAST = 1.0  # pixels: a side below that is nothing to learn
+ROUNDING = 1e-3  # of float32 at the largest sides of images
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def find_problems(source: DetectionSource, index: int, width: int, height: int) 
 
     ``"not finite"``: a coordinate is infinite or no number. ``"degenerate"``: the right edge is not beyond the left, or
     the bottom not beyond the top. ``"outside"``: no pixel is in the image, or less than one in width or height where
-    the image ends. ``"unknown label"``: a class that is not among the source's. As notes, ``"partly outside"``: the
+    the image ends. ``"thin"``: a side is less than a pixel; it can be measured with, but not trained on.
+    ``"unknown label"``: a class that is not among the source's. As notes, ``"partly outside"``: the
     box reaches over the edge, where :func:`usable` cuts it off; ``"size differs"``: the annotation gives another size.
     """
     problems = _find_in(source, index, source.objects(index), width, height)
@@ -71,7 +74,7 @@ def find_problems(source: DetectionSource, index: int, width: int, height: int) 
 
 
 def usable(
-    source: DetectionSource, index: int, width: int, height: int, on_bad: OnBad
+    source: DetectionSource, index: int, width: int, height: int, on_bad: OnBad, *, measured: bool = False
 ) -> tuple[Objects, list[Problem]]:
     """Return the objects of image ``index`` that can be used, cut off at the edges of the image, and all problems.
 
@@ -83,12 +86,16 @@ def usable(
         width: of the image's file, in pixels.
         height: of the image's file, in pixels.
         on_bad: ``"drop"`` leaves out the objects with a problem that is no note.
+        measured: the objects are to be found, not to be learned: thin ones stay.
 
     Raises:
         InputError: such an object, with ``on_bad="raise"``; the message has file, object, class, box and what to do.
+            Or an image whose annotation cannot be read, in either case.
     """
+    if index in source.faults:
+        raise InputError(source.faults[index])
     problems = find_problems(source, index, width, height)
-    bad = [problem for problem in problems if not problem.is_note]
+    bad = [problem for problem in problems if not problem.is_note and not (measured and problem.kind == "thin")]
     if bad and on_bad == "raise":
         more = f", and {len(bad) - 1} more of this image" if len(bad) > 1 else ""
         raise InputError(f"{bad[0]}{more}; correct it, or leave such boxes out with the recipe's bad_boxes=drop")
@@ -111,10 +118,12 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
     ordered = np.all(box_sides(boxes) > 0, axis=1)
     whole = np.all(clipped == boxes, axis=1)
     known = objects.labels.numpy() >= 0
-    fine = finite & ordered & whole & known
+    sides = box_sides(clipped)
+    thick = np.all(sides >= LEAST - ROUNDING, axis=1) & (not source.table.normalised)
+    fine = finite & ordered & whole & known & thick
     if fine.all():
         return []
-    sides, before = box_sides(clipped), box_sides(boxes)
+    before = box_sides(boxes)
     inside = ~np.any((sides < before) & (sides < 1), axis=1)  # a box that was as thin from the first may stay
     problems: list[Problem] = []
     for position in np.flatnonzero(~fine).tolist():
@@ -125,8 +134,12 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
             edges = "right edge is not beyond its left" if right <= left else "lower edge is not below its upper"
             _add(problems, source, index, position, "degenerate", f"its {edges}")
         elif not inside[position]:
-            detail = f"less than a pixel of it is inside the image of {width} x {height}"
+            detail = f"less than a pixel of it is inside the image of {width} x {height}{_hint(boxes[position])}"
             _add(problems, source, index, position, "outside", detail)
+        elif not thick[position]:
+            wide, high = sides[position].tolist()
+            detail = f"it is {wide:.3g} x {high:.3g} pixels, thinner than one{_hint(boxes[position])}"
+            _add(problems, source, index, position, "thin", detail)
         elif not whole[position]:
             over = max(-left, -top, right - width, bottom - height)
             detail = f"it reaches {over:.6g} pixels over the edge of the image of {width} x {height}"
@@ -134,6 +147,14 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
         if not known[position]:
             _add(problems, source, index, position, "unknown label", "its class is not among those of the source")
     return problems
+
+
+def _hint(box: np.ndarray) -> str:
+    """Say where coordinates look like shares of the image: nothing in one corner is that small, or all of it is."""
+    left, top, right, bottom = box.tolist()
+    # Pascal VOC's are one less here
+    shares = left >= -1 and top >= -1 and right <= 1.001 and bottom <= 1.001
+    return ": coordinates from 0 to 1, where pixels are expected?" if shares else ""
 
 
 def _add(

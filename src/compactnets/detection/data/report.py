@@ -41,6 +41,7 @@ class DetectionReport:
 
     Attributes:
         unreadable: images that are missing or cannot be decoded, each with its reason.
+        faults: annotations that cannot be read, by split.
         boxes: objects that cannot be used, by split.
         conflicts: groups of the same image with different objects.
         leaks: groups of the same image in more than one of the splits for training, validation and test.
@@ -54,6 +55,7 @@ class DetectionReport:
     kind: str
     splits: dict[str, DetectionSummary]
     unreadable: list[FoundImage] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=dict)
     boxes: dict[str, list[Problem]] = field(default_factory=dict)
     conflicts: list[list[FoundImage]] = field(default_factory=list)
     leaks: list[list[FoundImage]] = field(default_factory=list)
@@ -65,7 +67,8 @@ class DetectionReport:
     @property
     def clean(self) -> bool:
         """Whether there is no problem; a remark or a note is none."""
-        return not (self.unreadable or any(self.boxes.values()) or self.conflicts or self.leaks)
+        found = self.unreadable or self.faults or any(self.boxes.values())
+        return not (found or self.conflicts or self.leaks)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it for JSON."""
@@ -85,9 +88,11 @@ def render(report: DetectionReport, limit: int = 20) -> Iterator[str]:
                 if number
             )
             yield f"    boxes {spread(summary.box_sizes)} pixels, as the square root of the area{flags}"
+    faults = [fault for found in report.faults.values() for fault in found]
     bad = [problem for problems in report.boxes.values() for problem in problems]
     kinds: tuple[tuple[str, Sequence[object]], ...] = (
         ("cannot be read", [found.reason for found in report.unreadable]),
+        *((("annotations that cannot be read", faults),) if faults else ()),
         ("bad boxes", bad),
         ("same image with different boxes", [" = ".join(map(str, group)) for group in report.conflicts]),
         ("same image in two splits", [" = ".join(map(str, group)) for group in report.leaks]),

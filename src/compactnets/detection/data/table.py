@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,6 +43,12 @@ class ObjectTable:
         """Return the number of images."""
         return len(self.sizes)
 
+    @cached_property
+    def normalised(self) -> bool:
+        """Whether coordinates are shares of the image where pixels are expected: every box lies within 0 to 1."""
+        inside = (self.boxes >= 0) & (self.boxes <= 1 + 1e-6)
+        return bool(len(self.boxes) and inside.all() and (box_sides(self.boxes) < 1).any())
+
     def rows(self, index: int) -> slice:
         """Return the rows of image ``index``."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
@@ -75,6 +82,22 @@ class ObjectTable:
             self.areas[rows],
             self.sizes[chosen],
             {new: self.unknown[row] for new, row in enumerate(strange) if row in self.unknown},
+        )
+
+    def without(self, rows: np.ndarray) -> ObjectTable:
+        """Return the table of all images without the objects in these rows, ``(M,)`` bool."""
+        images = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        keep = np.flatnonzero(~rows)
+        unknown = {new: self.unknown[old] for new, old in enumerate(keep.tolist()) if old in self.unknown}
+        return ObjectTable(
+            offsets_of(np.bincount(images[keep], minlength=len(self))),
+            self.boxes[keep],
+            self.labels[keep],
+            self.difficult[keep],
+            self.crowd[keep],
+            self.areas[keep],
+            self.sizes,
+            unknown,
         )
 
     def content(self, index: int) -> bytes:

@@ -1,13 +1,12 @@
-"""Pascal VOC trees (``Annotations/*.xml``, ``JPEGImages/*.jpg``, ``ImageSets/Main/SPLIT.txt``) and what is alike."""
+"""Pascal VOC: an XML file for each image, in the tree of the development kit and in what other tools write like it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from compactnets.console import Tracker
 from compactnets.data.base import describe, shorten
 from compactnets.data.listing import ENDINGS, folders_called, is_image, is_passed_over
 from compactnets.detection.data.base import (
+    ALL,
     FOLDERS,
     DetectionSource,
     DetectionTree,
@@ -23,91 +23,87 @@ from compactnets.detection.data.base import (
     tidy,
 )
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
-from compactnets.detection.data.voc_xml import read_annotation
+from compactnets.detection.data.voc_xml import VocAnnotation, read_annotation
 from compactnets.errors import InputError
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 ANNOTATIONS, IMAGES, SPLITS = "Annotations", "JPEGImages", "ImageSets/Main"
-LAYOUT = f"{ANNOTATIONS}/*.xml, {IMAGES}/*.jpg and {SPLITS}/SPLIT.txt, or SPLIT/*.xml beside SPLIT/*.jpg (Pascal VOC)"
+# as other tools call them, with any capitals
+ANNOTATION_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
+IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "photos")
+LAYOUT = (
+    f"{ANNOTATIONS}/*.xml, {IMAGES}/*.jpg and {SPLITS}/SPLIT.txt, or SPLIT/*.xml beside SPLIT/*.jpg, or *.xml beside "
+    f"*.jpg (Pascal VOC)"
+)
+
+
+class Entry(NamedTuple):
+    """An image that should have an annotation: paths relative to the tree."""
+
+    annotation: str  # of its file, there or not
+    image: str  # without ending
 
 
 class VocSource(DetectionSource):
-    """One split of a Pascal VOC tree, in the order of its list.
+    """One split with Pascal VOC's annotations, in the order of its list or else of the names.
 
     An image has the ending that its annotation names; where it names none, or a file that is not there, it is the only
     image file of the annotation's name.
     """
 
     kind = "voc"
-    annotations, images = ANNOTATIONS, IMAGES  # folders in the tree
+    annotations: list[str]  # of the images, relative to the root
 
     def annotation(self, index: int) -> str:
-        stem = PurePosixPath(self.names[index]).relative_to(self.images).with_suffix("")
-        return str(self.root / self.annotations / f"{stem}.xml")
+        return str(self.root / self.annotations[index])
+
+    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
+        picked = super().pick(images, split)
+        picked.annotations = [self.annotations[int(index)] for index in images]
+        return picked
 
     def _write_box(self, left: float, top: float, right: float, bottom: float) -> str:
         return f"xmin {tidy(left + 1)}, ymin {tidy(top + 1)}, xmax {tidy(right)}, ymax {tidy(bottom)}"
 
 
-class VocFolderSource(VocSource):
-    """One split whose annotations lie beside its images, in the order of their names."""
-
-    annotations = images = "."
-
-
 class VocTree(DetectionTree):
-    """A Pascal VOC tree.
+    """Annotations of Pascal VOC with their images.
 
-    Classes are VOC's twenty in their order where all objects of the tree are of these; otherwise the sorted names of
-    all objects, whichever split they are in, so that every split has the same classes.
+    Classes are the sorted names of all objects of the tree, whichever split they are in, so that every split has the
+    same; of Pascal VOC itself these are its twenty in their order.
 
-    Raises:
-        InputError: a part of the tree is missing.
+    Args:
+        lists: the images of each split.
+        layout: what a person calls the layout.
+        where: the file or folder that lists the images of each split, for errors.
+        files: all annotations, also those of no split; not given: those of the lists.
     """
 
     kind = "voc"
-    source_type: type[VocSource] = VocSource
 
-    def __init__(self, root: Path, spec: str) -> None:
-        self._lists = self._find_lists(root)
-        super().__init__(root, spec, self._lists)
-
-    def _find_lists(self, root: Path) -> dict[str, list[str]]:
-        """Return the stems of every split's images."""
-        for part in (ANNOTATIONS, IMAGES, SPLITS):
-            if not (root / part).is_dir():
-                raise InputError(f"{root} has no {part}/: expected {LAYOUT}, found {describe(root)}")
-        lists = _read_lists(root / SPLITS)
-        if not lists:
-            raise InputError(f"{root / SPLITS} has no list of images: expected SPLIT.txt, a name of an image per line")
-        return lists
-
-    def _find_annotations(self) -> Iterable[str]:
-        """Return the annotations of the tree, below its folder of them: also those that no split lists."""
-        return _walk(self.root / self.source_type.annotations, (".xml",))
+    def __init__(
+        self,
+        root: Path,
+        spec: str,
+        lists: dict[str, list[Entry]],
+        layout: str,
+        where: dict[str, str] | None = None,
+        files: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(root, spec, lists)
+        self._lists, self.layout, self._where, self._files = lists, layout, where or {}, files
 
     def open(self, split: str, class_names: Sequence[str] | None = None) -> VocSource:
-        stems = self._lists[split]
-        where = self.root / SPLITS / f"{split}.txt"
-        if twice := _repeated(stems):
+        entries, contents = self._lists[split], self._contents
+        where = self._where.get(split, str(self.root))
+        if twice := _repeated([entry.image for entry in entries]):
             raise InputError(f"{where} must list an image once, found twice: {shorten(twice)}")
-        for stem in stems:
-            check_inside(stem, f"{where}: a line")
-        contents, annotations = self._contents, self.root / self.source_type.annotations
-        if missing := [stem for stem in stems if stem not in contents.positions]:
-            raise InputError(
-                f"{where}: {len(missing):,} of {len(stems):,} images have no annotation in {annotations}: "
-                f"{shorten(missing)}"
-            )
         names = check_class_names(class_names) if class_names is not None else contents.class_names
         if not names:
-            raise InputError(f"{annotations}: no annotation has an object, so that there are no classes")
-        positions = [contents.positions[stem] for stem in stems]
+            fault = next(iter(contents.faults.values()), None)
+            more = f"; {len(contents.faults):,} cannot be read, the first: {fault}" if fault else ""
+            raise InputError(f"{self.root}: no annotation has an object, so that there are no classes{more}")
         labels, unknown = label_names(contents.object_names, names)
-        table = ObjectTable(
+        everything = ObjectTable(
             offsets_of(contents.counts),
             contents.boxes,
             labels,
@@ -116,129 +112,238 @@ class VocTree(DetectionTree):
             box_areas(contents.boxes),
             contents.sizes,
             unknown,
-        ).pick(positions)
-        images = [self._find_image(stem, contents.endings[at]) for stem, at in zip(stems, positions, strict=True)]
-        return self.source_type(self.spec, split, names, self.root, images, table, contents.extras)
+        )
+        faults, images = {}, []
+        for index, entry in enumerate(entries):
+            if (fault := contents.faults.get(entry.annotation)) is not None:
+                faults[index] = fault
+            elif entry.annotation not in contents.positions:
+                faults[index] = f"{where}: no annotation of {entry.image}, expected {self.root / entry.annotation}"
+            images.append(self._find_image(entry, contents))
+        # the last row of the table is that of an image without objects
+        positions = [contents.positions.get(entry.annotation, len(contents.counts) - 1) for entry in entries]
+        needed = {entry.annotation for entry in entries}
+        others = [fault for file, fault in contents.faults.items() if file not in needed]
+        more = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
+        notes = [f"an annotation that it does not need cannot be read: {others[0]}{more}"] if others else []
+        source = VocSource(
+            self.spec,
+            split,
+            names,
+            self.root,
+            images,
+            everything.pick(positions),
+            contents.extras,
+            faults=faults,
+            notes=notes,
+        )
+        source.annotations = [entry.annotation for entry in entries]
+        return source
 
     @cached_property
     def _contents(self) -> _Contents:
-        return _read_all(self.root / self.source_type.annotations, sorted(self._find_annotations()))
+        if self._files is not None:
+            return _read_all(self.root, sorted(self._files))
+        wanted = {entry.annotation for entries in self._lists.values() for entry in entries}
+        folders = {os.path.dirname(file) for file in wanted}
+        return _read_all(self.root, sorted(wanted & {f for one in folders for f in _list(self.root, one, (".xml",))}))
 
     @cached_property
     def _image_files(self) -> dict[str, list[str]]:
-        """Stem -> endings of the image files."""
+        """Path without ending -> endings of the image files."""
         found: dict[str, list[str]] = {}
-        for name in _walk(self.root / self.source_type.images, ENDINGS):
-            stem, ending = os.path.splitext(name)
-            found.setdefault(stem, []).append(ending)
+        for folder in sorted({os.path.dirname(entry.image) for entries in self._lists.values() for entry in entries}):
+            for name in _list(self.root, folder, ENDINGS):
+                stem, ending = os.path.splitext(name)
+                if ending not in found.setdefault(stem, []):
+                    found[stem].append(ending)
         return found
 
-    def _find_image(self, stem: str, ending: str) -> str:
-        endings = self._image_files.get(stem, [])
+    def _find_image(self, entry: Entry, contents: _Contents) -> str:
+        position = contents.positions.get(entry.annotation)
+        ending = "" if position is None else contents.endings[position]
+        endings = self._image_files.get(entry.image, [])
         if ending not in endings and len(endings) > 1:
-            files = shorten([stem + other for other in sorted(endings)])
+            files = shorten([PurePosixPath(entry.image).name + other for other in sorted(endings)])
             raise InputError(
-                f"{self.root / self.source_type.images}: the annotation {stem}.xml names no file, and there are {files}"
+                f"{self.root / os.path.dirname(entry.image)}: the annotation {PurePosixPath(entry.annotation).name} "
+                f"names no file, and there are {files}"
             )
         if ending not in endings:  # a file that is missing altogether is reported where it is read
             ending = endings[0] if endings else ending or ".jpg"
-        return str(PurePosixPath(self.source_type.images, stem + ending))
+        return entry.image + ending
 
 
-class VocFolders(VocTree):
-    """A folder for each split, with the annotations of Pascal VOC beside the images, as Roboflow exports them.
+def find(root: Path, spec: str) -> VocTree | None:
+    """Return the tree of the folder ``root`` itself; ``None`` where there is none.
 
-    Classes are those of :class:`VocTree`.
+    It holds, with any capitals in the names of folders,
+
+    * ``Annotations/``, ``JPEGImages/`` (or ``images/``, …) and perhaps ``ImageSets/Main/SPLIT.txt``,
+    * ``SPLIT/`` with annotations and images side by side or in two such folders, or
+    * annotations and images side by side.
+
+    Without lists and folders of splits its images are not divided.
 
     Raises:
-        InputError: an image without annotation.
+        InputError: most of a development kit's tree, of which a part is missing, or a list that cannot be read.
     """
-
-    source_type = VocFolderSource
-
-    def _find_lists(self, root: Path) -> dict[str, list[str]]:
-        lists: dict[str, list[str]] = {}
-        for folder in folders_called(root, FOLDERS):
-            if stems := [f"{folder.name}/{stem}" for stem in _annotated(folder)]:
-                if folder.name.lower() in lists:
-                    raise InputError(f"{root} holds {folder.name.lower()} twice, with different capitals: join them")
-                lists[folder.name.lower()] = stems
-        return lists
-
-    def _find_annotations(self) -> Iterable[str]:
-        return [f"{stem}.xml" for stems in self._lists.values() for stem in stems]
+    return _find_kit(root, spec) or _find_folders(root, spec) or _find_flat(root, spec)
 
 
-def has_folders(root: Path) -> bool:
-    """Whether a folder of a usual split holds an annotation."""
-    for folder in folders_called(root, FOLDERS):
-        with suppress(OSError), os.scandir(folder) as entries:
-            if any(_is_annotation(entry.name) for entry in entries):
-                return True
-    return False
-
-
-def _annotated(folder: Path) -> list[str]:
-    """Return the stems of the annotations beside their images."""
-    names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    stems = [os.path.splitext(name)[0] for name in names if _is_annotation(name)]
-    known = set(stems)
-    images = [name for name in names if is_image(name)]
-    if stems and (bare := [name for name in images if os.path.splitext(name)[0] not in known]):
+def _find_kit(root: Path, spec: str) -> VocTree | None:
+    annotations, images = _part(root, ANNOTATION_FOLDERS, _holds_xml), _part(root, IMAGE_FOLDERS, None)
+    exact = (root / ANNOTATIONS).is_dir()
+    if not annotations and exact and (images or (root / SPLITS).is_dir()) and not _holds_json(root / ANNOTATIONS):
+        annotations = ANNOTATIONS
+    if not annotations or not (images or (exact and (root / SPLITS).is_dir())):
+        return None
+    if not images:
+        raise InputError(f"{root} has no {IMAGES}/: expected {LAYOUT}, found {describe(root)}")
+    splits = next((folder for folder in (SPLITS, "ImageSets") if (root / folder).is_dir()), None)
+    lists = _read_lists(root / splits) if splits else {}
+    files = list(_walk(root, annotations, (".xml",)))
+    if lists:
+        known = set(files)
+        entries = {
+            split: [_listed(line, annotations, images, known, root / str(splits) / f"{split}.txt") for line in lines]
+            for split, lines in lists.items()
+        }
+        where = {split: str(root / str(splits) / f"{split}.txt") for split in lists}
+        return VocTree(root, spec, entries, "Pascal VOC", where, files)
+    if splits and not files:
+        raise InputError(f"{root / splits} has no list of images: expected SPLIT.txt, a name of an image per line")
+    inner = folders_called(root / annotations, FOLDERS)
+    if inner and all(os.path.dirname(file) != annotations for file in files):  # Annotations/train, images/train
+        divided = {
+            folder.name.lower(): _side_by_side(root, f"{annotations}/{folder.name}", f"{images}/{folder.name}")
+            for folder in inner
+        }
+        return VocTree(root, spec, {name: found for name, found in divided.items() if found}, "Pascal VOC")
+    if not files:
         raise InputError(
-            f"{folder}: {len(bare):,} of {len(images):,} images have no annotation beside them: {shorten(bare)} (an "
-            f"image without objects has one without objects)"
+            f"{root / annotations} has no annotation: expected {LAYOUT}, found {describe(root / annotations)}"
         )
-    return stems
+    found = _side_by_side(root, annotations, images)
+    return VocTree(root, spec, {ALL: found}, f"Pascal VOC without {SPLITS}")
+
+
+def _find_folders(root: Path, spec: str) -> VocTree | None:
+    lists: dict[str, list[Entry]] = {}
+    for folder in folders_called(root, FOLDERS):
+        annotations = _part(folder, ANNOTATION_FOLDERS, _holds_xml)
+        images = _part(folder, IMAGE_FOLDERS, None)
+        if _holds_xml(folder):
+            entries = _side_by_side(root, folder.name, folder.name)
+        elif annotations and images:
+            entries = _side_by_side(root, f"{folder.name}/{annotations}", f"{folder.name}/{images}")
+        else:
+            continue
+        if folder.name.lower() in lists:
+            raise InputError(f"{root} holds {folder.name.lower()} twice, with different capitals: join them")
+        lists[folder.name.lower()] = entries
+    return VocTree(root, spec, lists, "Pascal VOC, a folder for each split") if lists else None
+
+
+def _find_flat(root: Path, spec: str) -> VocTree | None:
+    if not _holds_xml(root) or not any(is_image(name) for name in _names(root)):
+        return None
+    entries = _side_by_side(root, "", "")
+    return VocTree(root, spec, {ALL: entries}, "Pascal VOC, annotations beside the images")
+
+
+def _side_by_side(root: Path, annotations: str, images: str) -> list[Entry]:
+    """Return the images of a folder and the annotations of another, or of the same, of which one may be missing."""
+    place, other = PurePosixPath(annotations), PurePosixPath(images)
+    deep = annotations not in ("", ".") and annotations != images
+    walk = _walk if deep else _list
+    stems = {_below(file, annotations) for file in walk(root, annotations, (".xml",))}
+    stems |= {_below(file, images) for file in walk(root, images, ENDINGS)}
+    return [Entry(f"{place / stem}.xml", str(other / stem)) for stem in sorted(stems)]
+
+
+def _below(file: str, folder: str) -> str:
+    """Return a path relative to ``folder`` and without ending."""
+    stem = os.path.splitext(file)[0]
+    return stem if folder in ("", ".") else str(PurePosixPath(stem).relative_to(folder))
+
+
+def _part(root: Path, names: Sequence[str], holds: object) -> str | None:
+    """Return the first folder in ``root`` of these names that holds what is asked for."""
+    for folder in folders_called(root, names):
+        if holds is None or _holds_xml(folder):
+            return folder.name
+    return None
+
+
+def _holds_xml(folder: Path) -> bool:
+    """Whether a folder, or one in it, holds an annotation of Pascal VOC by its ending; CVAT's one file is none."""
+    return any(_is_annotation(os.path.basename(file)) for file in _list(folder, "", (".xml",))) or any(
+        _list(folder / split, "", (".xml",)) for split in FOLDERS if (folder / split).is_dir()
+    )
+
+
+def _holds_json(folder: Path) -> bool:
+    return any(name.endswith(".json") for name in _names(folder))
 
 
 def _is_annotation(name: str) -> bool:
-    return name.endswith(".xml") and not name.startswith(".")
+    return name.lower().endswith(".xml") and not name.startswith(".")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 class _Contents(NamedTuple):
-    """All annotations of a tree; objects in the order of the sorted files."""
+    """All annotations of a tree that can be read, and an empty one; objects in the order of the sorted files."""
 
-    positions: dict[str, int]  # stem -> place among the files
+    positions: dict[str, int]  # file -> place among those that can be read
     endings: list[str]  # of the image that each file names, "" where it names none
-    sizes: np.ndarray  # (N, 2)
-    counts: list[int]  # objects of each file
+    sizes: np.ndarray  # (N + 1, 2)
+    counts: list[int]  # objects of each file, and 0
     boxes: np.ndarray  # (M, 4) float64
     difficult: np.ndarray  # (M,) bool
     object_names: list[str]
     class_names: tuple[str, ...]
     extras: set[str]
+    faults: dict[str, str]  # file -> why it cannot be read
 
 
-def _read_all(folder: Path, files: Sequence[str]) -> _Contents:
-    annotations, faults = [], {}
+def _read_all(root: Path, files: Sequence[str]) -> _Contents:
+    annotations: dict[str, VocAnnotation] = {}
+    faults: dict[str, str] = {}
     for file in Tracker(files, len(files), "reading annotations"):
         try:
-            annotations.append(read_annotation(folder / file))
+            annotations[file] = read_annotation(root / file)
         except InputError as error:
-            faults[file] = error
-    if faults:
+            faults[file] = str(error)
+    if faults and not annotations:
         first, *others = faults
         raise InputError(f"{faults[first]}{f' (neither can be {shorten(others)})' if others else ''}")
-    objects = [found for annotation in annotations for found in annotation.objects]
+    read = list(annotations.values())
+    objects = [found for annotation in read for found in annotation.objects]
     names = [found.name for found in objects]
     return _Contents(
-        {os.path.splitext(file)[0]: position for position, file in enumerate(files)},
-        [os.path.splitext(annotation.filename)[1] for annotation in annotations],
-        np.array([annotation.size for annotation in annotations], dtype=np.int64).reshape(-1, 2),
-        [len(annotation.objects) for annotation in annotations],
+        {file: position for position, file in enumerate(annotations)},
+        [os.path.splitext(annotation.filename)[1] for annotation in read],
+        np.array([*(annotation.size for annotation in read), (0, 0)], dtype=np.int64).reshape(-1, 2),
+        [*(len(annotation.objects) for annotation in read), 0],
         np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4),
         np.array([found.difficult for found in objects], dtype=bool),
         names,
         order_classes(names),
-        {what for annotation in annotations for what in annotation.extras},
+        {what for annotation in read for what in annotation.extras},
+        faults,
     )
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the classes of a tree whose objects have these names."""
-    found = set(names)
-    return VOC_CLASSES if found and found <= set(VOC_CLASSES) else tuple(sorted(found))
+    """Return the classes of a tree whose objects have these names; VOC's own twenty are in the order of their names."""
+    return tuple(sorted(set(names)))
 
 
 def _read_lists(folder: Path) -> dict[str, list[str]]:
@@ -258,16 +363,38 @@ def _read_lists(folder: Path) -> dict[str, list[str]]:
     return lists
 
 
+def _listed(line: str, annotations: str, images: str, known: set[str], where: Path) -> Entry:
+    """Return the image of a line, which some tools write as a file name or path."""
+    stem = line
+    short = PurePosixPath(line.replace("\\", "/"))
+    if f"{annotations}/{line}.xml" not in known and ".." not in short.parts:
+        for candidate in (str(short), short.name, str(short.with_suffix("")) if short.name else "", short.stem):
+            if f"{annotations}/{candidate}.xml" in known:
+                stem = candidate
+                break
+    check_inside(stem, f"{where}: a line")
+    return Entry(f"{annotations}/{stem}.xml", f"{images}/{stem}")
+
+
 def _repeated(stems: Sequence[str]) -> list[str]:
     seen: set[str] = set()
     return sorted({stem for stem in stems if stem in seen or seen.add(stem)})  # type: ignore[func-returns-value]
 
 
-def _walk(folder: Path, endings: tuple[str, ...]) -> Iterable[str]:
-    """Yield the files with these endings, relative to the folder; hidden and system ones are passed over."""
-    for parent, folders, files in os.walk(folder):
+def _walk(root: Path, folder: str, endings: tuple[str, ...]) -> Iterable[str]:
+    """Yield the files with these endings in a folder and those below, relative to ``root``.
+
+    Hidden and system ones are passed over.
+    """
+    for parent, folders, files in os.walk(root / folder):
         folders[:] = [name for name in folders if not is_passed_over(name)]
-        inner = os.path.relpath(parent, folder)
+        inner = PurePosixPath(Path(os.path.relpath(parent, root)).as_posix())
         for file in files:
             if file.lower().endswith(endings) and not file.startswith("."):
-                yield file if inner == os.curdir else PurePosixPath(inner, file).as_posix()
+                yield str(inner / file)
+
+
+def _list(root: Path, folder: str, endings: tuple[str, ...]) -> list[str]:
+    """Return the files with these endings in a folder, relative to ``root``."""
+    place = PurePosixPath(folder or ".")
+    return [str(place / name) for name in _names(root / folder) if name.lower().endswith(endings) and name[0] != "."]

@@ -15,7 +15,8 @@ from compactnets.data.listing import compose
 from compactnets.errors import InputError
 
 EDGES = ("xmin", "ymin", "xmax", "ymax")
-FLAGS = {"": False, "0": False, "1": True}
+# also as LabelImg, CVAT and converters write it; what says nothing is no
+FLAGS = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
 UNREAD = {"pose": ("", "Unspecified"), "truncated": ("", "0"), "occluded": ("", "0")}  # and what says nothing
 
 
@@ -79,17 +80,19 @@ def _read_object(element: ElementTree.Element, number: int, extras: set[str]) ->
         raise InputError(f"{where} has no <bndbox>")
     left, top, right, bottom = _numbers(box, EDGES, where)
     flag = _text(element, "difficult")
-    if flag not in FLAGS:
+    if flag.lower() not in FLAGS:
         raise InputError(f"{where}: <difficult> must be 0 or 1, found {flag!r}")
     extras.update(tag for tag, silent in UNREAD.items() if _text(element, tag) not in silent)
     if element.find("part") is not None:
         extras.add("parts")
-    return VocObject(name, (left - 1, top - 1, right, bottom), FLAGS[flag])
+    return VocObject(name, (left - 1, top - 1, right, bottom), FLAGS[flag.lower()])
 
 
 def _read_size(root: ElementTree.Element) -> tuple[int, int]:
     size = root.find("size")
     if size is None:
+        return 0, 0
+    if not _text(size, "width") or not _text(size, "height"):
         return 0, 0
     width, height = _numbers(size, ("width", "height"), "<size>")
     if not all(side.is_integer() and 0 <= side < 2**31 for side in (width, height)):

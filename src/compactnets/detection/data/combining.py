@@ -1,0 +1,217 @@
+"""Trees made of others: several roots as one, and one split as two."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from compactnets.console import Tracker
+from compactnets.data.base import MissingSplitError, shorten
+from compactnets.detection.data.base import DetectionSource, DetectionTree
+from compactnets.detection.data.table import ObjectTable, offsets_of
+from compactnets.errors import InputError
+
+CHUNK = 1 << 20
+
+
+class JoinedSource(DetectionSource):
+    """A split of several trees, one after the other; paths are relative to the folder that holds them all."""
+
+    kind = "joined"
+
+    def __init__(self, spec: str, split: str, root: Path, parts: Sequence[DetectionSource]) -> None:
+        class_names = parts[0].class_names
+        offsets = np.cumsum([0, *(len(part) for part in parts)])
+        where = [os.path.relpath(part.root, root) for part in parts]
+        names = [
+            Path(os.path.normpath(os.path.join(place, name))).as_posix()
+            for place, part in zip(where, parts, strict=True)
+            for name in part.names
+        ]
+        super().__init__(
+            spec,
+            split,
+            class_names,
+            root,
+            names,
+            _join([part.table for part in parts], class_names),
+            {what for part in parts for what in part.extras},
+            faults={
+                int(offset) + index: fault
+                for offset, part in zip(offsets, parts, strict=False)
+                for index, fault in part.faults.items()
+            },
+            strays=[stray for part in parts for stray in part.strays],
+            notes=[f"{part.root}: {note}" for part in parts for note in part.notes],
+        )
+        self.parts = list(parts)
+        self._places = [(number, index) for number, part in enumerate(parts) for index in range(len(part))]
+
+    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> JoinedSource:
+        picked = super().pick(images, split)
+        picked._places = [self._places[int(index)] for index in images]
+        return picked
+
+    def annotation(self, index: int) -> str:
+        part, inner = self._places[index]
+        return self.parts[part].annotation(inner)
+
+    def written_box(self, index: int, number: int) -> str:
+        part, _ = self._places[index]
+        row = int(self.table.offsets[index]) + number
+        return self.parts[part]._write_box(*self.table.boxes[row].tolist())
+
+
+def _join(tables: Sequence[ObjectTable], class_names: Sequence[str]) -> ObjectTable:
+    starts = np.cumsum([0, *(len(table.labels) for table in tables)])
+    unknown = {
+        int(start) + row: name
+        for start, table in zip(starts, tables, strict=False)
+        for row, name in table.unknown.items()
+    }
+    counts = np.concatenate([np.diff(table.offsets) for table in tables])
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(table, name) for table in tables])
+
+    return ObjectTable(
+        offsets_of(counts),
+        column("boxes"),
+        column("labels"),
+        column("difficult"),
+        column("crowd"),
+        column("areas"),
+        column("sizes"),
+        unknown,
+    )
+
+
+class JoinedTree(DetectionTree):
+    """Several trees as one: a split is that of all that have it, and its classes are those of all.
+
+    Raises:
+        InputError: the same folder twice.
+    """
+
+    kind = "joined"
+
+    def __init__(self, trees: Sequence[DetectionTree], spec: str) -> None:
+        places = [os.path.realpath(tree.root) for tree in trees]
+        if twice := sorted({place for place in places if places.count(place) > 1}):
+            raise InputError(f"the folder {twice[0]} is given twice: give each once")
+        root = Path(os.path.commonpath([os.path.abspath(tree.root) for tree in trees]))
+        plain = [tree.splits for tree in trees]
+        super().__init__(root, spec, dict.fromkeys(split for splits in plain for split in splits))
+        self.trees = list(trees)
+        self.layout = " and ".join(dict.fromkeys(tree.layout for tree in trees))
+
+    def find(self, split: str) -> str:
+        if not any(_has(tree, split) for tree in self.trees):
+            return super().find(split)
+        return split
+
+    def open(self, split: str, class_names: Sequence[str] | None = None) -> JoinedSource:
+        having = [tree for tree in self.trees if _has(tree, split)]
+        if class_names is None:
+            known = [tree.open(tree.find(split)).class_names for tree in having]
+            merged = dict.fromkeys(name for names in known for name in names)
+            same = len(set(known)) == 1 or all(list(names) == sorted(names) for names in known)
+            class_names = sorted(merged) if same and len(set(known)) > 1 else list(merged)
+        parts = [tree.open(tree.find(split), class_names) for tree in having]
+        source = JoinedSource(self.spec, split, self.root, parts)
+        if others := [str(tree.root) for tree in self.trees if tree not in having]:
+            source.notes.append(f"{shorten(others)} {'has' if len(others) == 1 else 'have'} no such split")
+        return source
+
+
+def _has(tree: DetectionTree, split: str) -> bool:
+    try:
+        tree.find(split)
+    except MissingSplitError:
+        return False
+    return True
+
+
+class DividedTree(DetectionTree):
+    """A tree of one split as ``train`` and ``val``.
+
+    Which image is in which follows from the files alone: not from names, places or chance. Exact copies are together.
+
+    Args:
+        tree: the tree.
+        share: of the images in ``train``, between 0 and 1.
+
+    Raises:
+        InputError: it has several splits.
+    """
+
+    def __init__(self, tree: DetectionTree, share: float) -> None:
+        if len(tree.splits) != 1:
+            raise InputError(
+                f"{tree.spec} is divided already, into {shorten(tree.splits)}: leave --split (the recipe's split) out, "
+                f"or name one of them"
+            )
+        super().__init__(tree.root, tree.spec, ("train", "val"))
+        self.tree, self.share, self.layout = tree, share, tree.layout
+        self.kind = tree.kind  # type: ignore[misc]
+        self._parts: dict[str, list[int]] | None = None
+
+    def open(self, split: str, class_names: Sequence[str] | None = None) -> DetectionSource:
+        (whole,) = self.tree.splits
+        source = _open(self.tree, whole, class_names)
+        if self._parts is None:
+            groups = group_copies([source.root / name for name in source.names])
+            train, val = divide(groups, self.share, source.spec)
+            self._parts = {"train": train, "val": val}
+        source = source.pick(self._parts[split], split)
+        source.notes.append(f"{len(source):,} images of those of {whole}, {self.share:g} of them to train on")
+        return source
+
+
+def _open(tree: DetectionTree, split: str, class_names: Sequence[str] | None) -> DetectionSource:
+    return tree.open(split, class_names)
+
+
+def group_copies(paths: Sequence[Path]) -> list[list[int]]:
+    """Return the files in groups of those with the same bytes, in an order that follows from the bytes alone.
+
+    A file that cannot be read is told by its name.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for index, path in enumerate(Tracker(paths, len(paths), "comparing the files")):
+        groups.setdefault(_digest(path), []).append(index)
+    return [groups[digest] for digest in sorted(groups)]
+
+
+def divide(groups: Sequence[Sequence[int]], share: float, spec: str) -> tuple[list[int], list[int]]:
+    """Return the indices of the two parts, ascending: ``share`` of them as near as whole groups allow, one group each.
+
+    Raises:
+        InputError: fewer than two groups.
+    """
+    if len(groups) < 2:
+        raise InputError(f"{spec} cannot be divided: expected two different images, found {len(groups)}")
+    total = sum(len(group) for group in groups)
+    train: list[int] = []
+    val: list[int] = []
+    for number, group in enumerate(groups):
+        last = number == len(groups) - 1
+        # the group goes to train where that leaves it nearer to its share
+        nearer = abs(len(train) + len(group) - share * total) <= abs(len(train) - share * total)
+        (train if not train or (nearer and not (last and not val)) else val).extend(group)
+    return sorted(train), sorted(val)
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError:
+        digest.update(path.name.encode(errors="surrogateescape"))
+    return digest.digest()

@@ -1,0 +1,359 @@
+"""YOLO's layout: a text file of boxes for each image, classes and splits in ``data.yaml`` (Ultralytics, Roboflow)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import yaml
+
+from compactnets.console import Tracker
+from compactnets.data.base import shorten
+from compactnets.data.images import read_size
+from compactnets.data.listing import folders_called, is_image, is_passed_over, list_images
+from compactnets.detection.data.base import ALL, FOLDERS, DetectionSource, DetectionTree, check_class_names
+from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
+from compactnets.errors import InputError
+
+CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
+SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
+IMAGES, LABELS = "images", "labels"
+LAYOUT = "data.yaml with images/SPLIT/*.jpg and labels/SPLIT/*.txt or SPLIT/images/*.jpg and SPLIT/labels/*.txt (YOLO)"
+FAR = 2.0  # shares of the image beyond which a coordinate is in pixels
+
+
+class YoloSource(DetectionSource):
+    """One split of YOLO's layout. An image without a text file has no objects, as for the tools that write it."""
+
+    kind = "yolo"
+    annotations: list[str]  # of the images, relative to the root
+
+    def annotation(self, index: int) -> str:
+        return str(self.root / self.annotations[index])
+
+    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
+        picked = super().pick(images, split)
+        picked.annotations = [self.annotations[int(index)] for index in images]
+        return picked
+
+
+class YoloTree(DetectionTree):
+    """A folder of YOLO's layout.
+
+    A line is a class and a box (its centre, width and height as shares of the image), or a class and a polygon, whose
+    box is taken. With ``kpt_shape`` in ``data.yaml`` the box is followed by key points, which are passed over.
+
+    Args:
+        lists: the images of each split, relative to the root.
+        names: of the classes.
+        where: the file that names them.
+        keypoints: whether lines have key points.
+    """
+
+    kind = "yolo"
+    layout = "YOLO"
+
+    def __init__(
+        self, root: Path, spec: str, lists: dict[str, list[str]], names: list[str], where: Path, *, keypoints: bool
+    ) -> None:
+        super().__init__(root, spec, lists)
+        self._lists, self._names, self._where, self._keypoints = lists, names, where, keypoints
+        self._beside = not any(IMAGES in PurePosixPath(name).parts[:-1] for found in lists.values() for name in found)
+
+    def open(self, split: str, class_names: Sequence[str] | None = None) -> YoloSource:
+        names = self._lists[split]
+        if not names:
+            raise InputError(f"{self._where}: the split {split} of {self.spec} has no image")
+        classes = check_class_names(self._names if class_names is None else class_names)
+        files = [self._label_file(name) for name in names]
+        counts, rows, given, sizes = [], [], [], np.zeros((len(names), 2), dtype=np.int64)
+        faults: dict[int, str] = {}
+        extras: set[str] = set()
+        missing = polygons = 0
+        for index in Tracker(range(len(names)), len(names), f"reading labels of {split}"):
+            with suppress(InputError):  # told where images are read
+                sizes[index] = read_size(self.root / names[index])
+            boxes: list[_Line] = []
+            if not os.path.isfile(self.root / files[index]):
+                missing += 1
+            else:
+                try:
+                    boxes = _read_lines(self.root / files[index], self._keypoints)
+                except InputError as error:
+                    faults[index] = str(error)
+            counts.append(len(boxes))
+            scale = np.array([*sizes[index], *sizes[index]], dtype=np.float64)
+            rows += [np.array(line.box) * scale for line in boxes]
+            polygons += sum(line.polygon for line in boxes)
+            extras |= {"keypoints"} if self._keypoints and boxes else set()
+            given += [
+                self._names[line.label] if line.label < len(self._names) else f"class {line.label}" for line in boxes
+            ]
+        notes = []
+        if missing:
+            notes.append(f"{missing:,} of {len(names):,} images have no text file and so no objects")
+        if polygons:
+            notes.append(f"{polygons:,} objects are polygons: taken is the box around each")
+        boxes_array = np.array(rows, dtype=np.float64).reshape(-1, 4)
+        labels, unknown = label_names(given, classes)
+        none = np.zeros(len(labels), dtype=bool)
+        table = ObjectTable(
+            offsets_of(counts), boxes_array, labels, none, none.copy(), box_areas(boxes_array), sizes, unknown
+        )
+        if missing == len(names):
+            raise InputError(
+                f"{self.spec}: none of the {len(names):,} images of {split} has a text file, such as "
+                f"{self.root / files[0]}"
+            )
+        source = YoloSource(
+            self.spec, split, classes, self.root, list(names), table, extras, faults=faults, notes=notes
+        )
+        source.annotations = files
+        return source
+
+    def _label_file(self, name: str) -> str:
+        """Return the text file of an image: ``labels`` for the last ``images`` on its path, or beside it."""
+        path = PurePosixPath(name)
+        parts = list(path.with_suffix(".txt").parts)
+        if not self._beside:
+            places = [place for place, part in enumerate(parts[:-1]) if part == IMAGES]
+            if places:
+                parts[places[-1]] = LABELS
+        return str(PurePosixPath(*parts))
+
+
+class _Line(NamedTuple):
+    label: int
+    box: tuple[float, float, float, float]  # left, top, right, bottom as shares of the image
+    polygon: bool
+
+
+def _read_lines(path: Path, keypoints: bool) -> list[_Line]:
+    """Read a text file.
+
+    Raises:
+        InputError: a line that is none; the message has the path and the number of the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            label, *values = (float(value) for value in line.split())
+        except ValueError:
+            raise InputError(f"{where}: expected a class and numbers, found {line.strip()[:60]!r}") from None
+        if not label.is_integer() or label < 0:
+            raise InputError(f"{where}: the class must be a number from 0, found {line.split()[0]!r}")
+        if max((abs(value) for value in values), default=0) > FAR:
+            raise InputError(
+                f"{where}: coordinates must be shares of the image from 0 to 1, found {line.strip()[:60]!r}"
+            )
+        if len(values) == 4 or (keypoints and len(values) > 4):
+            x, y, width, height = values[:4]
+            found.append(_Line(int(label), (x - width / 2, y - height / 2, x + width / 2, y + height / 2), False))
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            xs, ys = values[::2], values[1::2]
+            found.append(_Line(int(label), (min(xs), min(ys), max(xs), max(ys)), True))
+        else:
+            raise InputError(
+                f"{where}: expected a class and x, y, width, height, or the corners of a polygon, found "
+                f"{len(values) + 1} numbers"
+            )
+    return found
+
+
+def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
+    """Return the tree of the folder ``root`` itself; ``None`` where there is none.
+
+    It has a ``data.yaml``, or text files beside images or in ``labels`` for ``images``, and a file with the names of
+    the classes (``classes.txt``).
+
+    Args:
+        config: the ``data.yaml`` that the user named.
+
+    Raises:
+        InputError: there are text files but no names of classes, or a ``data.yaml`` that cannot be used.
+    """
+    config = config or next((root / name for name in CONFIGS if (root / name).is_file()), None)
+    if config is None:
+        config = next((path for path in sorted(root.glob("*.y*ml")) if path.suffix in (".yaml", ".yml")), None)
+    settings = None if config is None else _read_config(config)
+    if config is not None and settings is not None:
+        return _from_config(root, spec, config, settings)
+    lists = _find_folders(root)
+    if not lists:
+        return None
+    for name in NAME_FILES:
+        for place in (root, root / LABELS):
+            if (place / name).is_file():
+                names = [line.strip() for line in _read_text(place / name).splitlines() if line.strip()]
+                return YoloTree(root, spec, lists, names, place / name, keypoints=False)
+    splits = "".join(f"{split}: {_folder_of(found)}, " for split, found in lists.items() if split != ALL)
+    raise InputError(
+        f"{spec} is of YOLO's layout ({shorten(list(lists))}) without the names of the classes: write them into "
+        f"{root / CONFIGS[0]}, such as {{{splits}names: [cat, dog]}}, or one a line into {root / NAME_FILES[0]}"
+    )
+
+
+def _folder_of(names: Sequence[str]) -> str:
+    return os.path.dirname(names[0]) if names else ""
+
+
+def _find_folders(root: Path) -> dict[str, list[str]]:
+    """Return the images of each split where text files lie as for YOLO; a folder of labels has nothing else."""
+    images, labels = (next(iter(folders_called(root, (name,))), None) for name in (IMAGES, LABELS))
+    if images and labels and images.name == IMAGES and labels.name == LABELS:
+        splits = [folder for folder in folders_called(images, FOLDERS) if (labels / folder.name).is_dir()]
+        if splits and any(_has_labels(labels / folder.name) for folder in splits):
+            return {folder.name.lower(): _images(root, folder) for folder in splits}
+        if _has_labels(labels):
+            return {ALL: _images(root, images)}
+    found = {}
+    for folder in folders_called(root, FOLDERS):
+        if (folder / IMAGES).is_dir() and (folder / LABELS).is_dir() and _has_labels(folder / LABELS):
+            found[folder.name.lower()] = _images(root, folder / IMAGES)
+    if not found and _has_labels(root) and any(is_image(name) for name in os.listdir(root)):
+        return {ALL: [name for name in sorted(os.listdir(root)) if is_image(name)]}
+    return found
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether a folder has a text file whose first line is a class and a box."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".txt") and not is_passed_over(name))
+    except OSError:
+        return False
+    for name in [name for name in names if name not in NAME_FILES][:20]:
+        try:
+            first = (folder / name).read_text(encoding="utf-8-sig").split("\n", 1)[0].split()
+            if len(first) >= 5 and first[0].isdigit() and all(float(value) <= FAR for value in first[1:]):
+                return True
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def _images(root: Path, folder: Path) -> list[str]:
+    return [Path(os.path.relpath(path, root)).as_posix() for path in list_images(folder).images]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """Return the settings of a ``data.yaml``, every value as text; ``None`` where it is another YAML file.
+
+    Raises:
+        InputError: it is called like one and is no YAML.
+    """
+    try:
+        # every scalar as text: names such as "no" and 2024 are names
+        found = yaml.load(_read_text(path), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, InputError, RecursionError) as error:
+        if path.name in CONFIGS:
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        return None
+    return found if isinstance(found, dict) and "names" in found and {*SPLIT_KEYS, "path"} & set(found) else None
+
+
+def _from_config(root: Path, spec: str, config: Path, settings: dict[str, Any]) -> YoloTree:
+    names = _read_names(config, settings["names"], settings.get("nc"))
+    if isinstance(base := settings.get("path"), str) and base:
+        elsewhere = (root / Path(base).expanduser()).resolve()
+        if elsewhere.is_dir() and root.resolve() not in (elsewhere, *elsewhere.parents):
+            root = elsewhere
+    lists: dict[str, list[str]] = {}
+    for key in SPLIT_KEYS:
+        if not settings.get(key):
+            continue
+        given = settings[key] if isinstance(settings[key], list) else [settings[key]]
+        found: list[str] = []
+        for entry in given:
+            if not isinstance(entry, str):
+                raise InputError(f"{config}: {key} must be a path or a list of paths, found {str(entry)[:60]!r}")
+            found += _images_of(root, config, key, str(settings.get("path") or ""), entry)
+        lists[key] = list(dict.fromkeys(found))
+    if not lists:
+        raise InputError(f"{config} names no images: expected train: and val: with their folders")
+    return YoloTree(root, spec, lists, names, config, keypoints="kpt_shape" in settings)
+
+
+def _read_names(config: Path, names: Any, count: Any) -> list[str]:
+    if isinstance(names, dict):
+        try:
+            numbered = {int(key): value for key, value in names.items()}
+        except ValueError:
+            raise InputError(f"{config}: names must be numbered from 0, found {shorten(list(names))}") from None
+        if sorted(numbered) != list(range(len(numbered))):
+            raise InputError(f"{config}: names must be numbered from 0 without a gap, found {shorten(list(names))}")
+        names = [numbered[number] for number in range(len(numbered))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"{config}: names must be a list of the names of the classes, or a mapping of their numbers")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{config}: names must be different from each other, found twice: {shorten(twice)}")
+    if isinstance(count, str) and count.isdigit() and int(count) != len(names):
+        raise InputError(f"{config}: nc is {count}, and there are {len(names)} names: they must be as many")
+    return names
+
+
+def _images_of(root: Path, config: Path, key: str, base: str, entry: str) -> list[str]:
+    """Return the images of a folder or of a text file with a path a line, relative to the root.
+
+    Raises:
+        InputError: there is no such folder or file within ``root``, or an image that leads out of it.
+    """
+    place = _find_place(root, config.parent, base, entry)
+    if place is None:
+        raise InputError(f"{config}: no folder or file for {key}: {entry!r} within {root}")
+    if place.is_dir():
+        return _images(root, place)
+    if is_image(place.name):
+        return [Path(os.path.relpath(place, root)).as_posix()]
+    images = []
+    for number, line in enumerate(_read_text(place).splitlines(), start=1):
+        if line.strip():
+            found = _find_place(root, place.parent, base, line.strip())
+            if found is None:
+                raise InputError(f"{place}, line {number}: no image at {line.strip()!r} within {root}")
+            images.append(Path(os.path.relpath(found, root)).as_posix())
+    return images
+
+
+def _find_place(root: Path, beside: Path, base: str, entry: str) -> Path | None:
+    """Return what a path of ``data.yaml`` means here, within ``root``.
+
+    Exporters write paths of the machine that they ran on, and Roboflow ``../train/images`` for ``train/images``: where
+    a path leads nowhere, its end is looked for in the folder.
+    """
+    path, start = _pure(entry), _pure(base)
+    tried = [beside / path, root / path, root / start / path, beside / start / path]
+    parts = [part for part in path.parts if part not in ("..", ".", path.anchor)]
+    tried += [place / PurePosixPath(*parts[first:]) for place in (beside, root) for first in range(len(parts))]
+    inside = os.path.abspath(root)
+    for place in tried:
+        found = os.path.abspath(place)  # links are followed by whoever reads: a set may lie on several disks
+        if (found.startswith(inside + os.sep) or (found == inside and not parts)) and os.path.exists(found):
+            return Path(os.path.normpath(place))
+    return None
+
+
+def _pure(text: str) -> PurePath:
+    """Return a path that may have been written on Windows, as one of this machine."""
+    windows = PureWindowsPath(text)
+    return PurePosixPath(windows.as_posix()) if "\\" in text or windows.drive else PurePosixPath(text)
