@@ -103,3 +103,45 @@ def convert(
     lines = [f"{', '.join(source)} -> {output} ({to}): {result.images:,} images ({splits}), {result.objects:,} objects"]
     for line in (*lines, *(f"note: {loss}" for loss in result.losses)):
         stdout.print(line)
+
+
+@data.command(epilog="Example: compactnets data split photos --output divided")
+def split(
+    source: Annotated[
+        list[str], typer.Argument(help="Class folders, or images with boxes (Pascal VOC, COCO, YOLO); not divided yet.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not be there.")],
+    share: Annotated[float, typer.Option("--split", min=0, max=1, help="The share to train on.")] = 0.8,
+    link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Divide photographs of one's own into train and val, always in the same way.
+
+    Exact copies of an image are in one part. Of class folders each class is divided.
+    """
+    from compactnets.console import stdout
+    from compactnets.data.dividing import Division, divide_folder
+    from compactnets.data.listing import printable, summarize
+    from compactnets.detection.data.conversion import Conversion, split_detection
+    from compactnets.detection.data.opening import is_detection
+    from compactnets.errors import InputError
+
+    if not 0 < share < 1:
+        raise InputError(f"--split must be a share between 0 and 1, found {share:g}")
+    result: Conversion | Division
+    if len(source) > 1 or is_detection(source[0]):
+        result = split_detection(source, output, share, link=link)
+        what = f"({result.format}): {result.objects:,} objects"
+        notes = result.losses
+    else:
+        result = divide_folder(source[0], output, share, link=link)
+        what = f": {result.classes:,} classes"
+        notes = [f"exact copies, each beside its like: {result.copies:,}"] if result.copies else []
+        notes += [f"files left out: {printable(summarize(result.left_out))}"] if result.left_out else []
+    if as_json:
+        print_json(result.to_dict())
+        return
+    splits = ", ".join(f"{name} {images:,} images" for name, images in result.splits.items())
+    stdout.print(f"{', '.join(source)} -> {output} {what}, {splits}".replace(" : ", ": "))
+    for note in notes:
+        stdout.print(f"note: {note}")

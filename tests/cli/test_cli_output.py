@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[list[str], str]] = {
     "discretize": (["{network}"], "training.discretization.load_checkpoint"),
     "draw": (["{network}"], "plots.sharing_figure"),
     "data convert": (["{boxes}", "--to", "coco"], "detection.data.conversion.writing"),
+    "data split": (["{boxes}"], "data.dividing.writing"),
     "detect train": (["small/ssd512", "--data", "cells"], "detection.task.run"),
     "detect eval --examples": (["--checkpoint", "a", "--data", "b"], "detection.deploy.runtime.load_any_detector"),
     "detect predict": (["--checkpoint", "a", "{network}"], "detection.prediction.find_objects"),

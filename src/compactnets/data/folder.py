@@ -153,7 +153,7 @@ def split_folder(root: Path, split: Split, spec: str) -> Path:
     elif flat and not undivided:
         hint = f"; {flat[0]}/ has no class folders, it holds {describe(root / flat[0])}"
     elif undivided:
-        hint = "; class folders without train/ and val/ serve for evaluation only"
+        hint = "; class folders without train/ and val/ serve for evaluation only: compactnets data split divides them"
     raise MissingSplitError(f"{spec} has no {split} split: expected images in {expected}, found {describe(root)}{hint}")
 
 

@@ -136,6 +136,9 @@ class CocoTree(DetectionTree):
             place, hits = self._best(places, [_base(names[index]) for index in sample])
         found, moved = [], []
         for position, name in enumerate(names):
+            if "/" in name and not self._has(place, name) and self._has(".", name):
+                found.append(str(PurePosixPath(name)))
+                continue
             if not _is_inside(name) or ("/" in name and not self._has(place, name)):
                 if self._has(place, _base(name)):
                     moved.append(given[position])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from compactnets.console import Tracker
 from compactnets.data.base import MissingSplitError, shorten
+from compactnets.data.dividing import divide, group_copies
 from compactnets.detection.data.base import DetectionSource, DetectionTree
 from compactnets.detection.data.table import ObjectTable, offsets_of
 from compactnets.errors import InputError
-
-CHUNK = 1 << 20
 
 
 class JoinedSource(DetectionSource):
@@ -174,44 +171,3 @@ class DividedTree(DetectionTree):
 
 def _open(tree: DetectionTree, split: str, class_names: Sequence[str] | None) -> DetectionSource:
     return tree.open(split, class_names)
-
-
-def group_copies(paths: Sequence[Path]) -> list[list[int]]:
-    """Return the files in groups of those with the same bytes, in an order that follows from the bytes alone.
-
-    A file that cannot be read is told by its name.
-    """
-    groups: dict[bytes, list[int]] = {}
-    for index, path in enumerate(Tracker(paths, len(paths), "comparing the files")):
-        groups.setdefault(_digest(path), []).append(index)
-    return [groups[digest] for digest in sorted(groups)]
-
-
-def divide(groups: Sequence[Sequence[int]], share: float, spec: str) -> tuple[list[int], list[int]]:
-    """Return the indices of the two parts, ascending: ``share`` of them as near as whole groups allow, one group each.
-
-    Raises:
-        InputError: fewer than two groups.
-    """
-    if len(groups) < 2:
-        raise InputError(f"{spec} cannot be divided: expected two different images, found {len(groups)}")
-    total = sum(len(group) for group in groups)
-    train: list[int] = []
-    val: list[int] = []
-    for number, group in enumerate(groups):
-        last = number == len(groups) - 1
-        # the group goes to train where that leaves it nearer to its share
-        nearer = abs(len(train) + len(group) - share * total) <= abs(len(train) - share * total)
-        (train if not train or (nearer and not (last and not val)) else val).extend(group)
-    return sorted(train), sorted(val)
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    except OSError:
-        digest.update(path.name.encode(errors="surrogateescape"))
-    return digest.digest()

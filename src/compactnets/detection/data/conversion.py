@@ -14,9 +14,10 @@ import numpy as np
 
 from compactnets.console import Tracker
 from compactnets.data.base import describe, shorten
+from compactnets.data.dividing import check_new
 from compactnets.detection.data import voc
 from compactnets.detection.data.base import DetectionSource
-from compactnets.detection.data.opening import Spec, open_splits
+from compactnets.detection.data.opening import Spec, find_tree, open_splits
 from compactnets.detection.data.problems import OnBad
 from compactnets.detection.data.table import box_areas
 from compactnets.detection.data.writers import write_coco, write_voc
@@ -117,6 +118,26 @@ def convert(
         _count_objects(sources),
         losses,
     )
+
+
+def split_detection(spec: Spec, output: str | Path, share: float = 0.8, *, link: bool = False) -> Conversion:
+    """Write images with boxes that are not divided as ``train`` and ``val``, as Pascal VOC or else as COCO.
+
+    The two are those of :class:`compactnets.detection.data.combining.DividedTree`.
+
+    Args:
+        spec: the source (:func:`open_detection`).
+        output: folder to write, which must not be there.
+        share: of the images to train on.
+        link: hard links instead of copies of the images.
+
+    Raises:
+        InputError: what :func:`convert` raises; the source is divided already, or the folder is there.
+    """
+    output = as_path(output)
+    check_new(output)
+    tree = find_tree(spec, share)
+    return convert(spec, "voc" if tree.kind == "voc" else "coco", output, link=link, share=share)
 
 
 def _drop(source: DetectionSource, dropped: list[str]) -> DetectionSource:

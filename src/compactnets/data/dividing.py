@@ -1,0 +1,175 @@
+"""Photographs of one's own divided into images to train on and images to evaluate on, always in the same way.
+
+Which image is in which part follows from the bytes of the files alone: not from names, places, order or chance. Exact
+copies are in one part, so that none is trained on and measured with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compactnets.console import Tracker
+from compactnets.data.base import shorten
+from compactnets.data.folder import FolderSource, is_divided
+from compactnets.data.opening import open_quietly
+from compactnets.errors import InputError, reason
+from compactnets.files import as_path
+from compactnets.folders import check_folder, writing
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Division:
+    """What was written.
+
+    Attributes:
+        output: the folder.
+        splits: name -> number of images.
+        classes: number of classes.
+        copies: images that are exact copies of another.
+        left_out: what lies among the images and was not read.
+    """
+
+    output: str
+    splits: dict[str, int]
+    classes: int
+    copies: int
+    left_out: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bool = False) -> Division:
+    """Write class folders as ``train/CLASS/`` and ``val/CLASS/``, each class divided by ``share``.
+
+    The folder appears whole or not at all. Names and folders within a class stay.
+
+    Args:
+        spec: a folder of class folders (:func:`compactnets.data.open_source`).
+        output: folder to write, which must not be there.
+        share: of the images of each class to train on, as near as whole groups of copies allow.
+        link: hard links instead of copies of the files.
+
+    Raises:
+        InputError: the source is none of class folders or is divided already, a class has not two different images, or
+            the folder is there or cannot be written.
+    """
+    output = as_path(output)
+    check_new(output)
+    source = open_quietly(spec, "val")
+    if not isinstance(source, FolderSource):
+        raise InputError(f"{spec} cannot be divided here: expected class folders, found {source.kind}")
+    if is_divided(source.root):
+        raise InputError(f"{spec} is divided already: images to evaluate on are in {source.folder.name}/")
+    groups = group_copies([Path(path) for path in source.paths])
+    parts: dict[str, list[int]] = {"train": [], "val": []}
+    owners = [min(int(source.labels[index]) for index in group) for group in groups]
+    for label, name in enumerate(source.class_names):
+        own = [group for group, owner in zip(groups, owners, strict=True) if owner == label]
+        train, val = divide(own, share, f"{spec}: the class {name}")
+        parts["train"] += train
+        parts["val"] += val
+    _check_classes(source, parts, spec)
+    with writing(output) as partial:
+        try:
+            for split, indices in parts.items():
+                for index in Tracker(sorted(indices), len(indices), f"writing {split}"):
+                    path = Path(source.paths[index])
+                    place_file(path, partial / split / path.relative_to(source.folder), link=link)
+        except OSError as error:
+            raise InputError(f"cannot write {output}: {reason(error)}") from None
+    copies = sum(len(group) - 1 for group in groups)
+    counts = {split: len(indices) for split, indices in parts.items()}
+    return Division(str(output), counts, len(source.class_names), copies, source.left_out)
+
+
+def _check_classes(source: FolderSource, parts: dict[str, list[int]], spec: str) -> None:
+    """Raise where copies under several classes leave a class without images in a part."""
+    for split, indices in parts.items():
+        present = {int(label) for label in np.unique(source.labels[indices])}
+        if lacking := [name for label, name in enumerate(source.class_names) if label not in present]:
+            raise InputError(
+                f"{spec} cannot be divided: {split} would have no image of {shorten(lacking)}, because copies of one "
+                f"image lie in several classes (compactnets data check lists them)"
+            )
+
+
+def check_new(output: Path) -> None:
+    """Raise :class:`InputError` where a folder that is to be written is there already, or cannot be written."""
+    folder = check_folder(output)
+    if os.path.lexists(folder):
+        raise InputError(f"{output} is there already: choose another --output, nothing is written over")
+
+
+def place_file(source: Path, target: Path, *, link: bool) -> None:
+    """Copy or link a file to a place whose folders are made.
+
+    Raises:
+        InputError: it cannot be linked.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not link:
+        shutil.copyfile(source, target)
+        return
+    try:
+        os.link(source.resolve(), target)  # a hard link to a symbolic link would be one too
+    except OSError as error:
+        raise InputError(f"{source} cannot be linked: {reason(error)}; leave --link out to copy") from None
+
+
+def group_copies(paths: Sequence[Path]) -> list[list[int]]:
+    """Return the files in groups of those with the same bytes, in an order that follows from the bytes alone.
+
+    A file that cannot be read is told by its name.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for index, path in enumerate(Tracker(paths, len(paths), "comparing the files")):
+        groups.setdefault(_digest(path), []).append(index)
+    return [groups[digest] for digest in sorted(groups)]
+
+
+def divide(groups: Sequence[Sequence[int]], share: float, what: str) -> tuple[list[int], list[int]]:
+    """Return the indices of the two parts, ascending: the first as near to ``share`` of them as whole groups allow.
+
+    Each part has a group at least.
+
+    Args:
+        what: what an error calls it.
+
+    Raises:
+        InputError: fewer than two groups.
+    """
+    if len(groups) < 2:
+        raise InputError(f"{what} cannot be divided: expected two different images at least, found {len(groups)}")
+    wanted = share * sum(len(group) for group in groups)
+    train: list[int] = []
+    val: list[int] = []
+    for number, group in enumerate(groups):
+        nearer = abs(len(train) + len(group) - wanted) <= abs(len(train) - wanted)
+        last = number == len(groups) - 1
+        if not train or (nearer and not (last and not val)):
+            train.extend(group)
+        else:
+            val.extend(group)
+    return sorted(train), sorted(val)
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError:
+        digest.update(path.name.encode(errors="surrogateescape"))
+    return digest.digest()
