@@ -160,7 +160,7 @@ def test_header_of_usual_files() -> None:
     comment = b"\xff\xff\xff\xfe\x00\x06\xff\xc0\xff\xd9"  # padding, and a frame that is only a comment
     longer = read_frame(JPEG[:2] + comment + JPEG[2:])
     assert longer is not None
-    assert longer == (frame.place + len(comment), 60, 50)
+    assert longer == (frame.place + len(comment), 60, 50, 1)
 
 
 def test_a_bomb_is_left_to_pillow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,15 +73,6 @@ def test_grey_is_luma() -> None:
     assert to_channels(Image.new("RGB", (1, 1), (255, 0, 0)), 1).getpixel((0, 0)) == round(0.299 * 255)
 
 
-def test_exif_orientation_is_not_applied() -> None:
-    image = noise(6, 4)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees to display
-    decoded = decode(encode(image, "PNG", exif=exif))
-    assert decoded.getexif()[0x0112] == 6
-    np.testing.assert_array_equal(np.asarray(decoded), np.asarray(image))
-
-
 def test_unknown_range_is_refused() -> None:
     with pytest.raises(InputError, match="floating-point"):
         to_channels(Image.new("F", (2, 2), 0.5), 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from .helpers import TINY, Visit, expected_logits, tiny_network
 
@@ -97,7 +97,7 @@ def test_a_dropped_file(visit: Open, picture: Path) -> None:
     assert page.status.startswith("dropped.png: ")
 
 
-def test_a_turned_photograph_can_be_turned_upright(visit: Open, tmp_path: Path) -> None:
+def test_photographs_come_upright(visit: Open, tmp_path: Path) -> None:
     page = visit().open().choose("tiny")
     for orientation in (2, 3, 4, 5, 6, 7, 8):
         exif = Image.Exif()
@@ -105,15 +105,30 @@ def test_a_turned_photograph_can_be_turned_upright(visit: Open, tmp_path: Path) 
         levels = np.random.default_rng(3).integers(0, 256, (60, 90, 3), dtype=np.uint8)
         turned, upright = tmp_path / f"turned-{orientation}.png", tmp_path / f"upright-{orientation}.png"
         Image.fromarray(levels).save(turned, exif=exif)
-        page.classify(turned)
-        page.page.check("#upright")
-        page.wait("busy", "done").wait("done")
-        found = page.result()
+        found = page.classify(turned)
         assert found["image"]["orientation"] == orientation
         with Image.open(turned) as image:
             ImageOps.exif_transpose(image).save(upright, exif=Image.Exif())
         expected = expected_logits(tiny_network(), TINY, upright)
+        assert np.array_equal(expected, expected_logits(tiny_network(), TINY, turned))
         assert np.abs(found["networks"][0]["logits"] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_an_orientation_in_xmp_alone_turns_too(visit: Open, tmp_path: Path, name: str) -> None:
+    packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    image, options = Image.effect_noise((90, 60), 80).convert("RGB"), {"xmp": packet}
+    if name == "a.png":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", packet.decode())
+        options = {"pnginfo": text}
+    elif name == "a.webp":
+        options["lossless"] = True
+    image.save(tmp_path / name, **options)
+    found = visit().open().choose("tiny").classify(tmp_path / name)
+    assert found["image"]["orientation"] == 6
+    expected = expected_logits(tiny_network(), TINY, tmp_path / name)
+    assert np.abs(found["networks"][0]["logits"] - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_transparency_that_a_browser_mixes_is_said(visit: Open, picture: Path, tmp_path: Path) -> None:

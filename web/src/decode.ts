@@ -1,4 +1,4 @@
-/** From an image file, or a camera's frame, to RGBA pixels as they are stored. */
+/** From an image file, or a camera's frame, to RGBA pixels, upright. */
 
 import { readHeader } from "./headers";
 import { decodePng, needsOwnDecoder } from "./png";
@@ -14,12 +14,11 @@ export interface Decoded {
 }
 
 /**
- * Decode an image.
+ * Decode an image and turn it upright by its EXIF orientation, as the Python side does.
  *
- * @param upright turn it by its EXIF orientation, which the Python side does not do.
  * @throws Error with one sentence for the visitor: too large, or not an image that the browser reads.
  */
-export async function decode(file: Blob, upright: boolean): Promise<Decoded> {
+export async function decode(file: Blob): Promise<Decoded> {
   if (file.size > MAX_BYTES) {
     throw new Error(`The file has ${Math.ceil(file.size / 2 ** 20)} MB; files of up to 64 MB are read.`);
   }
@@ -45,8 +44,7 @@ export async function decode(file: Blob, upright: boolean): Promise<Decoded> {
   } catch {
     throw new Error("This file cannot be read as an image: JPEG, PNG, WebP, GIF and BMP files are expected.");
   }
-  if (upright) pixels = turn(pixels, header.orientation);
-  return { pixels, orientation: header.orientation, note };
+  return { pixels: turn(pixels, header.orientation), orientation: header.orientation, note };
 }
 
 /** The pixels of a decoded picture; it is closed. */

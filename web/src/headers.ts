@@ -1,7 +1,7 @@
 /** What an image file says before it is decoded: its size, its EXIF orientation, and a copy without the latter.
  *
- * Browsers turn a picture by its EXIF orientation and do not agree on how to tell them not to. The Python side reads the
- * pixels as they are stored, so the orientation is taken out of the file before the browser sees it.
+ * Browsers turn a picture by its EXIF orientation, but not in every kind of file and not all alike. So the orientation is
+ * taken out of the file before the browser sees it, and the page turns the pixels itself.
  */
 
 export interface Header {
@@ -41,6 +41,7 @@ function plain(type: string, bytes: Uint8Array<ArrayBuffer>, width: number, heig
 function readJpeg(bytes: Uint8Array<ArrayBuffer>, view: DataView): Header {
   const header = plain("image/jpeg", bytes, 0, 0);
   header.stored = [bytes.subarray(0, 2)];
+  let [exif, xmp] = [0, 0];
   let at = 2;
   while (bytes[at] === 0xff) {
     const marker = bytes[at + 1]!;
@@ -58,7 +59,8 @@ function readJpeg(bytes: Uint8Array<ArrayBuffer>, view: DataView): Header {
     }
     const profile = marker === 0xe2; // a colour profile, which Python does not apply either
     if (marker === 0xe1) {
-      if (ASCII.decode(segment.subarray(4, 10)) === "Exif\0\0") header.orientation = orientation(segment.subarray(10));
+      if (ASCII.decode(segment.subarray(4, 10)) === "Exif\0\0") exif = orientation(segment.subarray(10));
+      else xmp ||= orientationInXmp(segment);
     } else if (!profile) {
       header.stored.push(segment);
     }
@@ -68,6 +70,7 @@ function readJpeg(bytes: Uint8Array<ArrayBuffer>, view: DataView): Header {
   let end = bytes.length - 1; // cameras write more behind the end of the picture
   while (end > at && !(bytes[end - 1] === 0xff && bytes[end] === 0xd9)) end--;
   header.complete = end > at;
+  header.orientation = exif || xmp || 1;
   return header;
 }
 
@@ -76,14 +79,17 @@ function readPng(bytes: Uint8Array<ArrayBuffer>, view: DataView, text: (from: nu
   const header = plain("image/png", bytes, view.getUint32(16), view.getUint32(20));
   header.stored = [bytes.subarray(0, 8)];
   header.complete = false;
+  let [exif, xmp] = [0, 0];
   for (let at = 8; at + 12 <= bytes.length; ) {
     const length = view.getUint32(at) + 12;
     const kind = text(at + 4, 4);
     if (kind === "IEND") header.complete = true;
-    if (kind === "eXIf") header.orientation = orientation(bytes.subarray(at + 8, at + length - 4));
+    if (kind === "eXIf") exif = orientation(bytes.subarray(at + 8, at + length - 4));
+    if (kind === "iTXt") xmp ||= orientationInXmp(bytes.subarray(at + 8, at + length - 4));
     if (["IHDR", "PLTE", "IDAT", "IEND"].includes(kind)) header.stored.push(bytes.subarray(at, at + length));
     at += length;
   }
+  header.orientation = exif || xmp || 1;
   return header;
 }
 
@@ -93,17 +99,20 @@ function readWebp(bytes: Uint8Array<ArrayBuffer>, view: DataView, text: (from: n
   if (text(12, 4) === "VP8X") {
     header.width = 1 + (view.getUint32(24, true) & 0xffffff);
     header.height = 1 + (view.getUint32(26, true) >>> 8);
+    let [exif, xmp] = [0, 0];
     for (let at = 12; at + 8 <= bytes.length; ) {
       const length = view.getUint32(at + 4, true);
+      if (text(at, 4) === "XMP ") xmp = orientationInXmp(bytes.subarray(at + 8, at + 8 + length));
       if (text(at, 4) === "EXIF") {
         const start = text(at + 8, 6) === "Exif\0\0" ? at + 14 : at + 8;
-        header.orientation = orientation(bytes.subarray(start, at + 8 + length));
+        exif = orientation(bytes.subarray(start, at + 8 + length));
         const copy = bytes.slice();
         copy.set([0x4a, 0x55, 0x4e, 0x4b], at); // "JUNK": an unknown chunk is skipped
         header.stored = [copy];
       }
       at += 8 + length + (length & 1);
     }
+    header.orientation = exif || xmp || 1;
   } else if (text(12, 4) === "VP8 ") {
     header.width = view.getUint16(26, true) & 0x3fff;
     header.height = view.getUint16(28, true) & 0x3fff;
@@ -115,13 +124,19 @@ function readWebp(bytes: Uint8Array<ArrayBuffer>, view: DataView, text: (from: n
   return header;
 }
 
-/** The orientation in a TIFF block, 1 where there is none. */
+/** The orientation in a packet of XMP, where some programs write it instead; 0 where there is none. */
+function orientationInXmp(packet: Uint8Array<ArrayBuffer>): number {
+  const found = /tiff:Orientation(?:="|>)([1-8])/.exec(ASCII.decode(packet));
+  return found ? Number(found[1]) : 0;
+}
+
+/** The orientation in a TIFF block; 0 where it has no such tag, 1 where the tag's value is none. */
 function orientation(tiff: Uint8Array<ArrayBuffer>): number {
-  if (tiff.length < 10) return 1;
+  if (tiff.length < 10) return 0;
   const view = new DataView(tiff.buffer, tiff.byteOffset, tiff.byteLength);
   const little = view.getUint16(0) === 0x4949;
   const first = view.getUint32(4, little);
-  if (first + 2 > tiff.length) return 1;
+  if (first + 2 > tiff.length) return 0;
   const entries = view.getUint16(first, little);
   for (let i = 0; i < entries && first + 2 + 12 * i + 12 <= tiff.length; i++) {
     const entry = first + 2 + 12 * i;
@@ -130,5 +145,5 @@ function orientation(tiff: Uint8Array<ArrayBuffer>): number {
       return value >= 1 && value <= 8 ? value : 1;
     }
   }
-  return 1;
+  return 0;
 }

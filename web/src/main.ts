@@ -23,7 +23,6 @@ const video = byId<HTMLVideoElement>("video");
 const file = byId<HTMLInputElement>("file");
 const chooseButton = byId<HTMLButtonElement>("choose");
 const cameraButton = byId<HTMLButtonElement>("camera");
-const upright = byId<HTMLInputElement>("upright");
 const download = byId<HTMLButtonElement>("download");
 
 let networks: Network[] = [];
@@ -87,10 +86,9 @@ async function classify(): Promise<void> {
   setState("busy", image ? `Classifying ${image.name}…` : "Loading the network…");
   try {
     if (image !== undefined) {
-      const decoded = await ask<"image">({ kind: "image", file: image.blob, upright: upright.checked });
+      const decoded = await ask<"image">({ kind: "image", file: image.blob });
       if (mine !== turn) return;
       facts = decoded;
-      byId("turn").hidden = decoded.orientation === 1;
       byId("note").textContent = decoded.note;
       byId("note").hidden = decoded.note === "";
     }
@@ -147,8 +145,6 @@ function hint(text: string): void {
 function choose(blob: Blob, name: string): void {
   endCamera();
   image = { blob, name };
-  upright.checked = false;
-  picture.classList.remove("upright");
   URL.revokeObjectURL(picture.src);
   picture.src = URL.createObjectURL(blob);
   picture.alt = name;
@@ -187,7 +183,7 @@ async function toggleCamera(): Promise<void> {
   }
   cameraButton.textContent = "Stop the camera";
   cameraButton.setAttribute("aria-pressed", "true");
-  for (const id of ["picture", "turn", "note"]) byId(id).hidden = true;
+  for (const id of ["picture", "note"]) byId(id).hidden = true;
   hint("");
   video.hidden = false;
   image = undefined;
@@ -196,10 +192,6 @@ async function toggleCamera(): Promise<void> {
 
 function listen(): void {
   first.onchange = second.onchange = () => void classify();
-  upright.onchange = () => {
-    picture.classList.toggle("upright", upright.checked);
-    void classify();
-  };
   chooseButton.onclick = () => file.click();
   file.onchange = () => {
     const [one] = file.files ?? [];

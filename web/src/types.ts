@@ -78,7 +78,7 @@ export interface RuntimeFacts {
 
 export type Request =
   | { kind: "load"; network: Network; base: string }
-  | { kind: "image"; file: Blob; upright: boolean }
+  | { kind: "image"; file: Blob }
   | { kind: "frame"; frame: ImageBitmap; ids: string[] }
   | { kind: "run"; ids: string[] };
 

@@ -13,7 +13,7 @@ async function answer(request: Request): Promise<unknown> {
       return load(request.network, request.base);
     case "image": {
       const start = performance.now();
-      const { pixels, orientation, note } = await decode(request.file, request.upright);
+      const { pixels, orientation, note } = await decode(request.file);
       current = pixels;
       return { width: pixels.width, height: pixels.height, orientation, note, decodeMs: performance.now() - start };
     }

@@ -7,6 +7,8 @@ What is left out, next to decoding the whole picture and resizing it with Pillow
   JPEG gives for less work. The rest is resized from there, at the fractional place where the crop lies.
 * Pillow's resize: torch's, which has the same filter in vector instructions, and differs by one level.
 
+Photographs that lie on their side by their EXIF tag are cropped as they are looked at, and turned after the resize.
+
 The decoder is libjpeg-turbo either way: through ``simplejpeg``, or where that is missing through Pillow, which decodes
 to the same pixels and takes longer to hand them over. What is unusual (CMYK, 12 bits, arithmetic coding, cut
 off) is refused here and goes through :mod:`compactnets.data.images`, which also has the errors.
@@ -26,6 +28,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from compactnets.data.orientation import UPRIGHT, orientation_of, stored_box, turn_pixels, turned_size
+
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SCALES = (8, 4, 2)  # what libjpeg-turbo has vector code for
 MARGIN = 1.25  # how much larger than its final size the crop still is at the smaller scale: with 1 it is too sharp
@@ -33,6 +37,7 @@ BLOCK = 16  # pixels: the largest unit of coding with the usual subsampling of c
 START, END = b"\xff\xd8\xff", b"\xff\xd9"
 TAIL = 64  # bytes at the end of the file in which its end marker must be
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman-coded
+APP1 = 0xE1  # EXIF and XMP
 BARE = (0x01, *range(0xD0, 0xD8))  # markers without a length
 KEPT = 1 << 25  # bytes of a decoded picture up to which its memory is used again
 
@@ -40,7 +45,7 @@ _memory = threading.local()
 
 
 class Box(NamedTuple):
-    """A rectangle in the whole picture, in pixels."""
+    """A rectangle in the whole picture as it is looked at, in pixels."""
 
     left: int
     top: int
@@ -49,11 +54,17 @@ class Box(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What a JPEG file's frame header says."""
+    """What a JPEG file's headers say; width and height are those of the stored pixels."""
 
     place: int  # of the height, in bytes from the start
     width: int
     height: int
+    orientation: int = UPRIGHT  # as in EXIF
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture as it is looked at."""
+        return turned_size(self.width, self.height, self.orientation)
 
 
 def decoder() -> str:
@@ -74,7 +85,7 @@ def read_frame(data: bytes) -> Frame | None:
     """Return the size of the picture, or ``None`` for what is not a complete, usual JPEG file of grey or colour."""
     if not data.startswith(START) or data.rfind(END, max(0, len(data) - TAIL)) < 0:
         return None
-    place = 2
+    place, described = 2, False
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         if marker == 0xFF:  # padding
@@ -82,12 +93,25 @@ def read_frame(data: bytes) -> Frame | None:
         elif marker in BARE:
             place += 2
         elif marker in FRAMES:
-            return _parse_frame(data, place + 4)
+            frame = _parse_frame(data, place + 4)
+            if frame is None or not described:
+                return frame
+            return frame._replace(orientation=_orientation(data))
         elif marker == 0xDA or 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return None  # pixels without a frame before them, or another way of coding
         else:
+            described |= marker == APP1
             place += 2 + struct.unpack_from(">H", data, place + 2)[0]
     return None
+
+
+def _orientation(data: bytes) -> int:
+    """Ask Pillow, which has read the tag for the other decoders too; of the file it reads the headers only."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return orientation_of(image)
+    except Exception:  # the slow path words it
+        return UPRIGHT
 
 
 def _parse_frame(data: bytes, place: int) -> Frame | None:
@@ -106,7 +130,7 @@ def _parse_frame(data: bytes, place: int) -> Frame | None:
 def decode_region(
     data: bytes, frame: Frame, box: Box, width: int, height: int, interpolation: str = "bilinear"
 ) -> Tensor | None:
-    """Decode the rectangle ``box`` of a JPEG file and resize it: -> (height, width, 3) uint8, RGB.
+    """Decode the rectangle ``box`` of a JPEG file and resize it: -> (height, width, 3) uint8, RGB, upright.
 
     Args:
         frame: what :func:`read_frame` says of ``data``.
@@ -115,6 +139,11 @@ def decode_region(
     Returns:
         ``None`` where the decoder refuses the data.
     """
+    if frame.orientation != UPRIGHT:
+        lying = Box(*stored_box(*box, frame.size, frame.orientation))
+        size = turned_size(width, height, frame.orientation)
+        pixels = decode_region(data, frame._replace(orientation=UPRIGHT), lying, *size, interpolation)
+        return None if pixels is None else turn_pixels(pixels, frame.orientation)
     ratio = min(box.width / width, box.height / height) / MARGIN
     factor = next((scale for scale in SCALES if ratio >= scale), 1)
     last = box.top + box.height + 2 * factor  # two rows more: colour is interpolated between rows
@@ -123,20 +152,21 @@ def decode_region(
         shortened = bytearray(data)
         struct.pack_into(">H", shortened, frame.place, rows)
         data = bytes(shortened)
-    size = (-(-frame.width // factor), -(-rows // factor))
-    pixels = _decode_pillow(data, size, factor) if _simplejpeg() is None else _decode_simplejpeg(data, size, factor)
-    if pixels is None:
+    reduced_size = (-(-frame.width // factor), -(-rows // factor))
+    decode = _decode_pillow if _simplejpeg() is None else _decode_simplejpeg
+    decoded = decode(data, reduced_size, factor)
+    if decoded is None:
         return None
     # the crop may begin between the pixels of a smaller picture, which Pillow's resize can start from
     left, top, right, bottom = (end / factor for end in (box.left, box.top, box.left + box.width, box.top + box.height))
     if factor > 1:
-        reduced = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        reduced = decoded if isinstance(decoded, Image.Image) else Image.fromarray(decoded)
         resized = reduced.resize((width, height), FILTERS[interpolation], box=(left, top, right, bottom))
         return torch.from_numpy(np.array(resized))
-    if isinstance(pixels, Image.Image):
-        crop = np.array(pixels.crop((int(left), int(top), int(right), int(bottom))))
+    if isinstance(decoded, Image.Image):
+        crop = np.array(decoded.crop((int(left), int(top), int(right), int(bottom))))
     else:
-        crop = pixels[int(top) : int(bottom), int(left) : int(right)].copy()  # the next file is decoded to its place
+        crop = decoded[int(top) : int(bottom), int(left) : int(right)].copy()  # the next file is decoded to its place
     tensor = torch.from_numpy(crop)
     if (box.height, box.width) == (height, width):
         return tensor

@@ -1,10 +1,11 @@
 """Decoding: a file or its bytes -> a PIL image of 8 bits per channel, and from there to grey or RGB.
 
 What is done with unusual images follows torchvision's and timm's loaders (``Image.convert``), except where that loses
-the picture:
+or turns the picture:
 
-* EXIF orientation is not applied: pixels come as they are stored. Neither library applies it, and the numbers of
-  published networks were measured so.
+* EXIF orientation is applied (:mod:`compactnets.data.orientation`): a photograph comes as it is looked at. Neither
+  library applies it; published numbers were measured on pixels as they are stored, which is the same for a photograph
+  without the tag.
 * Transparency is dropped, not blended: the colour stored below a transparent pixel is used.
 * 16-bit grey is reduced to its high byte, as Pillow does for 16-bit RGB; ``Image.convert`` would clip it to white.
 * Of an animation, the first frame is used.
@@ -18,6 +19,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from compactnets.data.orientation import orientation_of, turn_upright, upright_size
 from compactnets.errors import InputError
 
 # The formats of torchvision's image folders, and others that hold photographs (compactnets.data.listing has their
@@ -30,7 +32,7 @@ FORMATS = (
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read the image file ``path``; the result is decoded and has 8 bits per channel.
+    """Read the image file ``path``; the result is decoded, upright and has 8 bits per channel.
 
     Raises:
         InputError: no such file, or none that can be decoded; the message has the path.
@@ -46,13 +48,13 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image.size
+            return upright_size(image)
     except Exception:  # whatever it is, decoding says it in a line
         return read_image(path).size
 
 
 def decode_image(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.Image:
-    """Decode an image; the result has 8 bits per channel and holds no open file.
+    """Decode an image; the result is upright (by its EXIF tag), has 8 bits per channel and holds no open file.
 
     Args:
         file: path, or binary file object.
@@ -65,7 +67,7 @@ def decode_image(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.I
     try:
         with Image.open(file, formats=FORMATS) as image:
             image.load()
-            return to_eight_bits(image)
+            return turn_upright(to_eight_bits(image), orientation_of(image))
     except FileNotFoundError:
         raise InputError(f"no image at {name}") from None
     except UnidentifiedImageError:

@@ -89,7 +89,7 @@ class TrainTransform:
         if (frame := read_frame(data)) is None:
             return None
         if self.augment.crop == "resized":
-            box = self.area(draws, frame.width, frame.height)
+            box = self.area(draws, *frame.size)
             pixels = decode_region(data, frame, box, size, size, preprocess.interpolation)
         else:
             pixels = self._decode_whole(data, frame, draws)
@@ -160,10 +160,10 @@ class TrainTransform:
         return float_to_image(tensor)  # as in Fit
 
     def _decode_whole(self, data: bytes, frame: Frame, draws: Draws[int]) -> Tensor | None:
-        width, height = self.fit.target(frame.width, frame.height)
-        if (width, height) == (frame.width, frame.height):
+        width, height = self.fit.target(*frame.size)
+        if (width, height) == frame.size:
             return None  # nothing to gain
-        whole = Box(0, 0, frame.width, frame.height)
+        whole = Box(0, 0, *frame.size)
         pixels = decode_region(data, frame, whole, width, height, self.preprocess.interpolation)
         return None if pixels is None else to_pixels(self._crop_fitted(Image.fromarray(pixels.numpy()), draws))
 

@@ -1,6 +1,6 @@
 """Objects of an image: what an annotation says, and what a detector finds.
 
-Coordinates are pixels of the image as its file has it, continuous: pixel number i covers [i, i + 1). The box of Pascal
+Coordinates are pixels of the upright image, continuous: pixel number i covers [i, i + 1). The box of Pascal
 VOC that begins and ends at its first pixel (xmin = xmax = 1) is [0, 1), so that areas and overlaps are those of the
 VOC development kit, which adds one to every length.
 """

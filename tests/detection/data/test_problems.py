@@ -102,7 +102,9 @@ def test_unknown_classes_and_sizes(tmp_path: Path) -> None:
         ("unknown label", 2, "bee"),
         ("unknown label", 3, "bee"),
     ]
-    assert "says 20 x 16 pixels, the image has 16 x 20: turned by its EXIF orientation, perhaps" in str(problems[0])
+    assert "says 20 x 16 pixels, the image has 16 x 20: made of the image before it was turned, perhaps" in str(
+        problems[0]
+    )
     objects, _ = usable(source, 0, HEIGHT, WIDTH, "drop")
     assert objects.labels.tolist() == [0]
     assert "EXIF" not in str(find_problems(source, 0, 40, 32)[0])

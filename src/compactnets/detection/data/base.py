@@ -16,8 +16,9 @@ from PIL import Image
 
 from compactnets.data.base import MissingSplitError, shorten
 from compactnets.data.content import digest_files
-from compactnets.data.images import read_image, read_size
+from compactnets.data.images import FORMATS, read_image, read_size
 from compactnets.data.listing import check_names
+from compactnets.data.orientation import UPRIGHT, orientation_of
 from compactnets.detection.data.table import ObjectTable
 from compactnets.detection.objects import Objects
 from compactnets.errors import InputError, did_you_mean
@@ -103,7 +104,7 @@ class DetectionSource(ABC):
         return left
 
     def image(self, index: int) -> Image.Image:
-        """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, of any mode and size.
+        """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, upright, of any mode and size.
 
         Raises:
             InputError: it is missing or cannot be read; the message has its path.
@@ -118,11 +119,19 @@ class DetectionSource(ABC):
         """
         return read_size(self.root / self.names[index])
 
+    def orientation(self, index: int) -> int:
+        """Return how image ``index`` lies in its file, 1 (upright) to 8, as EXIF counts; 1 where it cannot be read."""
+        try:
+            with Image.open(self.root / self.names[index], formats=FORMATS) as image:
+                return orientation_of(image)
+        except Exception:  # of many kinds; whoever reads the image words it
+            return UPRIGHT
+
     def objects(self, index: int) -> Objects:
         """Return the objects of image ``index`` as the annotation has them, good or bad.
 
-        Nothing is clipped or left out (:func:`compactnets.detection.data.usable` does that); the label of a class that
-        is not among ``class_names`` is -1.
+        Nothing is clipped, turned or left out (:func:`compactnets.detection.data.usable` does that); the label of a
+        class that is not among ``class_names`` is -1.
         """
         return self.table.objects(index)
 

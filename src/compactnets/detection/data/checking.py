@@ -14,10 +14,11 @@ import numpy as np
 from compactnets.data.base import shorten
 from compactnets.data.examination import Examination, examine, locate, same_images
 from compactnets.data.listing import strays
+from compactnets.data.orientation import UPRIGHT, turned_size
 from compactnets.data.report import FoundImage
 from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
 from compactnets.detection.data.opening import Spec, open_detection, open_splits
-from compactnets.detection.data.problems import Problem, find_problems
+from compactnets.detection.data.problems import Problem, find_problems, upright_objects
 from compactnets.detection.data.report import DetectionReport, DetectionSummary
 from compactnets.detection.data.reviewing import MEASURED
 from compactnets.detection.data.table import box_areas, box_sides
@@ -140,6 +141,8 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
     problems: list[Problem] = []
     repeated: list[str] = []
     thin: list[str] = []
+    turned: list[str] = []
+    taken_upright: list[str] = []
     for index in range(len(source)):
         stated = source.size(index)
         width, height = seen.sizes[index].tolist()
@@ -147,6 +150,11 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
             width, height = stated
         if width:
             problems += find_problems(source, index, width, height)
+            orientation = source.orientation(index)
+            if upright_objects(source, index, width, height)[1] != UPRIGHT:
+                turned.append(source.name(index))
+            elif orientation != UPRIGHT and (stated is None or turned_size(*stated, orientation) == stated):
+                taken_upright.append(source.name(index))
         rows = source.table.rows(index)
         objects = np.column_stack([source.table.labels[rows], source.table.boxes[rows]])
         sides = box_sides(source.table.boxes[rows])
@@ -170,6 +178,12 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
     ):
         if found:
             report.notes.append(f"{source.split}: {len(found):,} {what}; the first: {found[0]}")
+    for names, what in (
+        (turned, "annotations state the size of the stored pixels: their boxes are turned with the image"),
+        (taken_upright, "annotations fit the stored and the upright image: their boxes are taken to be of the upright"),
+    ):
+        if names:
+            report.notes.append(f"{source.split}: by EXIF orientation, {len(names):,} {what}: {shorten(names, 3)}")
     if thin:
         report.notes.append(
             f"{source.split}: {len(thin):,} boxes are no more than a pixel wide or high: {shorten(thin, 3)}"

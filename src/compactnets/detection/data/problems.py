@@ -1,14 +1,19 @@
-"""Objects that a detector cannot be trained on or measured with, each named, and those that it can."""
+"""Objects that a detector cannot be trained on or measured with, each named, and those that it can.
+
+Images come upright. Boxes are taken to be those of the upright picture too, as most programs for annotating show it,
+unless the annotation states the size of the stored pixels, on their side: then they are turned with the picture.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from compactnets.data.orientation import TURNS, UPRIGHT, turn_boxes
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.table import box_sides
 from compactnets.detection.objects import Objects
@@ -55,7 +60,7 @@ class Problem:
 
 
 def find_problems(source: DetectionSource, index: int, width: int, height: int) -> list[Problem]:
-    """Say what is wrong with the objects of image ``index``, whose file has ``width`` by ``height`` pixels.
+    """Say what is wrong with the objects of image ``index``, which has ``width`` by ``height`` pixels when upright.
 
     ``"not finite"``: a coordinate is infinite or no number. ``"degenerate"``: the right edge is not beyond the left, or
     the bottom not beyond the top. ``"outside"``: no pixel is in the image, or less than one in width or height where
@@ -63,14 +68,38 @@ def find_problems(source: DetectionSource, index: int, width: int, height: int) 
     ``"unknown label"``: a class that is not among the source's. As notes, ``"partly outside"``: the
     box reaches over the edge, where :func:`usable` cuts it off; ``"size differs"``: the annotation gives another size.
     """
-    problems = _find_in(source, index, source.objects(index), width, height)
+    objects, orientation = upright_objects(source, index, width, height)
+    problems = _find_in(source, index, objects, width, height)
     stated = source.size(index)
-    if stated is not None and stated != (width, height):
+    if stated is not None and stated != (width, height) and orientation == UPRIGHT:
         detail = f"the annotation says {stated[0]} x {stated[1]} pixels, the image has {width} x {height}"
         if stated == (height, width):
-            detail += ": turned by its EXIF orientation, perhaps, which is not applied here"
+            detail += ": made of the image before it was turned, perhaps"
         problems.insert(0, Problem("size differs", source.annotation(index), source.name(index), 0, "", "", detail))
     return problems
+
+
+def upright_objects(source: DetectionSource, index: int, width: int, height: int) -> tuple[Objects, int]:
+    """Return the objects of image ``index`` in the coordinates of the upright picture, good or bad.
+
+    Args:
+        source: the images.
+        index: of the image.
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
+
+    Returns:
+        The objects, and the EXIF orientation by which they were turned: 1 where the annotation is of the upright
+        picture.
+    """
+    objects = source.objects(index)
+    if width == height or source.size(index) != (height, width):
+        return objects, UPRIGHT
+    orientation = source.orientation(index)
+    if not TURNS[orientation].swap:
+        return objects, UPRIGHT
+    boxes = turn_boxes(objects.boxes.numpy(), width, height, orientation)
+    return replace(objects, boxes=torch.from_numpy(boxes)), orientation
 
 
 def usable(
@@ -83,8 +112,8 @@ def usable(
     Args:
         source: the images.
         index: of the image.
-        width: of the image's file, in pixels.
-        height: of the image's file, in pixels.
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
         on_bad: ``"drop"`` leaves out the objects with a problem that is no note.
         measured: the objects are to be found, not to be learned: thin ones stay.
 
@@ -99,7 +128,7 @@ def usable(
     if bad and on_bad == "raise":
         more = f", and {len(bad) - 1} more of this image" if len(bad) > 1 else ""
         raise InputError(f"{bad[0]}{more}; correct it, or leave such boxes out with the recipe's bad_boxes=drop")
-    objects = source.objects(index)
+    objects, _ = upright_objects(source, index, width, height)
     if not problems:
         return objects, problems
     keep = torch.ones(len(objects), dtype=torch.bool)

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from compactnets.data.images import FORMATS
+from compactnets.data.orientation import upright_size
 from compactnets.detection.data import coco, voc
 from compactnets.detection.data.base import DetectionSource, tidy
 from compactnets.detection.data.voc_xml import EDGES
@@ -64,10 +65,10 @@ def _add(parent: ElementTree.Element, **values: object) -> None:
 
 
 def _read_header(path: Path) -> tuple[int, int, int]:
-    """Return width, height and channels of an image file without decoding it."""
+    """Return width and height, upright, and channels of an image file without decoding it."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return *image.size, len(image.getbands())
+            return *upright_size(image), len(image.getbands())
     except OSError as error:  # Pillow's UnidentifiedImageError is one
         raise InputError(
             f"{path} cannot be opened as an image: {error.strerror or 'unknown format'}; compactnets data check lists "
