@@ -1,0 +1,90 @@
+"""Images with boxes that are not divided, or lie in several folders: the same options for every verb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..detection.data.helpers import annotation, voc_object
+from ..detection.helpers import SIDE, draw_scene
+from .helpers import Outcome
+from .test_cli_detect import RECIPE
+
+Run = Callable[..., Outcome]
+
+
+def write_flat(root: Path, count: int, first: int = 0) -> Path:
+    root.mkdir(parents=True)
+    for number in range(first, first + count):
+        image, boxes = draw_scene(number)
+        image.save(root / f"{number}.png")
+        objects = "".join(voc_object(*box) for box in boxes)
+        (root / f"{number}.xml").write_text(annotation(objects, f"{number}.png", (SIDE, SIDE)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_flat(tmp_path_factory.mktemp("boxes") / "flat", 5)
+
+
+def test_without_a_share(flat: Path, run: Run, tmp_path: Path) -> None:
+    done = run("detect", "train", "small/ssd512", "--data", flat, "--output", tmp_path / "run")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "--split 0.8" in done.err
+    assert run("data", "check", flat, "--json").json["splits"]["all"]["images"] == 5
+
+
+def test_a_share_for_every_verb(flat: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    arguments = ("--data", flat, "--split", "0.6", "--output", tmp_path / "run", "--json")
+    done = run("detect", "train", tmp_path / "mine.yaml", *arguments)
+    assert done.code == 0, done.err
+    assert "3 images with 6 objects of 2 classes: blue 3, red 3" in done.err
+    assert done.json["final"]["images"] == 2
+    record = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert record["training"]["recipe"]["split"] == 0.6
+    checkpoint = tmp_path / "run" / "best.safetensors"
+    done = run("detect", "eval", "--checkpoint", checkpoint, "--data", flat, "--split", "0.6", "--json")
+    assert done.json["images"] == 2
+    splits = run("data", "check", flat, "--split", "0.6", "--json").json["splits"]
+    assert {name: split["images"] for name, split in splits.items()} == {"train": 3, "val": 2}
+    done = run("data", "convert", flat, "--to", "coco", "--output", tmp_path / "coco", "--split", "0.6")
+    assert done.code == 0, done.err
+    done = run("data", "split", flat, "--output", tmp_path / "divided", "--split", "0.6")
+    assert done.code == 0, done.err
+    assert "train 3 images, val 2 images" in done.out
+    for root in (tmp_path / "coco", tmp_path / "divided"):
+        splits = run("data", "check", root, "--json").json["splits"]
+        assert {name: split["images"] for name, split in splits.items()} == {"train": 3, "val": 2}
+    assert run("data", "split", flat, "--output", tmp_path / "divided").code == 2
+    for share in ("0", "1", "1.5"):
+        assert run("data", "split", flat, "--output", tmp_path / "other", "--split", share).code == 2
+        assert run("data", "check", flat, "--split", share).code == 2
+
+
+def test_several_folders(flat: Path, run: Run, tmp_path: Path) -> None:
+    other = write_flat(tmp_path / "more", 5, first=50)
+    done = run("data", "check", flat, other, "--json")
+    assert done.json["splits"]["all"]["images"] == 10
+    done = run("data", "convert", flat, other, "--to", "voc", "--output", tmp_path / "out", "--split", "0.8")
+    assert done.code == 0, done.err
+    assert "train 8, val 2" in done.out
+    done = run("data", "check", flat, tmp_path / "none")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+
+
+def test_class_folders_are_divided(run: Run, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_flat(tmp_path / "photos" / name, 5, first=100 * len(name) * (name == "dog"))
+        for file in (tmp_path / "photos" / name).glob("*.xml"):
+            file.unlink()
+    done = run("data", "split", tmp_path / "photos", "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "2 classes, train 8 images, val 2 images" in done.out
+    assert run("data", "check", tmp_path / "out", "--json").json["splits"]["train"]["images"] == 8
