@@ -144,15 +144,11 @@ def build_ssd(model: nn.Module, name: str, num_classes: int, settings: SSDSettin
         InputError: levels that the network does not have, or extra layers that do not end at 1x1.
     """
     levels = pick_levels(levels_of(model, name), settings.strides, name)
-    sizes = map_sizes(settings)
+    map_sizes(settings)
     if frozen_batchnorm:
         model = freeze_batchnorm(model)
     pyramid = Pyramid(model, levels, settings.extra_channels, name)
-    generator = DefaultBoxGenerator(
-        [list(_ratios(settings, number)) for number in range(len(sizes))],
-        scales=anchor_scales(settings, len(sizes)),
-        steps=[-(-settings.size // size) for size in sizes],
-    )
+    generator = default_boxes(settings)
     head = SSDHead(pyramid.out_channels, generator.num_anchors_per_location(), num_classes + 1)
     return SSD(
         pyramid,
@@ -204,6 +200,20 @@ def anchor_scales(settings: SSDSettings, maps: int) -> list[float]:
         return list(settings.scales)
     step = (settings.largest - settings.smallest) / max(1, maps - 1)
     return [*(settings.smallest + step * number for number in range(maps)), 1.0]
+
+
+def default_boxes(settings: SSDSettings) -> DefaultBoxGenerator:
+    """Return the anchors of SSD's maps.
+
+    Raises:
+        InputError: as :func:`map_sizes` and :func:`anchor_scales`.
+    """
+    sizes = map_sizes(settings)
+    return DefaultBoxGenerator(
+        [list(_ratios(settings, number)) for number in range(len(sizes))],
+        scales=anchor_scales(settings, len(sizes)),
+        steps=[-(-settings.size // size) for size in sizes],
+    )
 
 
 def describe_maps(detector: FasterRCNN | SSD) -> Maps:

@@ -105,6 +105,11 @@ class DetectionRecipe(RunRecipe):
         None, min_length=1, description="the classes to learn, in this order; objects of others are left out"
     )
     metric: Literal["voc07", "voc10", "coco"] = Field("voc07", description="by which checkpoints are compared")
+    anchors: Literal["given", "auto"] = Field(
+        "given",
+        description="given: by the settings of the detector; auto: as many, of sizes and ratios that fit the training "
+        "objects",
+    )
     frozen_batchnorm: bool = Field(
         True, description="keep statistics and weights of the backbone's batch normalisation as the checkpoint has them"
     )

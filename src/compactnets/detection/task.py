@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from compactnets.console import say
 from compactnets.data.batches import LoaderSettings
-from compactnets.detection.checkpoint import Detector, first_detector, load_detector
+from compactnets.detection.anchors import anchors_of, resolve_anchors
+from compactnets.detection.checkpoint import (
+    Detector,
+    first_detector,
+    is_detector,
+    load_detector,
+    read_detector_record,
+)
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.reviewing import announce, review_both
 from compactnets.detection.detectors import describe_maps
@@ -30,8 +37,10 @@ from compactnets.training.distributed import World
 from compactnets.training.loop import run
 from compactnets.training.result import TrainResult
 from compactnets.training.run_folder import own_run_folder
+from compactnets.training.state import read_run
 from compactnets.training.task import Task, describe_inputs
 
+ANCHORS = "fitted anchors"  # what states keep of anchors=auto
 LOSSES = {  # torchvision's names -> ours, the same for both detectors
     "loss_classifier": "classes",
     "loss_box_reg": "boxes",
@@ -78,7 +87,9 @@ def train_detector(
         )
         for source in (train_source, val_source):
             say(announce(source))
-        result = run(DetectionTask(recipe, train_source, val_source, init, world), output, world)
+        found = read_run(output) or {}
+        task = DetectionTask(recipe, train_source, val_source, init, world, found.get(ANCHORS))
+        result = run(task, output, world)
         page, best = output / "examples.html", output / "best.safetensors"
         if world.is_main and not (page.exists() and page.stat().st_mtime >= best.stat().st_mtime):
             detector, _ = load_detector(best, world.device)
@@ -171,15 +182,25 @@ class DetectionTask(Task):
         val_source: DetectionSource,
         init: Path | None,
         world: World,
+        anchors: Mapping[str, Any] | None = None,
     ) -> None:
+        """Build the detector with its first weights.
+
+        Args:
+            anchors: those that the run has already, where they were fitted.
+        """
         self.recipe = _fit_batch(recipe, train_source, world)
         self.train_source, self.val_source, self.init = train_source, val_source, init
-        self.model, self.first_record = first_detector(self.recipe, list(train_source.class_names), init)
+        if recipe.anchors == "auto" and anchors is None and init is not None and is_detector(init):
+            anchors = anchors_of(read_detector_record(init), recipe)
+        resolved, self.anchors = resolve_anchors(self.recipe, train_source, anchors)
+        self.model, self.first_record = first_detector(resolved, list(train_source.class_names), init)
         self.objective = DetectionObjective(self.recipe)
         say(str(describe_maps(self.model)))
 
     def describe(self) -> dict[str, Any]:
-        return describe_inputs(self.train_source, self.val_source, self.init)
+        described = describe_inputs(self.train_source, self.val_source, self.init)
+        return described if self.anchors is None else {**described, ANCHORS: self.anchors}
 
     def make_loader(self, world: World) -> DetectionLoader:
         recipe = self.recipe

@@ -111,6 +111,17 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
     return None
 
 
+def read_run(output: Path) -> dict[str, Any] | None:
+    """Return what the newest state that can be read says of its run; ``None`` where there is none."""
+    for path in _states(output):
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)["run"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
+            continue  # which load_state tells
+        return dict(found)
+    return None
+
+
 def has_state(output: Path) -> bool:
     """Whether the folder holds a state of a run."""
     return bool(_states(output))
