@@ -39,7 +39,8 @@ def test_without_a_share(flat: Path, run: Run, tmp_path: Path) -> None:
     assert run("data", "check", flat, "--json").json["splits"]["all"]["images"] == 5
 
 
-def test_a_share_for_every_verb(flat: Path, run: Run, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_share_in_training_and_evaluation(flat: Path, run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(RECIPE)
     arguments = ("--data", flat, "--split", "0.6", "--output", tmp_path / "run", "--json")
     done = run("detect", "train", tmp_path / "mine.yaml", *arguments)
@@ -51,6 +52,9 @@ def test_a_share_for_every_verb(flat: Path, run: Run, tmp_path: Path) -> None:
     checkpoint = tmp_path / "run" / "best.safetensors"
     done = run("detect", "eval", "--checkpoint", checkpoint, "--data", flat, "--split", "0.6", "--json")
     assert done.json["images"] == 2
+
+
+def test_a_share_for_the_other_verbs(flat: Path, run: Run, tmp_path: Path) -> None:
     splits = run("data", "check", flat, "--split", "0.6", "--json").json["splits"]
     assert {name: split["images"] for name, split in splits.items()} == {"train": 3, "val": 2}
     done = run("data", "convert", flat, "--to", "coco", "--output", tmp_path / "coco", "--split", "0.6")

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from compactnets.detection.checkpoint import first_detector, load_detector, read_detector_record
+from compactnets.detection.data import open_detection
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.evaluation import evaluate_on
-from compactnets.detection.task import train_detector
+from compactnets.detection.task import tell_small, train_detector
 from compactnets.errors import InputError
 from compactnets.models.form import is_form
 from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
@@ -29,7 +31,8 @@ from compactnets.training.interruption import Interrupted
 from compactnets.training.step import Learner
 
 from ..training.helpers import TINY as CLASSIFIER
-from .helpers import TINY, scenes, tiny_recipe
+from .data.helpers import annotation, voc_object
+from .helpers import TINY, scenes, tiny_recipe, write_scenes
 
 Sources = tuple[DetectionSource, DetectionSource]
 DETECTORS = ["ssd", "faster_rcnn"]
@@ -128,6 +131,23 @@ def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
     assert (tmp_path / "run/examples.html").stat().st_mtime_ns == drawn, "a finished run has its page"
     with pytest.raises(InputError, match="holds another run: lr was 0.02, now 0.05"):
         train_detector(tiny_recipe(lr=0.05), *sources, tmp_path / "run")
+
+
+def test_objects_that_the_network_sees_below_a_pixel(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_scenes(tmp_path / "large", train=2, val=1)
+    for number in range(2):
+        file = root / "JPEGImages" / f"train{number}.png"
+        Image.open(file).resize((640, 640)).save(file)
+    file = root / "Annotations" / "train1.xml"
+    file.write_text(annotation(voc_object("red", 10, 10, 12, 60), "train1.png", (640, 640)))
+    train, val = (open_detection(str(root), split, class_names=["blue", "red"]) for split in ("train", "val"))
+    train_detector(tiny_recipe(), train, val, tmp_path / "run")
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "less than a pixel" in line]
+    assert "1 of 3 objects" in told
+    assert "train1.png" in told
+    assert tell_small(sources[0], tiny_recipe()) is None
 
 
 def classifier(path: Path, model: str = CLASSIFIER) -> Path:

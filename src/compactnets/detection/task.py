@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compactnets.console import say
 from compactnets.data.batches import LoaderSettings
-from compactnets.detection.anchors import anchors_of, resolve_anchors
+from compactnets.detection.anchors import anchors_of, resolve_anchors, seen_objects
 from compactnets.detection.checkpoint import (
     Detector,
     first_detector,
@@ -87,6 +87,8 @@ def train_detector(
         )
         for source in (train_source, val_source):
             say(announce(source))
+        if told := tell_small(train_source, recipe):
+            say(told)
         found = read_run(output) or {}
         task = DetectionTask(recipe, train_source, val_source, init, world, found.get(ANCHORS))
         result = run(task, output, world)
@@ -96,6 +98,22 @@ def train_detector(
             evaluator, _ = evaluate_on(detector, val_source, metric=recipe.metric, bad_boxes=recipe.bad_boxes)
             write_examples(page, evaluator, val_source)
     return result
+
+
+def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
+    """Say how many training objects are less than a pixel at the size that the network sees; ``None``: there is none.
+
+    They are trained on, but such an object has hardly anything that is its own.
+    """
+    small = (seen_objects(source, recipe).sides < 1).any(axis=1)
+    if not small.any():
+        return None
+    first = next(index for index in range(len(source)) if (seen_objects(source.pick([index]), recipe).sides < 1).any())
+    key = "ssd.size" if recipe.detector == "ssd" else "faster_rcnn.shorter_side"
+    return (
+        f"note: {source.split}: {int(small.sum()):,} of {len(small):,} objects are less than a pixel wide or high at "
+        f"the size that the network sees, the first in {source.name(first)}: a larger {key} shows more of them"
+    )
 
 
 class Part(NamedTuple):

@@ -77,6 +77,48 @@ def test_lines_of_a_list(tmp_path: Path, line: str) -> None:
     assert (source.names, source.faults) == (["JPEGImages/a.png"], {})
 
 
+def test_a_list_that_cannot_be_read_is_that_of_its_split(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, {"train": {"a": [("ant", 1, 1, 9, 9)]}, "val": {"b": []}, "test": {"c": []}})
+    broken = root / "ImageSets" / "Main" / "test.txt"
+    broken.write_bytes(b"\xff\xfe\x00")
+    train, val = open_run(str(root))
+    assert (len(train), len(val)) == (1, 1)
+    with pytest.raises(InputError, match=r"test\.txt is not text in UTF-8"):
+        open_detection(str(root), "test")
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "GB18030", "shift_jis", "utf-16", "big5"])
+def test_an_encoding_that_the_annotation_names(tmp_path: Path, encoding: str) -> None:
+    root = write_tree(tmp_path, {"train": {"a": []}})
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + annotation(voc_object("犬", 1, 1, 9, 9), "a.png")
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    source = open_detection(str(root), "train")
+    assert (source.class_names, source.faults) == (("犬",), {})
+
+
+def test_an_encoding_that_nothing_names(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, {"train": {"a": [], "b": [("ant", 1, 1, 9, 9)]}})
+    (root / "Annotations" / "a.xml").write_bytes(annotation(voc_object("小狗和猫", 1, 1, 9, 9)).encode("gbk"))
+    source = open_detection(str(root), "train")
+    assert "save it in UTF-8" in source.faults[0]
+
+
+@pytest.mark.parametrize("names", [("training", "validation", "testing"), ("Train", "VALID", "Test")])
+def test_what_folders_of_splits_are_called(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        put(tmp_path / "voc", name, name, "a")
+    write_coco_file(
+        tmp_path / "coco" / names[0] / "_annotations.coco.json", coco_document(), tmp_path / "coco" / names[0]
+    )
+    write_coco_file(
+        tmp_path / "coco" / names[1] / "_annotations.coco.json", coco_document(), tmp_path / "coco" / names[1]
+    )
+    for root in ("voc", "coco"):
+        train, val = open_run(str(tmp_path / root))
+        assert (train.split, val.split) == (names[0].lower(), names[1].lower())
+    assert len(open_detection(str(tmp_path / "voc"), "test")) == 1
+
+
 def test_lists_beside_main(tmp_path: Path) -> None:
     root = write_tree(tmp_path, {"train": {"a": [("ant", 1, 1, 9, 9)]}, "val": {"b": []}})
     for file in (root / "ImageSets" / "Main").iterdir():

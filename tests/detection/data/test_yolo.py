@@ -99,6 +99,15 @@ def test_one_clear_line_for_data_yaml(tmp_path: Path, config: str, message: str)
     assert "\n" not in str(caught.value)
 
 
+def test_darknet_as_cvat_exports_it(tmp_path: Path) -> None:
+    put(tmp_path, "obj_train_data", "obj_train_data", "a", "b")
+    (tmp_path / "obj.names").write_text("ant\nbee\n")
+    (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    (source,) = open_splits(str(tmp_path))
+    assert (source.split, len(source), source.objects(0).boxes.tolist()) == ("all", 2, [BOX])
+
+
 def test_no_names(tmp_path: Path) -> None:
     put(tmp_path, "images/train", "labels/train", "a")
     with pytest.raises(InputError, match=r"YOLO.*data\.yaml.*names.*classes\.txt"):

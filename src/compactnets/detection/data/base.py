@@ -23,9 +23,10 @@ from compactnets.detection.data.table import ObjectTable
 from compactnets.detection.objects import Objects
 from compactnets.errors import InputError, did_you_mean
 
-ORDER = ("train", "val", "valid", "validation", "test", "trainval")  # in which splits are listed
-VAL_NAMES = ("val", "valid", "validation")
-FOLDERS = ("train", *VAL_NAMES, "test")  # of splits, where each has its annotations beside its images
+TRAIN_NAMES, VAL_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+ORDER = (*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES, "trainval")  # in which splits are listed
+NAMES = {"train": TRAIN_NAMES, "val": VAL_NAMES, "test": TEST_NAMES}  # split -> what it is called, the first first
+FOLDERS = (*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES)  # of splits, where each has its annotations beside its images
 YEAR = r"(19|20)\d\d"  # train2017
 ALL = "all"  # the split of a source that is not divided
 
@@ -212,7 +213,7 @@ class DetectionTree(ABC):
             MissingSplitError: no such split; the message has those that exist.
             InputError: more than one year.
         """
-        for name in VAL_NAMES if split == "val" else (split,):
+        for name in NAMES.get(split, (split,)):
             if name in self.splits:
                 return name
             years = [known for known in self.splits if re.fullmatch(re.escape(name) + YEAR, known)]

@@ -16,7 +16,7 @@ from compactnets.data.examination import Examination, examine, locate, same_imag
 from compactnets.data.listing import strays
 from compactnets.data.orientation import UPRIGHT, turned_size
 from compactnets.data.report import FoundImage
-from compactnets.detection.data.base import VAL_NAMES, YEAR, DetectionSource
+from compactnets.detection.data.base import NAMES, YEAR, DetectionSource
 from compactnets.detection.data.opening import Spec, open_detection, open_splits
 from compactnets.detection.data.problems import Problem, find_problems, upright_objects
 from compactnets.detection.data.report import DetectionReport, DetectionSummary
@@ -84,7 +84,7 @@ def role_of(split: str, splits: Iterable[str]) -> str | None:
     plain = re.sub(f"{YEAR}$", "", split)
     if plain == "trainval":
         return None if any(role_of(other, ()) in ("train", "val") for other in splits if other != split) else "train"
-    return {"train": "train", **dict.fromkeys(VAL_NAMES, "val"), "test": "test"}.get(plain)
+    return next((role for role, names in NAMES.items() if plain in names), None)
 
 
 def _without_repeats(

@@ -212,8 +212,8 @@ def _without_faults(
 
 def _check_annotation(record: dict[str, Any], where: str) -> None:
     _field(record, "category_id", (int,), where)
-    if record.get("bbox") is None and not record.get("segmentation", True):
-        raise InputError(f"{where}: neither bbox nor segmentation")
+    if record.get("bbox") is None:
+        raise InputError(f"{where}: bbox must be a list, found null, and no mask to take a box from")
     box = _field(record, "bbox", (list,), where)
     if len(box) != 4 or not all(_is_number(value) for value in box):
         raise InputError(f"{where}: bbox must be the four numbers x, y, width, height, found {_short(box)}")

@@ -76,6 +76,7 @@ class VocTree(DetectionTree):
         layout: what a person calls the layout.
         where: the file or folder that lists the images of each split, for errors.
         files: all annotations, also those of no split; not given: those of the lists.
+        broken: why the list of a split cannot be read.
     """
 
     kind = "voc"
@@ -88,11 +89,15 @@ class VocTree(DetectionTree):
         layout: str,
         where: dict[str, str] | None = None,
         files: Sequence[str] | None = None,
+        broken: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(root, spec, lists)
+        super().__init__(root, spec, [*lists, *(broken or {})])
+        self._broken = broken or {}
         self._lists, self.layout, self._where, self._files = lists, layout, where or {}, files
 
     def open(self, split: str, class_names: Sequence[str] | None = None) -> VocSource:
+        if split in self._broken:
+            raise InputError(self._broken[split])
         entries, contents = self._lists[split], self._contents
         where = self._where.get(split, str(self.root))
         if twice := _repeated([entry.image for entry in entries]):
@@ -201,16 +206,16 @@ def _find_kit(root: Path, spec: str) -> VocTree | None:
     if not images:
         raise InputError(f"{root} has no {IMAGES}/: expected {LAYOUT}, found {describe(root)}")
     splits = next((folder for folder in (SPLITS, "ImageSets") if (root / folder).is_dir()), None)
-    lists = _read_lists(root / splits) if splits else {}
+    lists, broken = _read_lists(root / splits) if splits else ({}, {})
     files = list(_walk(root, annotations, (".xml",)))
-    if lists:
+    if lists or broken:
         known = set(files)
         entries = {
             split: [_listed(line, annotations, images, known, root / str(splits) / f"{split}.txt") for line in lines]
             for split, lines in lists.items()
         }
         where = {split: str(root / str(splits) / f"{split}.txt") for split in lists}
-        return VocTree(root, spec, entries, "Pascal VOC", where, files)
+        return VocTree(root, spec, entries, "Pascal VOC", where, files, broken)
     if splits and not files:
         raise InputError(f"{root / splits} has no list of images: expected SPLIT.txt, a name of an image per line")
     inner = folders_called(root / annotations, FOLDERS)
@@ -346,21 +351,25 @@ def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-def _read_lists(folder: Path) -> dict[str, list[str]]:
-    """Return the lists of images by name, without empty ones and those of VOC's single classes."""
-    lists = {}
+def _read_lists(folder: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return the lists of images by name, without empty ones and those of VOC's single classes.
+
+    And why others cannot be read: that is told where they are asked for.
+    """
+    lists, broken = {}, {}
     files = {path.stem: path for path in folder.glob("*.txt") if not path.name.startswith(".")}
     for split, path in files.items():
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
+            broken[split] = f"{path} is not text in UTF-8: {error.reason} at byte {error.start}"
+            continue
         lines = [line for line in lines if line]
         # aeroplane_train.txt: "000012 -1" says that image 12 of train.txt has no aeroplane
         of_class = "_" in split and split.rpartition("_")[2] in files
         if lines and not (of_class and lines[0].rpartition(" ")[2] in ("-1", "0", "1")):
             lists[split] = lines
-    return lists
+    return lists, broken
 
 
 def _listed(line: str, annotations: str, images: str, known: set[str], where: Path) -> Entry:

@@ -6,6 +6,8 @@ box of one pixel has xmin = xmax.
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from xml.etree import ElementTree
 from compactnets.data.listing import compose
 from compactnets.errors import InputError
 
+DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*(["'])([A-Za-z0-9._-]+)\1[^>]*\?>""")
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 # also as LabelImg, CVAT and converters write it; what says nothing is no
 FLAGS = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
@@ -62,12 +65,29 @@ def _parse(data: bytes) -> ElementTree.Element:
     if b"<!DOCTYPE" in data.replace(b"\0", b""):
         raise InputError("it declares a document type (<!DOCTYPE), which annotations do not need: remove it")
     try:
-        root = ElementTree.fromstring(data)
+        root = ElementTree.fromstring(_decoded(data))
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of the encoding it names
-        raise InputError(f"it is not well-formed XML: {error}") from None
+        raise InputError(f"it is not well-formed XML: {error}{_hint(data)}") from None
     if root.tag != "annotation":
         raise InputError(f"expected <annotation>, the root of a Pascal VOC annotation, found <{root.tag}>")
     return root
+
+
+def _decoded(data: bytes) -> str | bytes:
+    """Return the text of a file that names an encoding of several bytes (GBK, Shift-JIS), which expat has not."""
+    found = DECLARED.match(data)
+    if found is None or (name := found[2].decode("ascii").lower()).startswith(("utf", "iso-8859", "us-ascii")):
+        return data
+    return data[found.end() :].decode(codecs.lookup(name).name)
+
+
+def _hint(data: bytes) -> str:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        if DECLARED.match(data) is None and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "; it is not in UTF-8 and names no other encoding: save it in UTF-8"
+    return ""
 
 
 def _read_object(element: ElementTree.Element, number: int, extras: set[str]) -> VocObject:

@@ -20,7 +20,8 @@ from compactnets.detection.data.table import ObjectTable, box_areas, label_names
 from compactnets.errors import InputError
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
+DARKNET = "obj.names"  # beside the folder of images and labels, obj_train_data/
+NAME_FILES = ("classes.txt", DARKNET, "labels.txt", "_darknet.labels")
 SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 IMAGES, LABELS = "images", "labels"
 LAYOUT = "data.yaml with images/SPLIT/*.jpg and labels/SPLIT/*.txt or SPLIT/images/*.jpg and SPLIT/labels/*.txt (YOLO)"
@@ -196,7 +197,7 @@ def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
     if not lists:
         return None
     for name in NAME_FILES:
-        for place in (root, root / LABELS):
+        for place in (root, root / LABELS, *((root.parent,) if name == DARKNET else ())):
             if (place / name).is_file():
                 names = [line.strip() for line in _read_text(place / name).splitlines() if line.strip()]
                 return YoloTree(root, spec, lists, names, place / name, keypoints=False)
@@ -269,7 +270,10 @@ def _read_config(path: Path) -> dict[str, Any] | None:
         if path.name in CONFIGS:
             raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         return None
-    return found if isinstance(found, dict) and "names" in found and {*SPLIT_KEYS, "path"} & set(found) else None
+    if not isinstance(found, dict):
+        return None
+    found = {str(key).lower(): value for key, value in found.items()}
+    return found if "names" in found and {*SPLIT_KEYS, "path"} & set(found) else None
 
 
 def _from_config(root: Path, spec: str, config: Path, settings: dict[str, Any]) -> YoloTree:
