@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from compactnets.detection.checkpoint import first_detector, load_detector, read_detector_record
-from compactnets.detection.data import open_detection
+from compactnets.detection.data import open_detection, open_run
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.evaluation import evaluate_on
 from compactnets.detection.task import tell_small, train_detector
@@ -131,6 +131,47 @@ def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
     assert (tmp_path / "run/examples.html").stat().st_mtime_ns == drawn, "a finished run has its page"
     with pytest.raises(InputError, match="holds another run: lr was 0.02, now 0.05"):
         train_detector(tiny_recipe(lr=0.05), *sources, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_with_corrected_validation_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad box there is told before the first step; whatever is corrected later, the run goes on, and says so."""
+    root = write_scenes(tmp_path / "scenes", train=4, val=2)
+    file = root / "Annotations" / "val0.xml"
+    good = file.read_text()
+
+    def start(**changes: Any) -> Any:
+        train, val = open_run(str(root))
+        return train_detector(tiny_recipe(epochs=2, **changes), train, val, tmp_path / "run")
+
+    file.write_text(good.replace("<xmax>", "<xmax>-", 1))
+    with pytest.raises(InputError, match=r"val0\.xml.*bad_boxes=drop"):
+        start()
+    assert not (tmp_path / "run").exists()
+    file.write_text(good.replace("<name>red</name>", "<name>blue</name>"))
+    take = Learner.step
+
+    def step_and_signal(self: Learner, batch: Any, number: int) -> Tensor:
+        losses = take(self, batch, number)
+        if number == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", step_and_signal)
+        with pytest.raises(Interrupted):
+            start()
+    file.write_text(good)
+    capsys.readouterr()
+    result = start()
+    assert "the validation data changed" in capsys.readouterr().err
+    assert [row["objects"] for row in result.final["classes"]] == [2, 2]
+    file = root / "Annotations" / "train0.xml"
+    file.write_text(file.read_text().replace("<name>red</name>", "<name>blue</name>"))
+    with pytest.raises(InputError, match="holds another run: training data was"):
+        start()
 
 
 def test_objects_that_the_network_sees_below_a_pixel(

@@ -127,6 +127,7 @@ def changed(part: str, position: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 1, file_name=""), r'images\[1\]: file_name must be a text, found ""'),
         (changed("images", 1, file_name="../../secret.png"), "path within the folder of the images"),
         (changed("images", 1, file_name="/etc/secret.png"), "path within the folder of the images"),
+        (changed("images", 1, file_name="a\0b.png"), r"images\[1\]: file_name must be the name of a file"),
         (changed("images", 2, id=10), r"images\[2\]: the id 10 is that of another image too"),
         (changed("images", 0, width="20"), r'images\[0\]: width and height must be whole numbers, found \["20", 16\]'),
         (changed("images", 0, width=10**30), "must be whole numbers"),

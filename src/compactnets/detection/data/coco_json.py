@@ -132,6 +132,8 @@ def _read_images(records: list[Any]) -> tuple[list[int | str], list[str], np.nda
         key, name = _field(record, "id", (int, str), where), _field(record, "file_name", (str,), where)
         if key in ids:
             raise InputError(f"{where}: the id {key!r} is that of another image too")
+        if "\0" in name:
+            raise InputError(f"{where}: file_name must be the name of a file, found {_short(name)}")
         size = record.get("width") or 0, record.get("height") or 0
         if not all(isinstance(side, int) and 0 <= side < 2**31 for side in size):
             raise InputError(f"{where}: width and height must be whole numbers, found {_short(size)}")
@@ -229,7 +231,8 @@ def _box_of(mask: Any) -> list[float] | None:
     """
     try:
         if isinstance(mask, list):
-            values = [value for polygon in mask for value in polygon]
+            polygons = [mask] if all(map(_is_number, mask)) else mask
+            values = [value for polygon in polygons for value in polygon]
             if len(values) % 2 or len(values) < 6 or not all(_is_number(value) for value in values):
                 return None
             left, top = min(values[::2]), min(values[1::2])

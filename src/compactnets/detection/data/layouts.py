@@ -18,6 +18,7 @@ LAYOUTS = f"{voc.LAYOUT}; {coco.LAYOUT}; or {yolo.LAYOUT}"
 DEPTH = 2  # folders down to which a tree is looked for: VOCdevkit/VOC2007
 LOOKED_INTO = 50  # files of a folder that are looked into for another layout
 LARGEST = 64 << 20  # bytes of a file that is looked into
+ANNOTATIONS = (".xml", ".json", ".txt", ".yaml", ".yml")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
@@ -36,7 +37,18 @@ def find_trees(path: Path, spec: str) -> list[DetectionTree]:
     return []
 
 
+def _may_hold_a_tree(folder: Path) -> bool:
+    """Whether a folder has folders or files of annotations: one of images alone, such as a class, is passed by."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(ANNOTATIONS) or entry.is_dir() for entry in entries)
+    except OSError:
+        return False
+
+
 def _find_tree(folder: Path, spec: str) -> DetectionTree | None:
+    if not _may_hold_a_tree(folder):
+        return None
     if (tree := voc.find(folder, spec)) is not None:
         return tree
     if coco.find_files(folder).splits:
