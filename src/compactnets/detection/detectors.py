@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
@@ -114,6 +116,54 @@ def build_faster_rcnn(
     )
 
 
+class BalancedSSD(SSD):
+    """torchvision's SSD, to which images without objects teach something too.
+
+    torchvision, and the original, take as the negatives of an image its hardest anchors, so many for each positive: an
+    image without objects has none and adds nothing to the loss. Here each image has ``least_negatives`` at least, as
+    GluonCV's ``min_hard_negatives``, and counts in the mean as if it had the positives for them. Where every image has
+    so many positives the loss is torchvision's.
+    """
+
+    least_negatives: int = 0
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Return the losses of B images, of boxes and of classes, for each positive anchor.
+
+        Args:
+            targets: boxes (N, 4) and labels (N,) of each image.
+            head_outputs: ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C + 1).
+            anchors: (A, 4) of each image.
+            matched_idxs: (A,) of each image: the object of an anchor, negative where it has none.
+        """
+        logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
+        matches = torch.stack(list(matched_idxs))  # (B, A)
+        positive = matches >= 0
+        labels, box_losses = torch.zeros_like(matches), []
+        for number, (target, own) in enumerate(zip(targets, anchors, strict=True)):
+            chosen = positive[number]
+            of_object = matches[number][chosen]
+            labels[number, chosen] = target["labels"][of_object]
+            wanted = self.box_coder.encode_single(target["boxes"][of_object], own[chosen])
+            box_losses.append(F.smooth_l1_loss(deltas[number][chosen], wanted, reduction="sum"))
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+        positives = positive.sum(1)
+        most = (self.neg_to_pos_ratio * positives).clamp(min=self.least_negatives)
+        hardest = losses.detach().masked_fill(positive, -torch.inf).argsort(1, descending=True)
+        negative = (hardest.argsort(1) < most[:, None]) & ~positive
+        count = positives.clamp(min=self.least_negatives / self.neg_to_pos_ratio).sum().clamp(min=1)
+        return {
+            "bbox_regression": torch.stack(box_losses).sum() / count,
+            "classification": losses[positive | negative].sum() / count,
+        }
+
+
 class Pyramid(nn.Module):
     """Levels of a network and extra layers: (N, 3, S, S) -> a dictionary of maps, largest first.
 
@@ -150,7 +200,7 @@ def build_ssd(model: nn.Module, name: str, num_classes: int, settings: SSDSettin
     pyramid = Pyramid(model, levels, settings.extra_channels, name)
     generator = default_boxes(settings)
     head = SSDHead(pyramid.out_channels, generator.num_anchors_per_location(), num_classes + 1)
-    return SSD(
+    detector = BalancedSSD(
         pyramid,
         generator,
         (settings.size, settings.size),
@@ -165,6 +215,8 @@ def build_ssd(model: nn.Module, name: str, num_classes: int, settings: SSDSettin
         topk_candidates=settings.candidates,
         positive_fraction=1 / (1 + settings.negatives),
     )
+    detector.least_negatives = settings.least_negatives
+    return detector
 
 
 def map_sizes(settings: SSDSettings) -> list[int]:

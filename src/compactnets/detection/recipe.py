@@ -59,6 +59,9 @@ class SSDSettings(Section):
     )
     overlap: float = Field(0.5, gt=0, lt=1, description="of an anchor with an object from which it stands for it")
     negatives: float = Field(3.0, gt=0, le=1_000_000, description="hardest anchors without object, for each with one")
+    least_negatives: int = Field(
+        3, ge=0, le=1_000_000, description="of an image, also without objects; 0: images without objects teach nothing"
+    )
     nms: float = Field(0.45, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
     score: float = Field(0.01, ge=0, lt=1, description="least score of a detection")
     candidates: Boxes = Field(400, description="boxes of a class before suppression")
