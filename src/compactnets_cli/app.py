@@ -23,6 +23,7 @@ from compactnets_cli.options import (
     Download,
     Pretrained,
     expand_home,
+    labelled,
     one_checkpoint,
     print_json,
     print_settings,
@@ -126,8 +127,9 @@ def train(
     if output is None:
         raise InputError("train needs --output DIR, the folder for checkpoints and metrics")
     with join_world(device) as world:
-        train_source = open_source(data, "train", download=download)
-        val_source = open_source(data, "val", download=download)
+        with labelled(data):
+            train_source = open_source(data, "train", download=download)
+            val_source = open_source(data, "val", download=download)
         say(f"{train_source!r}\n{val_source!r}")
         result = run(resolved, train_source, val_source, output, init=init, world=world, prepare=prepare)
     if not world.is_main:
@@ -168,7 +170,8 @@ def evaluate(
     checkpoint = one_checkpoint("eval", checkpoint, weights)
     with join_world(device_for(checkpoint, device)) as world:
         model, record = load_network(checkpoint, world.device)
-        source = open_source(data, split, download=download)
+        with labelled(data):
+            source = open_source(data, split, download=download)
         result = run(
             model,
             source,

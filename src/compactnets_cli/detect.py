@@ -119,7 +119,9 @@ def evaluate(
         detector, record = load_any_detector(checkpoint, world.device)
         share = share_of(split)
         source = open_detection(data, "val" if share else split, class_names=record.class_names, share=share)
-        source = review(source, "val", bad_boxes=bad_boxes, on_error=on_error, workers=workers)
+        # what cannot be decoded ends the evaluation where it comes to it, unless it is to be left out
+        decode = on_error == "skip"
+        source = review(source, "val", bad_boxes=bad_boxes, on_error=on_error, workers=workers, decode=decode)
         evaluator, seconds = evaluate_on(
             detector, source, metric=metric, bad_boxes=bad_boxes, workers=workers, world=world
         )

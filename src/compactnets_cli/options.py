@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +38,24 @@ def expand_home(argument: str) -> str:
     if equals and option.startswith("--") and value.startswith("~"):
         return f"{option}={os.path.expanduser(value)}"
     return os.path.expanduser(argument) if argument.startswith("~") else argument
+
+
+@contextmanager
+def labelled(data: str) -> Iterator[None]:
+    """Say of images with boxes, where they cannot be opened as images with labels, which verbs take them."""
+    from compactnets.errors import InputError
+
+    try:
+        yield
+    except InputError as error:
+        from compactnets.detection.data.opening import is_detection
+
+        if not is_detection(data):
+            raise
+        raise InputError(
+            f"{data} holds images with boxes: 'compactnets detect train' and 'compactnets detect eval' take them (as "
+            f"images with labels, {error})"
+        ) from None
 
 
 def share_of(split: str) -> float | None:

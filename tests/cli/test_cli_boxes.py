@@ -92,3 +92,46 @@ def test_class_folders_are_divided(run: Run, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "2 classes, train 8 images, val 2 images" in done.out
     assert run("data", "check", tmp_path / "out", "--json").json["splits"]["train"]["images"] == 8
+
+
+def test_the_verbs_of_classifiers_name_those_of_detectors(flat: Path, run: Run, tmp_path: Path) -> None:
+    done = run("train", "cifar/short", "--data", flat, "--output", tmp_path / "run")
+    assert done.code == 2
+    assert "compactnets detect train" in done.err
+    assert done.err.count("\n") == 1
+    done = run("detect", "train", "small/ssd512", "--data", tmp_path, "--output", tmp_path / "run")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+
+
+def test_a_training_split_without_objects_is_a_problem(run: Run, tmp_path: Path) -> None:
+    for split, objects in (("train", ""), ("val", voc_object("red", 1, 1, 9, 9))):
+        write_flat(tmp_path / "set" / split, 2)
+        for file in (tmp_path / "set" / split).glob("*.xml"):
+            file.write_text(annotation(objects, f"{file.stem}.png", (SIDE, SIDE)))
+    done = run("data", "check", tmp_path / "set")
+    assert done.code == 1
+    assert "nothing to train on: 1" in done.out
+
+
+@pytest.mark.slow
+def test_eval_leaves_out_on_request(flat: Path, run: Run, tmp_path: Path) -> None:
+    """Images and annotations that cannot be read, counted; else the first is the one line."""
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    data = tmp_path / "set"
+    write_flat(data / "train", 4)
+    write_flat(data / "val", 4, first=10)
+    arguments = ("detect", "train", tmp_path / "mine.yaml", "--data", data, "--output", tmp_path / "run")
+    done = run(*arguments)
+    assert done.code == 0, done.err
+    image, file = data / "val" / "10.png", data / "val" / "11.xml"
+    image.write_bytes(image.read_bytes()[:-200])
+    file.write_text("nothing")
+    arguments = ("detect", "eval", "--checkpoint", tmp_path / "run" / "best.safetensors", "--data", data)
+    for options, named in (((), file), (("--bad-boxes", "drop"), image)):
+        done = run(*arguments, *options)
+        assert done.code == 2
+        assert str(named) in done.err
+    done = run(*arguments, "--bad-boxes", "drop", "--on-error", "skip", "--json")
+    assert done.json["images"] == 2
+    assert done.err.count("1 of ") == 2

@@ -168,6 +168,13 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
     if only_thin:
         what = "boxes are thinner than a pixel: they are looked for all the same"
         report.notes.append(f"{source.split}: {len(only_thin):,} {what}; the first: {only_thin[0]}")
+    bad = sum(not problem.is_note for problem in problems)
+    learnable = int((~(source.table.difficult | source.table.crowd)).sum())
+    if role_of(source.split, ()) == "train" and (not learnable or bad >= len(source.table.labels)):
+        report.nothing_to_learn.append(
+            f"{source.split}: of {len(source.table.labels):,} objects {bad:,} are bad, and {learnable:,} are neither "
+            f"difficult nor crowds"
+        )
     report.boxes[source.split] = [p for p in problems if not p.is_note and p not in only_thin]
     report.remarks[source.split] = remarks = [problem for problem in problems if problem.is_note]
     cut = [problem for problem in remarks if problem.kind == "partly outside"]

@@ -42,6 +42,7 @@ class DetectionReport:
     Attributes:
         unreadable: images that are missing or cannot be decoded, each with its reason.
         faults: annotations that cannot be read, by split.
+        nothing_to_learn: why a split for training has no object to train on.
         boxes: objects that cannot be used, by split.
         conflicts: groups of the same image with different objects.
         leaks: groups of the same image in more than one of the splits for training, validation and test.
@@ -56,6 +57,7 @@ class DetectionReport:
     splits: dict[str, DetectionSummary]
     unreadable: list[FoundImage] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    nothing_to_learn: list[str] = field(default_factory=list)
     boxes: dict[str, list[Problem]] = field(default_factory=dict)
     conflicts: list[list[FoundImage]] = field(default_factory=list)
     leaks: list[list[FoundImage]] = field(default_factory=list)
@@ -67,7 +69,7 @@ class DetectionReport:
     @property
     def clean(self) -> bool:
         """Whether there is no problem; a remark or a note is none."""
-        found = self.unreadable or self.faults or any(self.boxes.values())
+        found = self.unreadable or self.faults or self.nothing_to_learn or any(self.boxes.values())
         return not (found or self.conflicts or self.leaks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def render(report: DetectionReport, limit: int = 20) -> Iterator[str]:
     kinds: tuple[tuple[str, Sequence[object]], ...] = (
         ("cannot be read", [found.reason for found in report.unreadable]),
         *((("annotations that cannot be read", faults),) if faults else ()),
+        *((("nothing to train on", report.nothing_to_learn),) if report.nothing_to_learn else ()),
         ("bad boxes", bad),
         ("same image with different boxes", [" = ".join(map(str, group)) for group in report.conflicts]),
         ("same image in two splits", [" = ".join(map(str, group)) for group in report.leaks]),

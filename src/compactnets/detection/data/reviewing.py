@@ -29,6 +29,7 @@ def review(
     on_error: OnError = "raise",
     max_skipped: int = 100,
     workers: int = 0,
+    decode: bool = True,
 ) -> DetectionSource:
     """Return what a run can use of a split, and say what it cannot.
 
@@ -43,6 +44,7 @@ def review(
             takes their place when it comes to them.
         max_skipped: images that may be left out so.
         workers: processes that decode.
+        decode: images to evaluate on; otherwise only their sizes are read, as of those to train on.
 
     Raises:
         InputError: what cannot be used, where that is refused; the message has the first, and how many there are. Or
@@ -52,7 +54,7 @@ def review(
         say(f"note: {source.split}: {note}")
     count = len(source.table.labels)
     source = _readable_annotations(source, bad_boxes)
-    source, sizes = _readable_images(source, role, on_error, max_skipped, workers)
+    source, sizes = _readable_images(source, role, on_error, max_skipped, workers if decode else None)
     source = _usable_boxes(source, sizes, role, bad_boxes)
     _check_what_is_left(source, role, count)
     return source
@@ -116,10 +118,10 @@ def _readable_annotations(source: DetectionSource, bad_boxes: OnBad) -> Detectio
 
 
 def _readable_images(
-    source: DetectionSource, role: Role, on_error: OnError, max_skipped: int, workers: int
+    source: DetectionSource, role: Role, on_error: OnError, max_skipped: int, workers: int | None
 ) -> tuple[DetectionSource, np.ndarray]:
     """Return the split and the size of each of its images, ``(N, 2)``; zeros where it cannot be read."""
-    if role == "val":
+    if role == "val" and workers is not None:
         seen = examine(source, workers)
         sizes, unreadable = seen.sizes, seen.unreadable
     else:
