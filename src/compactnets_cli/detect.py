@@ -104,7 +104,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the average precision of a detector."""
-    from compactnets.detection.data.opening import open_detection
+    from compactnets.detection.data.opening import open_detection, without_others
     from compactnets.detection.data.reviewing import review
     from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.evaluation import evaluate_on
@@ -119,6 +119,8 @@ def evaluate(
         detector, record = load_any_detector(checkpoint, world.device)
         share = share_of(split)
         source = open_detection(data, "val" if share else split, class_names=record.class_names, share=share)
+        if getattr(record, "training", {}).get("recipe", {}).get("classes"):  # chosen of those that its data had
+            source = without_others(source)
         # what cannot be decoded ends the evaluation where it comes to it, unless it is to be left out
         decode = on_error == "skip"
         source = review(source, "val", bad_boxes=bad_boxes, on_error=on_error, workers=workers, decode=decode)

@@ -135,3 +135,15 @@ def test_eval_leaves_out_on_request(flat: Path, run: Run, tmp_path: Path) -> Non
     done = run(*arguments, "--bad-boxes", "drop", "--on-error", "skip", "--json")
     assert done.json["images"] == 2
     assert done.err.count("1 of ") == 2
+
+
+@pytest.mark.slow
+def test_a_detector_of_chosen_classes(flat: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(RECIPE + "classes: [red]\n")
+    arguments = ("--data", flat, "--split", "0.6")
+    done = run("detect", "train", tmp_path / "mine.yaml", *arguments, "--output", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "3 objects of other classes left out: blue" in done.err
+    done = run("detect", "eval", "--checkpoint", tmp_path / "run" / "best.safetensors", *arguments, "--json")
+    assert [(row["name"], row["objects"]) for row in done.json["classes"]] == [("red", 2)]
+    assert "2 objects of other classes left out: blue" in done.err

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from compactnets.console import say
@@ -105,7 +106,7 @@ def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
 
     They are trained on, but such an object has hardly anything that is its own.
     """
-    small = (seen_objects(source, recipe).sides < 1).any(axis=1)
+    small = np.asarray((seen_objects(source, recipe).sides < 1).any(axis=1))
     if not small.any():
         return None
     first = next(index for index in range(len(source)) if (seen_objects(source.pick([index]), recipe).sides < 1).any())

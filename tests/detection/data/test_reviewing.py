@@ -155,6 +155,13 @@ def test_the_listed_classes_alone(tmp_path: Path, capsys: Err) -> None:
         open_run(root, classes=("zebra",))
 
 
+def test_a_missing_split_says_how_to_name_another(tmp_path: Path) -> None:
+    root = str(write_tree(tmp_path, {"train": {"a": [("ant", *GOOD)]}, "test": {"b": [("ant", *GOOD)]}}))
+    with pytest.raises(InputError, match="no split 'val': found train, test; .*val_split"):
+        open_run(root)
+    assert len(open_run(root, val_split="test")[1]) == 1
+
+
 def test_what_is_announced_is_what_is_trained_on(tmp_path: Path) -> None:
     root = tree(tmp_path, [GOOD, SWAPPED, THIN, (*GOOD, 1)])
     train, _ = review_both(*open_run(root), bad_boxes="drop")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compactnets.data.base import describe, shorten
+from compactnets.data.base import MissingSplitError, describe, shorten
 from compactnets.data.huggingface import PREFIX
 from compactnets.data.listing import compose
 from compactnets.data.opening import WORDS
@@ -69,16 +69,13 @@ def open_run(
         InputError: what :func:`open_detection` raises, or a class that there is none of.
     """
     tree = find_tree(spec, share)
+    train_name, val_name = (_find(tree, name, key) for name, key in ((train_split, "train"), (val_split, "val")))
     try:
-        train = tree.open(tree.find(train_split))
-        val = tree.open(tree.find(val_split), train.class_names)
+        train = tree.open(train_name)
         if classes is None:
-            return train, val
+            return train, tree.open(val_name, train.class_names)
         chosen = _choose(train, classes)
-        return (
-            without_others(tree.open(tree.find(train_split), chosen)),
-            without_others(tree.open(tree.find(val_split), chosen)),
-        )
+        return without_others(tree.open(train_name, chosen)), without_others(tree.open(val_name, chosen))
     except OSError as error:
         raise InputError(f"{tree.spec} cannot be read: {error.strerror or error}") from None
 
@@ -105,6 +102,16 @@ def open_splits(
     except OSError as error:
         raise InputError(f"{tree.spec} cannot be read: {error.strerror or error}") from None
     return sources
+
+
+def _find(tree: DetectionTree, split: str, key: str) -> str:
+    """Return the tree's name of a split of a run; where it has several others, the error says how to name one."""
+    try:
+        return tree.find(split)
+    except MissingSplitError as error:
+        if len(tree.splits) == 1:
+            raise
+        raise MissingSplitError(f"{error}; the recipe's {key}_split names another") from None
 
 
 def _choose(train: DetectionSource, classes: Sequence[str]) -> tuple[str, ...]:
