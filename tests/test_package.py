@@ -28,6 +28,7 @@ EXTRAS = (
     "faster_coco_eval",
     "ray",
     "graphviz",
+    "av",
 )
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it

@@ -18,9 +18,12 @@ from compactnets_cli.options import (
     TRAIN,
     AsJson,
     Checkpoint,
+    Csv,
     Data,
     Device,
     Download,
+    Every,
+    Inputs,
     Pretrained,
     expand_home,
     labelled,
@@ -195,30 +198,42 @@ def evaluate(
 
 @app.command(rich_help_panel=TRAIN, epilog="Example: compactnets predict --weights muffnet_x0_5.cifar10 photo.jpg")
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Inputs,
     checkpoint: Checkpoint = None,
     weights: Pretrained = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    every: Every = 1,
+    csv: Csv = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Classify image files with a checkpoint or an exported network."""
+    """Classify images and frames of videos with a checkpoint or an exported network.
+
+    A file that cannot be read is named on standard error, the others are classified all the same, and the exit code is
+    2.
+    """
     from compactnets.console import say, stdout
     from compactnets.deploy.artifact import device_for, load_network
+    from compactnets.folders import check_file
     from compactnets.training.distributed import pick_device
     from compactnets.training.prediction import predict as run
+    from compactnets.training.prediction import write_csv
 
     checkpoint = one_checkpoint("predict", checkpoint, weights)
+    if csv is not None:
+        check_file(csv, "--csv")
     model, record = load_network(checkpoint, pick_device(device_for(checkpoint, device)))
     predictions = []
-    for prediction in run(model, record, images, top):
+    for prediction in run(model, record, images, top, every):
         predictions.append(prediction)
         if as_json or prediction.error:
             continue
-        stdout.print(prediction.image, style="bold")
+        stdout.print(prediction.name, style="bold")
         for guess in prediction.guesses:
             line = f"  {100 * guess.probability:6.2f} %  {guess.label}"
             stdout.print(line)
+    if csv is not None:
+        write_csv(csv, predictions)
     if as_json:
         print_json([prediction.to_dict() for prediction in predictions])
     failed = [prediction for prediction in predictions if prediction.error]

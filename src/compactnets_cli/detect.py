@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import AsJson, Device, print_json, print_settings, share_of
+from compactnets_cli.options import AsJson, Csv, Device, Every, Inputs, print_json, print_settings, share_of
 
 detect = typer.Typer(help="Detect objects: train, evaluate and use Faster R-CNN and SSD.", no_args_is_help=True)
 
@@ -144,31 +144,55 @@ def evaluate(
 )
 def predict(
     checkpoint: DetectorCheckpoint,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Inputs,
     output: Annotated[Path | None, typer.Option(help="Folder for the images with their boxes drawn.")] = None,
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score of a box.")] = 0.5,
+    every: Every = 1,
+    csv: Csv = None,
+    coco: Annotated[Path | None, typer.Option(help="JSON file to write: results as COCO's tools read them.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO file whose ids of images and categories --coco shall have.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Find objects in image files, and draw them."""
+    """Find objects in images and frames of videos, and draw them.
+
+    A file that cannot be used is named on standard error, the others are searched all the same, and the exit code is 2.
+    """
     from compactnets.console import say, stdout
     from compactnets.detection.deploy.runtime import detector_device, load_any_detector
     from compactnets.detection.prediction import predict_objects
+    from compactnets.detection.results import CocoIds, write_coco_results, write_csv
+    from compactnets.errors import InputError
+    from compactnets.folders import check_file, check_folder
     from compactnets.training.distributed import pick_device
 
+    for path, option in ((csv, "--csv"), (coco, "--coco")):
+        if path is not None:
+            check_file(path, option)
+    if output is not None:
+        check_folder(output)
+    if annotations is not None and coco is None:
+        raise InputError("--annotations gives the ids of --coco FILE, which is missing")
     detector, record = load_any_detector(checkpoint, pick_device(detector_device(checkpoint, device)))
+    ids = CocoIds(record.class_names, annotations)
     results = []
-    for result in predict_objects(detector, record, images, output, score):
+    for result in predict_objects(detector, record, images, output, score, every):
         results.append(result)
         if as_json or result.error:
             continue
-        stdout.print(result.image, style="bold")
+        stdout.print(result.name, style="bold")
         for found in result.objects:
             left, top, right, bottom = (round(end) for end in found.box)
             line = f"  {found.score:5.2f}  {found.class_name}  {left}, {top} to {right}, {bottom}"
             stdout.print(line)
         if not result.objects:
             stdout.print(f"  nothing with a score of {score:g} or more")
+    if csv is not None:
+        write_csv(csv, results)
+    if coco is not None:
+        write_coco_results(coco, results, ids)
     if as_json:
         print_json([result.to_dict() for result in results])
     failed = [result for result in results if result.error]

@@ -27,6 +27,12 @@ Pretrained = Annotated[
     str | None,
     typer.Option(help="Weights by name instead, such as muffnet_x0_5.cifar10 (compactnets weights)."),
 ]
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE|FOLDER|PATTERN...", help="Images, videos, folders of them, or quoted patterns."),
+]
+Every = Annotated[int, typer.Option("--every", min=1, metavar="N", help="Of a video, take one frame in N.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="CSV file to write: a row for each result.")]
 Arguments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from compactnets.detection.lettering import Writing, write
 from compactnets.detection.objects import Detections, Objects
 
 Colour = tuple[int, int, int]
@@ -131,23 +130,11 @@ def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
     line = max(1, round(side / 190))
     for box in boxes:
         _outline(pen, box, line)
-    for box, place, text, font in _arrange(boxes, picture.size, line, side / 30):
+    for box, place, writing in _arrange(boxes, picture.size, line, side / 30):
         margin = max(2, line)
         pen.rectangle(place, fill=box.colour)
-        up = font.getbbox("Ág")[1]
-        pen.text((place[0] + margin, place[1] + margin - up), text, fill=_readable_on(box.colour), font=font)
+        writing.draw(pen, place[0] + margin, place[1] + margin, _readable_on(box.colour))
     return picture
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return matplotlib's DejaVu Sans, which is there without a network and has accents, Greek and Cyrillic.
-
-    Pillow's built-in font has ASCII only.
-    """
-    from matplotlib import get_data_path  # here, because importing it takes time
-
-    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: LabelledBox, line: int) -> None:
@@ -169,7 +156,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: LabelledBox, line: int) -> None:
             pen.rectangle((x, y, x + line - 1, min(y + dash, bottom)), fill=box.colour)
 
 
-Label = tuple[LabelledBox, Corners, str, ImageFont.FreeTypeFont]
+Label = tuple[LabelledBox, Corners, Writing]
 
 
 def _arrange(boxes: Sequence[LabelledBox], size: tuple[int, int], line: int, text_size: float) -> list[Label]:
@@ -177,10 +164,10 @@ def _arrange(boxes: Sequence[LabelledBox], size: tuple[int, int], line: int, tex
     areas = np.array([box.corners for box in boxes], dtype=float).reshape(-1, 4)
     areas = np.clip(areas, 0, [*size, *size])
     for scale, short in LEVELS:
-        font = _font(max(10, round(text_size * scale)))
+        height = max(10, round(text_size * scale))
         last = (scale, short) == LEVELS[-1]
-        labels = _place(boxes, areas, _texts(boxes, short), font, line, size, leave_out=last)
-        places = np.array([place for _, place, _, _ in labels]).reshape(-1, 4)
+        labels = _place(boxes, areas, _texts(boxes, short), height, line, size, leave_out=last)
+        places = np.array([place for _, place, _ in labels]).reshape(-1, 4)
         covered = _shares(areas, places).sum(axis=1)
         shared = _shares(places, places).sum(axis=1) - 1
         if last or not len(labels):
@@ -204,7 +191,7 @@ def _place(
     boxes: Sequence[LabelledBox],
     areas: FloatArray,
     texts: Sequence[str],
-    font: ImageFont.FreeTypeFont,
+    text_size: int,
     line: int,
     size: tuple[int, int],
     *,
@@ -216,7 +203,6 @@ def _place(
         areas: (number of boxes, 4), the boxes within the image.
         leave_out: labels that would hide another box or label have no place; those that name a kind always do.
     """
-    _, up, _, down = font.getbbox("Ág")
     margin = max(2, line)
     labels: list[Label] = []
     taken, covered = np.zeros((0, 4)), np.zeros(len(boxes))
@@ -226,7 +212,8 @@ def _place(
         box, text = boxes[number], texts[number]
         if not text:
             continue
-        width, height = font.getlength(text) + 2 * margin, down - up + 2 * margin
+        writing = write(text, text_size)
+        width, height = writing.width + 2 * margin, writing.height + 2 * margin
         places = np.array(_places(box.corners, width, height, size))
         on_boxes, on_labels = _shares(areas, places), _shares(places, taken)
         weight = np.ones(len(boxes))
@@ -238,7 +225,7 @@ def _place(
         if leave_out and text != box.text and (hides or on_labels[chosen].max(initial=0) > MOST_SHARED):
             continue
         place: Corners = tuple(places[chosen].tolist())
-        labels.append((box, place, text, font))
+        labels.append((box, place, writing))
         taken, covered = np.vstack([taken, place]), now
     return labels
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from compactnets.console import Tracker
 from compactnets.detection.data.base import DetectionSource
@@ -16,6 +17,7 @@ from compactnets.detection.data.problems import OnBad
 from compactnets.detection.loading import DetectionEvalLoader
 from compactnets.detection.metrics import DetectionEvaluator, Metric
 from compactnets.detection.objects import Detections
+from compactnets.errors import InputError
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
 
@@ -23,12 +25,44 @@ PARTS = ("backbone", "head", "rpn.head", "roi_heads.box_predictor")  # of torchv
 
 
 def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
-    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results lie on the processor."""
+    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results lie on the processor.
+
+    Raises:
+        InputError: an image that is too narrow for the detector's input.
+    """
+    if (sides := input_sides(detector)) is not None:
+        for image in images:
+            check_narrow(image.shape[-1], image.shape[-2], *sides)
     with torch.inference_mode():
         found = detector(images)
     return [
         Detections(one["boxes"].float().cpu(), one["labels"].cpu() - 1, one["scores"].float().cpu()) for one in found
     ]
+
+
+def input_sides(detector: nn.Module) -> tuple[int, int] | None:
+    """Return shorter and longer side to which a detector scales an image; ``None`` where it has one size for all."""
+    if isinstance(scaling := getattr(detector, "transform", None), GeneralizedRCNNTransform):  # torchvision's
+        return None if scaling.fixed_size is not None else (int(scaling.min_size[-1]), int(scaling.max_size))
+    found = getattr(getattr(getattr(detector, "artifact", None), "input", None), "longer_side", None)  # an exported one
+    if found is None or detector.artifact.input.size is not None:  # type: ignore[union-attr]
+        return None
+    return int(detector.artifact.input.shorter_side), int(found)  # type: ignore[union-attr, arg-type]
+
+
+def check_narrow(width: int, height: int, shorter_side: int, longer_side: int) -> None:
+    """Raise where the shorter side of an image would have no pixel left at the scale that suits the longer one.
+
+    Raises:
+        InputError: the size of the image, and what it would become.
+    """
+    shorter, longer = sorted((width, height))
+    scale = min(shorter_side / shorter, longer_side / longer)
+    if int(shorter * scale) < 1:
+        raise InputError(
+            f"an image of {width} x {height} pixels is too narrow: scaled to a longer side of {longer_side}, its "
+            f"shorter side has no pixel left"
+        )
 
 
 @contextmanager
@@ -84,7 +118,14 @@ def evaluate_detector(
     start, stopped, bad_images, images = time.perf_counter(), False, 0, 0
     for batch in Tracker(loader, len(loader), description):
         with watched(detector) as finite:
-            found = find_objects(detector, batch.images)
+            try:
+                found = find_objects(detector, batch.images)
+            except NotFiniteError:
+                raise
+            except InputError as error:
+                source = loader.source
+                where = ", ".join(str(source.root / source.name(index)) for index in batch.indices.tolist())
+                raise InputError(f"{where}: {error}") from None
         images += len(batch.images)
         bad_images += 0 if all(finite) else len(batch.images)
         for detections, objects, index in zip(found, batch.objects, batch.indices.tolist(), strict=True):

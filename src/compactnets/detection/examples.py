@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from compactnets.detection.drawing import LabelledBox, class_colour, detection_boxes, draw_boxes, object_boxes
+from compactnets.detection.lettering import Legend
 from compactnets.detection.matching import Matches, match
 from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
 from compactnets.detection.objects import Detections, Objects
@@ -78,6 +79,7 @@ def examples_page(
     judged.sort(key=lambda entry: _rank(entry[2]), reverse=True)
     best = judged[: min(count, (len(judged) + 1) // 2)]
     worst = judged[::-1][: min(count, len(judged) // 2)]
+    legend = Legend(class_names)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -88,9 +90,10 @@ def examples_page(
         images=len(judged),
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
+        legend=legend.lines(),
         colours=[class_colour(label) for label in range(len(class_names))],
         groups=[
-            (heading, [_figure(*entry, class_names) for entry in entries])
+            (heading, [_figure(*entry, legend.shown) for entry in entries])
             for heading, entries in (("Worst", worst), ("Best", best))
             if entries
         ],

@@ -1,19 +1,28 @@
-"""Objects in image files: boxes as JSON, and the images with the boxes drawn on them."""
+"""Objects in image files and videos: boxes as records, and the images with the boxes drawn on them."""
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compactnets.data import read_image
+from PIL import Image
+
+from compactnets.console import say
+from compactnets.data.images import to_channels
+from compactnets.data.inputs import Picture, find_files, read_pictures
 from compactnets.detection.checkpoint import Detector, DetectorRecord
 from compactnets.detection.drawing import draw
 from compactnets.detection.evaluation import find_objects, watched
+from compactnets.detection.lettering import Legend
+from compactnets.detection.objects import Detections
 from compactnets.detection.transform import plain_target
 from compactnets.errors import InputError
-from compactnets.files import as_path
+from compactnets.failures import one_line
+from compactnets.files import as_path, refusals, replace_bytes
 from compactnets.folders import check_folder
 from compactnets.training.evaluation import NotFiniteError
 
@@ -29,18 +38,23 @@ class FoundObject:
 
 @dataclass(frozen=True)
 class ImageObjects:
-    """The objects of one image, best first; or why there are none."""
+    """The objects of one image, or one frame of a video, best first; or why there are none."""
 
-    image: str
+    image: str  # path of the file
     width: int = 0
     height: int = 0
     objects: tuple[FoundObject, ...] = ()
     drawn: str | None = None  # the image with boxes
+    frame: int | None = None  # of a video
+    seconds: float | None = None
     error: str | None = None
+    name: str = ""  # what stands above the objects
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the objects for JSON; ``error`` and ``drawn`` only where there are any."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Return the objects for JSON; ``drawn``, ``frame``, ``seconds`` and ``error`` only where there are any."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        del values["name"]
+        return values
 
 
 def predict_objects(
@@ -49,12 +63,18 @@ def predict_objects(
     paths: Iterable[str | Path],
     output: str | Path | None,
     score: float = 0.5,
+    every: int = 1,
 ) -> Iterator[ImageObjects]:
-    """Find the objects of image files, one by one; a file that cannot be read gives a result with an ``error``.
+    """Find the objects of images and frames of videos, one by one; what cannot be used gives an ``error``.
 
     Args:
-        output: folder for the images with boxes, ``NAME.jpg`` each; none are drawn where it is not given.
+        detector: a checkpoint's or an exported one, in evaluation mode.
+        record: its classes.
+        paths: files, folders and patterns (:func:`compactnets.data.inputs.find_files`).
+        output: folder for the images with boxes, ``NAME.jpg`` each; none are drawn where it is not given. No file that
+            is searched is replaced.
         score: least score of an object.
+        every: of a video, one frame in so many.
 
     Raises:
         InputError: the folder cannot be written.
@@ -65,40 +85,80 @@ def predict_objects(
         check_folder(output)
     weights = next(detector.parameters(), None)
     device = "cpu" if weights is None else weights.device  # an exported detector has none in PyTorch
-    taken: set[str] = set()
-    for path in paths:
-        try:
-            image = read_image(path).convert("RGB")
-        except InputError as error:
-            yield ImageObjects(str(path), error=str(error))
-            continue
-        pixels = plain_target(image).to(device).float().div_(255)
-        with watched(detector) as finite:
-            found = find_objects(detector, [pixels])[0].above(score)
-        if not all(finite):
-            raise NotFiniteError(f"the detector gives numbers that are not finite for {path}")
-        drawn = None
-        if output is not None:
-            drawn = _free_name(output, Path(path).stem, taken)
+    files = find_files(paths)
+    legend = Legend(record.class_names)
+    names = _Names(output, files)
+    for picture in read_pictures(files, every):
+        found = None
+        if picture.image is not None:
             try:
-                output.mkdir(parents=True, exist_ok=True)
-                draw(image, found, record.class_names).save(drawn, quality=90)
-            except OSError as error:
-                raise InputError(f"cannot write {drawn}: {error.strerror}") from None
-        objects = tuple(
-            FoundObject(record.class_names[label], value, (box[0], box[1], box[2], box[3]))
-            for label, value, box in zip(
-                found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+                image = to_channels(picture.image, 3)
+                with one_line(picture.name), watched(detector) as finite:
+                    pixels = plain_target(image).to(device).float().div_(255)
+                    found = find_objects(detector, [pixels])[0].above(score)
+                if not all(finite):
+                    raise NotFiniteError(f"the detector gives numbers that are not finite for {picture.name}")
+            except NotFiniteError:
+                raise
+            except InputError as error:
+                picture = picture.failed(error)
+        if found is None:
+            yield ImageObjects(
+                picture.path, frame=picture.frame, seconds=picture.seconds, error=picture.error, name=picture.name
             )
-        )
-        yield ImageObjects(str(path), image.width, image.height, objects, None if drawn is None else str(drawn))
+            continue
+        drawn = names.take(picture)
+        if drawn is not None:
+            _save(draw(image, found, legend.shown), drawn)
+            legend.met(found.labels.tolist())
+        yield _result(picture, image, found, record, drawn)
+    if note := legend.note():
+        say(f"note: {note}")
 
 
-def _free_name(folder: Path, stem: str, taken: set[str]) -> Path:
-    """Return where to draw an image: files of the same name from two folders get a number."""
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    taken.add(name)
-    return folder / f"{name}.jpg"
+def _result(
+    picture: Picture, image: Image.Image, found: Detections, record: DetectorRecord, drawn: Path | None
+) -> ImageObjects:
+    objects = tuple(
+        FoundObject(record.class_names[label], value, (box[0], box[1], box[2], box[3]))
+        for label, value, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    )
+    return ImageObjects(
+        picture.path,
+        *image.size,
+        objects,
+        None if drawn is None else str(drawn),
+        picture.frame,
+        picture.seconds,
+        name=picture.name,
+    )
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write a drawing whole or not at all."""
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=90)
+    with refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, data.getbuffer())
+
+
+class _Names:
+    """Where drawings go: two images of one name get a number, and none takes the place of an image that is searched."""
+
+    def __init__(self, folder: Path | None, files: Iterable[str | Picture]) -> None:
+        self.folder = folder
+        self.taken: set[str] = set()
+        self.searched = {os.path.realpath(file) for file in files if isinstance(file, str)}
+
+    def take(self, picture: Picture) -> Path | None:
+        if self.folder is None:
+            return None
+        stem = Path(picture.path).stem
+        stem = stem if picture.frame is None else f"{stem}-{picture.frame:06d}"
+        name, number = stem, 1
+        while name.casefold() in self.taken or os.path.realpath(self.folder / f"{name}.jpg") in self.searched:
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken.add(name.casefold())
+        return self.folder / f"{name}.jpg"

@@ -1,8 +1,10 @@
-"""Classify image files with a checkpoint."""
+"""Classify image files and videos with a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from compactnets.data import Preprocess, read_image
+from compactnets.data import Preprocess
+from compactnets.data.inputs import find_files, read_pictures
 from compactnets.errors import InputError
+from compactnets.failures import one_line
+from compactnets.files import replace_text
 from compactnets.training.checkpoint import CheckpointRecord, check_outputs
 
 
@@ -27,17 +32,19 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best guesses for one image, best first; or why there are none."""
+    """The best guesses for one image, or one frame of a video, best first; or why there are none."""
 
-    image: str
+    image: str  # path of the file
     guesses: tuple[Guess, ...] = ()
+    frame: int | None = None  # of a video
+    seconds: float | None = None
     error: str | None = None
+    name: str = ""  # what stands above the guesses
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the prediction for JSON; ``error`` only where there is one."""
-        values = asdict(self)
-        if self.error is None:
-            del values["error"]
+        """Return the prediction for JSON; ``frame``, ``seconds`` and ``error`` only where there are any."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        del values["name"]
         return values
 
 
@@ -59,11 +66,42 @@ def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top
 
 
 def predict(
-    model: nn.Module, record: CheckpointRecord, paths: Iterable[str | Path], top_k: int = 5
+    model: nn.Module, record: CheckpointRecord, paths: Iterable[str | Path], top_k: int = 5, every: int = 1
 ) -> Iterator[Prediction]:
-    """Classify image files, one by one; a file that cannot be read gives a prediction with an ``error``."""
-    for path in paths:
-        try:
-            yield Prediction(str(path), classify(model, record, read_image(path), top_k))
-        except InputError as error:
-            yield Prediction(str(path), error=str(error))
+    """Classify images and frames of videos, one by one; what cannot be read gives a prediction with an ``error``.
+
+    Args:
+        model: in evaluation mode.
+        record: its classes and preprocessing.
+        paths: files, folders and patterns (:func:`compactnets.data.inputs.find_files`).
+        top_k: guesses for each.
+        every: of a video, one frame in so many.
+    """
+    for picture in read_pictures(find_files(paths), every):
+        if picture.image is not None:
+            try:
+                with one_line(picture.name):
+                    guesses = classify(model, record, picture.image, top_k)
+                yield Prediction(picture.path, guesses, picture.frame, picture.seconds, name=picture.name)
+                continue
+            except InputError as error:
+                picture = picture.failed(error)
+        yield Prediction(picture.path, (), picture.frame, picture.seconds, picture.error, picture.name)
+
+
+def write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write a row for each guess, and one for each image without; whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("image", "frame", "seconds", "rank", "class_name", "label", "probability", "error"))
+    for one in predictions:
+        place = (one.image, one.frame, one.seconds)
+        for rank, guess in enumerate(one.guesses, start=1):
+            table.writerow((*place, rank, guess.class_name, guess.label, guess.probability, None))
+        if not one.guesses:
+            table.writerow((*place, None, None, None, None, one.error))
+    replace_text(path, text.getvalue())

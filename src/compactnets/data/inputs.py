@@ -1,0 +1,121 @@
+"""What a person wants classified or searched: files, folders, patterns and videos, one picture after the other.
+
+A picture that cannot be had is one of them, with the reason in its place: it never costs the others.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from compactnets.console import say
+from compactnets.data.base import shorten
+from compactnets.data.images import read_image
+from compactnets.data.listing import compose, list_images
+from compactnets.data.video import is_video, read_frames
+from compactnets.errors import InputError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, or one frame of a video; or why there is none.
+
+    Attributes:
+        path: of the file, as it was named or found.
+        image: upright, of any mode; ``None`` where it cannot be read.
+        frame: number of the frame, from 0; ``None`` for an image.
+        seconds: of the frame from the start of the video, where that is known.
+        error: why there is no image; the line names the file.
+    """
+
+    path: str
+    image: Image.Image | None = None
+    frame: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What stands above a result: the path, of a frame with its number and time."""
+        if self.frame is None:
+            return self.path
+        time = "" if self.seconds is None else f", {self.seconds:.2f} s"
+        return f"{self.path} (frame {self.frame}{time})"
+
+    def failed(self, error: object) -> Picture:
+        """Return the picture without its image, with the reason; the line names the file."""
+        text = str(error)
+        return replace(self, image=None, error=text if self.path in text else f"{self.name}: {text}")
+
+
+def find_files(named: Iterable[str | os.PathLike[str]]) -> list[str | Picture]:
+    """Return the files behind what was named, in its order: paths, and pictures with an error where there are none.
+
+    A folder stands for the images and videos in it and in the folders below; what else lies there is counted in a note
+    on standard error. A pattern (``*``, ``?``, ``[...]``, ``**`` for folders of any depth) stands for what it matches,
+    sorted, as the shell would have it; a file that is really called so comes first.
+    """
+    found: list[str | Picture] = []
+    for each in named:
+        name = os.path.expanduser(os.fspath(each))
+        if not os.path.lexists(name) and glob.has_magic(name):
+            matches = sorted(glob.glob(name, recursive=True), key=compose)
+            found += [part for match in matches for part in _files_in(match)] or [
+                Picture(name, error=f"{name} matches no file")
+            ]
+        else:
+            found += _files_in(name)
+    return found
+
+
+def _files_in(name: str) -> list[str | Picture]:
+    if not os.path.isdir(name):
+        return [name]
+    try:
+        listing = list_images(Path(name))
+    except InputError as error:
+        return [Picture(name, error=str(error))]
+    videos = [path for path in listing.left_out if is_video(path)]
+    others = [path for path in listing.left_out if path not in set(videos)]
+    if others:
+        say(f"note: {name}: files left out, neither images nor videos: {len(others):,}, {shorten(others, 3)}")
+    if not listing.images and not videos:
+        return [Picture(name, error=f"{name} holds no image and no video")]
+    return [*listing.images, *videos]
+
+
+def read_pictures(files: Iterable[str | Picture], every: int = 1) -> Iterator[Picture]:
+    """Read what :func:`find_files` found, one picture at a time.
+
+    Args:
+        files: of images and videos.
+        every: of a video, one frame in so many.
+    """
+    for file in files:
+        if isinstance(file, Picture):
+            yield file
+        elif is_video(file):
+            yield from _frames(file, every)
+        else:
+            try:
+                yield Picture(file, read_image(file))
+            except InputError as error:
+                yield Picture(file, error=str(error))
+
+
+def _frames(path: str, every: int) -> Iterator[Picture]:
+    frames = read_frames(path, every)
+    while True:
+        try:
+            frame = next(frames, None)
+        except InputError as error:
+            yield Picture(path, error=str(error))
+            return
+        if frame is None:
+            return
+        yield Picture(path, frame.image, frame.number, frame.seconds)
