@@ -35,6 +35,7 @@ def put(root: Path, annotations: str, images: str, *stems: str) -> Path:
         ("xml", "imgs"),
         ("Annotations", "JPEGImages"),
         ("labels", "images"),
+        ("Annotations", "."),
         ("export/Annotations", "export/JPEGImages"),
         ("photos", "photos"),
     ],

@@ -60,6 +60,32 @@ def test_where_files_lie(tmp_path: Path, form: tuple[str, str], config: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("Images/{}", "Labels/{}"),
+        ("images/{}", "annotations/{}"),
+        ("JPEGImages/{}", "labels/{}"),
+        ("{}/image", "{}/label"),
+        ("{}", "{}"),
+        ("data/images/{}", "data/labels/{}"),
+        ("images/{}", "images/{}"),
+    ],
+)
+@pytest.mark.parametrize("with_config", [True, False])
+def test_other_names_of_folders(tmp_path: Path, images: str, labels: str, with_config: bool) -> None:
+    for split in ("train", "val"):
+        put(tmp_path, images.format(split), labels.format(split), "a", "b")
+    if with_config:
+        splits = "".join(f"{split}: {images.format(split)}\n" for split in ("train", "val"))
+        (tmp_path / "data.yaml").write_text(splits + NAMES)
+    else:
+        root = tmp_path / Path(images).parts[0] if images.startswith("data") or labels == images != "{}" else tmp_path
+        (root / "classes.txt").write_text("ant\nbee\n")
+    train, val = open_run(str(tmp_path))
+    assert [len(source.objects(1).labels) for source in (train, val)] == [1, 1]
+
+
+@pytest.mark.parametrize(
     "names",
     ["names: [ant, bee]", "names:\n  0: ant\n  1: bee", "names:\n  1: bee\n  0: ant", "names:\n- ant\n- bee\nnc: 2"],
 )

@@ -201,6 +201,8 @@ def _find_kit(root: Path, spec: str) -> VocTree | None:
     exact = (root / ANNOTATIONS).is_dir()
     if not annotations and exact and (images or (root / SPLITS).is_dir()) and not _holds_json(root / ANNOTATIONS):
         annotations = ANNOTATIONS
+    if annotations and not images and any(is_image(name) for name in _names(root)):
+        images = "."  # beside the folder of annotations
     if not annotations or not (images or (exact and (root / SPLITS).is_dir())):
         return None
     if not images:
@@ -263,7 +265,7 @@ def _side_by_side(root: Path, annotations: str, images: str) -> list[Entry]:
     deep = annotations not in ("", ".") and annotations != images
     walk = _walk if deep else _list
     stems = {_below(file, annotations) for file in walk(root, annotations, (".xml",))}
-    stems |= {_below(file, images) for file in walk(root, images, ENDINGS)}
+    stems |= {_below(file, images) for file in (_list if images == "." else walk)(root, images, ENDINGS)}
     return [Entry(f"{place / stem}.xml", str(other / stem)) for stem in sorted(stems)]
 
 
@@ -382,7 +384,7 @@ def _listed(line: str, annotations: str, images: str, known: set[str], where: Pa
                 stem = candidate
                 break
     check_inside(stem, f"{where}: a line")
-    return Entry(f"{annotations}/{stem}.xml", f"{images}/{stem}")
+    return Entry(f"{annotations}/{stem}.xml", str(PurePosixPath(images, stem)))
 
 
 def _repeated(stems: Sequence[str]) -> list[str]:

@@ -23,7 +23,9 @@ CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 DARKNET = "obj.names"  # beside the folder of images and labels, obj_train_data/
 NAME_FILES = ("classes.txt", DARKNET, "labels.txt", "_darknet.labels")
 SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
-IMAGES, LABELS = "images", "labels"
+# with any capitals, the usual first
+IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos")
+LABEL_FOLDERS = ("labels", "label", "annotations", "annotation", "txt")
 LAYOUT = "data.yaml with images/SPLIT/*.jpg and labels/SPLIT/*.txt or SPLIT/images/*.jpg and SPLIT/labels/*.txt (YOLO)"
 FAR = 2.0  # shares of the image beyond which a coordinate is in pixels
 
@@ -64,7 +66,7 @@ class YoloTree(DetectionTree):
     ) -> None:
         super().__init__(root, spec, lists)
         self._lists, self._names, self._where, self._keypoints = lists, names, where, keypoints
-        self._beside = not any(IMAGES in PurePosixPath(name).parts[:-1] for found in lists.values() for name in found)
+        self._label_folders: dict[str, PurePosixPath] = {}
 
     def open(self, split: str, class_names: Sequence[str] | None = None) -> YoloSource:
         names = self._lists[split]
@@ -118,14 +120,27 @@ class YoloTree(DetectionTree):
         return source
 
     def _label_file(self, name: str) -> str:
-        """Return the text file of an image: ``labels`` for the last ``images`` on its path, or beside it."""
         path = PurePosixPath(name)
-        parts = list(path.with_suffix(".txt").parts)
-        if not self._beside:
-            places = [place for place, part in enumerate(parts[:-1]) if part == IMAGES]
-            if places:
-                parts[places[-1]] = LABELS
-        return str(PurePosixPath(*parts))
+        folder = str(path.parent)
+        if folder not in self._label_folders:
+            self._label_folders[folder] = _label_folder(self.root, path.parent)
+        return str(self._label_folders[folder] / f"{path.stem}.txt")
+
+
+def _label_folder(root: Path, folder: PurePosixPath) -> PurePosixPath:
+    """Return the folder of the text files of a folder of images, relative to the root.
+
+    It has ``labels`` for the last ``images`` on the path, or other such names, or is the same.
+    """
+    for place in reversed(range(len(folder.parts))):
+        if folder.parts[place].lower() in IMAGE_FOLDERS:
+            above, below = PurePosixPath(*folder.parts[:place]), PurePosixPath(*folder.parts[place + 1 :])
+            for found in folders_called(root / above, LABEL_FOLDERS):
+                if os.path.isdir(found / below):
+                    return above / found.name / below
+            if not _has_labels(root / folder):
+                return above / LABEL_FOLDERS[0] / below
+    return folder
 
 
 class _Line(NamedTuple):
@@ -197,7 +212,7 @@ def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
     if not lists:
         return None
     for name in NAME_FILES:
-        for place in (root, root / LABELS, *((root.parent,) if name == DARKNET else ())):
+        for place in (root, *folders_called(root, LABEL_FOLDERS), *((root.parent,) if name == DARKNET else ())):
             if (place / name).is_file():
                 names = [line.strip() for line in _read_text(place / name).splitlines() if line.strip()]
                 return YoloTree(root, spec, lists, names, place / name, keypoints=False)
@@ -214,17 +229,20 @@ def _folder_of(names: Sequence[str]) -> str:
 
 def _find_folders(root: Path) -> dict[str, list[str]]:
     """Return the images of each split where text files lie as for YOLO; a folder of labels has nothing else."""
-    images, labels = (next(iter(folders_called(root, (name,))), None) for name in (IMAGES, LABELS))
-    if images and labels and images.name == IMAGES and labels.name == LABELS:
-        splits = [folder for folder in folders_called(images, FOLDERS) if (labels / folder.name).is_dir()]
-        if splits and any(_has_labels(labels / folder.name) for folder in splits):
-            return {folder.name.lower(): _images(root, folder) for folder in splits}
-        if _has_labels(labels):
-            return {ALL: _images(root, images)}
+    for images in folders_called(root, IMAGE_FOLDERS):
+        for labels in folders_called(root, LABEL_FOLDERS):
+            splits = [folder for folder in folders_called(images, FOLDERS) if (labels / folder.name).is_dir()]
+            if splits and any(_has_labels(labels / folder.name) for folder in splits):
+                return {folder.name.lower(): _images(root, folder) for folder in splits}
+            if _has_labels(labels):
+                return {ALL: _images(root, images)}
     found = {}
     for folder in folders_called(root, FOLDERS):
-        if (folder / IMAGES).is_dir() and (folder / LABELS).is_dir() and _has_labels(folder / LABELS):
-            found[folder.name.lower()] = _images(root, folder / IMAGES)
+        for images in folders_called(folder, IMAGE_FOLDERS):
+            if any(_has_labels(labels) for labels in folders_called(folder, LABEL_FOLDERS)):
+                found[folder.name.lower()] = _images(root, images)
+        if folder.name.lower() not in found and _has_labels(folder) and any(map(is_image, os.listdir(folder))):
+            found[folder.name.lower()] = _images(root, folder)
     if not found and _has_labels(root) and any(is_image(name) for name in os.listdir(root)):
         return {ALL: [name for name in sorted(os.listdir(root)) if is_image(name)]}
     return found
