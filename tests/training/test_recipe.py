@@ -278,3 +278,13 @@ def test_recipe_is_frozen() -> None:
     recipe = Recipe(model="muffnet_x0_5", epochs=1)
     with pytest.raises(ValidationError, match="frozen"):
         recipe.epochs = 2  # type: ignore[misc]
+
+
+def test_epochs_that_are_set_take_the_floor_of_the_file_away() -> None:
+    from compactnets.detection.recipe import DetectionRecipe
+    from compactnets.training.recipe_files import load_detection_recipe
+
+    name = "small/ssd512"
+    assert load_detection_recipe(DetectionRecipe, name).min_steps == 1000
+    assert load_detection_recipe(DetectionRecipe, name, ["epochs=2"]).min_steps is None
+    assert load_detection_recipe(DetectionRecipe, name, ["epochs=2", "min_steps=50"]).min_steps == 50

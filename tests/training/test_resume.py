@@ -6,11 +6,12 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from compactnets import InputError
 from compactnets.data import ImageSource
 from compactnets.training import classification
 from compactnets.training.interruption import Interrupted
+from compactnets.training.optimization import lr_factor
 from compactnets.training.recipe import Recipe
 from compactnets.training.state import FOLDER
 from compactnets.training.step import Learner
@@ -182,7 +184,7 @@ def test_a_signal_before_the_first_step_leaves_at_once(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 3}, "epochs was 2, now 3"),
+        ({"epochs": 1, "schedule": {"warmup_epochs": 0.5}}, "epochs was 2, now 1"),
         ({"schedule": {"name": "linear"}}, "schedule.name was 'cosine', now 'linear'"),
         ({"lr": 0.01}, "lr was 0.05, now 0.01"),
         ({"seed": 7}, "seed was 0, now 7"),
@@ -196,6 +198,73 @@ def test_another_recipe_is_refused(changes: dict[str, Any], message: str, source
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_epochs_may_be_raised(
+    stopped: bool,
+    sources: Sources,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a finished run, and of one that stopped: from there on the rate is that of the longer run, bit for bit."""
+    short, long, run = make_tiny_recipe(**HARD), make_tiny_recipe(**{**HARD, "epochs": 4}), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        if stopped:
+            stop_after(patch, 1)
+        with pytest.raises(Interrupted) if stopped else nullcontext():
+            classification.train(short, *sources, run)
+    if stopped:
+        shutil.copytree(run, tmp_path / "again")
+    capsys.readouterr()
+    rates: list[tuple[int, float]] = []
+    take = Learner.step
+    with monkeypatch.context() as patch:
+
+        def watched(self: Learner, batch: Any, number: int) -> Any:
+            rates.append((number, self.lr(number)))
+            return take(self, batch, number)
+
+        patch.setattr(Learner, "step", watched)
+        result = classification.train(long, *sources, run)
+    assert result.epochs == 4
+    assert "epochs were 2 and are 4 now" in capsys.readouterr().err
+    assert [number for number, _ in rates] == list(range(2 if stopped else 2 * STEPS, 4 * STEPS))
+    wanted = [long.peak_lr * lr_factor(long.schedule, 4, number / STEPS) for number, _ in rates]
+    assert [rate for _, rate in rates] == wanted
+    assert len(metrics(run)) == 4
+    if not stopped:
+        return
+    # the same once more, with a stop in the part that was added
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3 * STEPS)
+        with pytest.raises(Interrupted):
+            classification.train(long, *sources, tmp_path / "again")
+    classification.train(long, *sources, tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(run)
+    with pytest.raises(InputError, match="epochs was 4, now 2"):
+        classification.train(short, *sources, run)
+
+
+def test_a_floor_of_steps_gives_more_epochs(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three steps an epoch: eight are two epochs and a part, and there are as many evaluations as before."""
+    recipe = make_tiny_recipe(epochs=1, min_steps=8)
+    result = classification.train(recipe, *sources, tmp_path / "run")
+    assert result.epochs == 3
+    told = capsys.readouterr().err
+    assert "epochs are 3, not 1" in told
+    assert "3 steps an epoch" in told
+    lines = metrics(tmp_path / "run")
+    assert [("top1_percent" in line) for line in lines] == [False, False, True]
+    # a cosine ends with the last epoch that results
+    assert lines[-1]["lr"] == pytest.approx(recipe.peak_lr * lr_factor(recipe.schedule, 3, 8 / STEPS))
+    classification.train(recipe, *sources, tmp_path / "run")  # the same run, finished
+    assert classification.train(make_tiny_recipe(epochs=1, min_steps=10), *sources, tmp_path / "run").epochs == 4
+    enough = make_tiny_recipe(epochs=2, min_steps=6)
+    assert classification.train(enough, *sources, tmp_path / "enough").epochs == 2
 
 
 def test_other_data_are_refused(straight: Path) -> None:
@@ -255,6 +324,7 @@ import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.classification import train
+from compactnets.training.optimization import lr_factor
 from compactnets.training.recipe import Recipe
 from compactnets.training.step import Learner
 

@@ -36,6 +36,7 @@ from compactnets.training.checkpoint import save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.loop import run
+from compactnets.training.preparation import fit_epochs
 from compactnets.training.result import TrainResult
 from compactnets.training.run_folder import own_run_folder
 from compactnets.training.state import read_run
@@ -208,7 +209,8 @@ class DetectionTask(Task):
         Args:
             anchors: those that the run has already, where they were fitted.
         """
-        self.recipe = _fit_batch(recipe, train_source, world)
+        fitted = _fit_batch(recipe, train_source, world)
+        self.recipe = fit_epochs(fitted, len(train_source) // fitted.batch_size, train_source.spec)
         self.train_source, self.val_source, self.init = train_source, val_source, init
         if recipe.anchors == "auto" and anchors is None and init is not None and is_detector(init):
             anchors = anchors_of(read_detector_record(init), recipe)

@@ -21,7 +21,7 @@ from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import Evaluation, evaluate_batches
 from compactnets.training.loop import run
-from compactnets.training.preparation import Prepare, fit_batch, prepare
+from compactnets.training.preparation import Prepare, fit_batch, fit_epochs, prepare
 from compactnets.training.recipe import Recipe
 from compactnets.training.result import TrainResult
 from compactnets.training.run_folder import own_run_folder
@@ -127,7 +127,8 @@ class ClassificationTask(Task):
         world: World,
         prepare: Prepare,
     ) -> None:
-        self.recipe = fit_batch(recipe, train_source, world)
+        fitted = fit_batch(recipe, train_source, world)
+        self.recipe = fit_epochs(fitted, len(train_source) // fitted.batch_size, train_source.spec)
         self.train_source, self.val_source, self.init = train_source, val_source, init
         self.prepared = prepare(self.recipe, train_source, init)
         self.model, self.compile = self.prepared.model, self.prepared.compile

@@ -139,7 +139,8 @@ class _Run:
         if progress.epoch == self.recipe.epochs:
             say(f"{self.output} holds this run, finished")
         elif progress.step:
-            say(f"{self.output}: going on after step {progress.step} of {total}")
+            lr = self.learner.lr(progress.step)
+            say(f"{self.output}: going on after step {progress.step} of {total}, learning rate {lr:.3g}")
 
     def _train_epoch(self, epoch: int) -> None:
         """Take the steps of the epoch that are left."""

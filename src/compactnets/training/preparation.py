@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ from compactnets.models.registry import accepted_arguments, create_model
 from compactnets.nn import initialize
 from compactnets.training.checkpoint import Int8Training, load_weights, read_record, read_weights
 from compactnets.training.distributed import World
-from compactnets.training.recipe import Recipe
+from compactnets.training.recipe import Recipe, RunRecipe
+
+Kind = TypeVar("Kind", bound=RunRecipe)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,24 @@ def begin_with(weights: Mapping[str, Tensor], model: nn.Module, init: Path, how:
             )
         say(f"init_form is any: {init} is of a network with {told}; its tensors are taken, what they compute is not")
     return with_form(weights, model, replace=True)
+
+
+def fit_epochs(recipe: Kind, steps: int, spec: str) -> Kind:
+    """Return the recipe with as many epochs as ``min_steps`` asks for, and as many evaluations as before.
+
+    Args:
+        steps: of an epoch.
+        spec: what the line that says so calls the data.
+    """
+    if recipe.min_steps is None or steps < 1 or recipe.epochs * steps >= recipe.min_steps:
+        return recipe
+    epochs = -(-recipe.min_steps // steps)
+    between = max(1, round(recipe.eval_epochs * epochs / recipe.epochs))
+    say(
+        f"epochs are {epochs:,}, not {recipe.epochs:,}: {spec} gives {steps:,} steps an epoch, and the recipe asks for "
+        f"min_steps = {recipe.min_steps:,}; an evaluation every {between:,}"
+    )
+    return recipe.model_copy(update={"epochs": epochs, "eval_epochs": between})
 
 
 def fit_batch(recipe: Recipe, source: ImageSource, world: World) -> Recipe:

@@ -138,6 +138,9 @@ class RunRecipe(Section):
 
     model: str = Field(min_length=1)
     epochs: int = Field(gt=0, le=MOST)
+    min_steps: int | None = Field(
+        None, gt=0, le=MOST, description="steps at least: more epochs than that where the data give fewer steps"
+    )
     batch_size: int = Field(128, gt=0, le=MOST, description="images per step over all processes together")
     lr: float = Field(0.1, gt=0, le=1000, description="peak learning rate at a batch of lr_batch_size")
     lr_batch_size: int | None = Field(

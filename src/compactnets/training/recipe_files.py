@@ -72,6 +72,7 @@ def load(
         settings: what the file says; changed in place.
         name: what errors call it.
         overrides: ``key=value`` strings; nested keys with dots (``optimizer.nesterov=true``), values as YAML.
+            ``epochs`` also takes the file's ``min_steps`` away, unless that is set as well.
         model: replaces the recipe's network.
 
     Raises:
@@ -88,6 +89,8 @@ def load(
     for key, value in changes:
         _apply(settings, key, value)
     changed = {key for key, _ in changes}
+    if "epochs" in changed and "min_steps" not in changed:
+        settings.pop("min_steps", None)  # who says how many epochs means so many
     if "lr" not in changed:
         if settings.get("lr_batch_size") is None:  # null says the same as leaving it out
             settings["lr_batch_size"] = batch_size

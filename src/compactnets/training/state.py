@@ -23,6 +23,15 @@ WITHOUT_CONTENT = 3  # the format before: it tells images by their labels alone,
 CONTENT = ("content of the training images", "content of the validation images")
 TRAINING, VALIDATION = ("training data", CONTENT[0]), ("validation data", CONTENT[1])
 INIT = "--init"
+LENGTH = ("epochs", "min_steps", "eval_epochs")  # how long a run is: it may become longer
+# settings that runs of earlier versions do not state, and what they did
+BEFORE = {
+    "min_steps": None,
+    "anchors": "given",
+    "ssd.least_negatives": 0,
+    "ssd.class_agnostic_nms": False,
+    "faster_rcnn.class_agnostic_nms": False,
+}
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -74,8 +83,8 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
     """Read the newest state of a run that can be read; ``None`` where it has none yet.
 
     Raises:
-        InputError: states of another run (the message says what differs), or none that can be read. Other validation
-            data are no other run: a line says that they changed.
+        InputError: states of another run, or of one with more epochs (the message says what differs), or none that can
+            be read. Other validation data are no other run: a line says that they changed. Nor are more epochs.
     """
     states = _states(output)
     for path in states:
@@ -91,6 +100,10 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
         if document["format"] == WITHOUT_CONTENT:
             say(f"{output} was begun by a version that did not compare images: they are taken for the same")
             found = _with_content(found, described)
+        found = {**{key: value for key, value in BEFORE.items() if key in described}, **found}
+        before, now = found.get("epochs", 0), described.get("epochs", 0)
+        if now >= before:
+            found = {**found, **{key: described[key] for key in LENGTH if key in described}}
         if _other_validation(found, described):
             say(
                 f"the validation data changed since {output} was last written: evaluations and the best checkpoint up "
@@ -101,6 +114,11 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
             raise InputError(
                 f"{output} holds another run: {'; '.join(differences)}. Give the same recipe and data to go on, or "
                 f"another --output"
+            )
+        if now > before:
+            say(
+                f"{output}: epochs were {before:,} and are {now:,} now: after step {progress.step} the learning rate "
+                f"is that of a run of so many"
             )
         return progress, learner
     if states:
@@ -146,6 +164,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     keys = list(dict.fromkeys([*wanted, *found]))
     changed = [key for key in keys if found.get(key) != wanted.get(key)]
     told = [f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}" for key in changed[:4]]
+    if "epochs" in changed[:4]:
+        told[changed.index("epochs")] += " (they may be raised, not lowered)"
     return [*told, f"{len(changed) - 4} more"] if len(changed) > 4 else told
 
 
