@@ -173,7 +173,9 @@ class RunRecipe(Section):
         None, gt=0, le=MOST, description="steps between two lines of a log; else 15 seconds"
     )
     checkpoint_minutes: float = Field(5, ge=0, le=MOST, description="largest time that a kill can cost")
-    on_error: Literal["raise", "skip"] = Field("raise", description="a training image that cannot be read")
+    on_error: Literal["raise", "skip"] = Field(
+        "raise", description="a training image that cannot be read; of a detector also one to evaluate on"
+    )
     max_skipped: int = Field(100, gt=0, le=MOST, description="skip: unreadable images at which the run stops after all")
     init_form: Literal["same", "any"] = Field(
         "same", description="--init: any takes the tensors of weights whose stem, fusion or sharing are others, too"

@@ -140,6 +140,10 @@ def test_no_names(tmp_path: Path) -> None:
         open_detection(str(tmp_path), "train")
     (tmp_path / "classes.txt").write_text("ant\nbee\n")
     assert open_detection(str(tmp_path), "train").class_names == ("ant", "bee")
+    for text, message in (("ant\nant\n", "found twice: ant"), ("\n", "names must be a list")):
+        (tmp_path / "classes.txt").write_text(text)
+        with pytest.raises(InputError, match=rf"classes\.txt: .*{message}"):
+            open_detection(str(tmp_path), "train")
 
 
 @pytest.mark.parametrize(("images", "labels"), [("images", "labels"), (".", ".")])

@@ -16,6 +16,7 @@ from compactnets.data.examination import Examination, examine, locate, same_imag
 from compactnets.data.listing import strays
 from compactnets.data.orientation import UPRIGHT, turned_size
 from compactnets.data.report import FoundImage
+from compactnets.detection.data.base import ALL as WHOLE
 from compactnets.detection.data.base import NAMES, YEAR, DetectionSource
 from compactnets.detection.data.opening import Spec, open_detection, open_splits
 from compactnets.detection.data.problems import Problem, find_problems, upright_objects
@@ -53,6 +54,8 @@ def check_detection(
         sources = open_splits(spec, class_names=class_names, share=share)
         report = check_sources(sources, workers=workers)
         report.left_out = _left_out(sources)
+        if [source.split for source in sources] == [WHOLE]:
+            report.notes.append("the images are not divided: --split 0.8 trains on 80 % of them")
         return report
     return check_sources([open_detection(spec, split, class_names=class_names, share=share)], workers=workers)
 

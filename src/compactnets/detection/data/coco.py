@@ -129,7 +129,10 @@ class CocoTree(DetectionTree):
         sample = np.linspace(0, len(names) - 1, SAMPLE, dtype=np.int64).tolist()
         place, hits = self._best(places, [given[index] for index in sample])
         if hits:
-            names = [name if self._has(place, name) else other for name, other in zip(given, names, strict=True)]
+            names = [  # on other systems a back-slash is part of a name
+                name if name == other or self._has(place, name) else other
+                for name, other in zip(given, names, strict=True)
+            ]
         else:
             place, hits = self._best(places, [names[index] for index in sample if _is_inside(names[index])])
         if not hits:

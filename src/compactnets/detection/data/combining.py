@@ -164,8 +164,9 @@ class DividedTree(DetectionTree):
             groups = group_copies([source.root / name for name in source.names])
             train, val = divide(groups, self.share, source.spec)
             self._parts = {"train": train, "val": val}
+        total = len(source)
         source = source.pick(self._parts[split], split)
-        source.notes.append(f"{len(source):,} images of those of {whole}, {self.share:g} of them to train on")
+        source.notes.append(f"{len(source):,} of {total:,} images, divided here: {self.share:g} of them to train on")
         return source
 
 

@@ -214,7 +214,8 @@ def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
     for name in NAME_FILES:
         for place in (root, *folders_called(root, LABEL_FOLDERS), *((root.parent,) if name == DARKNET else ())):
             if (place / name).is_file():
-                names = [line.strip() for line in _read_text(place / name).splitlines() if line.strip()]
+                lines = [line.strip() for line in _read_text(place / name).splitlines()]
+                names = _read_names(place / name, [line for line in lines if line], None)
                 return YoloTree(root, spec, lists, names, place / name, keypoints=False)
     splits = "".join(f"{split}: {_folder_of(found)}, " for split, found in lists.items() if split != ALL)
     raise InputError(
