@@ -25,7 +25,7 @@ from compactnets.deploy import latency_report
 from compactnets.deploy import report as deploy_report
 from compactnets.detection import report as detection_report
 from compactnets.detection.cost import DetectorCost, PartCost, render_cost
-from compactnets.detection.metrics import ClassScores, CocoScores, DetectionScores
+from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
 from compactnets.papers import ablation
 from compactnets.papers.cost import measure_rows, select_rows
 from compactnets.papers.cost import render as render_papers
@@ -50,10 +50,12 @@ def quantized_table() -> None:
 
 def found_table() -> None:
     classes = tuple(
-        ClassScores(f"{NAME} {number} of a long name", 1234, 5, 6, 12.34, 56.78, 9.01) for number in range(3)
+        ClassScores(f"{NAME} {number} of a long name", 1234, 5, 6, 12.34, 56.78, 9.01, 0.5, 12.3, 45.6, 20.1)
+        for number in range(3)
     )
     coco = CocoScores(**dict.fromkeys(CocoScores.__dataclass_fields__, 33.33))
-    scores = DetectionScores("coco", 0.5, 10, 12.34, 56.78, coco, classes)
+    confusion = Confusion((0.5,) * 3, ((1234,) * 4,) * 4)
+    scores = DetectionScores("coco", 0.5, 10, 12.34, 56.78, coco, classes, confusion)
     detection_report.show(scores, 1.0, f"ssd on {NAME}, cells [v2] (val)")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from compactnets.detection.matching import match
 from compactnets.detection.metrics import DetectionEvaluator, Metric
 from compactnets.detection.objects import no_objects
 from compactnets.errors import InputError
@@ -108,3 +109,56 @@ def test_gradients_and_devices_are_left_behind() -> None:
     evaluator = DetectionEvaluator(NAMES)
     evaluator.update(found, objects([HERE]))
     assert evaluator.compute().classes[0].voc07 == pytest.approx(100)
+
+
+def test_the_best_threshold_has_the_highest_f1() -> None:
+    """Beside every threshold tried one by one on made-up images, with equal scores among them."""
+    images = crowded(np.random.default_rng(3), images=40)
+    scores = evaluate(images, ("a", "b", "c"))
+    for label, row in enumerate(scores.classes):
+        figures = {}
+        for threshold in sorted({float(score) for found, _ in images for score in found.scores}):
+            right = wrong = 0
+            for found, there in images:
+                verdicts = match(found.above(threshold), there)
+                own = found.above(threshold).labels == label
+                right += int((verdicts.right & own).sum())
+                wrong += int((verdicts.wrong & own).sum())
+            precision, recall = right / max(right + wrong, 1), right / row.objects
+            figures[threshold] = (2 * right / (right + wrong + row.objects), precision, recall)
+        best = max(figures.values())[0]
+        assert row.f1 == pytest.approx(100 * best)
+        assert row.threshold is not None
+        assert figures[row.threshold] == pytest.approx([row.f1 / 100, row.precision / 100, row.recall / 100])
+
+
+def test_what_is_found_as_what() -> None:
+    """One right, one found as another class, one missed, one of nothing, one below its class's threshold."""
+    there = objects([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], [0, 0, 1])
+    found = detections(
+        [[0, 0, 10, 10], [20, 0, 30, 10], [70, 0, 80, 10], [90, 0, 99, 9]], [0.9, 0.8, 0.9, 0.1], [0, 1, 0, 0]
+    )
+    other = (detections([[0, 0, 10, 10]], [0.7], [1]), objects([[0, 0, 10, 10]], [1]))
+    scores = evaluate([(found, there), other], ("cat", "dog"))
+    assert scores.confusion.matrix == ((1, 1, 0), (0, 1, 1), (1, 0, 0))
+    assert scores.confusion.thresholds == pytest.approx((0.9, 0.7))
+    assert scores.confusion.mistaken(("cat", "dog")) == [("cat", "dog", 1)]
+    assert scores.to_dict()["confusion"]["matrix"] == ((1, 1, 0), (0, 1, 1), (1, 0, 0))
+
+
+def test_confusions_add_up_over_made_up_images() -> None:
+    images = crowded(np.random.default_rng(1), images=40)
+    scores = evaluate(images, ("a", "b", "c"))
+    matrix = np.array(scores.confusion.matrix)
+    for label, row in enumerate(scores.classes):
+        assert matrix[label].sum() == row.objects
+        assert matrix[label, label] == round(row.recall / 100 * row.objects)
+        assert matrix[:, label].sum() == round(matrix[label, label] / (row.precision / 100))
+
+
+def test_without_objects_or_detections_there_is_no_threshold() -> None:
+    for image in ((detections([], []), objects([[0, 0, 9, 9]])), (detections([[0, 0, 9, 9]], [0.8]), objects([]))):
+        scores = evaluate([image])
+        row = scores.classes[0]
+        assert (row.threshold, row.precision, row.recall, row.f1) == (None, None, None, None)
+        assert scores.confusion.matrix == (((0, 1), (0, 0)) if len(image[1]) else ((0, 0), (1, 0)))

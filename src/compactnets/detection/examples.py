@@ -86,6 +86,7 @@ def examples_page(
     page = environment.get_template("examples.html").render(
         title=title,
         scores=scores,
+        mistaken=scores.confusion.mistaken(class_names)[:20] if scores else [],
         metric=scores and METRIC_TITLES[scores.metric],
         images=len(judged),
         score_threshold=score_threshold,

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from compactnets.detection.coco import CocoScores, coco_scores, require_coco
 from compactnets.detection.matching import match
@@ -38,6 +41,10 @@ class ClassScores:
         voc07: at eleven recalls.
         voc10: the area.
         coco: mean over ten overlaps; ``None`` also where the metric is not COCO's.
+        threshold: the score from which on detections have the highest F1; ``None`` where none is right.
+        precision: share of the detections from that score on that are right, in percent.
+        recall: share of the objects that these find, in percent.
+        f1: harmonic mean of both, in percent.
     """
 
     name: str
@@ -47,6 +54,34 @@ class ClassScores:
     voc07: float | None
     voc10: float | None
     coco: float | None
+    threshold: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which classes are taken for which, among the detections from each class's best score on.
+
+    Attributes:
+        thresholds: score of each class from which its detections count: of the highest F1, 0.5 where there is none.
+        matrix: (C + 1) rows of (C + 1) numbers. Row i, column j: objects of class i that were found as class j. The
+            last column: objects that were not found. The last row: detections of what is no object.
+    """
+
+    thresholds: tuple[float, ...]
+    matrix: tuple[tuple[int, ...], ...]
+
+    def mistaken(self, class_names: Sequence[str]) -> list[tuple[str, str, int]]:
+        """Return the pairs of classes (object, found as) that are confused, most often first, with how often."""
+        pairs = [
+            (class_names[i], class_names[j], self.matrix[i][j])
+            for i in range(len(class_names))
+            for j in range(len(class_names))
+            if i != j and self.matrix[i][j]
+        ]
+        return sorted(pairs, key=lambda pair: -pair[2])
 
 
 @dataclass(frozen=True)
@@ -61,6 +96,7 @@ class DetectionScores:
         voc10: likewise.
         coco: ``None`` where the metric is not COCO's.
         classes: one entry for each class name, in their order.
+        confusion: which classes are taken for which.
     """
 
     metric: Metric
@@ -70,6 +106,7 @@ class DetectionScores:
     voc10: float | None
     coco: CocoScores | None
     classes: tuple[ClassScores, ...]
+    confusion: Confusion
 
     @property
     def headline(self) -> float | None:
@@ -196,6 +233,7 @@ class DetectionEvaluator:
             voc10=_mean([scores.voc10 for scores in classes]),
             coco=coco,
             classes=classes,
+            confusion=_confusion(images, classes, self.iou_threshold),
         )
 
     def _class_scores(
@@ -212,13 +250,56 @@ class DetectionEvaluator:
         for label, name in enumerate(self.class_names):
             own, of_class = labels == label, object_labels == label
             voc07 = voc10 = None
+            best: tuple[float | None, ...] = (None,) * 4
             if count := int((of_class & ~ignored).sum()):
                 recall, precision = precision_recall(scores[own & judged], right[own & judged], count)
                 voc07 = 100 * eleven_point_precision(recall, precision)
                 voc10 = 100 * area_under_precision(recall, precision)
+                best = _best_threshold(scores[own & judged], recall, precision)
             ignored_count = int((of_class & ignored).sum())
-            rows.append(ClassScores(name, count, ignored_count, int(own.sum()), voc07, voc10, coco[label]))
+            rows.append(ClassScores(name, count, ignored_count, int(own.sum()), voc07, voc10, coco[label], *best))
         return tuple(rows)
+
+
+def _best_threshold(
+    scores: NDArray[np.floating], recall: NDArray[np.float64], precision: NDArray[np.float64]
+) -> tuple[float | None, ...]:
+    """Return the score with the highest F1, the highest of several, and precision, recall and F1 there, in percent."""
+    ranked = np.sort(scores)[::-1]
+    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]  # of equal scores all are taken or none
+    f1 = np.where(last, 2 * precision * recall / np.maximum(precision + recall, 1e-12), 0.0)
+    if not f1.any():
+        return (None,) * 4
+    at = int(f1.argmax())
+    return float(ranked[at]), *(100 * float(values[at]) for values in (precision, recall, f1))
+
+
+def _confusion(
+    images: Sequence[tuple[Detections, Objects]], classes: Sequence[ClassScores], iou_threshold: float
+) -> Confusion:
+    """Count what is found as what. What :func:`match` calls right is on the diagonal; of the rest, a detection takes
+    the object of another class that it overlaps most, from ``iou_threshold`` on, the best pair first."""
+    count = len(classes)
+    thresholds = tuple(0.5 if row.threshold is None else row.threshold for row in classes)
+    matrix = np.zeros((count + 1, count + 1), dtype=np.int64)
+    limits = torch.tensor(thresholds, dtype=torch.float64)
+    for detections, objects in images:
+        keep = detections.scores.double() >= limits[detections.labels]
+        shown = Detections(detections.boxes[keep], detections.labels[keep], detections.scores[keep])
+        verdicts = match(shown, objects, iou_threshold)
+        right = shown.labels[verdicts.right].numpy()
+        np.add.at(matrix, (right, right), 1)
+        found, missed = shown.labels[verdicts.wrong].numpy(), objects.labels[verdicts.missed].numpy()
+        overlaps = box_iou(shown.boxes[verdicts.wrong].double(), objects.boxes[verdicts.missed].double()).numpy()
+        overlaps[found[:, None] == missed] = 0
+        while overlaps.size and overlaps.max() >= iou_threshold:
+            i, j = np.unravel_index(overlaps.argmax(), overlaps.shape)
+            matrix[missed[j], found[i]] += 1
+            found, missed = np.delete(found, i), np.delete(missed, j)
+            overlaps = np.delete(np.delete(overlaps, i, axis=0), j, axis=1)
+        np.add.at(matrix, (missed, np.full(len(missed), count)), 1)
+        np.add.at(matrix, (np.full(len(found), count), found), 1)
+    return Confusion(thresholds, tuple(tuple(row) for row in matrix.tolist()))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

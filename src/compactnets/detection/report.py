@@ -8,8 +8,10 @@ from compactnets.console import Table, stdout
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.examples import Example, examples_page
-from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
+from compactnets.detection.metrics import METRIC_TITLES, ClassScores, DetectionEvaluator, DetectionScores
 from compactnets.files import as_path
+
+FEW_CLASSES = 10  # of which a matrix of what is found as what can be read
 
 
 def show(scores: DetectionScores, seconds: float, title: str) -> None:
@@ -17,15 +19,16 @@ def show(scores: DetectionScores, seconds: float, title: str) -> None:
     with_coco = scores.coco is not None
     columns = ["VOC07 AP", "VOC10 AP", *(["COCO AP"] if with_coco else [])]
     table = Table("class", title=title, lines=True)
-    table.add_figures("objects", *columns)
+    table.add_figures("objects", *columns, "precision", "recall", "from score")
     for row in scores.classes:
         figures = [row.voc07, row.voc10, *([row.coco] if with_coco else [])]
-        table.add_row(row.name, f"{row.objects:,}", *(_percent(value) for value in figures))
+        table.add_row(row.name, f"{row.objects:,}", *(_percent(value) for value in figures), *_at_best(row))
     means = [scores.voc07, scores.voc10, *([scores.coco.ap] if scores.coco is not None else [])]
     table.add_section()
     objects = sum(row.objects for row in scores.classes)
-    table.add_row("mean", f"{objects:,}", *(_percent(value) for value in means), style="bold")
+    table.add_row("mean", f"{objects:,}", *(_percent(value) for value in means), "", "", "", style="bold")
     stdout.print(table)
+    _show_confusion(scores)
     if scores.coco is not None:
         coco = scores.coco
         stdout.print(f"COCO: AP50 {_percent(coco.ap50)}, AP75 {_percent(coco.ap75)}")
@@ -33,6 +36,26 @@ def show(scores: DetectionScores, seconds: float, title: str) -> None:
         f"{METRIC_TITLES[scores.metric]}: {_percent(scores.headline)}; {scores.images:,} images, "
         f"{seconds / scores.images:.3f} s each",
     )
+
+
+def _at_best(row: ClassScores) -> tuple[str, str, str]:
+    score = "-" if row.threshold is None else f"{row.threshold:.2f}"
+    return _percent(row.precision), _percent(row.recall), score
+
+
+def _show_confusion(scores: DetectionScores) -> None:
+    """Print what is found as what, or of many classes the pairs that are confused most."""
+    names = [row.name for row in scores.classes]
+    if len(names) <= FEW_CLASSES:
+        table = Table("object", title=f"found as, overlap {scores.iou_threshold:g}, from these scores on", lines=True)
+        table.add_figures(*names, "not found")
+        for name, row in zip([*names, "no object"], scores.confusion.matrix, strict=True):
+            cells = [f"{number:,}" for number in row]
+            table.add_row(name, *(cells if name != "no object" or row[-1] else [*cells[:-1], ""]))
+        stdout.print(table)
+    elif pairs := scores.confusion.mistaken(names)[:FEW_CLASSES]:
+        told = ", ".join(f"{one} found as {other} {number:,}" for one, other, number in pairs)
+        stdout.print(f"confused most often: {told}")
 
 
 def write_examples(path: str | Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
