@@ -9,6 +9,7 @@ import typer
 
 from compactnets_cli.options import AsJson, Download, print_json, share_of
 
+RECIPES = ("small/faster_rcnn", "small/ssd512")  # whose anchors images with boxes are compared with
 SHOWN = 20  # problems of a kind that are printed; --json has all
 
 data = typer.Typer(help="Look at images before a run does; convert those with boxes.", no_args_is_help=True)
@@ -33,41 +34,61 @@ def check(
         int | None,
         typer.Option(min=0, help="Processes that decode; one per core, or none for under 1,000 images."),
     ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of images with boxes: recipe, or .yaml file, whose anchors are compared with the objects; the small "
+            "ones. Several may be given; the network plays no part."
+        ),
+    ] = None,
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
     """Decode every image; list what cannot be read, what contradicts itself and what is in two splits.
 
-    Of images with labels: those under two classes. Of images with boxes: boxes that cannot be used.
+    Of images with labels: those under two classes. Of images with boxes: boxes that cannot be used, how large objects
+    are in the pixels that a detector sees, and how many of them its anchors reach.
 
     Exit code 0 where there are none, 1 where there are some, 2 where the source cannot be used.
     """
     from compactnets.console import say, stdout
     from compactnets.data.checking import check_source
     from compactnets.data.report import SourceReport, render
+    from compactnets.detection.anchors import AnchorFit, check_anchors
     from compactnets.detection.data.checking import check_detection
     from compactnets.detection.data.opening import is_detection
     from compactnets.detection.data.report import DetectionReport
     from compactnets.detection.data.report import render as render_detection
+    from compactnets.detection.recipe import DetectionRecipe
     from compactnets.errors import InputError
+    from compactnets.training.recipe_files import load_detection_recipe
 
+    fits: dict[str, list[AnchorFit]] = {}
     report: SourceReport | DetectionReport
     if len(source) > 1 or is_detection(source[0]):
         if download:
             say(f"note: --download has no effect on the folder {source[0]}")
+        recipes = {name: load_detection_recipe(DetectionRecipe, name) for name in recipe or RECIPES}
         share = share_of(split)
         report = check_detection(source, "both" if share else split, workers=workers, share=share)
         lines = render_detection(report, SHOWN)
+        fits = check_anchors(source, recipes, None if share or split == "both" else split, share=share)
+    elif recipe:
+        raise InputError(f"--recipe compares anchors with boxes, and {source[0]} has labels: leave it out")
     elif split in ("train", "val", "both"):
         report = check_source(source[0], split, workers=workers, download=download)  # type: ignore[arg-type]
         lines = render(report, SHOWN)
     else:
         raise InputError(f"--split must be train, val or both for images without boxes, found {split!r}")
     if as_json:
-        print_json(report.to_dict())
+        anchors = {name: [fit.to_dict() for fit in found] for name, found in fits.items()}
+        print_json({**report.to_dict(), **({"anchors": anchors} if fits else {})})
     else:
         for line in lines:
             stdout.print(line)
+        for name, found in fits.items():
+            for fit in found:
+                stdout.print(f"{name}: {fit}")
     if not report.clean:
         raise typer.Exit(1)
 

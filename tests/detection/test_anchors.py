@@ -152,3 +152,33 @@ def test_few_objects_leave_the_recipes_own(tmp_path: Path, capsys: pytest.Captur
 def test_small_recipes_fit_their_anchors(name: str) -> None:
     assert load_detection_recipe(DetectionRecipe, name).anchors == "auto"
     assert json.loads(load_detection_recipe(DetectionRecipe, name).model_dump_json())["anchors"] == "auto"
+
+
+def test_data_check_says_what_anchors_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the network's pixels: sides of 20 to 40 of 96 are stretched to 512; those of a recipe of one's own besides."""
+    from compactnets_cli import main
+
+    def check(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["compactnets", "data", "check", str(tmp_path / "scenes"), *arguments])
+        main()  # with nothing wrong it returns
+        return capsys.readouterr().out
+
+    write_scenes(tmp_path / "scenes", train=12, val=2)
+    found = json.loads(check("--json"))["anchors"]
+    assert list(found) == ["train", "val"]
+    sources = open_detection(str(tmp_path / "scenes"), "train"), open_detection(str(tmp_path / "scenes"), "val")
+    for split, source, objects in (("train", sources[0], 24), ("val", sources[1], 4)):
+        for fit, detector in zip(found[split], ("faster_rcnn", "ssd"), strict=True):
+            recipe = load_detection_recipe(DetectionRecipe, SMALL[detector])
+            seen, train = seen_objects(source, recipe), seen_objects(sources[0], recipe)
+            assert (fit["recipe"], fit["objects"], fit["anchors"]) == (SMALL[detector], objects, "auto")
+            assert fit["reached"] == count_reached(seen, fit_anchors(recipe, train))
+            assert fit["reached_by_given"] == count_reached(seen, recipe)
+            assert 20 / 96 * 512 * 0.9 < fit["sizes"][0] <= fit["sizes"][2] < 42 / 96 * 600
+    text = check("--split", "val", "--recipe", "voc/faster_rcnn")
+    assert "val: voc/faster_rcnn sees them at a shorter side of 600 pixels" in text
+    assert "of 4 (" in text
+    with pytest.raises(InputError, match="has no detector"):
+        load_detection_recipe(DetectionRecipe, "cifar/short")

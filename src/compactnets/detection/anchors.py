@@ -17,6 +17,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from compactnets.console import say
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.data.base import DetectionSource
+from compactnets.detection.data.opening import Spec, open_detection, open_splits
 from compactnets.detection.detectors import anchor_scales, default_boxes, map_sizes
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.errors import InputError
@@ -88,7 +89,7 @@ class AnchorFit:
         share = 100 * self.reached / self.objects
         return (
             f"{self.recipe} sees them at {self.scaled}: {least:.0f} to {most:.0f} pixels, median {middle:.0f}; its "
-            f"anchors reach {self.reached:,} of {self.objects:,} ({share:.0f} %) at an overlap of {REACHED}{own}"
+            f"anchors reach {self.reached:,} of {self.objects:,} ({share:.1f} %) at an overlap of {REACHED}{own}"
         )
 
 
@@ -286,6 +287,32 @@ def anchor_fit(name: str, recipe: DetectionRecipe, objects: SeenObjects, fitted_
         anchors="given" if auto is None else "auto",
         reached_by_given=None if auto is None else given,
     )
+
+
+def check_anchors(
+    spec: Spec, recipes: Mapping[str, DetectionRecipe], split: str | None = None, *, share: float | None = None
+) -> dict[str, list[AnchorFit]]:
+    """Return, for each split of a source, how the anchors of recipes fit its objects; nothing where it has none.
+
+    Args:
+        spec: path of the folder, or of several that are one set.
+        recipes: name -> recipe; its network plays no part.
+        split: one split only; anchors are fitted to ``train`` all the same, where there is one.
+        share: of images that are not divided, what is trained on.
+
+    Raises:
+        InputError: the source cannot be opened, or settings of SSD that give no detector.
+    """
+    sources = {source.split: source for source in open_splits(spec, share=share)}
+    train = next((source for name, source in sources.items() if name.startswith("train")), next(iter(sources.values())))
+    chosen = [open_detection(spec, split, share=share)] if split else list(sources.values())
+    found: dict[str, list[AnchorFit]] = {}
+    for name, recipe in recipes.items():
+        fitted_to = seen_objects(train, recipe)
+        for source in chosen:
+            fit = anchor_fit(name, recipe, seen_objects(source, recipe), fitted_to)
+            found.setdefault(source.split, []).extend([fit] if fit else [])
+    return found
 
 
 def _with(recipe: DetectionRecipe, detector: str, update: dict[str, Any]) -> DetectionRecipe:
