@@ -134,6 +134,10 @@ def split(
     output: Annotated[Path, typer.Option(help="Folder to write; it must not be there.")],
     share: Annotated[float, typer.Option("--split", min=0, max=1, help="The share to train on.")] = 0.8,
     link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
+    bad_boxes: Annotated[
+        Literal["raise", "drop"],
+        typer.Option(help="What to do with annotations that cannot be read and boxes that are no numbers."),
+    ] = "raise",
     as_json: AsJson = False,
 ) -> None:
     """Divide photographs of one's own into train and val, always in the same way.
@@ -151,7 +155,7 @@ def split(
         raise InputError(f"--split must be a share between 0 and 1, found {share:g}")
     result: Conversion | Division
     if len(source) > 1 or is_detection(source[0]):
-        result = split_detection(source, output, share, link=link)
+        result = split_detection(source, output, share, link=link, bad_boxes=bad_boxes)
         what = f"({result.format}): {result.objects:,} objects"
         notes = result.losses
     else:

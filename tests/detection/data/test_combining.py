@@ -146,4 +146,8 @@ def test_conversion_without_what_cannot_be_read(tmp_path: Path) -> None:
     result = convert(str(root), "coco", tmp_path / "out", bad_boxes="drop")
     assert (result.images, result.objects) == (3, 2)
     assert any("1.xml" in line for line in result.losses)
+    with pytest.raises(InputError, match=r"1\.xml.*--bad-boxes drop"):
+        split_detection(str(root), tmp_path / "divided", 0.5)
+    divided = split_detection(str(root), tmp_path / "divided", 0.5, bad_boxes="drop")
+    assert sum(divided.splits.values()) == 3
     assert any("finite" in line for line in result.losses)

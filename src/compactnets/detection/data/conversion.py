@@ -120,7 +120,9 @@ def convert(
     )
 
 
-def split_detection(spec: Spec, output: str | Path, share: float = 0.8, *, link: bool = False) -> Conversion:
+def split_detection(
+    spec: Spec, output: str | Path, share: float = 0.8, *, link: bool = False, bad_boxes: OnBad = "raise"
+) -> Conversion:
     """Write images with boxes that are not divided as ``train`` and ``val``, as Pascal VOC or else as COCO.
 
     The two are those of :class:`compactnets.detection.data.combining.DividedTree`.
@@ -130,6 +132,7 @@ def split_detection(spec: Spec, output: str | Path, share: float = 0.8, *, link:
         output: folder to write, which must not be there.
         share: of the images to train on.
         link: hard links instead of copies of the images.
+        bad_boxes: as for :func:`convert`.
 
     Raises:
         InputError: what :func:`convert` raises; the source is divided already, or the folder is there.
@@ -137,7 +140,8 @@ def split_detection(spec: Spec, output: str | Path, share: float = 0.8, *, link:
     output = as_path(output)
     check_new(output)
     tree = find_tree(spec, share)
-    return convert(spec, "voc" if tree.kind == "voc" else "coco", output, link=link, share=share)
+    to: Format = "voc" if tree.kind == "voc" else "coco"
+    return convert(spec, to, output, link=link, share=share, bad_boxes=bad_boxes)
 
 
 def _drop(source: DetectionSource, dropped: list[str]) -> DetectionSource:
