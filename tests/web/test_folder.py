@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import http.client
 import json
 import shutil
@@ -13,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
@@ -142,6 +144,57 @@ def test_headers_types_and_what_is_not_served(page: Path) -> None:
         assert ask("/../../etc/passwd").status == 404
         assert ask("/nothing").status == 404
         assert ask("/", host="evil.example").status == 421
+
+
+def test_the_server_compresses_and_lets_the_browser_keep(page: Path) -> None:
+    text = b"// the same line\n" * 2000
+    (page / "assets" / "main-Ab3_-x9Z.js").write_bytes(text)
+    (page / "assets" / "plain.js").write_bytes(text)
+    (page / "model.onnx").write_bytes(text)
+
+    with served(page) as address:
+
+        def ask(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+            request = urllib.request.Request(
+                address + path, headers={k.replace("_", "-"): v for k, v in headers.items()}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return answer.status, dict(answer.headers), answer.read()
+            except urllib.error.HTTPError as error:
+                return error.code, dict(error.headers), error.read()
+
+        status, headers, body = ask("assets/main-Ab3_-x9Z.js", Accept_Encoding="gzip, br")
+        assert (status, headers["Content-Encoding"], gzip.decompress(body)) == (200, "gzip", text)
+        assert len(body) == int(headers["Content-Length"]) < len(text) / 10
+        assert "immutable" in headers["Cache-Control"]
+        assert headers["Content-Type"] == "text/javascript"
+        assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        again, kept, nothing = ask("assets/main-Ab3_-x9Z.js", Accept_Encoding="gzip", If_None_Match=headers["ETag"])
+        assert (again, nothing, kept["ETag"]) == (304, b"", headers["ETag"])
+        status, headers, body = ask("assets/plain.js")
+        assert (status, body, headers.get("Content-Encoding")) == (200, text, None)
+        assert headers["Cache-Control"] == "no-cache"
+        assert headers["Vary"] == "Accept-Encoding"
+        (page / "assets" / "plain.js").write_bytes(text[:-1])  # what changed is sent anew
+        assert ask("assets/plain.js", If_None_Match=headers["ETag"])[2] == text[:-1]
+        status, headers, body = ask("model.onnx", Accept_Encoding="gzip")
+        assert (body, headers.get("Content-Encoding")) == (text, None)
+        assert ask("", Accept_Encoding="gzip")[1]["Content-Type"].startswith("text/html")
+
+
+def test_networks_say_what_they_are_of(artifact: Path, page: Path, tmp_path: Path) -> None:
+    """The tag of named weights, what they were trained on without its folders, and what an artifact does not know."""
+    from compactnets.deploy.web import _data_name
+
+    from .helpers import record_of
+
+    catalogue = build_site([str(artifact)], tmp_path / "site", page=page)
+    assert catalogue["networks"][0]["data"] == ""
+    assert catalogue["runtime_bytes"] == 1
+    assert [example["name"] for example in catalogue["examples"]] == ["Temple in China", "Flower"]
+    for data, name in (("/home/me/photos/", "photos"), ("cifar10", "cifar10"), ("hf:a/b", "hf:a/b"), (r"C:\x\y", "y")):
+        assert _data_name(record_of("a", TINY, 2).model_copy(update={"training": {"data": data}})) == name
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ Open = Callable[..., Visit]
 
 def test_an_example_is_classified_and_nothing_leaves_the_device(visit: Open) -> None:
     page = visit().open()
-    assert page.status == "Choose an image, or use the camera."
+    assert page.status == "Choose, drop or paste an image, or use the camera."
     page.page.click("#examples button >> nth=1")
     page.wait("done", "error")
-    assert page.status.startswith("flower.jpg: class ")
+    assert page.status.startswith("Flower: class ")
     assert page.page.locator(".top li").count() == 5
     values = page.page.locator(".top .value").all_inner_texts()
     assert [float(value.removesuffix(" %")) for value in values] == sorted(

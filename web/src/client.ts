@@ -1,6 +1,6 @@
 /** The page's side of the worker: a request becomes a promise. */
 
-import type { Replies, Request } from "./types";
+import type { Progress, Replies, Request } from "./types";
 
 interface Waiting {
   resolve: (result: never) => void;
@@ -10,10 +10,18 @@ interface Waiting {
 const waiting = new Map<number, Waiting>();
 let worker: Worker | undefined;
 let count = 0;
+let onProgress: (progress: Progress) => void = () => {};
+
+/** Hear how far downloads are. */
+export function listenToProgress(listener: (progress: Progress) => void): void {
+  onProgress = listener;
+}
 
 function start(): Worker {
   const started = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
-  started.onmessage = (event: MessageEvent<{ number: number; result?: never; error?: string }>) => {
+  type Reply = { number: number; result?: never; error?: string; progress?: Progress };
+  started.onmessage = (event: MessageEvent<Reply>) => {
+    if (event.data.progress) return onProgress(event.data.progress);
     const { number, result, error } = event.data;
     const one = waiting.get(number);
     waiting.delete(number);

@@ -1,11 +1,12 @@
 /** From an image file, or a camera's frame, to RGBA pixels, upright. */
 
-import { readHeader } from "./headers";
+import { readHeader, type Header } from "./headers";
 import { decodePng, needsOwnDecoder } from "./png";
 import type { Pixels } from "./preprocess";
 
-const MAX_BYTES = 64 * 2 ** 20;
+const MAX_BYTES = 64 * 2 ** 20; // read whole; of a larger file only the header
 const MAX_PIXELS = 64e6; // 256 MB of RGBA
+const HEADER_BYTES = 2 ** 21; // in which the size of a picture stands, behind the tags of most cameras
 
 export interface Decoded {
   pixels: Pixels;
@@ -19,14 +20,10 @@ export interface Decoded {
  * @throws Error with one sentence for the visitor: too large, or not an image that the browser reads.
  */
 export async function decode(file: Blob): Promise<Decoded> {
-  if (file.size > MAX_BYTES) {
-    throw new Error(`The file has ${Math.ceil(file.size / 2 ** 20)} MB; files of up to 64 MB are read.`);
-  }
-  const bytes = new Uint8Array(await file.arrayBuffer());
+  const large = file.size > MAX_BYTES;
+  const bytes = new Uint8Array(await (large ? file.slice(0, HEADER_BYTES) : file).arrayBuffer());
   const header = readHeader(bytes);
-  if (header.width * header.height > MAX_PIXELS) {
-    throw new Error(`The image has ${header.width} x ${header.height} pixels; up to 64 million are read.`);
-  }
+  if (large || header.width * header.height > MAX_PIXELS) return scaledDown(file, header);
   let pixels: Pixels;
   let note = "";
   try {
@@ -45,6 +42,40 @@ export async function decode(file: Blob): Promise<Decoded> {
     throw new Error("This file cannot be read as an image: JPEG, PNG, WebP, GIF and BMP files are expected.");
   }
   return { pixels: turn(pixels, header.orientation), orientation: header.orientation, note };
+}
+
+/**
+ * Decode a picture that is past the limits, at a scale within them: the browser's own decoder may be able to.
+ *
+ * @throws Error with one sentence where it is not.
+ */
+async function scaledDown(file: Blob, header: Header): Promise<Decoded> {
+  const { width, height } = header;
+  const size = width && height ? `${width} x ${height} pixels` : `${Math.ceil(file.size / 2 ** 20)} MB`;
+  const scale = Math.min(1, Math.sqrt(MAX_PIXELS / Math.max(1, width * height)));
+  const [w, h] = [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
+  try {
+    if (!width || !height) throw new Error("the header does not say how large it is");
+    // turned by the browser, which exchanges the sides before it resizes
+    const [across, down] = header.orientation >= 5 ? [h, w] : [w, h];
+    const pixels = drawn(
+      await createImageBitmap(file, {
+        imageOrientation: "from-image",
+        resizeWidth: across,
+        resizeHeight: down,
+        resizeQuality: "high",
+        colorSpaceConversion: "none",
+        premultiplyAlpha: "none",
+      }),
+    );
+    const note =
+      `The image has ${size}: the browser scaled it down to ${across} x ${down} first, so that the result may differ ` +
+      "from Python's.";
+    return { pixels, orientation: header.orientation, note };
+  } catch {
+    const limit = "up to 64 MB and 64 million pixels are read here, and this browser could not scale it down";
+    throw new Error(`The image has ${size}; ${limit}.`);
+  }
 }
 
 /** The pixels of a decoded picture; it is closed. */

@@ -26,6 +26,6 @@ export function exampleList(
     };
     const credit = element("a", "", example.attribution);
     credit.href = example.source;
-    return element("li", "", button, element("p", "credit", credit));
+    return element("li", "", button, element("p", "example", example.name), element("p", "credit", credit));
   });
 }

@@ -4,15 +4,17 @@ import "./style.css";
 import "./results.css";
 
 import { startCamera, stopCamera } from "./camera";
-import { ask } from "./client";
+import { ask, listenToProgress } from "./client";
 import { resultAsJson, save } from "./download";
 import { byId } from "./element";
 import { exampleList } from "./examples";
 import { bytes } from "./format";
 import { readCatalogue } from "./models";
-import { about, card, factsTable, summary, type Shown } from "./results";
-import type { Answer, ImageFacts, Network, RuntimeFacts } from "./types";
+import { keepForOffline } from "./offline";
+import { about, card, factsTable, kind, summary, type Shown } from "./results";
+import type { Answer, ImageFacts, Network, Progress, RuntimeFacts } from "./types";
 
+const HINT = "Click, drop or paste an image here";
 const LIVE_RUNS = 30; // frames that the latency of the live picture is the median of
 
 const first = byId<HTMLSelectElement>("first");
@@ -26,6 +28,7 @@ const cameraButton = byId<HTMLButtonElement>("camera");
 const download = byId<HTMLButtonElement>("download");
 
 let networks: Network[] = [];
+let runtimeBytes = 0; // of ONNX Runtime's WebAssembly, as the catalogue says
 let image: { blob: Blob; name: string } | undefined;
 let facts: ImageFacts | undefined;
 let runtime: RuntimeFacts = { version: "", threads: 1, bytes: 0 };
@@ -37,6 +40,18 @@ let turn = 0; // of the last choice: what an earlier one still brings is dropped
 function setState(state: string, status: string): void {
   document.body.dataset["state"] = state;
   byId("status").textContent = status;
+  byId("loading").hidden = true;
+}
+
+/** Show how far a download is; the last bytes of one hide it. */
+function showProgress({ what, loaded, total }: Progress): void {
+  const bar = byId<HTMLProgressElement>("bar");
+  byId("loading").hidden = document.body.dataset["state"] !== "busy" || (total > 0 && loaded >= total);
+  if (total > 0) {
+    bar.max = total;
+    bar.value = Math.min(loaded, total);
+  } else bar.removeAttribute("value");
+  byId("progress").textContent = `${what}: ${bytes(loaded)}${total > 0 ? ` of ${bytes(total)}` : ""}`;
 }
 
 function fail(error: unknown): void {
@@ -62,16 +77,21 @@ function show(answers: Answer[]): void {
 
 function showAbout(): void {
   byId("about").replaceChildren(...chosen().map(about));
+  const [one, other] = [networks[first.selectedIndex], networks[second.selectedIndex - 1]];
+  byId("first-kind").textContent = one ? kind(one) : "";
+  byId("second-kind").textContent = other ? kind(other) : "";
+  byId("second-kind").hidden = other === undefined;
 }
 
 async function loadChosen(): Promise<string[]> {
   const ids = [];
   for (const network of chosen()) {
-    runtime = await ask<"load">({ kind: "load", network, base: document.baseURI });
+    runtime = await ask<"load">({ kind: "load", network, base: document.baseURI, runtimeBytes });
     ids.push(network.id);
   }
   const threads = runtime.threads === 1 ? "1 thread" : `${runtime.threads} threads`;
   const size = runtime.bytes ? `, ${bytes(runtime.bytes)} loaded` : "";
+  keepForOffline(chosen().map((network) => network.file));
   byId("runtime").textContent = `ONNX Runtime Web ${runtime.version} (WebAssembly), ${threads}${size}`;
   return ids;
 }
@@ -96,7 +116,7 @@ async function classify(): Promise<void> {
     if (mine !== turn) return;
     if (image === undefined) {
       show([]);
-      setState("ready", "Choose an image, or use the camera.");
+      setState("ready", "Choose, drop or paste an image, or use the camera.");
       return;
     }
     const answers = await ask<"run">({ kind: "run", ids });
@@ -162,7 +182,7 @@ function endCamera(): void {
   cameraButton.setAttribute("aria-pressed", "false");
   video.hidden = true;
   picture.hidden = image === undefined;
-  hint(image === undefined ? "Drop an image here" : "");
+  hint(image === undefined ? HINT : "");
 }
 
 async function toggleCamera(): Promise<void> {
@@ -193,6 +213,16 @@ async function toggleCamera(): Promise<void> {
 function listen(): void {
   first.onchange = second.onchange = () => void classify();
   chooseButton.onclick = () => file.click();
+  drop.onclick = () => {
+    if (stream === undefined) file.click();
+  };
+  document.onpaste = (event) => {
+    const [one] = event.clipboardData?.files ?? [];
+    if (one === undefined) return;
+    event.preventDefault();
+    choose(one, one.name || "pasted image");
+  };
+  listenToProgress(showProgress);
   file.onchange = () => {
     const [one] = file.files ?? [];
     if (one) choose(one, one.name);
@@ -222,6 +252,7 @@ async function start(): Promise<void> {
   try {
     const catalogue = await readCatalogue();
     networks = catalogue.networks;
+    runtimeBytes = catalogue.runtime_bytes ?? 0;
     first.append(...networks.map((network) => new Option(network.name)));
     second.append(new Option("nothing"), ...networks.map((network) => new Option(network.name)));
     first.disabled = second.disabled = false;

@@ -2,6 +2,8 @@
 
 import type { Catalogue, Network } from "./types";
 
+export type Told = (what: string, loaded: number, total: number) => void;
+
 const NAME = "networks.json";
 
 /** Read the list of networks; throws with one sentence where it cannot be used. */
@@ -35,11 +37,12 @@ function missingField(network: Partial<Network>): string | undefined {
 /**
  * Fetch a network and check that it is the file that `networks.json` describes.
  *
+ * @param told hears how many bytes have come.
  * @throws Error with one sentence: missing, or another file.
  */
-export async function fetchNetwork(network: Network, base: string): Promise<ArrayBuffer> {
+export async function fetchNetwork(network: Network, base: string, told: Told): Promise<ArrayBuffer> {
   const response = await get(new URL(network.file, base).href, network.file);
-  const bytes = await response.arrayBuffer();
+  const bytes = await read(response, network.file, (loaded) => told(network.name, loaded, network.bytes));
   const expected = `${network.file} is not the file that ${NAME} describes`;
   if (bytes.byteLength !== network.bytes) {
     throw new Error(`${expected}: ${network.bytes} bytes were expected, ${bytes.byteLength} found.`);
@@ -51,10 +54,41 @@ export async function fetchNetwork(network: Network, base: string): Promise<Arra
   return bytes;
 }
 
-async function get(address: string, name: string): Promise<Response> {
+/** Fetch a file whose name changes with its content, such as the runtime; the browser may have it already. */
+export async function fetchKept(address: string, what: string, total: number, told: Told): Promise<ArrayBuffer> {
+  const response = await get(address, what, "default");
+  return read(response, what, (loaded) => told(what, loaded, total));
+}
+
+/** Read an answer, and say how many bytes have come each time that some have. */
+async function read(response: Response, name: string, told: (loaded: number) => void): Promise<ArrayBuffer> {
+  if (response.body === null) return response.arrayBuffer();
+  const parts: Uint8Array<ArrayBuffer>[] = [];
+  let loaded = 0;
+  try {
+    for (const reader = response.body.getReader(); ; ) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      parts.push(value);
+      loaded += value.byteLength;
+      told(loaded);
+    }
+  } catch {
+    throw new Error(`${name} stopped coming after ${loaded} bytes: is the network still there? Choose it again to retry.`);
+  }
+  const bytes = new Uint8Array(loaded);
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.byteLength;
+  }
+  return bytes.buffer;
+}
+
+async function get(address: string, name: string, cache: RequestCache = "no-cache"): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(address, { cache: "no-cache" });
+    response = await fetch(address, { cache });
   } catch {
     throw new Error(`${name} could not be fetched: is the server still there?`);
   }

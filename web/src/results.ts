@@ -16,6 +16,7 @@ export interface Shown {
 export function card(network: Network, answer: Answer): HTMLElement {
   const title = element("h3", "", ...breakable(network.name));
   if (!network.trained) title.append(" ", element("span", "badge", "not trained"));
+  const of = element("p", "note", kind(network));
   const list = element("ol", "top");
   for (const guess of best(answer.logits, network)) {
     const fill = element("span", "fill");
@@ -30,18 +31,55 @@ export function card(network: Network, answer: Answer): HTMLElement {
   canvas.width = canvas.height = size;
   canvas.getContext("2d")?.putImageData(new ImageData(answer.input, size, size), 0, 0);
   const seen = element("figcaption", "", `What the network sees: ${size} x ${size} pixels`);
-  return element("article", "card", title, list, element("figure", "", canvas, seen));
+  return element("article", "card", title, of, list, element("figure", "", canvas, seen));
 }
 
-/** Cost and latency, a column per network; with two, how many times as much the second takes. */
+/** What a network is of: its data, classes and input, in a line. */
+export function kind(network: Network): string {
+  const { size, mean } = network.preprocess;
+  const classes = network.class_names.length;
+  const data = !network.trained ? "not trained" : network.data ? `trained on ${network.data}` : "";
+  const parts = [
+    data,
+    `${classes.toLocaleString("en")} ${classes === 1 ? "class" : "classes"}`,
+    `${size} x ${size} pixels${mean.length === 1 ? ", grey" : ""}`,
+  ];
+  return parts.filter((part) => part !== "").join("; ");
+}
+
+/** Whether two networks answer the same question: a ratio of their costs means nothing otherwise. */
+export function comparable(one: Network, other: Network): boolean {
+  return (
+    one.preprocess.size === other.preprocess.size &&
+    one.preprocess.mean.length === other.preprocess.mean.length &&
+    one.class_names.length === other.class_names.length &&
+    one.class_names.every((name, index) => name === other.class_names[index])
+  );
+}
+
+/**
+ * Cost and latency, a column per network; with two of a kind, how many times as much the second takes.
+ *
+ * Two of different kinds are set side by side, with a line that says why there is no ratio.
+ */
 export function factsTable(shown: Shown[], threads: number): HTMLElement {
-  const table = element("table", `of-${shown.length}`, element("caption", "", shown.length > 1 ? "Comparison" : "Cost"));
+  const ratio = shown.length === 2 && comparable(shown[0]!.network, shown[1]!.network);
+  const table = element("table", `of-${shown.length}${ratio ? "" : " plain"}`, element("caption", "", shown.length > 1 ? "Comparison" : "Cost"));
   table.setAttribute("role", "table"); // on a phone the rows are laid out as grids, which would take the roles away
   const head = tableRow(cell("td", "cell", ""));
   for (const { network } of shown) head.append(cell("th", "columnheader", ...breakable(network.name)));
-  if (shown.length > 1) head.append(cell("th", "columnheader", "ratio"));
+  if (ratio) head.append(cell("th", "columnheader", "Ratio"));
   const body = element("tbody", "");
   body.append(
+    row("Input", shown, (one) => one.network.preprocess.size, (size) => `${size} x ${size}`, undefined, false),
+    row(
+      "Classes",
+      shown,
+      (one) => one.network.class_names.length,
+      (count) => count.toLocaleString("en"),
+      (one) => one.network.data ?? "",
+      false,
+    ),
     row("Latency", shown, (one) => median(one.answer?.runMs), milliseconds, (one) => spread(one.answer, threads)),
     row("Preprocessing", shown, (one) => one.answer?.preprocessMs, milliseconds),
     row("MACs", shown, (one) => one.network.macs, short),
@@ -49,7 +87,11 @@ export function factsTable(shown: Shown[], threads: number): HTMLElement {
     row("Bytes loaded", shown, (one) => one.network.bytes, bytes, (one) => one.network.precision),
   );
   table.append(element("thead", "", head), body);
-  return table;
+  if (shown.length < 2 || ratio) return table;
+  const why =
+    "No ratio: these networks have other classes or another input, so that neither replaces the other. A larger " +
+    "image alone costs more.";
+  return element("div", "", table, element("p", "note incomparable", why));
 }
 
 function tableRow(...cells: HTMLElement[]): HTMLElement {
@@ -75,6 +117,7 @@ function row(
   value: (one: Shown) => number | undefined,
   format: (value: number) => string,
   more?: (one: Shown) => string,
+  compared = true,
 ): HTMLElement {
   const result = tableRow(cell("th", "rowheader", name));
   const values = shown.map(value);
@@ -85,9 +128,10 @@ function row(
     if (small) made.append(element("small", "", small));
     result.append(made);
   });
-  if (shown.length > 1) {
+  if (shown.length === 2 && comparable(shown[0]!.network, shown[1]!.network)) {
     const [first, second] = values;
-    result.append(cell("td", "cell", first && second ? `${(second / first).toFixed(2)}x` : "–"));
+    const text = !compared ? "" : first && second ? `${(second / first).toFixed(2)}x` : "–";
+    result.append(cell("td", "cell", text));
   }
   return result;
 }
@@ -135,6 +179,7 @@ export function about(network: Network): HTMLElement {
         ? `largest difference ${check.relative_difference.toPrecision(2)} of the largest logit, on ${check.images}`
         : "not compared",
     ],
+    ["Trained on", network.data || "not recorded"],
     ["Classes", String(network.class_names.length)],
     ["File", `${network.file}, sha256 ${network.sha256}`],
   ];

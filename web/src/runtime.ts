@@ -5,7 +5,7 @@ import loaderUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
 import { quantile } from "./format";
-import { fetchNetwork } from "./models";
+import { fetchKept, fetchNetwork, type Told } from "./models";
 import { prepare, type Pixels, type Prepared } from "./preprocess";
 import type { Answer, Network, RuntimeFacts } from "./types";
 
@@ -30,20 +30,38 @@ ort.env.logLevel = "error";
 ort.env.wasm.numThreads = threads;
 ort.env.wasm.wasmPaths = { mjs: new URL(loaderUrl, import.meta.url).href, wasm: new URL(wasmUrl, import.meta.url).href };
 
+let runtime: Promise<void> | undefined;
+let runtimeSize = 0;
+
+/** Fetch the WebAssembly, so that its progress can be shown; the runtime itself would say nothing. */
+function loadRuntime(total: number, told: Told): Promise<void> {
+  runtime ??= fetchKept(new URL(wasmUrl, import.meta.url).href, "ONNX Runtime", total, told).then((bytes) => {
+    ort.env.wasm.wasmBinary = bytes;
+    runtimeSize = bytes.byteLength;
+  });
+  runtime.catch(() => (runtime = undefined));
+  return runtime;
+}
+
 /** Load a network once; a failure is not kept, so that it can be tried again. */
-export async function load(network: Network, base: string): Promise<RuntimeFacts> {
+export async function load(network: Network, base: string, runtimeBytes: number, told: Told): Promise<RuntimeFacts> {
   let loading = sessions.get(network.id);
   if (loading === undefined) {
-    loading = open(network, base);
+    loading = open(network, base, runtimeBytes, told);
     sessions.set(network.id, loading);
     loading.catch(() => sessions.delete(network.id));
   }
   await loading;
-  return { version: ort.env.versions.web ?? "", threads, bytes: runtimeBytes() };
+  return { version: ort.env.versions.web ?? "", threads, bytes: runtimeSize };
 }
 
-async function open(network: Network, base: string): Promise<Loaded> {
-  const bytes = await fetchNetwork(network, base);
+async function open(network: Network, base: string, runtimeBytes: number, told: Told): Promise<Loaded> {
+  const bytes = await fetchNetwork(network, base, told);
+  try {
+    await loadRuntime(runtimeBytes, told);
+  } catch (error) {
+    throw new Error(`${network.name} cannot be loaded by ONNX Runtime: ${error instanceof Error ? error.message : error}`);
+  }
   try {
     return { network, session: await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] }) };
   } catch (error) {
@@ -94,10 +112,4 @@ function timedPrepare(pixels: Pixels, network: Network, runs: number): Prepared 
     times.push(performance.now() - start);
   } while (times.length < runs && performance.now() - begun < PREPARE_MS);
   return { ...prepared, preprocessMs: quantile(times, 0.5) };
-}
-
-function runtimeBytes(): number {
-  const files = performance.getEntriesByType("resource") as PerformanceResourceTiming[];
-  const runtime = files.filter((file) => /ort-wasm[^/]*\.(wasm|mjs)/.test(file.name));
-  return runtime.reduce((sum, file) => sum + file.decodedBodySize, 0);
 }

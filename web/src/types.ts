@@ -29,6 +29,7 @@ export interface Network {
   params: number;
   precision: string;
   trained: boolean;
+  data?: string; // what it was trained on; "" where its record does not say
   preprocess: Preprocess;
   vertical_first: boolean; // the order of passes in the Pillow that the network was checked with
   class_names: string[];
@@ -49,6 +50,7 @@ export interface Catalogue {
   version: number;
   compactnets: string;
   networks: Network[];
+  runtime_bytes?: number; // of ONNX Runtime's WebAssembly
   examples: Example[];
 }
 
@@ -76,8 +78,15 @@ export interface RuntimeFacts {
   bytes: number; // of the loader and the WebAssembly
 }
 
+/** How far a download is, in bytes; sent by the worker while it loads. */
+export interface Progress {
+  what: string; // a network's name, or "ONNX Runtime"
+  loaded: number;
+  total: number; // 0 where it is not known
+}
+
 export type Request =
-  | { kind: "load"; network: Network; base: string }
+  | { kind: "load"; network: Network; base: string; runtimeBytes: number }
   | { kind: "image"; file: Blob }
   | { kind: "frame"; frame: ImageBitmap; ids: string[] }
   | { kind: "run"; ids: string[] };

@@ -10,7 +10,9 @@ let current: Pixels | undefined; // the image that `run` means
 async function answer(request: Request): Promise<unknown> {
   switch (request.kind) {
     case "load":
-      return load(request.network, request.base);
+      return load(request.network, request.base, request.runtimeBytes, (what, loaded, total) => {
+        self.postMessage({ progress: { what, loaded, total } });
+      });
     case "image": {
       const start = performance.now();
       const { pixels, orientation, note } = await decode(request.file);

@@ -53,14 +53,14 @@ def read_frames(path: str | os.PathLike[str], every: int = 1) -> Iterator[VideoF
             have come already; the message has the path.
     """
     require_video()
-    import av
     import av.error
     import av.logging
+    from av import open as open_container
 
     av.logging.set_level(None)  # the decoders' own lines; what matters is raised
     number = -1
     try:
-        with av.open(os.fspath(path), options=OPTIONS) as container:
+        with open_container(os.fspath(path), options=OPTIONS) as container:
             if not container.streams.video:
                 raise InputError(f"{path} has no pictures: it is a recording of sound")
             stream = container.streams.video[0]

@@ -8,8 +8,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,14 +27,20 @@ from compactnets.folders import check_folder, entries, writing
 from compactnets.training.checkpoint import CheckpointRecord
 
 NETWORKS = "networks.json"
-# scikit-learn's two sample photographs, with the attribution that their licence asks for
+# scikit-learn's two sample photographs: file, what is on it, and the attribution that their licence asks for
 EXAMPLES = (
-    ("china.jpg", "danielbuechele", "https://www.flickr.com/photos/danielbuechele/6061409035/"),
-    ("flower.jpg", "vultilion", "https://www.flickr.com/photos/vultilion/6056698931/"),
+    ("china.jpg", "Temple in China", "danielbuechele", "https://www.flickr.com/photos/danielbuechele/6061409035/"),
+    ("flower.jpg", "Flower", "vultilion", "https://www.flickr.com/photos/vultilion/6056698931/"),
 )
 EXAMPLES_LICENSE = "CC BY 2.0"
 
-Opened = tuple[ArtifactRecord, Path] | tuple[nn.Module, CheckpointRecord]  # what there is, or what is to be exported
+
+class Opened(NamedTuple):
+    """A network of the page: the artifact that there is, or what is to be exported."""
+
+    network: ArtifactRecord | nn.Module
+    more: Path | CheckpointRecord  # the artifact's main file, or the network's record
+    tag: str  # of weights that have a name, NETWORK.TAG; "" where they have none
 
 
 def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path | None = None) -> dict[str, Any]:
@@ -83,6 +89,7 @@ def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str,
         "version": 1,
         "compactnets": compactnets.__version__,
         "networks": listed,
+        "runtime_bytes": sum(file.stat().st_size for file in (folder / "assets").glob("*.wasm")),
         "examples": _add_examples(folder),
     }
     catalogue["files"] = sorted([NETWORKS, *_files(folder)])  # so that the folder is known again as one of ours
@@ -99,27 +106,31 @@ def _open(what: str) -> Opened:
         if form.name != "onnx":
             raise InputError(f"{what} is a {form.name} artifact, the page runs onnx: export it with --format onnx")
         folder = path if path.is_dir() else path.parent
-        return record, folder / form.file
+        return Opened(record, folder / form.file, "")
     find_format("onnx").versions()
-    return load_for_export(what)
+    model, checkpoint = load_for_export(what)
+    stem = path.name.removesuffix(".safetensors")
+    tag = stem.removeprefix(f"{checkpoint.model}.") if stem.startswith(f"{checkpoint.model}.") else ""
+    return Opened(model, checkpoint, tag)
 
 
 def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]:
     """Put one network into ``models/`` and return its entry."""
-    network, more = opened
+    network, more, tag = opened
     if isinstance(network, ArtifactRecord):
         assert isinstance(more, Path)
-        return _entry(network, more, site, taken)
+        return _entry(network, more, tag, site, taken)
     assert isinstance(more, CheckpointRecord)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "artifact"
         record = export(network, more, "onnx", folder)
-        return _entry(record, folder / "model.onnx", site, taken)
+        return _entry(record, folder / "model.onnx", tag, site, taken)
 
 
-def _entry(record: ArtifactRecord, file: Path, site: Path, taken: list[str]) -> dict[str, Any]:
+def _entry(record: ArtifactRecord, file: Path, tag: str, site: Path, taken: list[str]) -> dict[str, Any]:
     network, checks = record.network, record.verification.checks
-    name = network.model if record.precision == "float32" else f"{network.model} {record.precision}"
+    name = f"{network.model}.{tag}" if tag else network.model
+    name = name if record.precision == "float32" else f"{name} {record.precision}"
     alike = [other for other in taken if other == name or re.fullmatch(rf"{re.escape(name)} \(\d+\)", other)]
     if alike:
         name = f"{name} ({len(alike) + 1})"
@@ -136,6 +147,7 @@ def _entry(record: ArtifactRecord, file: Path, site: Path, taken: list[str]) -> 
         "params": record.params,
         "precision": record.precision,
         "trained": network.source != FRESH,
+        "data": _data_name(network),
         "preprocess": network.preprocess,
         "vertical_first": _vertical_first(),
         "class_names": network.class_names,
@@ -150,6 +162,14 @@ def _entry(record: ArtifactRecord, file: Path, site: Path, taken: list[str]) -> 
             "relative_difference": max((check.relative_difference for check in checks), default=None),
         },
     }
+
+
+def _data_name(network: CheckpointRecord) -> str:
+    """Return what a network was trained on, without the folders above it; "" where its record does not say."""
+    data = network.training.get("data")
+    if not isinstance(data, str) or not data:
+        return ""
+    return data if data.startswith("hf:") else PurePath(data.replace("\\", "/")).name
 
 
 def _vertical_first() -> bool:
@@ -169,10 +189,10 @@ def _add_examples(site: Path) -> list[dict[str, str]]:
     (site / "examples").mkdir()
     images = importlib.resources.files("sklearn.datasets.images")
     entries = []
-    for file, author, source in EXAMPLES:
+    for file, name, author, source in EXAMPLES:
         (site / "examples" / file).write_bytes((images / file).read_bytes())
         attribution = f"{author}, {EXAMPLES_LICENSE}"
-        entries.append({"file": f"examples/{file}", "name": file, "attribution": attribution, "source": source})
+        entries.append({"file": f"examples/{file}", "name": name, "attribution": attribution, "source": source})
     return entries
 
 

@@ -47,7 +47,7 @@ def input_sides(detector: nn.Module) -> tuple[int, int] | None:
     found = getattr(getattr(getattr(detector, "artifact", None), "input", None), "longer_side", None)  # an exported one
     if found is None or detector.artifact.input.size is not None:  # type: ignore[union-attr]
         return None
-    return int(detector.artifact.input.shorter_side), int(found)  # type: ignore[union-attr, arg-type]
+    return int(detector.artifact.input.shorter_side), int(found)  # type: ignore[union-attr]
 
 
 def check_narrow(width: int, height: int, shorter_side: int, longer_side: int) -> None:
