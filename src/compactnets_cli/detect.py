@@ -20,6 +20,10 @@ DetectorCheckpoint = Annotated[
     Path,
     typer.Option(help="A detector's .safetensors file with its .json record, or the folder of an exported detector."),
 ]
+AcrossClasses = Annotated[
+    bool,
+    typer.Option("--class-agnostic-nms", help="Of overlapping boxes of different classes, too, leave one."),
+]
 
 
 @detect.command(epilog="Example: compactnets detect train small/ssd512 --data cells --output runs/cells")
@@ -100,6 +104,7 @@ def evaluate(
         Path | None, typer.Option(help="HTML page to write, with the best and the worst images.")
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
+    class_agnostic_nms: AcrossClasses = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -116,7 +121,7 @@ def evaluate(
         check_file(examples, "--examples")
 
     with join_world(detector_device(checkpoint, device)) as world:
-        detector, record = load_any_detector(checkpoint, world.device)
+        detector, record = load_any_detector(checkpoint, world.device, class_agnostic_nms=class_agnostic_nms)
         share = share_of(split)
         source = open_detection(data, "val" if share else split, class_names=record.class_names, share=share)
         if getattr(record, "training", {}).get("recipe", {}).get("classes"):  # chosen of those that its data had
@@ -153,6 +158,7 @@ def predict(
     annotations: Annotated[
         Path | None, typer.Option(help="COCO file whose ids of images and categories --coco shall have.")
     ] = None,
+    class_agnostic_nms: AcrossClasses = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -175,7 +181,9 @@ def predict(
         check_folder(output)
     if annotations is not None and coco is None:
         raise InputError("--annotations gives the ids of --coco FILE, which is missing")
-    detector, record = load_any_detector(checkpoint, pick_device(detector_device(checkpoint, device)))
+    detector, record = load_any_detector(
+        checkpoint, pick_device(detector_device(checkpoint, device)), class_agnostic_nms=class_agnostic_nms
+    )
     ids = CocoIds(record.class_names, annotations)
     results = []
     for result in predict_objects(detector, record, images, output, score, every):
@@ -227,6 +235,7 @@ def export(
             "raw output as a share of its largest value; 0.02."
         ),
     ] = None,
+    class_agnostic_nms: AcrossClasses = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a detector as ONNX, compare it in ONNX Runtime with PyTorch, and keep it if they agree.
@@ -241,7 +250,7 @@ def export(
     if form != "onnx":
         raise InputError(f"detectors are exported to onnx only, found --format {form}: leave it out")
     fixed = None if size is None else parse_size(size)
-    detector, record = load_detector(checkpoint)
+    detector, record = load_detector(checkpoint, class_agnostic_nms=class_agnostic_nms)
     artifact = export_detector(
         detector, record, output, heads=heads, size=fixed, tolerance=tolerance, precision=precision
     )

@@ -97,14 +97,23 @@ def check_classes(record: DetectorRecord, columns: int) -> None:
         )
 
 
-def load_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
+def load_detector(
+    path: str | Path, device: torch.device | str = "cpu", *, class_agnostic_nms: bool = False
+) -> tuple[Detector, DetectorRecord]:
     """Build the detector of a checkpoint, in evaluation mode, and return it with its record.
+
+    Args:
+        class_agnostic_nms: suppress boxes by better ones of other classes, too, whatever the record says.
 
     Raises:
         InputError: a file or record that cannot be read, or weights that do not fit.
     """
     path = as_path(path)
     record = read_detector_record(path)
+    if class_agnostic_nms:
+        settings = record.ssd or SSDSettings() if record.detector == "ssd" else record.faster_rcnn
+        settings = (settings or FasterRCNNSettings()).model_copy(update={"class_agnostic_nms": True})
+        record = record.model_copy(update={record.detector: settings})
     arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
     detector = build_detector(record, create_backbone(record.model, arguments))
     weights = _without_counters(read_tensors(path), detector)

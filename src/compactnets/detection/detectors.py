@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -18,8 +20,9 @@ from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD, SSDHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, nms
 
 from compactnets.detection.backbone import (
     Level,
@@ -95,7 +98,7 @@ def build_faster_rcnn(
         model = freeze_batchnorm(model)
     base, rest = split(model, at, name)
     remove_strides(rest, at.channels, name)
-    return FasterRCNN(
+    detector = FasterRCNN(
         Base(base, at),
         rpn_anchor_generator=AnchorGenerator((settings.anchor_sizes,), (settings.anchor_ratios,)),
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=settings.roi_size, sampling_ratio=2),
@@ -114,6 +117,32 @@ def build_faster_rcnn(
         box_nms_thresh=settings.nms,
         box_detections_per_img=settings.detections,
     )
+    if settings.class_agnostic_nms:
+        detector.roi_heads.__class__ = ClassAgnosticRoIHeads  # which torchvision builds itself; it holds nothing more
+    return detector
+
+
+class ClassAgnosticRoIHeads(RoIHeads):
+    """torchvision's, where a box also gives way to a better one of another class."""
+
+    def postprocess_detections(self, *arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Return boxes (K, 4), scores (K,) and labels (K,) of each image."""
+        with _without_suppression(self) as (overlap, limit):
+            found = super().postprocess_detections(*arguments)
+        keep = [nms(boxes, scores, overlap)[:limit] for boxes, scores, _ in zip(*found, strict=True)]
+        boxes, scores, labels = ([one[kept] for one, kept in zip(values, keep, strict=True)] for values in found)
+        return boxes, scores, labels
+
+
+@contextmanager
+def _without_suppression(chooser: Any) -> Iterator[tuple[float, int | None]]:
+    """Let torchvision choose boxes without suppressing any; give its threshold and its number of detections."""
+    overlap, limit = chooser.nms_thresh, chooser.detections_per_img
+    chooser.nms_thresh, chooser.detections_per_img = 1.0, None
+    try:
+        yield overlap, limit
+    finally:
+        chooser.nms_thresh, chooser.detections_per_img = overlap, limit
 
 
 class BalancedSSD(SSD):
@@ -126,6 +155,16 @@ class BalancedSSD(SSD):
     """
 
     least_negatives: int = 0
+    class_agnostic_nms: bool = False
+
+    def postprocess_detections(self, *arguments: Any) -> list[dict[str, Tensor]]:
+        """Return ``boxes`` (K, 4), ``scores`` (K,) and ``labels`` (K,) of each image."""
+        if not self.class_agnostic_nms:
+            return list(super().postprocess_detections(*arguments))
+        with _without_suppression(self) as (overlap, limit):
+            found = super().postprocess_detections(*arguments)
+        keep = [nms(one["boxes"], one["scores"], overlap)[:limit] for one in found]
+        return [{key: value[kept] for key, value in one.items()} for one, kept in zip(found, keep, strict=True)]
 
     def compute_loss(
         self,
@@ -216,6 +255,7 @@ def build_ssd(model: nn.Module, name: str, num_classes: int, settings: SSDSettin
         positive_fraction=1 / (1 + settings.negatives),
     )
     detector.least_negatives = settings.least_negatives
+    detector.class_agnostic_nms = settings.class_agnostic_nms
     return detector
 
 

@@ -27,6 +27,7 @@ class FasterRCNNSettings(Section):
     proposals_train: Boxes = Field(2000, description="proposals to draw those from, after suppression")
     proposals_test: Boxes = Field(300, description="proposals that the subnet gets at test (MENet: 300)")
     nms: float = Field(0.3, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
+    class_agnostic_nms: bool = Field(False, description="overlapping boxes of different classes, too: one is left")
     score: float = Field(0.05, ge=0, lt=1, description="least score of a detection")
     detections: Boxes = Field(100, description="of an image, at most")
 
@@ -63,6 +64,7 @@ class SSDSettings(Section):
         3, ge=0, le=1_000_000, description="of an image, also without objects; 0: images without objects teach nothing"
     )
     nms: float = Field(0.45, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
+    class_agnostic_nms: bool = Field(False, description="overlapping boxes of different classes, too: one is left")
     score: float = Field(0.01, ge=0, lt=1, description="least score of a detection")
     candidates: Boxes = Field(400, description="boxes of a class before suppression")
     detections: Boxes = Field(200, description="of an image, at most")

@@ -28,6 +28,7 @@ class Decoding(BaseModel):
     score: float = Field(description="detections have a score above this")
     candidates: int | None = Field(None, description="SSD: best boxes of a class that suppression looks at")
     overlap: float = Field(description="intersection over union past which the weaker of two boxes of a class goes")
+    class_agnostic: bool = Field(False, description="a box goes by a better one of another class, too")
     detections: int = Field(description="best ones that are left, of all classes together, at most")
     proposals: int | None = Field(None, description="boxes for the second half, at most")
     proposal_candidates: int = Field(0, description="best boxes of the first half that suppression looks at")
@@ -46,6 +47,7 @@ class Decoding(BaseModel):
                 score=detector.score_thresh,
                 candidates=detector.topk_candidates,
                 overlap=detector.nms_thresh,
+                class_agnostic=bool(getattr(detector, "class_agnostic_nms", False)),
                 detections=detector.detections_per_img,
             )
         rpn, heads = detector.rpn, detector.roi_heads
@@ -53,6 +55,7 @@ class Decoding(BaseModel):
         return cls(
             score=heads.score_thresh,
             overlap=heads.nms_thresh,
+            class_agnostic=record.faster_rcnn.class_agnostic_nms,
             detections=heads.detections_per_img,
             proposals=rpn._post_nms_top_n["testing"],
             proposal_candidates=rpn._pre_nms_top_n["testing"],
@@ -72,8 +75,7 @@ class Decoding(BaseModel):
         assert self.candidates is not None
         best, places = scores[:, 1:].T.topk(min(self.candidates, len(boxes)))  # (C, N)
         chosen = boxes[places]  # (C, N, 4)
-        labels, index = suppress(chosen, best, self.overlap, self.score, self.detections).unbind(1)
-        return chosen[labels, index], labels, best[labels, index]
+        return self._suppress(chosen, best)
 
     def propose(self, objectness: Tensor, boxes: Tensor) -> Tensor:
         """Return Faster R-CNN's proposals (R, 4) among objectness (A,) and boxes (A, 4), best first."""
@@ -103,6 +105,15 @@ class Decoding(BaseModel):
         """
         boxes = clip(boxes[:, 1:].transpose(0, 1), height, width)  # (C, R, 4)
         scores = _drop_small(boxes, scores[:, 1:].T, LEAST_BOX)
+        return self._suppress(boxes, scores)
+
+    def _suppress(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is left of boxes (C, N, 4) and scores (C, N), best first, each class by itself or all as one."""
+        if self.class_agnostic:
+            classes = torch.arange(scores.shape[0])[:, None].expand_as(scores).flatten()
+            boxes, scores = boxes.flatten(0, 1), scores.flatten()
+            index = suppress(boxes[None], scores[None], self.overlap, self.score, self.detections)[:, 1]
+            return boxes[index], classes[index], scores[index]
         labels, index = suppress(boxes, scores, self.overlap, self.score, self.detections).unbind(1)
         return boxes[labels, index], labels, scores[labels, index]
 

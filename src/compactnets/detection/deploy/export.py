@@ -122,6 +122,8 @@ def export_detector(
                 store_float16(partial / name)
             embed(partial / name, detector_metadata(record, taken, inputs, outputs, decoding, precision))
         left = [] if heads == "boxes" else (SSD_STEPS if record.detector == "ssd" else FASTER_RCNN_STEPS)
+        if decoding.class_agnostic:
+            left = [step.replace("in each class at", "of all classes together at") for step in left]
         artifact = DetectorArtifact(
             heads=heads,
             precision=FLOAT16 if float16 else FLOAT32,

@@ -90,8 +90,9 @@ def _explain(
 
     What the artifact finds must be ``known``, (K',) bool: a box that PyTorch has before suppression, too. Rounding then
     decides where a score is at the threshold, or at the last that is kept where there are as many as may be; where
-    an overlap with a box of the same class is at the threshold of suppression; which of two overlapping boxes with
-    equal scores stays; and what was suppressed, or was not, by a box whose own presence it decided.
+    an overlap with a box of the same class (of any, where suppression is of all together) is at the threshold of
+    suppression; which of two overlapping boxes with equal scores stays; and what was suppressed, or was not, by a box
+    whose own presence it decided.
 
     Raises:
         LimitError: one that it does not explain.
@@ -103,11 +104,13 @@ def _explain(
         limits = [decoding.score]
         limits += [float(one.scores[-1]) for one in (expected, found) if len(one.labels) == decoding.detections]
         at_limit = any(score - limit <= tolerance for limit in limits)
-        same = other.labels == label
+        same = (other.labels == label) | decoding.class_agnostic
         overlaps = box_iou(side.boxes[index][None], other.boxes[same])[0]
         near = (overlaps - decoding.overlap).abs() <= NEAR_OVERLAP
         equal = (overlaps > decoding.overlap) & ((other.scores[same] - score).abs() <= tolerance)
-        rivals = [at for one, at in explained if one is other and int(one.labels[at]) == label]
+        rivals = [
+            at for one, at in explained if one is other and (decoding.class_agnostic or int(one.labels[at]) == label)
+        ]
         follows = (box_iou(side.boxes[index][None], other.boxes[rivals]) > decoding.overlap).any() if rivals else False
         real = side is expected or bool(known[index])
         if not (real and (at_limit or near.any() or equal.any() or follows)):

@@ -120,16 +120,30 @@ def load_detector_artifact(path: str | Path, threads: int | None = None) -> Arti
     return detector
 
 
-def load_any_detector(path: str | Path, device: torch.device | str = "cpu") -> tuple[Detector, DetectorRecord]:
+def load_any_detector(
+    path: str | Path, device: torch.device | str = "cpu", *, class_agnostic_nms: bool = False
+) -> tuple[Detector, DetectorRecord]:
     """Load the checkpoint of a detector on ``device``, or an exported detector, with what says how to read it.
 
+    Args:
+        class_agnostic_nms: suppress boxes by better ones of other classes, too.
+
     Raises:
-        InputError: neither, or one that cannot be used.
+        InputError: neither, or one that cannot be used; or suppression that is in the files and in each class.
     """
     path = as_path(path)
     if not is_detector_artifact(path):
-        return load_detector(path, device)
+        return load_detector(path, device, class_agnostic_nms=class_agnostic_nms)
     detector = load_detector_artifact(path)
+    artifact = detector.artifact
+    if class_agnostic_nms and not artifact.decoding.class_agnostic:
+        if artifact.heads == "boxes":
+            raise InputError(
+                f"{path} suppresses boxes in each class, inside its graph: export it with --class-agnostic-nms, or "
+                f"with --heads raw"
+            )
+        decoding = artifact.decoding.model_copy(update={"class_agnostic": True})
+        detector.artifact = artifact.model_copy(update={"decoding": decoding})
     return detector, detector.artifact.network
 
 
