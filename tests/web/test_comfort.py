@@ -162,7 +162,7 @@ def test_an_image_can_be_pasted(visit: Open, picture: Path) -> None:
     assert page.status.startswith("image.png: ")
 
 
-@pytest.mark.parametrize("kind", ["many pixels", "many bytes"])
+@pytest.mark.parametrize("kind", [pytest.param("many pixels", marks=pytest.mark.slow), "many bytes"])
 def test_a_photograph_past_the_limit_is_scaled_down(visit: Open, tmp_path: Path, kind: str) -> None:
     """Turned by its tag, too: the result is near what Python gives for the whole picture."""
     blobs = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -196,8 +196,11 @@ def test_examples_have_names_of_people(visit: Open) -> None:
     assert page.status.startswith(f"{names[1]}: ")
 
 
-def test_a_second_visit_works_offline(visit: Open, browser: Any, copied: Path, picture: Path) -> None:
+def test_a_second_visit_works_offline(
+    browser: Any, copied: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server goes: what was used is there, what was not is one line."""
+    monkeypatch.setattr(web_server._Handler, "protocol_version", "HTTP/1.0")  # no connection outlives the server
     server = open_server(copied, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
