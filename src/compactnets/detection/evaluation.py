@@ -17,6 +17,7 @@ from compactnets.detection.data.problems import OnBad
 from compactnets.detection.loading import DetectionEvalLoader
 from compactnets.detection.metrics import DetectionEvaluator, Metric
 from compactnets.detection.objects import Detections
+from compactnets.detection.transform import check_narrow
 from compactnets.errors import InputError
 from compactnets.training.distributed import World
 from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
@@ -48,21 +49,6 @@ def input_sides(detector: nn.Module) -> tuple[int, int] | None:
     if found is None or detector.artifact.input.size is not None:  # type: ignore[union-attr]
         return None
     return int(detector.artifact.input.shorter_side), int(found)  # type: ignore[union-attr]
-
-
-def check_narrow(width: int, height: int, shorter_side: int, longer_side: int) -> None:
-    """Raise where the shorter side of an image would have no pixel left at the scale that suits the longer one.
-
-    Raises:
-        InputError: the size of the image, and what it would become.
-    """
-    shorter, longer = sorted((width, height))
-    scale = min(shorter_side / shorter, longer_side / longer)
-    if int(shorter * scale) < 1:
-        raise InputError(
-            f"an image of {width} x {height} pixels is too narrow: scaled to a longer side of {longer_side}, its "
-            f"shorter side has no pixel left"
-        )
 
 
 @contextmanager

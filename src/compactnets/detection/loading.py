@@ -53,7 +53,10 @@ class _TrainImages(BatchesOf):
         objects, _ = usable(self.source, index, image.width, image.height, self.on_bad)
         # neither is an object that a detector shall learn to find, as in the original of Faster R-CNN
         objects = objects.pick(~(objects.difficult | objects.crowd))
-        return self.transform(image, objects, mix_seed(self.seed, epoch, index))
+        try:
+            return self.transform(image, objects, mix_seed(self.seed, epoch, index))
+        except InputError as error:
+            raise InputError(f"{self.source.root / self.source.name(index)}: {error}") from None
 
     def join(self, items: Sequence[tuple[Tensor, Target]]) -> list[tuple[Tensor, Target]]:
         return list(items)

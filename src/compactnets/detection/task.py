@@ -23,7 +23,7 @@ from compactnets.detection.checkpoint import (
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.reviewing import announce, review_both
 from compactnets.detection.detectors import describe_maps
-from compactnets.detection.evaluation import evaluate_detector, evaluate_on
+from compactnets.detection.evaluation import evaluate_detector, evaluate_on, input_sides
 from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
 from compactnets.detection.metrics import METRIC_LABELS, DetectionEvaluator, DetectionScores
 from compactnets.detection.recipe import DetectionRecipe
@@ -227,7 +227,7 @@ class DetectionTask(Task):
         recipe = self.recipe
         return DetectionLoader(
             self.train_source,
-            BoxTransform(recipe.augment),
+            BoxTransform(recipe.augment, input_sides(self.model)),
             _settings(recipe, world),
             recipe.workers,
             recipe.bad_boxes,

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from compactnets.data.images import to_channels
 from compactnets.detection.objects import Objects
 from compactnets.detection.recipe import BoxAugment
+from compactnets.errors import InputError
 
 FILL = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
 LEAST = 0.99  # pixels: side below which a box that a crop cut is no object any more; of one but for rounding
@@ -23,9 +24,14 @@ class BoxTransform:
     """A PIL image and its objects -> (3, H, W) uint8 and a target as torchvision's detectors take it.
 
     The order is that of SSD (section 2.2): colours, zoom out, crop, flip.
+
+    Args:
+        augment: the changes.
+        sides: shorter and longer side to which the detector will scale the result; ``None`` where it has one size.
     """
 
-    def __init__(self, augment: BoxAugment) -> None:
+    def __init__(self, augment: BoxAugment, sides: tuple[int, int] | None = None) -> None:
+        self.sides = sides
         self.photometric = v2.RandomPhotometricDistort() if augment.photometric else None
         self.zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: FILL}) if augment.zoom_out else None
         self.crop = v2.RandomIoUCrop() if augment.iou_crop else None
@@ -37,6 +43,9 @@ class BoxTransform:
 
         Returns:
             pixels, and ``boxes`` (N, 4) float32 with ``labels`` (N,) int64 counted from 1: 0 is the background.
+
+        Raises:
+            InputError: an image that is too narrow for the detector's input.
         """
         pixels = tv_tensors.Image(to_channels(image, 3))
         boxes = tv_tensors.BoundingBoxes(
@@ -48,6 +57,8 @@ class BoxTransform:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             sample = self._change(sample)
+        if self.sides is not None:
+            check_narrow(sample["image"].shape[-1], sample["image"].shape[-2], *self.sides)
         return sample["image"].as_subclass(Tensor), {
             "boxes": sample["boxes"].as_subclass(Tensor).reshape(-1, 4).float(),
             "labels": sample["labels"],
@@ -68,3 +79,18 @@ class BoxTransform:
 def plain_target(image: Image.Image) -> Tensor:
     """Return the pixels of an image to evaluate on, (3, H, W) uint8."""
     return v2.functional.pil_to_tensor(to_channels(image, 3))
+
+
+def check_narrow(width: int, height: int, shorter_side: int, longer_side: int) -> None:
+    """Raise where the shorter side of an image would have no pixel left at the scale that suits the longer one.
+
+    Raises:
+        InputError: the size of the image, and what it would become.
+    """
+    shorter, longer = sorted((width, height))
+    scale = min(shorter_side / shorter, longer_side / longer)
+    if int(shorter * scale) < 1:
+        raise InputError(
+            f"an image of {width} x {height} pixels is too narrow: scaled to a longer side of {longer_side}, its "
+            f"shorter side has no pixel left"
+        )
