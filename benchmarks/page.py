@@ -24,7 +24,7 @@ COLUMNS = (
 )  # fmt: skip
 ABLATION_COLUMNS = ("network", "MACs", "parameters", "the paper on ImageNet, %", "top-1, %", "runs", "each run, %")
 DETECTION_COLUMNS = (
-    "detector", "backbone", "side, pixels", "begins from", "epochs", "seed", "AP50 of each class, %", "VOC07 mAP, %",
+    "detector", "backbone", "side, pixels", "anchors", "begins from", "epochs", "seed", "AP50 of each class, %", "VOC07 mAP, %",
     "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in all"
 )  # fmt: skip
 INT8_COLUMNS = (
@@ -225,6 +225,7 @@ def _detection_cells(run: dict[str, Any]) -> list[str]:
         run["detector"],
         run["model"],
         str(recipe["ssd"]["size"] if run["detector"] == "ssd" else recipe["faster_rcnn"]["shorter_side"]),
+        recipe.get("anchors", "given"),
         run["init"] or "random weights",
         str(last["epoch"]),
         str(recipe["seed"]),

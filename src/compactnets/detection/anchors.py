@@ -245,8 +245,13 @@ def anchors_of(record: DetectorRecord, recipe: DetectionRecipe) -> dict[str, Any
 
     What differs otherwise is told where its weights are loaded.
     """
+    return anchors_of_record(record) if record.detector == recipe.detector else None
+
+
+def anchors_of_record(record: DetectorRecord) -> dict[str, Any] | None:
+    """Return the settings of a detector's anchors, with SSD's scales in full; ``None`` where its record has none."""
     settings = record.ssd if record.detector == "ssd" else record.faster_rcnn
-    if record.detector != recipe.detector or settings is None:
+    if settings is None:
         return None
     found = settings.model_dump(mode="json")
     if record.detector == "ssd" and record.ssd is not None and record.ssd.scales is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compactnets.complexity import count
+from compactnets.detection.anchors import anchors_of_record
 from compactnets.detection.checkpoint import read_detector_record
 from compactnets.environment import portable_command
 from compactnets.errors import InputError
@@ -66,6 +67,7 @@ def read_detector_run(folder: str | Path, test: str | Path) -> Run:
         "model": record.model,
         "init": _name(record.training["init"]),
         "recipe": recipe,
+        "anchors": anchors_of_record(record),
         "epochs": epochs,
         "test": {key: value for key, value in scores.items() if key not in ("checkpoint", "data")},
         "versions": record.versions,
