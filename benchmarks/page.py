@@ -24,8 +24,8 @@ COLUMNS = (
 )  # fmt: skip
 ABLATION_COLUMNS = ("network", "MACs", "parameters", "the paper on ImageNet, %", "top-1, %", "runs", "each run, %")
 DETECTION_COLUMNS = (
-    "detector", "backbone", "side, pixels", "anchors", "begins from", "epochs", "seed", "AP50 of each class, %", "VOC07 mAP, %",
-    "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in all"
+    "detector", "backbone", "side, pixels", "anchors", "begins from", "epochs", "seed", "AP50 of each class, %",
+    "VOC07 mAP, %", "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in all"
 )  # fmt: skip
 INT8_COLUMNS = (
     "network", "how", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",

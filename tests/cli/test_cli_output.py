@@ -70,9 +70,9 @@ def test_refused_before_the_work(
     monkeypatch.setattr("compactnets.detection.data.opening.open_run", lambda *_, **__: (record, record))
     monkeypatch.setattr("compactnets.detection.data.reviewing.review", lambda source, *_, **__: source)
     monkeypatch.setattr("compactnets.detection.deploy.runtime.detector_device", lambda *_: "cpu")
-    monkeypatch.setattr("compactnets.detection.checkpoint.load_detector", lambda *_: loaded)
+    monkeypatch.setattr("compactnets.detection.checkpoint.load_detector", lambda *_, **__: loaded)
     if "examples" not in verb:
-        monkeypatch.setattr("compactnets.detection.deploy.runtime.load_any_detector", lambda *_: loaded)
+        monkeypatch.setattr("compactnets.detection.deploy.runtime.load_any_detector", lambda *_, **__: loaded)
     (tmp_path / "file").write_text("mine")
     output = tmp_path / "file" / "under" / "it.svg"
     *words, option = verb.split(" --") if " --" in verb else (verb, "output")
