@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.torch_version import TorchVersion
 
 from compactnets.console import stage
 from compactnets.deploy.operators import OperatorTime
@@ -56,6 +57,8 @@ class Format:
         profiles: whether its runtime says what each operator takes.
         lanes: whether its runtime gains from channels in whole vectors (``rewrite.align_depthwise``).
         metadata: whether the main file can hold metadata of ours (:meth:`embed`).
+        needs_torch: ``(release, PyTorch)``: from that release on the first of :attr:`packages` does not run with older
+            ones, although its metadata allows it.
         scratch: bytes in the temporary folder while it is written and checked, as a multiple of the weights.
         runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
     """
@@ -75,6 +78,7 @@ class Format:
     profiles: bool = False
     lanes: bool = False
     metadata: bool = False
+    needs_torch: tuple[str, str] | None = None
     scratch: float = 0.0
     runs_on: str = ""
 
@@ -92,7 +96,8 @@ class Format:
         """Return the versions of the packages.
 
         Raises:
-            InputError: one of them is not installed; the message has the command that installs it.
+            InputError: one of them is not installed, or does not run with this PyTorch; the message has the command
+                that installs what does.
         """
         found = {}
         for package in self.packages:
@@ -100,6 +105,13 @@ class Format:
                 found[package] = version(package)
             except PackageNotFoundError:
                 raise missing_extra(package, self.extra or "", f"the format {self.name}") from None
+        if self.needs_torch:
+            package, (release, needed) = self.packages[0], self.needs_torch
+            if TorchVersion(found[package]) >= release and torch.__version__ < needed:
+                raise InputError(
+                    f"{package} {found[package]} needs PyTorch {needed} or newer, found {torch.__version__}: "
+                    f"python -m pip install '{package}<{release}', or a newer torch"
+                )
         return found
 
     def check_precision(self, precision: str) -> None:
@@ -275,6 +287,7 @@ FORMATS = {
             scratch=1.0,
             int8=True,
             int8_output=True,
+            needs_torch=("1.5", "2.13"),  # tried: 1.5.1 fails on the first tensor with PyTorch 2.11 and 2.12
         ),
         Format(
             "ncnn",
