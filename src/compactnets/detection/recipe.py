@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from compactnets.training.recipe import MOST, MOST_PIXELS, RunRecipe, Section, Values
 
@@ -121,6 +121,13 @@ class DetectionRecipe(RunRecipe):
     faster_rcnn: FasterRCNNSettings = FasterRCNNSettings()
     ssd: SSDSettings = SSDSettings()
     augment: BoxAugment = BoxAugment()
+
+    @field_validator("classes")
+    @classmethod
+    def _names_differ(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes and (len(set(classes)) < len(classes) or not all(name.strip() for name in classes)):
+            raise ValueError(f"expected names that differ, found {list(classes)}")
+        return classes
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
