@@ -18,9 +18,9 @@ from compactnets.console import say
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.opening import Spec, open_detection, open_splits
+from compactnets.detection.data.problems import upright_objects
 from compactnets.detection.detectors import anchor_scales, default_boxes, map_sizes
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.errors import InputError
 
 REACHED = 0.5  # intersection over union from which an anchor stands for an object
 FEWEST = 20  # objects from which anchors are fitted
@@ -93,24 +93,33 @@ class AnchorFit:
         )
 
 
-def seen_objects(source: DetectionSource, recipe: DetectionRecipe, sizes: np.ndarray | None = None) -> SeenObjects:
+def seen_objects(source: DetectionSource, recipe: DetectionRecipe) -> SeenObjects:
     """Return the objects of a source that are trained on, as the network of a recipe sees them before augmentation.
 
-    Args:
-        sizes: (N, 2) width and height of every image, 0 where they are not known; what the annotations say by default.
-            An image whose size nothing says is opened.
+    The sizes of the images are read from the files, once: a photograph that lies on its side comes upright, and its
+    boxes with it.
     """
+    return _seen(source, recipe)[0]
+
+
+def small_objects(source: DetectionSource, recipe: DetectionRecipe) -> tuple[int, int, int | None]:
+    """Count the objects of a source that the network of a recipe sees less than a pixel wide or high.
+
+    Returns:
+        Their number, that of all objects that are trained on, and the first image that has one.
+    """
+    objects, rows = _seen(source, recipe)
+    small = np.flatnonzero((objects.sides < 1).any(axis=1))
+    first = int(np.searchsorted(source.table.offsets, rows[small[0]], side="right")) - 1 if len(small) else None
+    return len(small), len(rows), first
+
+
+def _seen(source: DetectionSource, recipe: DetectionRecipe) -> tuple[SeenObjects, np.ndarray]:
+    """Return the objects as a network sees them, and the row of each in the source's table."""
     table = source.table
-    sizes = (table.sizes if sizes is None else np.where(sizes > 0, sizes, table.sizes)).astype(np.float64)
-    counts = np.diff(table.offsets)
-    for index in np.flatnonzero((sizes <= 0).any(axis=1) & (counts > 0)).tolist():
-        try:
-            sizes[index] = source.image(index).size
-        except InputError:  # which is told where it is trained on
-            continue
-    of_image = sizes[np.repeat(np.arange(len(table)), counts)]
+    of_image = np.repeat(source.upright_sizes(), np.diff(table.offsets), axis=0).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        boxes = np.clip(table.boxes, 0, np.concatenate([of_image, of_image], axis=1))
+        boxes = np.clip(_upright_boxes(source), 0, np.concatenate([of_image, of_image], axis=1))
         keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(axis=1) & (of_image > 0).all(axis=1)
     keep &= (table.labels >= 0) & ~table.difficult & ~table.crowd
     boxes, of_image = boxes[keep], of_image[keep]
@@ -119,7 +128,20 @@ def seen_objects(source: DetectionSource, recipe: DetectionRecipe, sizes: np.nda
     else:
         shorter, longer = recipe.faster_rcnn.shorter_side, recipe.faster_rcnn.longer_side
         factors = np.minimum(shorter / of_image.min(axis=1), longer / of_image.max(axis=1))[:, None].repeat(2, axis=1)
-    return SeenObjects(boxes * np.concatenate([factors, factors], axis=1), table.labels[keep])
+    return SeenObjects(boxes * np.concatenate([factors, factors], axis=1), table.labels[keep]), np.flatnonzero(keep)
+
+
+def _upright_boxes(source: DetectionSource) -> np.ndarray:
+    """Return the boxes of a source, (M, 4) float64, turned where its annotation states the size of the stored pixels.
+
+    As :func:`compactnets.detection.data.problems.upright_objects` turns those of one image.
+    """
+    table, sizes = source.table, source.upright_sizes()
+    turned = (table.sizes == sizes[:, ::-1]).all(axis=1) & (sizes[:, 0] != sizes[:, 1]) & (np.diff(table.offsets) > 0)
+    boxes = table.boxes.copy() if turned.any() else table.boxes
+    for index in np.flatnonzero(turned).tolist():
+        boxes[table.rows(index)] = upright_objects(source, index, *sizes[index].tolist())[0].boxes.numpy()
+    return boxes
 
 
 def anchor_grids(recipe: DetectionRecipe) -> list[Grid]:

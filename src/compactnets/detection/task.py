@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor, nn
 
 from compactnets.console import say
 from compactnets.data.batches import LoaderSettings
-from compactnets.detection.anchors import anchors_of, resolve_anchors, seen_objects
+from compactnets.detection.anchors import anchors_of, resolve_anchors, small_objects
 from compactnets.detection.checkpoint import (
     Detector,
     first_detector,
@@ -107,13 +106,12 @@ def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
 
     They are trained on, but such an object has hardly anything that is its own.
     """
-    small = np.asarray((seen_objects(source, recipe).sides < 1).any(axis=1))
-    if not small.any():
+    small, total, first = small_objects(source, recipe)
+    if first is None:
         return None
-    first = next(index for index in range(len(source)) if (seen_objects(source.pick([index]), recipe).sides < 1).any())
     key = "ssd.size" if recipe.detector == "ssd" else "faster_rcnn.shorter_side"
     return (
-        f"note: {source.split}: {int(small.sum()):,} of {len(small):,} objects are less than a pixel wide or high at "
+        f"note: {source.split}: {small:,} of {total:,} objects are less than a pixel wide or high at "
         f"the size that the network sees, the first in {source.name(first)}: a larger {key} shows more of them"
     )
 

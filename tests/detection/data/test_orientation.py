@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from compactnets.data.orientation import TURNS, turned_size
-from compactnets.detection.data import usable
+from compactnets.detection.anchors import check_anchors, seen_objects, small_objects
+from compactnets.detection.data import review, usable
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.checking import check_detection
 from compactnets.detection.data.conversion import convert
@@ -19,6 +20,7 @@ from compactnets.detection.data.opening import open_detection
 from compactnets.detection.loading import DetectionEvalLoader
 from compactnets.training.distributed import World
 
+from ..helpers import tiny_recipe
 from .helpers import annotation, voc_object
 
 STORED = (40, 24)
@@ -144,3 +146,37 @@ def test_conversion_keeps_what_boxes_are_of(to: str, size: tuple[int, int] | Non
     inside, outside = covered(open_detection(str(tmp_path / "out"), "train"))
     assert inside.min() == 1
     assert outside.max() == 0
+
+
+@pytest.mark.parametrize("orientation", [number for number, turn in TURNS.items() if turn.swap])
+@pytest.mark.parametrize("kind", ["voc", "coco"])
+def test_anchors_are_fitted_to_upright_objects(kind: str, orientation: int, tmp_path: Path) -> None:
+    """Boxes of the stored pixels are turned before they are scaled: a flat object of the file may be a tall one."""
+    trees = {
+        "stored": write(tmp_path / "stored", kind, orientation, WHITE, STORED),
+        "upright": write(tmp_path / "upright", kind, orientation, upright_box(orientation), STORED[::-1]),
+    }
+    left, top, right, bottom = upright_box(orientation)
+    assert (right - left, bottom - top) == (6, 10)
+    for detector, factors in (("ssd", (128 / 24, 128 / 40)), ("faster_rcnn", (3.2, 3.2))):  # a longer side of 128
+        recipe = tiny_recipe(detector)
+        for name, root in trees.items():
+            source = open_detection(str(root), "train")
+            box = seen_objects(source, recipe).boxes[0]
+            wanted = [left * factors[0], top * factors[1], right * factors[0], bottom * factors[1]]
+            assert box.tolist() == pytest.approx(wanted), (detector, name)
+            # data check, and a run, which has looked at the sizes before
+            reviewed = review(source, "train").pick([0])
+            assert seen_objects(reviewed, recipe).boxes.tolist() == [box.tolist()]
+        fits = [check_anchors(str(root), {"own": recipe}) for root in trees.values()]
+        assert fits[0]["train"] == fits[1]["train"]
+        sizes = fits[0]["val"][0].sizes
+        assert sizes[0] == pytest.approx((6 * factors[0] * 10 * factors[1]) ** 0.5)
+
+
+def test_what_is_less_than_a_pixel_is_counted_upright(tmp_path: Path) -> None:
+    """0.2 pixels high in the stored 40 x 24 are 0.2 wide in the upright 24 x 40, which 128 pixels make 1.07."""
+    source = open_detection(str(write(tmp_path / "set", "voc", 6, WHITE, STORED)), "train")
+    for thickness, expected in ((0.15, (1, 1, 0)), (0.2, (0, 1, None))):
+        source.table.boxes[0] = (7.0, 3.0, 17.0, 3.0 + thickness)
+        assert small_objects(source, tiny_recipe("ssd")) == expected

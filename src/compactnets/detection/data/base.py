@@ -8,6 +8,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Self
 
@@ -74,6 +75,7 @@ class DetectionSource(ABC):
         self.extras = tuple(sorted(extras))
         self.faults = dict(faults or {})
         self.strays, self.notes = list(strays), list(notes)
+        self.known_sizes: np.ndarray | None = None  # of upright_sizes, once they were read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -93,6 +95,7 @@ class DetectionSource(ABC):
         picked = copy.copy(self)
         picked.names = [self.names[index] for index in chosen]
         picked.table = self.table.pick(chosen)
+        picked.known_sizes = None if self.known_sizes is None else self.known_sizes[chosen]
         picked.faults = {new: self.faults[old] for new, old in enumerate(chosen) if old in self.faults}
         if split is not None:
             picked.split = split
@@ -119,6 +122,19 @@ class DetectionSource(ABC):
             InputError: it is missing or is no image.
         """
         return read_size(self.root / self.names[index])
+
+    def upright_sizes(self) -> np.ndarray:
+        """Return width and height of every image as :meth:`image` gives it, (N, 2) int64, read from the files once.
+
+        Of an image that cannot be read it is what its annotation says, 0 where that says nothing.
+        """
+        if self.known_sizes is None:
+            sizes = self.table.sizes.copy()
+            for index in range(len(self)):
+                with suppress(InputError):  # told where images are read
+                    sizes[index] = self.read_size(index)
+            self.known_sizes = sizes
+        return self.known_sizes
 
     def orientation(self, index: int) -> int:
         """Return how image ``index`` lies in its file, 1 (upright) to 8, as EXIF counts; 1 where it cannot be read."""

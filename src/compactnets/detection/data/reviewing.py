@@ -126,6 +126,7 @@ def _readable_images(
         sizes, unreadable = seen.sizes, seen.unreadable
     else:
         sizes, unreadable = _read_sizes(source)
+    source.known_sizes = np.where(sizes > 0, sizes, source.table.sizes).astype(np.int64)  # nobody need read them again
     if not unreadable:
         return source, sizes
     reasons = list(unreadable.values())
