@@ -98,7 +98,8 @@ def report(
     for figure in values["figures_missing"]:
         say(f"left out: {figure}")
     found = values["summary"]
+    by_theirs = found["accuracies_by_the_recipe"]
     stdout.print(
-        f"{output / 'report.html'}: {found['rows_with_costs']} counts, {found['accuracies_measured']} of "
-        f"{found['accuracies_stated']} accuracies measured",
+        f"{output / 'report.html'}: {found['rows_with_costs']} counts; of {found['accuracies_stated']} accuracies "
+        f"{by_theirs or 'none'} by the papers' recipes, {found['accuracies_measured'] - by_theirs} by ours"
     )

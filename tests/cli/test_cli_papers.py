@@ -20,6 +20,19 @@ def test_cost_as_json(run: Run) -> None:
     assert [row["macs"]["stated"] for row in document["rows"]] == [144_000_000, 152_000_000, 163_000_000, 179_000_000]
 
 
+def test_the_report_tells_whose_recipes_were_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short run of ours is no reproduction: the line that ends the command counts both."""
+    found = {"rows_with_costs": 7, "accuracies_stated": 50, "accuracies_measured": 12, "accuracies_by_the_recipe": 0}
+    for by_theirs, words in (
+        (0, ("none by the papers' recipes", "12 by ours")),
+        (5, ("5 by the papers'", "7 by ours")),
+    ):
+        values = {"figures_missing": [], "summary": {**found, "accuracies_by_the_recipe": by_theirs}}
+        monkeypatch.setattr("compactnets.report.write_report", lambda *_, values=values: values)
+        told = " ".join(run("papers", "report", "--output", tmp_path / "report").out.split())
+        assert all(word in told for word in ("7 counts", "of 50 accuracies", *words))
+
+
 @pytest.mark.slow  # the parts are tested by tests/papers/test_ablation.py and tests/report
 def test_ablation_and_its_report(run: Run, own_network: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"

@@ -17,7 +17,7 @@ import compactnets
 from compactnets import InputError
 from compactnets.models.budget import reduction_block_macs
 from compactnets.papers.computed import agrees, compute
-from compactnets.papers.records import METRICS, Claim, Paper, Row
+from compactnets.papers.records import METRICS, Claim, Computed, Paper, Row
 from compactnets.papers.stated import PAPERS, load_paper, load_papers, stated_rows
 
 ROWS = {
@@ -146,16 +146,39 @@ def test_claim_holds_or_not_as_recorded(paper: Paper, claim: Claim) -> None:
     assert paper.holds(claim) is claim.holds, f"{claim.where}: the tables give {paper.evaluate(claim)}"
 
 
-def test_numbers_of_the_text_are_computed() -> None:
-    found = [each for paper in load_papers() for each in paper.computed]
-    assert len(found) == 8
-    for each in found:
-        assert agrees(each) is each.holds, f"{each.text}: {compute(each)}"
+COMPUTED = [pytest.param(each, id=f"{paper.paper}: {each.text}") for paper in load_papers() for each in paper.computed]
+
+
+@pytest.mark.parametrize("each", COMPUTED)
+def test_numbers_of_the_text_are_computed(each: Computed) -> None:
+    assert agrees(each) is each.holds, compute(each)
+
+
+@pytest.mark.parametrize("name", ["228_12x1_g3", "256_12x1_g4", "352_12x1_g8"])
+def test_menet_has_fewer_channels_than_shufflenet(name: str) -> None:
+    """Section IV-A3, of the networks as they are built: in every stage, and what contradicts it is seen."""
+    group = name.rpartition("_")[2]
+    (claim,) = (
+        each
+        for each in load_paper("menet").computed
+        if (each.of, each.against) == (f"menet_{name}", f"shufflenet_{group}_x1_0")
+    )
+    with torch.device("meta"):
+        ours, theirs = (compactnets.create_model(each).eval() for each in (claim.of, claim.against))
+        widths = [
+            [level.shape[1] for level in model.forward_intermediates(torch.zeros(1, 3, 64, 64))[1][-3:]]
+            for model in (ours, theirs)
+        ]
+    assert all(one < other for one, other in zip(*widths, strict=True))
+    assert compute(claim) == max(one - other for one, other in zip(*widths, strict=True)) < 0
+    assert not agrees(claim.model_copy(update={"of": claim.against, "against": claim.of}))
+    wider = load_paper("menet").row("I", "menet_352_12x1_g8").model
+    assert agrees(claim.model_copy(update={"of": wider})) is (group == "g8")
 
 
 def test_every_claim_that_fails_is_a_discrepancy() -> None:
     for paper in load_papers():
-        failing = {claim.key for claim in paper.claims if not claim.holds}
+        failing = {each.key for each in (*paper.claims, *paper.computed) if not each.holds}
         assert failing == {key for found in paper.discrepancies for key in found.claims}
 
 
@@ -258,6 +281,13 @@ def test_incomplete_row_is_refused(change: dict[str, object], message: str) -> N
     row = load_paper("menet").row("II", "vgg16").model_dump()
     with pytest.raises(ValidationError, match=message):
         Row.model_validate({**row, **change})
+
+
+@pytest.mark.parametrize("change", [{"measure": "value"}, {"against": ()}])
+def test_a_claim_without_its_sides_is_refused(change: dict[str, object]) -> None:
+    claim = next(claim for claim in load_paper("menet").claims if claim.measure == "difference")
+    with pytest.raises(ValidationError, match="against"):
+        Claim.model_validate({**claim.model_dump(), **change})
 
 
 def test_paper_with_a_reference_to_nothing_is_refused() -> None:

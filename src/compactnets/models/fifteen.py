@@ -5,7 +5,7 @@ the computational budgets" is done here, one channel at a time. The units are ou
 
 * ResNet-15: bottleneck 1:4, stride in the 3x3 convolution, projection shortcut where the shape changes (He et al.).
 * ResNeXt-15: the same with a 3x3 convolution of cardinality 16 and bottleneck 1:2, the settings of the ShuffleNet
-  paper (section 4.1), whose accuracies MENet cites. That paper tried 1:4 as well: ``bottleneck=4``, and the names that
+  paper (section 4.2), whose accuracies MENet cites. That paper tried 1:4 as well: ``bottleneck=4``, and the names that
   end in ``quarter``. The inner width is a multiple of 16. At 38 million multiply-adds 1:4 leaves stage 2 one channel
   per group, a depthwise convolution.
 * Xception-15: the ShuffleNet unit with one group, which the ShuffleNet paper calls Xception-like.

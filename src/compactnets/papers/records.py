@@ -166,14 +166,14 @@ class Training(_Record):
 
 
 class Claim(_Record):
-    """A comparison that the text draws: ``of`` minus, or divided by, the largest of ``against``.
+    """A number that the text takes from a table: ``of`` minus, or divided by, the largest of ``against``, or ``of``.
 
     Attributes:
         key: name by which a discrepancy refers to it.
         where: section.
         text: the claim, in short.
         of, against: stated numbers, as ``TABLE/KEY/NAME``.
-        measure: ``"difference"`` or ``"ratio"``.
+        measure: ``"difference"``, ``"ratio"``, or ``"value"``: ``of`` itself, with nothing ``against`` it.
         relation: ``"equal"`` within half a ``unit``, ``"at_least"`` or ``"above"`` the ``stated`` value.
         stated: the value in the text.
         unit: one unit of its last printed digit.
@@ -184,27 +184,46 @@ class Claim(_Record):
     where: str
     text: str
     of: str
-    against: Annotated[tuple[str, ...], Field(min_length=1)]
-    measure: Literal["difference", "ratio"] = "difference"
+    against: tuple[str, ...] = ()
+    measure: Literal["difference", "ratio", "value"] = "difference"
     relation: Literal["equal", "at_least", "above"] = "equal"
     stated: float
     unit: PositiveFloat = 0.1
     holds: bool = True
 
+    @model_validator(mode="after")
+    def _sides(self) -> Claim:
+        if bool(self.against) is (self.measure == "value"):
+            raise ValueError("a value is against nothing, a difference or ratio against something")
+        return self
+
 
 class Computed(_Record):
-    """A number of the text that no table has; ``quantity`` of ``of`` is computed, and ``holds`` says whether it agrees.
+    """A statement of the text that no table bears out: ``quantity`` of ``of``, or how far it is above ``against``'s.
 
-    ``quantity``: ``"lost"`` (percent of connections, of so many groups), or ``"macs"``, ``"params"`` or ``"mebibytes"``
-    (weights and statistics in float32) of a torchvision network. ``unit`` is one unit of the last printed digit.
+    Attributes:
+        where: section.
+        text: the statement, in short.
+        quantity: ``"lost"`` (percent of connections, of so many groups); ``"macs"``, ``"params"`` or ``"mebibytes"``
+            (weights and statistics in float32) of a network; ``"top1"``, the accuracy that torchvision states for its
+            own weights; ``"channels"`` or ``"group_channels"``, output channels of each stage or of each group there.
+        of, against: networks of this package or of torchvision.
+        relation: ``"equal"`` within half a ``unit`` of ``stated``, or ``"above"`` or ``"below"`` it. Of channels every
+            stage must be.
+        stated: the value in the text.
+        unit: one unit of its last printed digit.
+        holds: whether it agrees.
     """
 
+    key: str | None = None
     where: str
     text: str
-    quantity: Literal["lost", "macs", "params", "mebibytes"]
+    quantity: Literal["lost", "macs", "params", "mebibytes", "top1", "channels", "group_channels"]
     of: str
-    stated: float
-    unit: PositiveFloat
+    against: str | None = None
+    relation: Literal["equal", "above", "below"] = "equal"
+    stated: float = 0
+    unit: PositiveFloat = 1
     holds: bool = True
 
 
@@ -215,7 +234,7 @@ class Discrepancy(_Record):
         where: the place.
         what: the disagreement, in one or two sentences.
         values: stated numbers (``TABLE/KEY/NAME``) that should be equal and are not.
-        claims: keys of the claims that do not hold.
+        claims: keys of the claims, or computed statements, that do not hold.
     """
 
     where: str
@@ -244,7 +263,7 @@ class Paper(_Record):
             keys = [row.key for row in table.rows]
             if repeated := {key for key in keys if keys.count(key) > 1}:
                 raise ValueError(f"table {table.table} has two rows called {', '.join(sorted(repeated))}")
-        known = {claim.key for claim in self.claims if claim.key}
+        known = {each.key for each in (*self.claims, *self.computed) if each.key}
         for discrepancy in self.discrepancies:
             for reference in discrepancy.values:
                 self.value(reference)
@@ -276,7 +295,9 @@ class Paper(_Record):
         return self.row(parts[0], parts[1]).value(parts[2])
 
     def evaluate(self, claim: Claim) -> float:
-        """Return the difference or ratio that the tables give for ``claim``."""
+        """Return the value, difference or ratio that the tables give for ``claim``."""
+        if claim.measure == "value":
+            return self.value(claim.of)
         of, against = self.value(claim.of), max(map(self.value, claim.against))
         return of / against if claim.measure == "ratio" else round(of - against, 6)
 

@@ -213,7 +213,7 @@ def claims(paper: Paper) -> list[dict[str, Any]]:
         {
             "where": claim.where,
             "text": claim.text,
-            "stated": f"{claim.stated:g}" if claim.relation != "above" else "",
+            "stated": _number(claim.stated) if claim.relation != "above" else "",
             "found": _number(paper.evaluate(claim)),
             "holds": paper.holds(claim),
         }
@@ -222,7 +222,7 @@ def claims(paper: Paper) -> list[dict[str, Any]]:
         {
             "where": each.where,
             "text": each.text,
-            "stated": _number(each.stated),
+            "stated": _number(each.stated) if each.relation == "equal" else "",
             "found": _number(compute(each)),
             "holds": agrees(each),
         }
@@ -231,8 +231,8 @@ def claims(paper: Paper) -> list[dict[str, Any]]:
 
 
 def _number(value: float) -> str:
-    """Return three significant digits, and large counts in full: never an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Return four significant digits, and large counts in full: never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ablations(evidence: Evidence) -> list[dict[str, Any]]:
