@@ -16,11 +16,14 @@ from compactnets.errors import InputError, LimitError, reason
 FULL = {errno.ENOSPC, errno.EDQUOT}
 LONGEST = 300  # characters of a cause: some libraries print a whole graph into one line
 MARGIN = 2**20  # bytes: with less than this to spare, a write that failed is likely to have met the end of the disk
+_temporary: list[Path] = []  # folders of scratch_folder
 
 
 @dataclass(frozen=True)
 class Space:
     """What is written and where, to look for the disk that is full.
+
+    What goes into a folder of :func:`scratch_folder` goes into the temporary folder, which no ``--output`` changes.
 
     Attributes:
         output: folder of the results; it need not be there yet.
@@ -58,15 +61,64 @@ class Space:
                 found.append((free, f"no space left in {name} ({_megabytes(free)} free): {advice}"))
         if found:
             return min(found)[1]
-        return f"no space left in {self.output} or {tempfile.gettempdir()}" if certain else None
+        if not certain:
+            return None
+        # where libraries may have written as well
+        names = dict.fromkeys(
+            [*(name for _, _, name, _ in self._places()), f"the temporary folder {_temporary_home()}"]
+        )
+        return f"no space left in {' or '.join(names)}"
+
+    def why(self, error: OSError) -> str:
+        """Return in one line why a write of our own failed: what is full, or the system's words."""
+        if error.errno not in FULL:
+            return reason(error)
+        _, _, name, advice = self._places()[0]
+        return self.full(certain=False) or f"{reason(error)} in {name}: {advice}"
 
     def _places(self) -> list[tuple[Path, int, str, str]]:
-        places = [(self.output, self.size, str(self.output), "make room, or choose another --output")]
-        if self.scratch:
-            scratch = Path(tempfile.gettempdir())
-            name = f"the temporary folder {scratch}"
-            places.append((scratch, self.scratch, name, "make room, or let TMPDIR name another"))
+        places, temporary = [], any(self.output.is_relative_to(folder) for folder in _temporary)
+        if not temporary:
+            places.append((self.output, self.size, str(self.output), "make room, or choose another --output"))
+        if temporary or self.scratch:
+            home, size = _temporary_home(), self.scratch + (self.size if temporary else 0)
+            places.append((home, size, f"the temporary folder {home}", "make room, or let TMPDIR name another"))
         return places
+
+
+def _temporary_home() -> Path:
+    """Return the folder for what is needed for a while only.
+
+    Raises:
+        InputError: none can be written, as where the whole system is read-only.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise InputError(f"{reason(error)}: let TMPDIR name a folder that can be written") from None
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a folder in the temporary one, which goes when the block ends.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    home = _temporary_home()
+    try:
+        made = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the temporary folder {home}: {reason(error)}; let TMPDIR name another"
+        ) from None
+    with made:
+        folder = Path(made.name)
+        _temporary.append(folder)
+        try:
+            yield folder
+        finally:
+            _temporary.remove(folder)
 
 
 @contextmanager

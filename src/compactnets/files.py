@@ -34,32 +34,66 @@ def replace_bytes(path: Path, data: bytes | memoryview) -> None:
 
     Libraries that write files wrap what the system says in exceptions of their own, or lose it; so whoever writes a
     file here makes its bytes in memory first. The permissions are those that the umask leaves. A symbolic link is
-    followed, and what is no plain file (``/dev/stdout``) is written to, not replaced.
+    followed, and what is no plain file (``/dev/stdout``) is written to, not replaced. Folders that are missing are
+    made.
 
     Raises:
         InputError: the file cannot be written; nothing is left of it, and what was there before stays.
     """
-    with refusals(path):
-        target = Path(os.path.realpath(path))
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            _write(target, data)
-            return
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            _write(partial, data)
-            os.replace(partial, target)
-        finally:
+    replace_files({path: data})
+
+
+def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together as :func:`replace_bytes` does: no name changes before all are written.
+
+    Raises:
+        InputError: one of them cannot be written; nothing is left of any.
+    """
+    partials: list[tuple[Path, Path, Path]] = []
+    made: list[Path] = []
+    done = False
+    try:
+        for path, data in contents.items():
+            with refusals(path):
+                target = Path(os.path.realpath(path))
+                if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+                    _write(target, data)
+                    continue
+                make_parents(target, made)
+                partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+                partials.append((path, partial, target))
+                _write(partial, data)
+        for path, partial, target in partials:
+            with refusals(path):
+                os.replace(partial, target)
+        done = True
+    finally:
+        for _, partial, _ in partials:
             with suppress(OSError):
                 partial.unlink()
-        _sync_folder(target.parent)
+        for folder in [] if done else reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+    for folder in {target.parent for _, _, target in partials}:
+        _sync_folder(folder)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as :func:`replace_bytes` does.
+    """Write a text as :func:`replace_bytes` does, as the bytes of :func:`as_bytes`."""
+    replace_bytes(path, as_bytes(text))
 
-    Half a character of a file name that is not UTF-8 (a lone surrogate) is written as ``\\udcXX``.
-    """
-    replace_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+def as_bytes(text: str) -> bytes:
+    """Return a text in UTF-8; half a character of a file name that is not UTF-8 (a lone surrogate) is ``\\udcXX``."""
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def make_parents(path: Path, made: list[Path]) -> None:
+    """Make the folders above ``path`` that are missing, and note each, to take it away again."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        made.append(folder)
 
 
 def remove_partials(folder: Path) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compactnets.errors import InputError, reason
+from compactnets.files import make_parents
 from compactnets.stopping import stoppable
 
 PARTIAL = re.compile(r"\.compactnets-[0-9a-f]{8}\.partial")
@@ -97,7 +98,8 @@ def writing(output: Path, option: str = "--output") -> Iterator[Path]:
     """Give a folder to write to, whose content takes the place of that of ``output`` when the block ends well.
 
     Ctrl-C, SIGTERM and SIGHUP leave ``output`` as it was, like every error. Whether what is there may be replaced is
-    for the caller to know.
+    for the caller to know. Where an :class:`InputError` of the block names a path in the folder that is given, which is
+    gone by then, it names ``output`` instead.
 
     Raises:
         InputError: the folder cannot be written.
@@ -110,7 +112,7 @@ def writing(output: Path, option: str = "--output") -> Iterator[Path]:
             try:
                 inside = target.is_dir()
                 before = entries(target) if inside else set()
-                _make_parents(target, made)
+                make_parents(target, made)
                 home = target if inside else target.parent
                 _sweep(home)
                 stage = home / f".compactnets-{secrets.token_hex(4)}.partial"
@@ -119,7 +121,12 @@ def writing(output: Path, option: str = "--output") -> Iterator[Path]:
                 (stage / "new").mkdir()
             except OSError as error:
                 raise InputError(f"cannot write {output}: {reason(error)}") from None
-            yield stage / "new"
+            try:
+                yield stage / "new"
+            except InputError as error:
+                if str(stage) not in str(error):
+                    raise
+                raise InputError(str(error).replace(str(stage / "new"), str(output))) from error
             try:
                 if inside:
                     _exchange(stage, target, before)
@@ -136,14 +143,6 @@ def writing(output: Path, option: str = "--output") -> Iterator[Path]:
             for folder in [] if done else reversed(made):
                 with suppress(OSError):
                     folder.rmdir()
-
-
-def _make_parents(target: Path, made: list[Path]) -> None:
-    """Make the folders above ``target`` that are missing, and note each, to take it away again."""
-    missing = [folder for folder in target.parents if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        made.append(folder)
 
 
 def _exchange(stage: Path, target: Path, before: set[str]) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from compactnets.console import say
 from compactnets.errors import InputError
+from compactnets.files import make_parents
 
 NAME = ".lock"  # in a folder that is owned
 PATIENCE = 2.0  # seconds for a process that was killed a moment ago to be gone
@@ -51,33 +52,41 @@ def own_folder(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process, or another thread of this one, owns it; or it cannot be made or written.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to the output folder {folder}: {error.strerror}") from None
-    try:
-        with _own(folder / NAME, folder):
-            yield
-    finally:
-        with suppress(OSError):
-            for path in made:
-                path.rmdir()
+    with _made(folder, f"to the output folder {folder}"), _own(folder / NAME, folder):
+        yield
 
 
 @contextmanager
 def own_file(path: Path) -> Iterator[None]:
     """Be the only one that writes a file, and what belongs to it, until the block ends.
 
+    A folder for it that was made here and is still empty at the end goes again.
+
     Raises:
         InputError: as :func:`own_folder`.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    with _own(path.with_name(f".{path.name}.lock"), path):
+    with _made(path.parent, str(path)), _own(path.with_name(f".{path.name}.lock"), path):
         yield
+
+
+@contextmanager
+def _made(folder: Path, what: str) -> Iterator[None]:
+    """Make a folder, with those above it; what was made and is still empty at the end goes again.
+
+    Raises:
+        InputError: ``what`` cannot be written.
+    """
+    made: list[Path] = []
+    try:
+        try:
+            make_parents(folder / NAME, made)
+        except OSError as error:
+            raise InputError(f"cannot write {what}: {error.strerror}") from None
+        yield
+    finally:
+        with suppress(OSError):
+            for path in reversed(made):
+                path.rmdir()
 
 
 @contextmanager

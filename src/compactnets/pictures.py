@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from compactnets.errors import InputError
-from compactnets.files import as_path, refusals, replace_bytes
+from compactnets.files import as_path, replace_bytes
 from compactnets.folders import check_file
 
 if TYPE_CHECKING:
@@ -54,6 +54,4 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         write_figure(figure, data, path.suffix.removeprefix(".").lower())
     except ValueError as error:
         raise InputError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(path, data.getbuffer())

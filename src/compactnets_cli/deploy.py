@@ -179,11 +179,10 @@ def benchmark(
 
     Exit code 3 where a network could not be exported to a format; the others are measured all the same.
     """
-    import tempfile
-
     from compactnets.console import say
     from compactnets.deploy.latency import benchmark as run
     from compactnets.deploy.latency_report import draw, moved, read_results, show, write_results
+    from compactnets.failures import scratch_folder
     from compactnets.folders import check_file
     from compactnets.pictures import check_picture
     from compactnets.stopping import stoppable
@@ -194,7 +193,7 @@ def benchmark(
     if plot:
         check_picture(plot, "--plot")
     with stoppable():
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             results = run(
                 networks,
                 [name.strip() for name in formats.split(",")],
@@ -204,7 +203,7 @@ def benchmark(
                 rounds=rounds,
                 calls=calls,
                 operators=operators,
-                artifacts=artifacts or Path(scratch),
+                artifacts=artifacts or scratch,
             )
         signum = results.pop("interrupted", None)
         compared = {"compared": moved(before, results)} if before else {}

@@ -29,11 +29,11 @@ def serve(
     """Show networks in the browser: make the folder of a static page that runs them, and serve it on this machine."""
     import signal
     import sys
-    import tempfile
 
     from compactnets.deploy.web import build_site
     from compactnets.deploy.web_server import address, open_server
     from compactnets.errors import InputError
+    from compactnets.failures import scratch_folder
 
     if no_serve:
         if output is None:
@@ -42,8 +42,8 @@ def serve(
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends like Ctrl-C: the temporary folder goes
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = output or Path(scratch) / "site"
+        with scratch_folder() as scratch:
+            folder = output or scratch / "site"
             with open_server(folder, port) as server:  # before the export, so that a port in use is known at once
                 _say(build_site(checkpoint, folder), str(folder) if output else None, address(server), as_json)
                 server.serve_forever()

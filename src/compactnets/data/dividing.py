@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from compactnets.data.base import shorten
 from compactnets.data.folder import FolderSource, is_divided
 from compactnets.data.opening import open_quietly
 from compactnets.errors import InputError, reason
+from compactnets.failures import FULL, Space
 from compactnets.files import as_path
 from compactnets.folders import check_folder, writing
 
@@ -80,6 +82,8 @@ def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bo
         parts["train"] += train
         parts["val"] += val
     _check_classes(source, parts, spec)
+    space = space_for(output, [Path(path) for path in source.paths], link=link)
+    space.check()
     with writing(output) as partial:
         try:
             for split, indices in parts.items():
@@ -87,7 +91,7 @@ def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bo
                     path = Path(source.paths[index])
                     place_file(path, partial / split / path.relative_to(source.folder), link=link)
         except OSError as error:
-            raise InputError(f"cannot write {output}: {reason(error)}") from None
+            raise InputError(f"cannot write {output}: {space.why(error)}") from None
     copies = sum(len(group) - 1 for group in groups)
     counts = {split: len(indices) for split, indices in parts.items()}
     return Division(str(output), counts, len(source.class_names), copies, source.left_out)
@@ -115,16 +119,29 @@ def place_file(source: Path, target: Path, *, link: bool) -> None:
     """Copy or link a file to a place whose folders are made.
 
     Raises:
-        InputError: it cannot be linked.
+        InputError: it cannot be read, or cannot be linked.
+        OSError: there is no space for it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not link:
-        shutil.copyfile(source, target)
-        return
     try:
-        os.link(source.resolve(), target)  # a hard link to a symbolic link would be one too
+        if link:
+            os.link(source.resolve(), target)  # a hard link to a symbolic link would be one too
+        else:
+            shutil.copyfile(source, target)
     except OSError as error:
-        raise InputError(f"{source} cannot be linked: {reason(error)}; leave --link out to copy") from None
+        if error.errno in FULL:
+            raise
+        what, advice = ("linked", "; leave --link out to copy") if link else ("copied", "")
+        raise InputError(f"{source} cannot be {what}: {reason(error)}{advice}") from None
+
+
+def space_for(output: Path, files: Sequence[Path], *, link: bool) -> Space:
+    """Return the space that copies of files take; links take none, and neither does a file that is not there."""
+    sizes = []
+    for path in [] if link else files:
+        with suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return Space(output, sum(sizes))
 
 
 def group_copies(paths: Sequence[Path]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from compactnets.console import stage
 from compactnets.deploy.formats import INPUT, OUTPUT, Runner
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 
 FLOAT32_ARRAY = 65568  # Core ML's number of the type (ArrayFeatureType.FLOAT32)
 
@@ -83,8 +84,8 @@ def _write(model: nn.Module, example: Tensor, folder: Path, precision: str) -> d
 def _own_scratch() -> Iterator[None]:
     """Have temporary files in a folder that goes: coremltools leaves its own behind."""
     before = tempfile.tempdir
-    with tempfile.TemporaryDirectory() as scratch:
-        tempfile.tempdir = scratch
+    with scratch_folder() as scratch:
+        tempfile.tempdir = str(scratch)
         try:
             yield
         finally:

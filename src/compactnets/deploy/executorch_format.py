@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from compactnets.deploy.quantization.lowering import shuffle_in_int8
 from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 from compactnets.files import refusals
 
 MAGIC = b"ET"  # the first two of the four bytes by which a FlatBuffer says what it is
@@ -142,7 +142,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
 
 def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
     """Time operators by ExecuTorch's event tracer; XNNPACK names its kernels, several of which may be one operator."""
-    with quiet(), tempfile.TemporaryDirectory() as scratch:
+    with quiet(), scratch_folder() as scratch:
         from executorch.devtools import Inspector
         from executorch.extension.pybindings import portable_lib
 

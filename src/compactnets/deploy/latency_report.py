@@ -10,7 +10,7 @@ from typing import Any
 
 from compactnets.console import Table, stdout
 from compactnets.errors import InputError
-from compactnets.files import as_path, json_text, refusals, replace_text
+from compactnets.files import as_path, json_text, replace_text
 from compactnets.pictures import save_figure
 from compactnets.values import read_json
 
@@ -134,8 +134,6 @@ def write_results(results: Results, path: str | Path) -> None:
     """
     path = as_path(path)
     text = json_text({"command": ["compactnets", *sys.argv[1:]], **results}, indent=1) + "\n"
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
 
 

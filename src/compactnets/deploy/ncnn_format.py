@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from compactnets.console import stage
 from compactnets.deploy.formats import Runner
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 
 FULL = 2**16  # bytes free: with fewer a disk counts as full
 OTHER_SIZE = 3 / 4  # of the second input that pnnx is shown, so that it does not write sizes into the network
@@ -46,11 +46,11 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
 
     one = example[:1]
     shapes = [_shape(one), _shape(one[..., : int(one.shape[2] * OTHER_SIZE), : int(one.shape[3] * OTHER_SIZE)])]
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+    with scratch_folder() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript, which pnnx reads, is deprecated
         stage("tracing")
         # where torch writes a file by itself, a full disk ends the process
-        Path(scratch, "model.pt").write_bytes(torch.jit.trace(model, one, check_trace=False).save_to_buffer())
+        (scratch / "model.pt").write_bytes(torch.jit.trace(model, one, check_trace=False).save_to_buffer())
         stage("converting with pnnx")
         command = [
             pnnx.EXEC_PATH,
@@ -63,16 +63,16 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
             command, cwd=scratch, capture_output=True, encoding="utf-8", errors="replace", check=False
         )
         if shutil.disk_usage(scratch).free < FULL:  # pnnx does not look whether its files are whole
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), scratch)
-        if done.returncode or not Path(scratch, "model.ncnn.param").is_file():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
+        if done.returncode or not (scratch / "model.ncnn.param").is_file():
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
             raise InputError(f"pnnx cannot convert this network to ncnn: {last[0]}")
-        parameters = Path(scratch, "model.ncnn.param").read_text(encoding="utf-8")
+        parameters = (scratch / "model.ncnn.param").read_text(encoding="utf-8")
         layers = [line.split()[0] for line in parameters.splitlines()[2:]]
         if foreign := sorted({layer for layer in layers if "." in layer or "::" in layer}):
             raise InputError(f"ncnn has no layer for {', '.join(foreign)} of this network: export to another format")
         for name in ("model.ncnn.param", "model.ncnn.bin"):
-            shutil.move(f"{scratch}/{name}", folder / name)
+            shutil.move(scratch / name, folder / name)
     return {"layers": len(layers)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
 from compactnets.deploy.quantization.lowering import leave_float_outputs
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # whose weights are stored in float16
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
@@ -179,7 +179,7 @@ def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: i
     import onnx
 
     warm_up = 5
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         changed = f"{scratch}/changed.onnx"
         session = open_session(
             path,

@@ -7,7 +7,6 @@ without the package that reports (:mod:`compactnets.telemetry`), and networks ar
 from __future__ import annotations
 
 import functools
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.quantization.form import freeze
 from compactnets.deploy.quantization.lowering import separate_groups
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 from compactnets.telemetry import without_openvino_telemetry
 
 # OpenVINO 2026.4 computes a grouped int8 convolution with AMX wrongly where a group has more inputs than this and not a
@@ -53,8 +53,8 @@ def _save(
     openvino = _openvino()
     from openvino._offline_transformations import apply_moc_transformations
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
+    with scratch_folder() as scratch:
+        path = scratch / "model.onnx"
         onnx_format.save(model, example, path)
         stage("converting to OpenVINO")
         network = _core().read_model(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from compactnets.deploy.artifact import run_in_batches
 from compactnets.deploy.formats import FLOAT16, FLOAT32, Format, Runner
 from compactnets.deploy.record import Check, Verification
 from compactnets.errors import InputError, LimitError
+from compactnets.failures import scratch_folder
 
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
@@ -151,11 +151,11 @@ def _cases(
     yield batch_size, kept, runner
     *more, last = [batch for batch in BATCHES if batch != batch_size]
     for batch, prepared in [*((batch, kept) for batch in more), (last, other)]:
-        with tempfile.TemporaryDirectory() as scratch:
+        with scratch_folder() as scratch:
             stage(f"writing again for a batch of {batch} at {prepared.size} x {prepared.size} pixels")
-            write(example_input(prepared, batch), Path(scratch))
+            write(example_input(prepared, batch), scratch)
             stage("comparing with PyTorch")
-            yield batch, prepared, form.open(Path(scratch) / form.file)
+            yield batch, prepared, form.open(scratch / form.file)
 
 
 def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:

@@ -6,7 +6,6 @@ import importlib.resources
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -16,12 +15,13 @@ from PIL import Image
 from torch import nn
 
 import compactnets
-from compactnets.deploy.export import export
+from compactnets.deploy.export import export, weight_bytes
 from compactnets.deploy.formats import find_format
 from compactnets.deploy.networks import FRESH, load_for_export
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.web_page import find_page
-from compactnets.errors import InputError, reason
+from compactnets.errors import InputError
+from compactnets.failures import Space, scratch_folder
 from compactnets.files import as_path, json_text
 from compactnets.folders import check_folder, entries, writing
 from compactnets.training.checkpoint import CheckpointRecord
@@ -67,11 +67,13 @@ def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path 
     _check_output(output)
     page = page or find_page()
     opened = [_open(what) for what in networks]  # all are looked at before the first is exported
+    space = Space(output, _bytes(page) + sum(_size(each) for each in opened))
+    space.check()
     with writing(output) as partial:
         try:
             return _write_site(opened, page, partial)
         except OSError as error:
-            raise InputError(f"cannot write {output}: {reason(error)}") from None
+            raise InputError(f"cannot write {output}: {space.why(error)}") from None
 
 
 def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str, Any]:
@@ -98,6 +100,16 @@ def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str,
     return catalogue
 
 
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _size(opened: Opened) -> int:
+    """Return the bytes of a network's file, or those that it has at least."""
+    network = opened.network
+    return network.bytes if isinstance(network, ArtifactRecord) else weight_bytes(network)
+
+
 def _open(what: str) -> Opened:
     """Return the record and main file of an ONNX artifact, or the network to export with its record."""
     path = Path(what)
@@ -121,8 +133,8 @@ def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]
         assert isinstance(more, Path)
         return _entry(network, more, tag, site, taken)
     assert isinstance(more, CheckpointRecord)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "artifact"
+    with scratch_folder() as scratch:
+        folder = scratch / "artifact"
         record = export(network, more, "onnx", folder)
         return _entry(record, folder / "model.onnx", tag, site, taken)
 

@@ -18,7 +18,7 @@ from compactnets.detection.lettering import Legend
 from compactnets.detection.matching import Matches, match
 from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
 from compactnets.detection.objects import Detections, Objects
-from compactnets.files import as_path, refusals, replace_text
+from compactnets.files import as_path, replace_text
 
 SIDES = (480, 640)  # the longer side of a picture in the page, in pixels: small images are enlarged, for their labels
 
@@ -99,8 +99,6 @@ def examples_page(
             if entries
         ],
     )
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, page)
 
 

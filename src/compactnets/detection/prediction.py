@@ -22,7 +22,7 @@ from compactnets.detection.objects import Detections
 from compactnets.detection.transform import plain_target
 from compactnets.errors import InputError
 from compactnets.failures import one_line
-from compactnets.files import as_path, refusals, replace_bytes
+from compactnets.files import as_path, replace_bytes
 from compactnets.folders import check_folder
 from compactnets.training.evaluation import NotFiniteError
 
@@ -138,8 +138,6 @@ def _save(picture: Image.Image, path: Path) -> None:
     """Write a drawing whole or not at all."""
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=90)
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(path, data.getbuffer())
 
 

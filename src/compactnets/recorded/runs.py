@@ -12,7 +12,7 @@ from compactnets.detection.anchors import anchors_of_record
 from compactnets.detection.checkpoint import read_detector_record
 from compactnets.environment import portable_command
 from compactnets.errors import InputError
-from compactnets.files import as_path, json_text, refusals, replace_text
+from compactnets.files import as_path, json_text, replace_text
 from compactnets.models.registry import own_arguments
 from compactnets.recorded.files import FOLDER
 from compactnets.training.checkpoint import load_checkpoint
@@ -98,8 +98,6 @@ def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None,
         raise InputError(f"the record {name} is new: say with --note what a reader must know of it")
     again = {run["command"] for run in runs}
     kept = [run for run in before["runs"] if run["command"] not in again]
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json_text({"name": name, "note": told, "runs": [*kept, *runs]}, indent=1) + "\n")
     return path
 

@@ -17,7 +17,7 @@ from compactnets.complexity import CONVENTION
 from compactnets.console import Tracker
 from compactnets.environment import commit, software_versions
 from compactnets.errors import InputError
-from compactnets.files import as_path, json_text, replace_text
+from compactnets.files import as_bytes, as_path, json_text, replace_files
 from compactnets.folders import check_folder
 from compactnets.papers.ablation import own_sharings
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
@@ -73,15 +73,10 @@ def write_report(output: str | Path, runs: Iterable[str | Path] = ()) -> dict[st
         f"{each.place} of {TITLE[paper]}: {each.missing}" for paper in drawn for each in drawn[paper] if not each.svg
     ]
     drawn["ablations"] = _own_matrices(evidence)
-    try:
-        (output / FIGURES).mkdir(parents=True, exist_ok=True)
-        for figure in (figure for group in drawn.values() for figure in group if figure.svg):
-            replace_text(output / FIGURES / figure.file, figure.svg or "")
-        for name in (HTML, MARKDOWN):
-            replace_text(output / name, _render(name, values, drawn))
-        replace_text(output / JSON, json_text(values, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot write the report to {output}: {error.strerror}") from None
+    texts = {f"{FIGURES}/{each.file}": each.svg for group in drawn.values() for each in group if each.svg}
+    texts |= {name: _render(name, values, drawn) for name in (HTML, MARKDOWN)}
+    texts[JSON] = json_text(values, indent=1, ensure_ascii=False) + "\n"
+    replace_files({output / name: as_bytes(text) for name, text in texts.items()})
     return values
 
 

@@ -17,7 +17,7 @@ from compactnets.data import Preprocess
 from compactnets.data.content import digest_parts
 from compactnets.data.listing import compose
 from compactnets.errors import InputError, did_you_mean
-from compactnets.files import as_path, refusals, replace_bytes, replace_text
+from compactnets.files import as_bytes, as_path, replace_files
 from compactnets.models.form import compare, is_form, with_form
 from compactnets.models.pretrained import find_weights, locate
 from compactnets.models.registry import build_on_meta, create_model
@@ -71,7 +71,7 @@ def record_path(checkpoint: Path) -> Path:
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: BaseModel) -> None:
-    """Write weights and record; each file appears whole or not at all.
+    """Write weights and record; both appear whole or not at all.
 
     Raises:
         InputError: the name does not end in ``.safetensors``, or the folder cannot be written.
@@ -81,10 +81,8 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: 
         raise InputError(f"a checkpoint's name ends in .safetensors, found {path}")
     tensors = {key: value.detach().contiguous().cpu() for key, value in state_dict.items()}
     text = record.model_dump_json(indent=2) + "\n"
-    with refusals(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    replace_bytes(path, tensors_as_bytes(tensors, metadata={"format": "pt"}))
-    replace_text(record_path(path), text)
+    weights = tensors_as_bytes(tensors, metadata={"format": "pt"})
+    replace_files({path: weights, record_path(path): as_bytes(text)})
 
 
 def read_record(path: str | Path) -> CheckpointRecord:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,7 +44,7 @@ from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.deploy.verify import example_input
 from compactnets.errors import InputError, LimitError
-from compactnets.failures import Space, one_line
+from compactnets.failures import Space, one_line, scratch_folder
 from compactnets.files import as_path, json_text
 from compactnets.folders import writing
 from compactnets.models.registry import create_model
@@ -183,8 +182,7 @@ def _quantize(
         floating = deploy_form(beside[1])
     example = example_input(preprocess)
     weights = weights_digest(model)
-    with tempfile.TemporaryDirectory() as scratch, writing(output) as folder:
-        plain = Path(scratch)
+    with scratch_folder() as plain, writing(output) as folder:
         with stages(f"{network.model} to {form.name}"):
             form.write(floating, example, plain)
         for kept in _choices(reference, pixels, settings):

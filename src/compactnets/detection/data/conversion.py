@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -14,14 +12,14 @@ import numpy as np
 
 from compactnets.console import Tracker
 from compactnets.data.base import describe, shorten
-from compactnets.data.dividing import check_new
+from compactnets.data.dividing import check_new, place_file, space_for
 from compactnets.detection.data import voc
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.opening import Spec, find_tree, open_splits
 from compactnets.detection.data.problems import OnBad
 from compactnets.detection.data.table import box_areas
 from compactnets.detection.data.writers import write_coco, write_voc
-from compactnets.errors import InputError, did_you_mean, reason
+from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path
 from compactnets.folders import check_folder, entries, writing
 
@@ -101,6 +99,8 @@ def convert(
     file_names = _name_files(sources)
     notes = [f"{source.split}: {note}" for source in sources for note in source.notes]
     losses = [*dropped, *notes, *_losses(sources, to, file_names)]
+    space = space_for(output, [sources[0].root / name for name in file_names], link=link)
+    space.check()
     with writing(output) as partial:
         try:
             images = partial / IMAGES[to]
@@ -109,7 +109,7 @@ def convert(
             for name in Tracker(file_names, len(file_names), "linking images" if link else "copying images"):
                 _place(sources[0].root / name, images / file_names[name], link)
         except OSError as error:
-            raise InputError(f"cannot write {output}: {reason(error)}") from None
+            raise InputError(f"cannot write {output}: {space.why(error)}") from None
     return Conversion(
         str(output),
         to,
@@ -277,15 +277,6 @@ def _losses(sources: Sequence[DetectionSource], to: Format, file_names: dict[str
 
 
 def _place(image: Path, target: Path, link: bool) -> None:
-    try:
-        if link:
-            os.link(image.resolve(), target)  # a hard link to a symbolic link would be one too
-        else:
-            shutil.copyfile(image, target)
-    except FileNotFoundError:
-        raise InputError(f"no image at {image}: compactnets data check lists all that are missing") from None
-    except OSError as error:
-        hint = "; leave --link out to copy" if link else ""
-        raise InputError(
-            f"{image} cannot be {'linked' if link else 'copied'}: {error.strerror or error}{hint}"
-        ) from None
+    if not image.exists():
+        raise InputError(f"no image at {image}: compactnets data check lists all that are missing")
+    place_file(image, target, link=link)

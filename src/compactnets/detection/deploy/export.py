@@ -98,7 +98,8 @@ def export_detector(
     limit = usual if tolerance is None else tolerance
     check_share(limit, "--tolerance")
     check_output(output, (WHOLE, FIRST, SECOND))
-    space = Space(output, weight_bytes(detector, precision))
+    size_at_least = weight_bytes(detector, precision)
+    space = Space(output, size_at_least, size_at_least)  # a copy is made for the comparison
     space.check()
     detector = copy.deepcopy(detector).cpu().float().eval()
     ssd = isinstance(detector, SSD)

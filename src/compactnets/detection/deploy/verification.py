@@ -10,7 +10,6 @@ differs does not change all that follows.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from compactnets.detection.deploy.runtime import ArtifactDetector
 from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads
 from compactnets.detection.transform import plain_target
 from compactnets.errors import LimitError
+from compactnets.failures import scratch_folder
 
 TOLERANCE = 1e-4
 TOLERANCE_FLOAT16 = 2e-2  # of raw outputs, between weights in float32 and in float16: softmax and boxes' exp stretch it
@@ -86,9 +86,9 @@ def verify_detector(
     # the image whose best detections a threshold tells apart soonest
     _, single, place = min((*_threshold_for_one(scores, threshold), place) for place, scores in enumerate(found))
     checks = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         for score, chosen in ((threshold, images), (single, images[place : place + 1]), (NOTHING, images[:1])):
-            find = _finder(artifact, folder, Path(scratch), score)
+            find = _finder(artifact, folder, scratch, score)
             checks.append(_check(artifact, reference, find, chosen, score, tolerance))
             if score == threshold:  # the file itself beside its copy that shows its proposals
                 copied = find(images[0])
