@@ -140,5 +140,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that a user gave; ``~`` is the home folder."""
-    return Path(path).expanduser()
+    """Return a path that a user gave; ``~`` is the home folder, and ``~name`` of nobody a name like any other."""
+    return Path(os.path.expanduser(path))

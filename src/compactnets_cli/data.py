@@ -72,7 +72,12 @@ def check(
         share = share_of(split)
         report = check_detection(source, "both" if share else split, workers=workers, share=share)
         lines = render_detection(report, SHOWN)
-        fits = check_anchors(source, recipes, None if share or split == "both" else split, share=share)
+        try:
+            fits = check_anchors(source, recipes, None if share or split == "both" else split, share=share)
+        except InputError as error:  # of a split that was not asked for, too
+            if recipe:
+                raise
+            say(f"note: anchors are not compared with the objects: {error}")
     elif recipe:
         raise InputError(f"--recipe compares anchors with boxes, and {source[0]} has labels: leave it out")
     elif split in ("train", "val", "both"):
@@ -156,8 +161,10 @@ def split(
     result: Conversion | Division
     if len(source) > 1 or is_detection(source[0]):
         result = split_detection(source, output, share, link=link, bad_boxes=bad_boxes)
-        what = f"({result.format}): {result.objects:,} objects"
+        what = f" ({result.format}): {result.objects:,} objects"
         notes = result.losses
+    elif bad_boxes != "raise":
+        raise InputError(f"--bad-boxes is for images with boxes, and {source[0]} has labels: leave it out")
     else:
         result = divide_folder(source[0], output, share, link=link)
         what = f": {result.classes:,} classes"
@@ -167,6 +174,6 @@ def split(
         print_json(result.to_dict())
         return
     splits = ", ".join(f"{name} {images:,} images" for name, images in result.splits.items())
-    stdout.print(f"{', '.join(source)} -> {output} {what}, {splits}".replace(" : ", ": "))
+    stdout.print(f"{', '.join(source)} -> {output}{what}, {splits}")
     for note in notes:
         stdout.print(f"note: {note}")

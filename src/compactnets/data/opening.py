@@ -19,6 +19,7 @@ from compactnets.data.parquet import ParquetSource, find_shards
 from compactnets.data.presets import cifar_variant
 from compactnets.data.webdataset import WebDatasetSource
 from compactnets.errors import InputError, did_you_mean
+from compactnets.files import as_path
 
 WORDS = ("digits", *READERS)
 LAYOUTS = (
@@ -73,7 +74,7 @@ def open_quietly(spec: str, split: Split, *, download: bool = False) -> ImageSou
             return DigitsSource(split) if spec == "digits" else _open_cifar(spec, split, download)
         if spec.startswith(PREFIX):
             return HuggingFaceSource(spec, split, download=download)
-        path = Path(spec).expanduser()
+        path = as_path(spec)
         if spec and os.path.isdir(path):  # unlike is_dir, no error for a pattern longer than a path may be
             return _open_folder(path, split, spec)
         if is_pattern(spec):
@@ -85,7 +86,7 @@ def open_quietly(spec: str, split: Split, *, download: bool = False) -> ImageSou
 
 def data_root() -> Path:
     """Return the folder in which words are looked for and downloads are put."""
-    return Path(os.environ.get("COMPACTNETS_DATA") or "~/.cache/compactnets").expanduser()
+    return as_path(os.environ.get("COMPACTNETS_DATA") or "~/.cache/compactnets")
 
 
 def index_cache() -> Path:

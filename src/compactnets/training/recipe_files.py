@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from compactnets.errors import InputError, did_you_mean
+from compactnets.files import as_path
 from compactnets.training.recipe import Recipe, RunRecipe
 from compactnets.values import parse_settings, parse_yaml, read_yaml, shorten
 
@@ -103,7 +104,7 @@ def load(
 
 
 def _read(name: str | Path) -> dict[str, Any]:
-    path = Path(name).expanduser()
+    path = as_path(name)
     known = _list_all()
     if str(name) in known:
         text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")

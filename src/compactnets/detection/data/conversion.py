@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -192,7 +193,7 @@ def _check_objects(source: DetectionSource) -> None:
 def _check_images(sources: Sequence[DetectionSource]) -> None:
     for source in sources:
         if len(set(source.names)) < len(source):
-            name = next(name for name in source.names if source.names.count(name) > 1)
+            ((name, _),) = Counter(source.names).most_common(1)
             raise InputError(f"{source.annotation(0)}: {name} must be one image of {source.split}, found it twice")
 
 

@@ -74,7 +74,7 @@ def find_other(path: Path) -> str | None:
 def find_plain(path: Path) -> str | None:
     """Return what a folder holds where that are images without boxes, and what to do."""
     folders = _inner(path)
-    inner = [folder for folder in folders for folder in (folder, *_inner(folder)) if _holds_images(folder)]
+    inner = [each for folder in folders for each in (folder, *_inner(folder)) if _holds_images(each)]
     if inner:
         names = ", ".join(folder.name for folder in inner[:4])
         return (
@@ -130,7 +130,7 @@ def _tell(file: Path) -> str | None:
             return _tell_xml(file)
         if name.endswith(".csv"):
             return _tell_csv(file)
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, ElementTree.ParseError):
         return None
     return None
 

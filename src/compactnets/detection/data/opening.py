@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from compactnets.detection.data.base import DetectionSource, DetectionTree, chec
 from compactnets.detection.data.combining import DividedTree, JoinedTree
 from compactnets.detection.data.layouts import LAYOUTS, find_other, find_plain, find_trees
 from compactnets.errors import InputError, did_you_mean
+from compactnets.files import as_path
 
 Spec = str | Sequence[str]  # a folder, or several that are read as one
 
@@ -145,14 +145,14 @@ def is_detection(spec: str) -> bool:
     """
     if not spec or spec in WORDS or spec.startswith(PREFIX):
         return False
-    path = Path(spec).expanduser()
+    path = as_path(spec)
     if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
         return True
     if not os.path.isdir(path):  # unlike is_dir, no error for a pattern longer than a path may be
         return False
     try:
         return bool(find_trees(path, spec)) or find_other(path) is not None
-    except InputError:
+    except (InputError, OSError):  # told where it is opened
         return True
 
 
@@ -169,7 +169,7 @@ def find_tree(spec: Spec, share: float | None = None) -> DetectionTree:
 
 
 def _find_one(spec: str) -> DetectionTree:
-    path = Path(spec).expanduser()
+    path = as_path(spec)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         tree = yolo.find(path.parent, spec, path)
         if tree is None:

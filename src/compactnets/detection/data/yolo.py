@@ -18,6 +18,7 @@ from compactnets.data.listing import folders_called, is_image, is_passed_over, l
 from compactnets.detection.data.base import ALL, FOLDERS, DetectionSource, DetectionTree, check_class_names
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
 from compactnets.errors import InputError
+from compactnets.files import as_path
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 DARKNET = "obj.names"  # beside the folder of images and labels, obj_train_data/
@@ -298,7 +299,7 @@ def _read_config(path: Path) -> dict[str, Any] | None:
 def _from_config(root: Path, spec: str, config: Path, settings: dict[str, Any]) -> YoloTree:
     names = _read_names(config, settings["names"], settings.get("nc"))
     if isinstance(base := settings.get("path"), str) and base:
-        elsewhere = (root / Path(base).expanduser()).resolve()
+        elsewhere = Path(os.path.realpath(root / as_path(base)))
         if elsewhere.is_dir() and root.resolve() not in (elsewhere, *elsewhere.parents):
             root = elsewhere
     lists: dict[str, list[str]] = {}
