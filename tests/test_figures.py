@@ -1,0 +1,285 @@
+"""The figures of README and docs are those of the records: computed from them, and looked for in the text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from compactnets.detection.cost import detector_cost, planned_record
+from compactnets.papers.ablation import describe
+from compactnets.papers.cost import count_network, measure_rows
+from compactnets.papers.stated import load_paper, stated_rows
+from compactnets.recorded import load_records
+
+ROOT = Path(__file__).parents[1]
+RUNTIMES = ("onnx", "openvino", "ncnn", "executorch")  # in float32
+PAIRS = (("menet_108_8x1_g3", "muffnet_x0_5"), ("menet_228_12x1_g3", "muffnet_x1_0"))  # of equal multiply-adds
+
+
+def text_of(name: str) -> str:
+    """The words of a page, however its lines are broken, without the marks of links and bold print."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return " ".join(re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text).replace("*", "").split())
+
+
+def times(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["network"], row["format"]): row for row in load_records("latency")[name]["rows"]}
+
+
+def milliseconds(row: dict[str, Any]) -> float:
+    return row["milliseconds"]["median"]
+
+
+def speed(name: str) -> dict[str, dict[str, Any]]:
+    return {row["network"]: row for row in load_records("speed")[name]["rows"]}
+
+
+def rate(row: dict[str, Any]) -> float:
+    return row["images_per_step"] / row["our_seconds"]["median"]
+
+
+def bccd(detector: str, begun: bool, anchors: str = "given", side: int = 600) -> dict[str, Any]:
+    (run,) = (
+        run
+        for run in load_records("detection")["bccd"]["runs"]
+        if run["detector"] == detector
+        and bool(run["init"]) is begun
+        and run["recipe"].get("anchors", "given") == anchors
+        and (detector == "ssd" or run["recipe"]["faster_rcnn"]["shorter_side"] == side)
+    )
+    return run
+
+
+def on_test(*run: Any, **which: Any) -> float:
+    return bccd(*run, **which)["test"]["voc07"]
+
+
+def on_val(*run: Any, **which: Any) -> float:
+    """Of the best epoch, which the record of a run says of the one that was kept."""
+    return max(epoch["voc07_percent"] for epoch in bccd(*run, **which)["epochs"] if epoch.get("voc07_percent"))
+
+
+def int8(name: str) -> dict[str, Any]:
+    return load_records("int8")[name]["evaluation"]
+
+
+def top1(name: str) -> float:
+    (run,) = (run for run in load_records("training")["cifar10-modern"]["runs"] if run["model"] == name)
+    return run["epochs"][-1]["top1_percent"]
+
+
+def span(values: list[float], digits: int) -> str:
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def readme() -> list[str]:
+    ours, theirs = top1("muffnet_x0_5"), top1("menet_108_8x1_g3")
+    return [f"{ours:.1f} % after 20 epochs", f"`menet_108_8x1_g3.cifar10` ({theirs:.1f} %"]
+
+
+def choosing() -> list[str]:
+    found = times("menet") | times("muffnet")
+    ratios = {
+        (one, runtime): milliseconds(found[one, runtime]) / milliseconds(found[other, runtime])
+        for one, other in PAIRS
+        for runtime in RUNTIMES
+    }
+    steady = times("steady")
+    ratios |= {
+        (one, f"{runtime}, steady"): milliseconds(steady[one, runtime]) / milliseconds(steady[other, runtime])
+        for one, other in PAIRS
+        for runtime in RUNTIMES
+    }
+    assert min(ratios.values()) > 1, "MuffNet is the faster of the two in every runtime"
+    table_6, table_iv = load_paper("muffnet").table("6").rows, load_paper("menet").table("IV").rows
+    stated = {row.model: row.top1 for row in (*table_iv, *table_6) if row.source == "own"}
+    best = [f"MuffNet {size}, {stated['muffnet_x' + size.replace('.', '_')]:.1f} %" for size in ("0.5", "1.0", "1.5")]
+    faster = {
+        record["format"]
+        for record in load_records("int8").values()
+        if milliseconds(record["latency"]["rows"][1]) < milliseconds(record["latency"]["rows"][0])
+    }
+    assert len({record["format"] for record in load_records("int8").values()}) == 3
+    gains = [on_test(each, begun=True) - on_test(each, begun=False) for each in ("faster_rcnn", "ssd")]
+    return [
+        f"At about 40 M, MENet takes {ratios['menet_108_8x1_g3', 'onnx']:.2f} times as long as MuffNet in ONNX Runtime",
+        *best,
+        f"MENet, {stated['menet_456_24x1_g3']:.1f} %",
+        f"worth {gains[0]:.0f} points of Faster R-CNN and {gains[1]:.1f} of SSD512",
+        {1: "faster in one of three runtimes", 2: "faster in two of three runtimes"}[len(faster)],
+    ]
+
+
+def detection() -> list[str]:
+    both = [on_test("faster_rcnn", True), on_test("ssd", True)]
+    small = on_test("faster_rcnn", True, side=480)
+    assert all(run["epochs"][-1]["seconds"] < 2 * 3600 for run in load_records("detection")["bccd"]["runs"])
+    gap, other = both[0] - small, on_val("faster_rcnn", True, side=480) - on_val("faster_rcnn", True)
+    return [
+        f"a VOC 2007 mAP of {min(both):.0f} to {max(both):.0f} % on BCCD's 72 test images",
+        f"Faster R-CNN reaches {on_test('faster_rcnn', False):.1f} % and SSD512 {on_test('ssd', False):.1f} %",
+        f"differ by {gap:.1f} points on test and by {other:.1f} the other way on val",
+        f"SSD512 has {on_test('ssd', True, 'auto'):.1f} % on test and {on_val('ssd', True, 'auto'):.1f} % on val, "
+        f"against {on_test('ssd', True):.1f} and {on_val('ssd', True):.1f} %",
+    ]
+
+
+def deploy() -> list[str]:
+    found, steady = times("menet") | times("muffnet"), times("steady")
+    ours = sorted({network for network, _ in found if network.startswith(("menet", "muffnet"))})
+    fastest = {network: min((milliseconds(found[network, f]), f) for f in RUNTIMES) for network in ours}
+    assert all(fastest[name][1] == "openvino" for name in ours if found[name, "eager"]["macs"] > 100e6)
+    assert (fastest["menet_108_8x1_g3"][1], fastest["muffnet_x0_5"][1]) == ("executorch", "onnx")
+    half = [
+        milliseconds(rows[name, "openvino@bf16"]) / milliseconds(rows[name, "openvino"])
+        for rows in (times("menet"), times("muffnet"))
+        for name, form in rows
+        if form == "openvino@bf16"
+    ]
+    limits = [found[name, fastest[name][1]]["times_limit"] for name in ours]
+    openvino = {name: found[name, "openvino"] for name in ours}
+    parts = {name: {one["kind"]: one["milliseconds"] for one in row["operators"]} for name, row in openvino.items()}
+    shuffle = [100 * part["ShuffleChannels"] / sum(part.values()) for name, part in parts.items() if "menet" in name]
+    muff = {name: part for name, part in parts.items() if name.startswith("muffnet")}
+    pointwise = [part["1x1 convolution"] / openvino[name]["limit_milliseconds"] for name, part in muff.items()]
+    moved = [100 * (part["VariadicSplit"] + part["Concat"]) / sum(part.values()) for part in muff.values()]
+    first = [part["3x3 convolution"] + part["Reorder"] for part in muff.values()]
+    peers = [
+        times("muffnet")[f"timm:{name}", "openvino"]["times_limit"]
+        for name in ("mobilenetv2_100", "efficientnet_lite0")
+    ]
+    again = [milliseconds(row) / milliseconds(found[key]) for key, row in steady.items()]
+    assert 0.8 < median(again) < 1.2
+    tenth = [
+        row["milliseconds"]["p10"] / milliseconds(row)
+        for record in load_records("latency").values()
+        for row in record["rows"]
+    ]
+    largest = max(
+        row["relative_difference"]
+        for record in load_records("latency").values()
+        for row in record["rows"]
+        if row["format"] != "eager"
+    )
+    plain = int8("menet_108_8x1_g3-onnx-ranges")
+    errors = [int8(f"menet_108_8x1_g3-{each}")["logits_error"] for each in ("onnx", "openvino", "executorch")]
+    assert all(int8(f"menet_108_8x1_g3-{each}")["drop_points"] <= 0 for each in ("onnx", "openvino", "executorch"))
+    after, trained = int8("muffnet_x0_5-onnx"), int8("muffnet_x0_5-onnx-qat")
+    percent = [100 * each / after["images"] for each in (after["float_correct"], after["int8_correct"])]
+    return [
+        f"The largest difference of a recorded artifact is {largest:.7f}.",
+        f"lose {plain['drop_points']:.1f} points of top-1, with an error of the logits of {plain['logits_error']:.2f}",
+        f"{plain['images']} photographs could show, with {span(errors, 2)}",
+        f"has {percent[0]:.2f} % in float, {percent[1]:.2f} % quantised after training, and "
+        f"{100 * trained['int8_correct'] / trained['images']:.2f} % trained for int8",
+        f"bfloat16 in OpenVINO takes {span(half, 2)} of its float32 time",
+        f"take {span(limits, 1)} times the limit",
+        f"takes {span(shuffle, 0)} %",
+        f"alone take {span(pointwise, 1)} times the limit, what the M matrix splits and concatenates "
+        f"{span(moved, 0)} % of the time",
+        f"take {span(peers, 1)} times theirs, it {openvino['muffnet_x1_5']['times_limit']:.1f}",
+        f"{span(first, 1)} ms together",
+        f"gave {span(again, 1)} of the medians of turns of 8",
+        f"is {span(tenth, 1)} of the median",
+    ]
+
+
+def scaling() -> list[str]:
+    photographs = speed("loader-photographs-cpu")["photographs, decoded by simplejpeg"]
+    (small,) = speed("loader-small-cpu").values()
+    step = speed("step-time-cpu")["muffnet_x0_5"]
+    return [
+        f"some {rate(photographs):.0f} photographs per second, {photographs['ratio']['median']:.1f} times",
+        f"at {round(rate(small), -3):,.0f} per second",
+        f"has {step['ratio']['median']:.1f} times a plain loop's rate",
+        "| R = 1,000 | {:.1f} hours | {:.0f} minutes |".format(
+            *(120 * 1_281_167 / 1000 / n / 60 for n in (8 * 60, 64))
+        ),
+    ]
+
+
+def dependencies() -> list[str]:
+    rows = speed("loader-photographs-cpu")
+    by = [rows[f"photographs, decoded by {name}"]["ratio"]["median"] for name in ("simplejpeg", "pillow")]
+    return [f"{by[0]:.1f} instead of {by[1]:.1f} times the usual pipeline"]
+
+
+def menet() -> list[str]:
+    (record,) = load_records("evaluation").values()
+    right = [record[key] * record["images"] / 100 for key in ("top1_percent", "top5_percent")]
+    # that the paper's own are exact, and which peers miss, tests/papers/test_papers_cost.py holds
+    costs = measure_rows(row for row in stated_rows("menet", "II") if row.note)
+    missed = [abs(cost.macs.deviation) for cost in costs if cost.macs]
+    if any(cost.unavailable for cost in costs):
+        pytest.skip("needs compactnets[peers]")
+    return [
+        f"on {record['images']} ImageNet photographs it names the class of {right[0]:.0f} first and of {right[1]:.0f} ",
+        f"miss by {span(missed, 1)} %",
+    ]
+
+
+def muffnet() -> list[str]:
+    rows = {row["key"]: row for row in load_records("ablation")["cifar10-sharing"]["rows"]}
+    found, start = (rows[key]["arguments"]["sharing"] for key in ("found", "start"))
+    factors = []
+    for stage, before in zip(found, start, strict=True):
+        logs = [
+            math.log(one / other)
+            for row, first in zip(stage, before, strict=True)
+            for one, other in zip(row, first, strict=True)
+            if one and other
+        ]
+        factors.append(math.exp(math.sqrt(sum(log**2 for log in logs) / len(logs))))
+    (search,) = load_records("training")["cifar10-search"]["runs"]
+    variant = count_network("muffnet_x0_5", (("num_classes", 10), ("stem", "cifar")), (3, 32, 32))[0]
+    rows_5 = {row["key"]: row for row in load_records("ablation")["cifar10-sharing-5"]["rows"]}
+    gains = [
+        float(describe(each["found"])[1].split()[0]) - float(describe(each["average+geometric+none"])[1].split()[0])
+        for each in (rows, rows_5)
+    ]
+    return [
+        "typical factor of {:.2f}, {:.2f} and {:.2f} in the three stages".format(*factors),
+        f"the first layer has {sum(found[1][0])} channels and the last {sum(found[1][-1])}",
+        f"costs {search['macs'] / variant:.1f} times the variant per step",
+        f"It is {gains[0]:.1f} points then and {gains[1]:.1f} after five",
+    ]
+
+
+PAGES: dict[str, Callable[[], list[str]]] = {
+    "README.md": readme,
+    "docs/choosing.md": choosing,
+    "docs/dependencies.md": dependencies,
+    "docs/deploy.md": deploy,
+    "docs/detection.md": detection,
+    "docs/menet.md": menet,
+    "docs/muffnet.md": muffnet,
+    "docs/scaling.md": scaling,
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_figures_are_those_of_the_records(page: str) -> None:
+    text = text_of(page)
+    assert [figure for figure in PAGES[page]() if figure not in text] == []
+
+
+@pytest.mark.slow  # two detectors are traced
+def test_what_a_smaller_faster_rcnn_costs() -> None:
+    smaller = ["faster_rcnn.shorter_side=480", "faster_rcnn.longer_side=800", "faster_rcnn.proposals_test=100"]
+    costs = [
+        detector_cost(planned_record("menet_108_8x1_g3", "faster_rcnn", "small/faster_rcnn", 3, settings)).macs
+        for settings in ([], smaller)
+    ]
+    assert f"Faster R-CNN has {costs[1] / costs[0]:.2f} of the multiply-adds" in text_of("docs/detection.md")
+
+
+@pytest.mark.parametrize("network", ["menet_108_8x1_g3", "muffnet_x0_5"])
+def test_cards_of_the_weights_say_what_is_recorded(network: str) -> None:
+    card = (ROOT / f"src/compactnets/weights/{network}.cifar10.md").read_text(encoding="utf-8")
+    assert f"{top1(network):.2f} % before rounding" in card
