@@ -7,7 +7,9 @@ from collections.abc import Container, Iterable
 
 import pytest
 
-HEAVY = {"vgg16"}  # 138 M parameters: to fold, quantise and compare them takes longer than all others together
+# vgg16 has 138 M parameters, the others a hundred layers: to fold, quantise and compare these takes longer than all
+# others together
+HEAVY = {"vgg16", "condensenet_74_c8_g8", "densenet40_k12", "googlenet"}
 
 
 def one_of_each_kind(names: Iterable[str], heavy: Container[str] = HEAVY) -> list[pytest.ParameterSet]:

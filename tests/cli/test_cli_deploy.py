@@ -23,9 +23,9 @@ Run = Callable[..., Outcome]
 def checkpoint(tmp_path: Path) -> Path:
     arguments = {"num_classes": 10, "in_chans": 1, "stem": "cifar"}
     torch.manual_seed(0)
-    model = create_model("muffnet_x0_5", **arguments)
+    model = create_model("resnet20", **arguments)
     record = CheckpointRecord(
-        model="muffnet_x0_5",
+        model="resnet20",
         arguments=arguments,
         class_names=[str(digit) for digit in range(10)],
         preprocess={
@@ -46,7 +46,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
-    exported = run("export", checkpoint, "--format", "torch", "--output", folder, "--images", "digits")
+    exported = run("export", checkpoint, "--format", "onnx", "--output", folder, "--images", "digits")
     assert exported.code == 0, exported.err
     assert "same top-1" in exported.out
     assert "100 %" in exported.out
@@ -54,7 +54,7 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(run: Run, che
     assert results[1]["top1_correct"] == results[0]["top1_correct"]
     assert results[1]["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
     Image.new("L", (8, 8), 90).save(tmp_path / "a.png")
-    for path in (folder, folder / "model.pt2"):
+    for path in (folder, folder / "model.onnx"):
         guesses = run("predict", "--checkpoint", path, tmp_path / "a.png", "--json").json[0]["guesses"]
         expected = run("predict", "--checkpoint", checkpoint, tmp_path / "a.png", "--json").json[0]["guesses"]
         assert [guess["label"] for guess in guesses] == [guess["label"] for guess in expected]
@@ -84,18 +84,18 @@ def test_float16_predicts_like_its_checkpoint(run: Run, checkpoint: Path, tmp_pa
 
 def test_exit_code_3_past_the_tolerance(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
-    done = run("export", checkpoint, "--format", "torch", "--output", folder, "--tolerance", "0")
+    done = run("export", checkpoint, "--format", "onnx", "--output", folder, "--tolerance", "0")
     assert done.code == 3
     *stages, last = done.err.splitlines()
-    assert last.startswith("compactnets: the torch artifact differs from PyTorch by")
+    assert last.startswith("compactnets: the onnx artifact differs from PyTorch by")
     assert stages
-    assert all(line.startswith("muffnet_x0_5 to torch: ") for line in stages)
+    assert all(line.startswith("resnet20 to onnx: ") for line in stages)
     assert not folder.exists()
 
 
 def test_a_network_by_its_name(run: Run, tmp_path: Path) -> None:
     chosen = ["--size", "32", "--set", "num_classes=3", "--precision", "float16", "--json"]
-    done = run("export", "muffnet_x0_5", "--format", "torch", "--output", tmp_path / "a", *chosen)
+    done = run("export", "resnet20", "--format", "onnx", "--output", tmp_path / "a", *chosen)
     assert done.code == 0, done.err
     assert done.json["input"] == [None, 3, None, None]
     assert done.json["precision"] == "float16"

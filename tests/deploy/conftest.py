@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from compactnets.deploy import FORMATS, export
 from compactnets.errors import InputError
@@ -27,10 +29,17 @@ def needs(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Write each format once in a run of the tests, whichever of pytest's processes needs it first."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which the processes of one run share
+
     @cache
     def make(name: str) -> Path:
-        folder = tmp_path_factory.mktemp("artifacts") / name
-        export(tiny_network(), tiny_record(), name, folder)
+        folder = root / "artifacts" / name
+        with FileLock(root / f"artifacts-{name}.lock"):
+            if not folder.exists():
+                export(tiny_network(), tiny_record(), name, folder)
         return folder
 
     return make

@@ -102,7 +102,9 @@ DTYPES: dict[str, tuple[Callable[[Path], set[str]], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WITH)
+@pytest.mark.parametrize(
+    "name", [name if name in ("onnx", "torch") else pytest.param(name, marks=pytest.mark.slow) for name in WITH]
+)
 def test_half_the_bytes_and_the_same_contract(made: Make, name: str) -> None:
     folder, form = made(name), FORMATS[name]
     record, _ = read_artifact(folder)

@@ -82,7 +82,7 @@ def outcomes(tmp_path: Path, full: str, checked: str, size: int, formats: list[s
     return found
 
 
-@pytest.mark.parametrize("full", ["output", "scratch"])
+@pytest.mark.parametrize("full", ["scratch", pytest.param("output", marks=pytest.mark.slow)])
 def test_seen_before_the_work(tmp_path: Path, full: str) -> None:
     formats = [form.name for form in FORMATS.values() if full == "output" or form.scratch]
     for name in formats:

@@ -247,8 +247,7 @@ def test_wide_groups_are_computed_one_at_a_time() -> None:
     ("name", "model"),
     [
         *((name, Wide) for name in INT8),
-        ("onnx", tiny_network),
-        *(pytest.param(name, tiny_network, marks=pytest.mark.slow) for name in INT8 if name != "onnx"),
+        *(pytest.param(name, tiny_network, marks=pytest.mark.slow) for name in INT8),
     ],
 )
 def test_runtimes_compute_what_was_simulated(name: str, model: Callable[[], nn.Module], tmp_path: Path) -> None:
@@ -322,7 +321,9 @@ def test_shuffles_stay_in_int8() -> None:
         assert [user.target for user in node.users] == [QUANTIZE]
 
 
-@pytest.mark.parametrize("kept", [(), ("first",), ("second",)])
+@pytest.mark.parametrize(
+    "kept", [("first",), *(pytest.param(part, marks=pytest.mark.slow) for part in ((), ("second",)))]
+)
 def test_onnx_runtime_leaves_in_float_what_is_kept_there(kept: tuple[str, ...], tmp_path: Path) -> None:
     """By itself it would quantise the float weights with one scale, which half of these channels do not survive."""
     needs("onnx")

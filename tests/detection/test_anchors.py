@@ -107,7 +107,7 @@ def test_objects_are_those_that_are_trained_on_in_the_pixels_of_the_network(tmp_
         assert seen_objects(source, tiny_recipe("faster_rcnn")).boxes.tolist() == [[0, 0, 48, 24]]
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", ["faster_rcnn", pytest.param("ssd", marks=pytest.mark.slow)])
 def test_a_run_keeps_its_anchors(
     detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,7 +76,7 @@ def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path, one_thre
         assert float(found.scores[0]) > 0.8
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", ["ssd", pytest.param("faster_rcnn", marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_as_if_it_had_not(
     detector: str, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

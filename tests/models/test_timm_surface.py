@@ -21,6 +21,8 @@ from torch.nn import functional
 from compactnets.models.registry import FAMILIES
 from compactnets.models.staged import STEMS, StagedNet
 
+from ..names import one_of_each_kind
+
 EXAMPLES = (
     "menet_108_8x1_g3",
     "menet_256_12x1_add_g4",
@@ -33,8 +35,20 @@ EXAMPLES = (
 FEATURE_CLASSES = ("getter", "hook", "fx", "list", "dict")
 
 every_name = pytest.mark.parametrize("name", FAMILIES)
+every_kind = pytest.mark.parametrize("name", one_of_each_kind(FAMILIES))
 every_example = pytest.mark.parametrize("name", EXAMPLES)
-every_form = pytest.mark.parametrize(("name", "stem"), [*product(EXAMPLES, STEMS)])
+# both forms of the two families of the papers, one of the others
+every_form = pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        pytest.param(
+            name,
+            stem,
+            marks=() if stem == "imagenet" or name in ("menet_108_8x1_g3", "muffnet_x0_5") else pytest.mark.slow,
+        )
+        for name, stem in product(EXAMPLES, STEMS)
+    ],
+)
 
 
 def build(name: str, **arguments: Any) -> StagedNet:
@@ -113,7 +127,7 @@ def test_weights_load_through_checkpoint_path(tmp_path: Path) -> None:
 # configuration and heads
 
 
-@every_name
+@every_kind
 def test_default_configuration(name: str) -> None:
     network = build(name)
     cfg = network.default_cfg
@@ -200,7 +214,7 @@ def test_other_channels(name: str, stem: str, channels: int) -> None:
 # forward and backward
 
 
-@every_name
+@every_kind
 def test_forward_and_backward(name: str) -> None:
     """The output is finite, and every parameter gets a gradient."""
     network = build(name, num_classes=42).train()
@@ -248,7 +262,7 @@ def test_gradient_checkpointing(name: str, stem: str) -> None:
 # features
 
 
-@every_name
+@every_kind
 def test_features_only(name: str) -> None:
     network = timm.create_model(name, features_only=True).eval()
     assert network.feature_info.reduction() == [2, 4, 8, 16, 32]
@@ -269,7 +283,7 @@ FEATURE_CASES: list[tuple[str, str, int | tuple[int, ...] | None]] = [
 
 
 @pytest.mark.parametrize(("name", "feature_class", "indices"), FEATURE_CASES, ids=str)
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", ["imagenet", pytest.param("cifar", marks=pytest.mark.slow)])
 def test_every_feature_class_gives_the_intermediates(
     name: str, stem: str, feature_class: str, indices: int | tuple[int, ...] | None
 ) -> None:

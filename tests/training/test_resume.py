@@ -32,6 +32,7 @@ from .helpers import digits_part, make_tiny_recipe
 
 Sources = tuple[ImageSource, ImageSource]
 STEPS = 3  # of an epoch: 100 images in batches of 32
+FEW = (1, 3, 5)  # in the middle, at the end and at the last but one of two epochs, each by another signal
 # everything that draws random numbers or remembers something from step to step
 HARD = {
     "epochs": 2,
@@ -83,7 +84,9 @@ def straight(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
-@pytest.mark.parametrize("step", range(1, 2 * STEPS))
+@pytest.mark.parametrize(
+    "step", [step if step in FEW else pytest.param(step, marks=pytest.mark.slow) for step in range(1, 2 * STEPS)]
+)
 def test_a_signal_after_any_step(
     step: int, sources: Sources, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +203,7 @@ def test_another_recipe_is_refused(changes: dict[str, Any], message: str, source
     assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_epochs_may_be_raised(
     stopped: bool,
     sources: Sources,
@@ -272,7 +275,14 @@ def test_other_data_are_refused(straight: Path) -> None:
         classification.train(make_tiny_recipe(**HARD), *digits_part(96, 40), straight)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "a pickle that runs code"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        "a pickle that runs code",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("empty", "other bytes")),
+    ],
+)
 def test_a_damaged_checkpoint_falls_back(
     damage: str,
     sources: Sources,
