@@ -47,6 +47,12 @@ class _Loader(yaml.SafeLoader):
 _Loader.yaml_constructors = {}
 
 
+class _TextLoader(_Loader):
+    """The same, but every value is text: names of classes such as ``no`` and ``2024`` are names."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes what YAML 1.1 or 1.2 would read as something other than text."""
 
@@ -111,19 +117,20 @@ for _tag in ("str", "seq", "map"):
 _Loader.add_constructor(None, yaml.SafeLoader.construct_undefined)  # type: ignore[type-var]
 
 
-def parse_yaml(text: str, what: str) -> Any:
+def parse_yaml(text: str, what: str, *, only_text: bool = False) -> Any:
     """Parse YAML 1.2.
 
     Args:
         text: one document.
         what: what errors call it.
+        only_text: every value is text as it stands, not a number, a truth value or null.
 
     Raises:
         InputError: not YAML, a key that stands twice or is not text, a tag that is not YAML's own, a number that is
             too large, or aliases that stand for more than :data:`MOST_VALUES` values; one line with line and column.
     """
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_TextLoader if only_text else _Loader)
         if _count(value, {}) > MOST_VALUES:
             raise InputError(f"{what} stands for more than {MOST_VALUES:,} values: it cannot be read")
     except yaml.MarkedYAMLError as error:
@@ -137,13 +144,13 @@ def parse_yaml(text: str, what: str) -> Any:
     return value
 
 
-def read_yaml(path: str | Path, what: str) -> Any:
+def read_yaml(path: str | Path, what: str, *, only_text: bool = False) -> Any:
     """Read a YAML file in UTF-8, with or without a byte order mark; see :func:`parse_yaml`.
 
     Raises:
         InputError: a file that cannot be read, that is in another encoding, or that is not YAML.
     """
-    return parse_yaml(read_text(path, what), what)
+    return parse_yaml(read_text(path, what), what, only_text=only_text)
 
 
 def read_json(path: str | Path, what: str) -> Any:

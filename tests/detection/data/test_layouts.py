@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compactnets.data.base import MissingSplitError
-from compactnets.detection.data import is_detection, open_detection, open_run, open_splits
+from compactnets.detection.data import convert, is_detection, open_detection, open_run, open_splits
 from compactnets.errors import InputError
 
 from .helpers import HEIGHT, WIDTH, annotation, coco_document, voc_object, write_coco_file, write_image, write_tree
@@ -95,6 +95,42 @@ def test_an_encoding_that_the_annotation_names(tmp_path: Path, encoding: str) ->
     (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
     source = open_detection(str(root), "train")
     assert (source.class_names, source.faults) == (("犬",), {})
+
+
+@pytest.mark.parametrize(("named", "written"), [("gb2312", "gbk"), ("GB2312", "gb18030"), ("shift_jis", "cp932")])
+def test_an_encoding_that_is_called_by_its_smaller_kin(tmp_path: Path, named: str, written: str) -> None:
+    """Windows writes more characters than the encoding has that it names: 镕 is not in GB 2312, ① not in Shift JIS."""
+    name = "镕" if written != "cp932" else "①"
+    with pytest.raises(UnicodeEncodeError):
+        name.encode(named)
+    root = write_tree(tmp_path, {"train": {"a": []}})
+    text = f'<?xml version="1.0" encoding="{named}"?>\n' + annotation(voc_object(name, 1, 1, 9, 9), "a.png")
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(written))
+    source = open_detection(str(root), "train")
+    assert (source.class_names, source.faults) == ((name,), {})
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
+def test_an_annotation_that_says_utf_8_and_is_not(tmp_path: Path, encoding: str) -> None:
+    root = write_tree(tmp_path, {"train": {"a": [], "b": [("ant", 1, 1, 9, 9)]}})
+    name = "Käfer" if encoding == "latin-1" else "小狗"
+    text = '<?xml version="1.0" encoding="utf-8"?>\n' + annotation(voc_object(name, 1, 1, 9, 9), "a.png")
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    fault = open_detection(str(root), "train").faults[0]
+    assert "save it in UTF-8" in fault
+    assert str(root / "Annotations" / "a.xml") in fault
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk"])
+def test_a_coco_file_that_is_not_in_utf_8(tmp_path: Path, encoding: str) -> None:
+    put(tmp_path / "voc", "train", "train", "a")
+    convert(str(tmp_path / "voc"), "coco", tmp_path / "coco")
+    (file,) = (tmp_path / "coco" / "annotations").glob("*.json")
+    name = "小狗" if encoding == "gbk" else "Käfer"
+    file.write_bytes(file.read_text().replace('"categories"', f'"info": "{name}", "categories"').encode(encoding))
+    with pytest.raises(InputError, match="UTF-8") as caught:
+        open_detection(str(tmp_path / "coco"), "train")
+    assert str(file) in str(caught.value)
 
 
 def test_an_encoding_that_nothing_names(tmp_path: Path) -> None:

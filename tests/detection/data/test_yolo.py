@@ -112,13 +112,16 @@ def test_names_are_text(tmp_path: Path, names: str) -> None:
         ("train: images/trian\nnames: [ant, bee]\n", "no folder or file for train: 'images/trian'"),
         ("train: ../../etc\nnames: [ant, bee]\n", "no folder or file for train"),
         ("train: {a: b}\nnames: [ant, bee]\n", "train must be a path"),
-        ("train: [images/train\nnames: [ant, bee]\n", "is not YAML"),
+        ("train: [images/train\nnames: [ant, bee]\n", "is not valid YAML"),
+        ("train: images/train\nnames: [ant]\nnames: [ant, bee]\n", "the key 'names' stands twice .line 3"),
+        ("train: images/train\nnames: {0: ant, 0: bee}\n", "the key '0' stands twice"),
+        (NAMES.encode("utf-16"), "must be text in UTF-8"),
         ("path: .\nnames: [ant, bee]\n", "names no images"),
     ],
 )
-def test_one_clear_line_for_data_yaml(tmp_path: Path, config: str, message: str) -> None:
+def test_one_clear_line_for_data_yaml(tmp_path: Path, config: str | bytes, message: str) -> None:
     put(tmp_path, "images/train", "labels/train", "a")
-    (tmp_path / "data.yaml").write_text(config)
+    (tmp_path / "data.yaml").write_bytes(config if isinstance(config, bytes) else config.encode())
     with pytest.raises(InputError, match=message) as caught:
         open_detection(str(tmp_path), "train")
     assert str(tmp_path / "data.yaml") in str(caught.value)
@@ -191,7 +194,7 @@ def test_key_points(tmp_path: Path) -> None:
         ("0 12 8 10 6\n", "shares of the image from 0 to 1"),
         ("0.5 0.5 0.25 0.5 0.1\n", "class must be a number from 0"),
         ("-1 0.5 0.25 0.5 0.1\n", "class must be a number from 0"),
-        (b"\xff\xfe0\x00", "not text in UTF-8"),
+        (b"\xff\xfe0\x00", "must be text in UTF-8"),
     ],
 )
 def test_one_clear_line(tmp_path: Path, text: str | bytes, message: str) -> None:

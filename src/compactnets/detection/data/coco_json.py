@@ -110,7 +110,12 @@ def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
         raise InputError(f"it cannot be read: {error.strerror or error}") from None
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:  # of JSON or UTF-8; of brackets without end
+    except UnicodeDecodeError as error:
+        found = error.object[error.start]
+        raise InputError(
+            f"it must be text in UTF-8, and byte {error.start} is 0x{found:02x}: save it as UTF-8"
+        ) from None
+    except (ValueError, RecursionError) as error:  # of JSON; of brackets without end
         raise InputError(f"it is not JSON: {error}") from None
     missing = [part for part in PARTS if not isinstance(document, dict) or not isinstance(document.get(part), list)]
     if missing:

@@ -17,6 +17,8 @@ from compactnets.data.listing import compose
 from compactnets.errors import InputError
 
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*(["'])([A-Za-z0-9._-]+)\1[^>]*\?>""")
+# what programs call an encoding -> the one that they write, which has more characters (as browsers read it)
+WRITTEN = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950"}
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 # also as LabelImg, CVAT and converters write it; what says nothing is no
 FLAGS = {"": False, "0": False, "false": False, "unspecified": False, "1": True, "true": True}
@@ -78,14 +80,19 @@ def _decoded(data: bytes) -> str | bytes:
     found = DECLARED.match(data)
     if found is None or (name := found[2].decode("ascii").lower()).startswith(("utf", "iso-8859", "us-ascii")):
         return data
-    return data[found.end() :].decode(codecs.lookup(name).name)
+    codec = codecs.lookup(name).name
+    return data[found.end() :].decode(WRITTEN.get(codec, codec))
 
 
 def _hint(data: bytes) -> str:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
-        if DECLARED.match(data) is None and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        declared = DECLARED.match(data)
+        named = declared[2].decode("ascii") if declared else ""
+        if named.lower() in ("utf-8", "utf8"):
+            return f"; it says that it is in {named} and is not: save it in UTF-8"
+        if not named and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return "; it is not in UTF-8 and names no other encoding: save it in UTF-8"
     return ""
 

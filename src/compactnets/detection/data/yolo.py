@@ -9,7 +9,6 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import yaml
 
 from compactnets.console import Tracker
 from compactnets.data.base import shorten
@@ -19,6 +18,7 @@ from compactnets.detection.data.base import ALL, FOLDERS, DetectionSource, Detec
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.values import read_text, read_yaml
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 DARKNET = "obj.names"  # beside the folder of images and labels, obj_train_data/
@@ -156,14 +156,8 @@ def _read_lines(path: Path, keypoints: bool) -> list[_Line]:
     Raises:
         InputError: a line that is none; the message has the path and the number of the line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(read_text(path, str(path)).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -215,7 +209,7 @@ def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
     for name in NAME_FILES:
         for place in (root, *folders_called(root, LABEL_FOLDERS), *((root.parent,) if name == DARKNET else ())):
             if (place / name).is_file():
-                lines = [line.strip() for line in _read_text(place / name).splitlines()]
+                lines = [line.strip() for line in read_text(place / name, str(place / name)).splitlines()]
                 names = _read_names(place / name, [line for line in lines if line], None)
                 return YoloTree(root, spec, lists, names, place / name, keypoints=False)
     splits = "".join(f"{split}: {_folder_of(found)}, " for split, found in lists.items() if split != ALL)
@@ -270,13 +264,6 @@ def _images(root: Path, folder: Path) -> list[str]:
     return [Path(os.path.relpath(path, root)).as_posix() for path in list_images(folder).images]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-
-
 def _read_config(path: Path) -> dict[str, Any] | None:
     """Return the settings of a ``data.yaml``, every value as text; ``None`` where it is another YAML file.
 
@@ -284,11 +271,10 @@ def _read_config(path: Path) -> dict[str, Any] | None:
         InputError: it is called like one and is no YAML.
     """
     try:
-        # every scalar as text: names such as "no" and 2024 are names
-        found = yaml.load(_read_text(path), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, InputError, RecursionError) as error:
+        found = read_yaml(path, str(path), only_text=True)
+    except InputError:
         if path.name in CONFIGS:
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+            raise
         return None
     if not isinstance(found, dict):
         return None
@@ -350,7 +336,7 @@ def _images_of(root: Path, config: Path, key: str, base: str, entry: str) -> lis
     if is_image(place.name):
         return [Path(os.path.relpath(place, root)).as_posix()]
     images = []
-    for number, line in enumerate(_read_text(place).splitlines(), start=1):
+    for number, line in enumerate(read_text(place, str(place)).splitlines(), start=1):
         if line.strip():
             found = _find_place(root, place.parent, base, line.strip())
             if found is None:
