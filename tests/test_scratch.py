@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from compactnets import failures, files
 from compactnets.errors import InputError
-from compactnets.failures import Space, scratch_folder
+from compactnets.failures import Space, one_line, scratch_folder
 from compactnets.files import replace_files
 from compactnets.folders import writing
 from compactnets.training.prediction import write_csv
@@ -54,6 +55,17 @@ def test_why_a_write_failed(number: int, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(failures, "_free", lambda _: 5)
     assert f"no space left in {tmp_path / 'out'} (0.0 MB free)" in space.why(error)
     assert space.why(PermissionError(errno.EACCES, "Permission denied")) == "Permission denied"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES])
+def test_a_folder_that_could_not_be_copied(number: int, tmp_path: Path) -> None:
+    """Of which Python says what happened to each file, in words."""
+    said = OSError(number, os.strerror(number), "a", None, str(tmp_path / "out" / "b"))
+    error = shutil.Error([("c", "d", "[Errno 2] No such file or directory: 'c'"), ("a", "b", str(said))])
+    with pytest.raises(InputError) as found, one_line("what", Space(tmp_path / "out", 100)):
+        raise error
+    assert ("no space left in" in str(found.value)) == (number != errno.EACCES)
+    assert (str(tmp_path / "out") in str(found.value)) == (number != errno.EACCES)
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -71,7 +71,7 @@ class Space:
 
     def why(self, error: OSError) -> str:
         """Return in one line why a write of our own failed: what is full, or the system's words."""
-        if error.errno not in FULL:
+        if not _says_full(error):
             return reason(error)
         _, _, name, advice = self._places()[0]
         return self.full(certain=False) or f"{reason(error)} in {name}: {advice}"
@@ -143,13 +143,21 @@ def one_line(what: str, space: Space | None = None) -> Iterator[None]:
         own = next((each for each in _chain(error) if isinstance(each, InputError | LimitError)), None)
         if own is not None:  # inside a library's
             raise type(own)(str(own)) from error
-        certain = any(isinstance(each, OSError) and each.errno in FULL for each in _chain(error))
+        certain = any(map(_says_full, _chain(error)))
         text = cause(error)
         # a write that fails on a full disk is an OSError in Python, and in C++ a RuntimeError without a word of it
         if space is not None and (certain or type(error) in (RuntimeError, OSError)):
             full = space.full(certain=certain)
             text = full if certain and full else f"{text}; {full}" if full else text
         raise InputError(f"{what}: {text}") from error
+
+
+def _says_full(error: BaseException) -> bool:
+    """Whether the system said that there is no space, perhaps of the files of a whole folder that was copied."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        reasons = [str(file[-1]) for file in error.args[0]]
+        return any(reason.startswith(f"[Errno {number}]") for reason in reasons for number in FULL)
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def cause(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from compactnets.deploy.metadata import classifier_metadata
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import align_depthwise, deploy_form
 from compactnets.deploy.verify import (
+    STEP,
     TOLERANCES,
     Pictures,
     Write,
@@ -106,6 +107,7 @@ def export(
 
         details = write(example_input(preprocess, batch_size), partial)
         details |= {} if lanes is None else {"lanes": lanes}
+        details |= {"float16": form.float16} if precision == FLOAT16 else {}
         if computed and pictures:
             found = check_float16(form, deployed, model, preprocess, pictures, tolerance)
             details |= {"float16_difference": found}
@@ -132,7 +134,7 @@ def _check_any_size(model: nn.Module, name: str, form: Format, preprocess: Prepr
         InputError: the size, and the formats that fix it.
     """
     side = preprocess.size
-    if not takes_size(model, resized(preprocess, side + 32)):
+    if not takes_size(model, resized(preprocess, side + STEP)):
         fixed = ", ".join(each.name for each in FORMATS.values() if not each.any_size)
         raise InputError(
             f"{name} takes {side} x {side} pixels only, and artifacts of {form.name} take any size: export it to one "

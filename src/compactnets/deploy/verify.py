@@ -25,6 +25,7 @@ from compactnets.failures import scratch_folder
 
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
+STEP = 32  # pixels: what the halvings and windows of networks divide
 TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
 TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 1e-2}  # trained networks stay below half of float16's, computed in it or not
 TINY = float(np.finfo(np.float32).tiny)
@@ -70,13 +71,7 @@ def verify(
         note = f"{form.name} runs on {form.runs_on} only: the specification was checked, the network was not run"
         return Verification(ran=False, note=note, tolerance=tolerance)
     chosen, origin = pictures or load_pictures(images)
-    other = dataclasses.replace(
-        preprocess,
-        size=max(1, preprocess.size * 3 // 4),
-        resize=None if preprocess.resize is None else max(1, preprocess.resize * 3 // 4),
-    )
-    if not form.any_size and not takes_size(model, other):
-        other = preprocess
+    other = _other_size(model, preprocess)
     checks = []
     for batch, prepared, runner in _cases(form, write, folder, preprocess, other, batch_size):
         pixels = torch.stack([prepared(picture) for picture in chosen])
@@ -92,6 +87,21 @@ def verify(
                 f"not kept"
             )
     return Verification(ran=True, images=origin, tolerance=tolerance, measure=measure, checks=checks)
+
+
+def _other_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
+    """Return the preprocessing for a smaller size, or a larger one that networks of windows take, or else the same."""
+    smaller = dataclasses.replace(
+        preprocess,
+        size=max(1, preprocess.size * 3 // 4),
+        resize=None if preprocess.resize is None else max(1, preprocess.resize * 3 // 4),
+    )
+    larger = dataclasses.replace(
+        preprocess,
+        size=preprocess.size + STEP,
+        resize=None if preprocess.resize is None else preprocess.resize + STEP,
+    )
+    return next((other for other in (smaller, larger) if takes_size(model, other)), preprocess)
 
 
 def check_float16(
