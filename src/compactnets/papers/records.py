@@ -263,7 +263,7 @@ class Paper(_Record):
             keys = [row.key for row in table.rows]
             if repeated := {key for key in keys if keys.count(key) > 1}:
                 raise ValueError(f"table {table.table} has two rows called {', '.join(sorted(repeated))}")
-        known = {each.key for each in (*self.claims, *self.computed) if each.key}
+        known = {claim.key for claim in self.claims} | {each.key for each in self.computed}
         for discrepancy in self.discrepancies:
             for reference in discrepancy.values:
                 self.value(reference)
