@@ -102,7 +102,7 @@ def test_what_was_there_stays(verb: str, room: int, run: Run, tmp_path: Path, mo
     ("verb", "where"), [*((verb, "output") for verb in VERBS), *((verb, "scratch") for verb in SCRATCH)]
 )
 def test_a_real_disk(verb: str, where: str, tmp_path: Path) -> None:
-    """Of 4 kB, 8 kB and so on, until it is large enough."""
+    """Of 4 kB, 16 kB and so on, until it is large enough."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mounting takes Linux and root")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
