@@ -19,7 +19,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PACKAGE = Path("src", "compactnets")
-PAGE = PACKAGE / "deploy" / "page"
+PAGE = PACKAGE / "web" / "page"
 PACKED = ("src", "web", "hatch_build.py", "pyproject.toml")  # what decides the content of a wheel
 NOTE = "> The files that this text names are in the repository and in the source distribution (`.tar.gz`)."
 
@@ -50,7 +50,7 @@ class BuildHook(BuildHookInterface):
 
     def _build_page(self, root: Path) -> str | None:
         """Build the page where it has to be, and return why there is none."""
-        builder = _load(root / PACKAGE / "deploy" / "page_build.py")
+        builder = _load(root / PACKAGE / "web" / "page_build.py")
         web, page = root / "web", root / PAGE
         if builder.is_current(page, web) if builder.has_sources(web) else builder.is_built(page):
             return None

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from harness import write_record  # beside this file
 
+from compactnets.classification.checkpoint import load_checkpoint
+from compactnets.classification.evaluation import evaluate, match_classes
 from compactnets.data import Preprocess, open_source
 from compactnets.recorded import FOLDER
-from compactnets.training.checkpoint import load_checkpoint
-from compactnets.training.evaluation import evaluate, match_classes
 
 
 def main() -> None:

@@ -11,9 +11,14 @@ from statistics import median
 from typing import Any
 
 from compactnets.catalogue import build_by_name
-from compactnets.deploy.latency import parse_format
-from compactnets.deploy.latency_report import COLUMNS as LATENCY_COLUMNS
-from compactnets.deploy.latency_report import cells, describe_operators, draw, fastest
+from compactnets.latency.benchmark import parse_format
+from compactnets.latency.report import COLUMNS as LATENCY_COLUMNS
+from compactnets.latency.report import (
+    cells,
+    describe_operators,
+    draw,
+    fastest,
+)
 from compactnets.papers.ablation import describe, own_sharings, rank_correlation
 from compactnets.plots import draw_sharing
 from compactnets.recorded import load_records, network_label

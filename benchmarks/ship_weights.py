@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
+from compactnets.classification.checkpoint import load_checkpoint
+from compactnets.classification.evaluation import evaluate
 from compactnets.complexity import count
 from compactnets.data import Preprocess, open_source
 from compactnets.models.pretrained import FOLDER
 from compactnets.recorded import read_classifier_run
-from compactnets.training.checkpoint import load_checkpoint, load_weights, read_tensors, save_checkpoint
-from compactnets.training.evaluation import evaluate
+from compactnets.training.checkpoint import load_weights, read_tensors, save_checkpoint
 
 LICENSE = "Apache-2.0"
 CARD = """# {name}

@@ -21,8 +21,9 @@ from harness import Call, RemoteCall, compare, describe, write_record
 from torch import nn
 
 from compactnets import create_model
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
-from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World, pick_device
 from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe_files import load_recipe
@@ -52,7 +53,12 @@ def plain_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
 def our_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
     """Return the package's step."""
     device, images, labels = make_batch(arguments)
-    recipe = load_recipe("cifar/short", ["optimizer.name=sgd", "lr=1e-3", "clip_grad_norm=null", *arguments.set], name)
+    recipe = load_recipe(
+        ClassificationRecipe,
+        "cifar/short",
+        ["optimizer.name=sgd", "lr=1e-3", "clip_grad_norm=null", *arguments.set],
+        name,
+    )
     if device.type == "cpu":
         keep_freed_memory()
     model = create_model(name, num_classes=10, stem="cifar").to(device)

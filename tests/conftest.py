@@ -48,8 +48,9 @@ def _exporter_reads_its_operators_once() -> None:
 @pytest.fixture(scope="session")
 def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``found.safetensors``: a MuffNet whose M is in no paper, for 3 classes, with weights that nothing has trained."""
+    from compactnets.classification.checkpoint import CheckpointRecord
     from compactnets.data import Preprocess
-    from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+    from compactnets.training.checkpoint import save_checkpoint
 
     stages = [(4, 20, 10), (8, 20, 5), (4, 40, 10)]  # layers, channels kept, channels sent to each later layer
     sharing = [

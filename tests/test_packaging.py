@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from compactnets.deploy import page_build
-from compactnets.deploy.page_build import PageError
-from compactnets.deploy.web_page import find_page
 from compactnets.errors import InputError
 from compactnets.source import build_record, checkout_commit
+from compactnets.web import page_build
+from compactnets.web.page import find_page
+from compactnets.web.page_build import PageError
 
 ROOT = Path(__file__).parents[1]
 NODE = "print('v22.12.0')"

@@ -9,36 +9,39 @@ from pathlib import Path
 
 import pytest
 
+from compactnets.classification.checkpoint import load_checkpoint
 from compactnets.deploy import load_artifact
-from compactnets.deploy.latency_report import read_results, write_results
 from compactnets.detection.checkpoint import load_detector
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.latency.report import read_results, write_results
 from compactnets.plots import draw_sharing
-from compactnets.training.checkpoint import load_checkpoint, save_checkpoint
+from compactnets.training.checkpoint import save_checkpoint
 
 ENTRIES = {
-    "training.classification": ["train"],
-    "training.conversion": ["convert"],
-    "training.checkpoint": ["save_checkpoint", "read_record", "load_checkpoint"],
-    "training.discretization": ["discretize_checkpoint"],
+    "classification.setup": ["train"],
+    "classification.conversion": ["convert"],
+    "classification.checkpoint": ["load_checkpoint"],
+    "training.checkpoint": ["save_checkpoint", "read_record"],
+    "classification.discretization": ["discretize_checkpoint"],
     "training.loop": ["run"],
-    "training.preparation": ["prepare"],
-    "training.recipe_files": ["load_recipe", "load_detection_recipe"],
+    "classification.preparation": ["prepare"],
+    "training.recipe_files": ["load_recipe"],
     "data.images": ["read_image"],
-    "deploy": ["export", "load_artifact", "build_site"],
+    "deploy": ["export", "load_artifact"],
+    "web.site": ["build_site"],
     "deploy.artifact": ["load_network", "device_for"],
-    "deploy.latency": ["benchmark"],
-    "deploy.latency_report": ["write_results", "read_results", "draw"],
-    "deploy.quantization": ["quantize"],
-    "detection.checkpoint": ["load_detector", "read_detector_record"],
+    "latency.benchmark": ["benchmark"],
+    "latency.report": ["write_results", "read_results", "draw"],
+    "deploy.int8": ["quantize"],
+    "detection.checkpoint": ["load_detector"],
     "detection.data": ["convert"],
     "detection.deploy.export": ["export_detector"],
     "detection.deploy.runtime": ["load_any_detector", "load_detector_artifact"],
     "detection.examples": ["examples_page"],
     "detection.prediction": ["predict_objects"],
     "detection.report": ["write_examples"],
-    "detection.task": ["train_detector"],
+    "detection.setup": ["train_detector"],
     "papers.ablation": ["run_ablation"],
     "pictures": ["save_figure"],
     "plots": ["draw_sharing"],

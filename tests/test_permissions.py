@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from compactnets.catalogue import build_by_name
-from compactnets.deploy import FORMATS, build_site, export
-from compactnets.deploy.latency_report import write_results
+from compactnets.classification.checkpoint import load_checkpoint
+from compactnets.classification.cost import build_by_name
+from compactnets.deploy import FORMATS, export
 from compactnets.detection.examples import examples_page
 from compactnets.errors import InputError
 from compactnets.folders import writing
+from compactnets.latency.report import write_results
 from compactnets.plots import draw_sharing
 from compactnets.report.page import write_report
-from compactnets.training.checkpoint import load_checkpoint, save_checkpoint
+from compactnets.training.checkpoint import save_checkpoint
+from compactnets.web.site import build_site
 
 from .deploy.helpers import tiny_network, tiny_record
 

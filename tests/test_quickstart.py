@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compactnets import quickstart
-from compactnets.training.checkpoint import load_checkpoint
+from compactnets.classification.checkpoint import load_checkpoint
 
 SHORT = ["epochs=2", "preprocess.size=8"]
 

@@ -9,11 +9,12 @@ from types import ModuleType
 
 import pytest
 
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import train
 from compactnets.data import open_source
 from compactnets.errors import InputError
 from compactnets.papers.ablation import ablation_rows
 from compactnets.recorded import FOLDER, add_runs, load_records, read_classifier_run
-from compactnets.training.classification import train
 from compactnets.training.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -85,7 +86,9 @@ def test_a_run_names_what_its_numbers_rest_on(record: dict) -> None:
 
 
 def test_a_run_becomes_a_record(page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = load_recipe("digits/quickstart", ["epochs=2", "preprocess.size=8"], "shufflenet_g3_x0_25")
+    recipe = load_recipe(
+        ClassificationRecipe, "digits/quickstart", ["epochs=2", "preprocess.size=8"], "shufflenet_g3_x0_25"
+    )
     command = ["/somewhere/bin/compactnets", "train", "digits/quickstart", "--data", "/elsewhere/digits"]
     monkeypatch.setattr("sys.argv", command)
     folder = tmp_path / "run"

@@ -21,11 +21,11 @@ import timm
 from compactnets import catalogue, quickstart
 from compactnets.complexity import profile, render
 from compactnets.console import LEAST_TEXT, Table, stdout
-from compactnets.deploy import latency_report
 from compactnets.deploy import report as deploy_report
 from compactnets.detection import report as detection_report
 from compactnets.detection.cost import DetectorCost, PartCost, render_cost
 from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
+from compactnets.latency import report as latency_report
 from compactnets.papers import ablation
 from compactnets.papers.cost import measure_rows, select_rows
 from compactnets.papers.cost import render as render_papers
@@ -116,7 +116,7 @@ def detector_table() -> None:
 
 TABLES: dict[str, Callable[[], None]] = {
     "list": lambda: catalogue.show(catalogue.list_rows("muffnet_x0_5")),
-    "weights": lambda: catalogue.show_weights(catalogue.weight_rows()),
+    "weights": lambda: catalogue.show_weights(catalogue.list_weights()),
     "recipes": lambda: catalogue.show_recipes([*catalogue.recipe_rows(), {"name": NAME, "description": NAME}]),
     "papers cost": lambda: stdout.print(render_papers(measure_rows(select_rows("menet VI")))),
     "papers ablation": ablation_table,

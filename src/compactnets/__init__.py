@@ -4,13 +4,58 @@ Importing the package registers its families with timm: from then on ``timm.crea
 wherever timm works.
 """
 
+import importlib
+
 from compactnets import telemetry
 
 telemetry.turn_off()  # before any library that reads its variables is imported
 
-from compactnets.errors import InputError  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
+
+from compactnets.errors import InputError, LimitError  # noqa: E402
 from compactnets.models.registry import create_model, list_models  # noqa: E402
+
+if TYPE_CHECKING:
+    from compactnets.api import check, evaluate, export, load, predict, profile, quantize, train
+    from compactnets.catalogue import list_weights
+    from compactnets.latency.benchmark import benchmark
+    from compactnets.tasks.contract import Model
 
 __version__ = "0.1.0"
 
-__all__ = ["InputError", "__version__", "create_model", "list_models"]
+# name -> module; imported at first use, so that registering the families takes no data reader and no exporter along
+LAZY = {
+    **dict.fromkeys(("check", "evaluate", "export", "load", "predict", "profile", "quantize", "train"), "api"),
+    "list_weights": "catalogue",
+    "benchmark": "latency.benchmark",
+    "Model": "tasks.contract",
+}
+
+__all__ = [
+    "InputError",
+    "LimitError",
+    "Model",
+    "__version__",
+    "benchmark",
+    "check",
+    "create_model",
+    "evaluate",
+    "export",
+    "list_models",
+    "list_weights",
+    "load",
+    "predict",
+    "profile",
+    "quantize",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})

@@ -6,23 +6,17 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from compactnets.complexity import CONVENTION, Cost, count, profile
+from compactnets.complexity import CONVENTION, count
 from compactnets.console import Table, Tracker, stdout
-from compactnets.data import Preprocess
 from compactnets.errors import InputError
-from compactnets.failures import one_line
 from compactnets.models.peers import PEERS
 from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find_weights
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
-from compactnets.training.checkpoint import read_record
 from compactnets.training.recipe_files import list_recipes
-from compactnets.values import parse_settings
 
 SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's name
 
@@ -84,7 +78,7 @@ def show(rows: Iterable[ListedNetwork]) -> None:
     stdout.print(CONVENTION)
 
 
-def weight_rows() -> list[dict[str, Any]]:
+def list_weights() -> list[dict[str, Any]]:
     """Return the weights that are here, and how to get the MENet authors' where they are not."""
     rows = [
         {
@@ -140,65 +134,3 @@ def show_recipes(rows: Iterable[Mapping[str, str]]) -> None:
     for row in rows:
         table.add_row(row["name"], row["description"])
     stdout.print(table)
-
-
-def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
-    """Parse ``key=value`` arguments of a network; values are YAML.
-
-    Raises:
-        InputError: not of this form, or a key that stands twice.
-    """
-    return dict(parse_settings(pairs, "sharing=linear+none+none"))
-
-
-def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a network on the meta device: one with a name, or that of a classifier's checkpoint, without its weights.
-
-    Args:
-        name: of a network, or the path of a ``.safetensors`` checkpoint.
-        arguments: of the network; those of a checkpoint hold where nothing else is said.
-    """
-    if name.endswith(SUFFIX):
-        record = read_record(Path(name))
-        name, arguments = record.model, {**record.arguments, **arguments}
-    with torch.device("meta"):
-        return create_model(name, **arguments).eval()
-
-
-def merge_arguments(options: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
-    """Return a network's arguments from options, where None is none given, and ``key=value`` pairs.
-
-    Raises:
-        InputError: one of the pairs is not of this form, or says otherwise than an option.
-    """
-    given = {key: value for key, value in options.items() if value is not None}
-    parsed = parse_arguments(pairs)
-    for key in given.keys() & parsed.keys():
-        if given[key] != parsed[key]:
-            option = "--" + key.replace("_", "-")
-            raise InputError(f"{option} says {given[key]}, --set says {key}={parsed[key]}: give one of them")
-    return {**given, **parsed}
-
-
-def profile_by_name(
-    name: str, input_size: tuple[int, int, int] | None, batch_size: int, arguments: Mapping[str, Any]
-) -> Cost:
-    """Profile a network by its name, in the form that its stem suggests where the arguments leave it open.
-
-    That of a classifier's checkpoint is profiled at the size that the checkpoint was made for.
-    """
-    if name.endswith(SUFFIX):
-        record = read_record(Path(name))
-        size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess.from_dict(record.preprocess).size] * 2)
-        return _profile(name, build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
-    accepted_arguments(name)
-    form = default_form(name, arguments.get("stem"))
-    channels, *default_side = form.pop("input_size")
-    size = input_size or (arguments.get("in_chans", channels), *default_side)
-    model = build_by_name(name, {**form, "in_chans": size[0], **arguments})
-    return _profile(name, model, size, batch_size)
-
-
-def _profile(name: str, model: nn.Module, size: tuple[int, int, int], batch_size: int) -> Cost:
-    with one_line(f"{name} cannot be profiled with {batch_size} x {' x '.join(map(str, size))}"):
-        return profile(model, size, batch_size)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -142,3 +144,16 @@ def _sync_folder(folder: Path) -> None:
 def as_path(path: str | os.PathLike[str]) -> Path:
     """Return a path that a user gave; ``~`` is the home folder, and ``~name`` of nobody a name like any other."""
     return Path(os.path.expanduser(path))
+
+
+def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV, whole or not at all; ``None`` is an empty field.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows(rows)
+    replace_text(path, text.getvalue())

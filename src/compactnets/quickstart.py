@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from compactnets.classification.checkpoint import load_checkpoint
+from compactnets.classification.evaluation import evaluate
+from compactnets.classification.prediction import Guess, classify
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import train
 from compactnets.complexity import count
 from compactnets.console import Table, Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess, open_source, read_image
 from compactnets.files import as_path, refusals, replace_bytes
 from compactnets.locks import own_folder
-from compactnets.training.checkpoint import load_checkpoint
-from compactnets.training.classification import train
-from compactnets.training.evaluation import evaluate
-from compactnets.training.prediction import Guess, classify
-from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe
 
 RECIPE = "digits/quickstart"
@@ -70,7 +70,7 @@ def run(output: str | Path = Path("quickstart"), overrides: Sequence[str] = ()) 
     output = as_path(output)
     start = time.perf_counter()
     sources = open_source("digits", "train"), open_source("digits", "val")
-    recipes = [load_recipe(RECIPE, overrides, name) for name in NETWORKS]
+    recipes = [load_recipe(ClassificationRecipe, RECIPE, overrides, name) for name in NETWORKS]
     folder = _make_new(output)
     with own_folder(folder):
         examples = _write_examples(sources[1], folder / "images")
@@ -104,7 +104,7 @@ def _write_examples(source: ImageSource, folder: Path) -> list[tuple[Path, str]]
 
 
 def _run_one(
-    recipe: Recipe,
+    recipe: ClassificationRecipe,
     train_source: ImageSource,
     val_source: ImageSource,
     folder: Path,

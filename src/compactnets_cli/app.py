@@ -11,11 +11,13 @@ import typer.core
 
 from compactnets_cli.data import data as data_verbs
 from compactnets_cli.deploy import deploy as deploy_verbs
-from compactnets_cli.detect import detect as detect_verbs
 from compactnets_cli.networks import networks as network_verbs
 from compactnets_cli.options import (
+    BOXES,
     GROUPS,
+    LABELS,
     TRAIN,
+    AcrossClasses,
     AsJson,
     Checkpoint,
     Csv,
@@ -26,7 +28,6 @@ from compactnets_cli.options import (
     Inputs,
     Pretrained,
     expand_home,
-    labelled,
     one_checkpoint,
     print_json,
     print_settings,
@@ -53,7 +54,6 @@ app.add_typer(network_verbs)
 app.add_typer(deploy_verbs)
 app.add_typer(web_verbs)
 app.add_typer(data_verbs, name="data", rich_help_panel=GROUPS)
-app.add_typer(detect_verbs, name="detect", rich_help_panel=GROUPS)
 app.add_typer(paper_verbs, name="papers", rich_help_panel=GROUPS)
 
 
@@ -92,58 +92,63 @@ def quickstart(
     print_json(result.to_dict()) if as_json else quickstart.show(result)
 
 
-@app.command(rich_help_panel=TRAIN, epilog="Example: compactnets train cifar/muffnet --data cifar10 --output runs/a")
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="Examples: compactnets train cifar/muffnet --data cifar10 --output runs/a; "
+    "compactnets train small/ssd512 --data cells --output runs/cells",
+)
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
     data: Data,
     output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and metrics.")] = None,
-    model: Annotated[str | None, typer.Option(help="Network, instead of the recipe's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Network, instead of the recipe's; of a detector the backbone, also of timm.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=2, optimizer.nesterov=true, ..."),
     ] = None,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint, or name of weights, to start from.")] = None,
-    qat: Annotated[bool, typer.Option("--qat", help="Train the network of --init as int8 will compute it.")] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint, or name of weights, to start from; of a detector also MENet's .pth.tar."),
+    ] = None,
     device: Device = "auto",
     download: Download = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")] = False,
     as_json: AsJson = False,
+    qat: Annotated[
+        bool | None,
+        typer.Option("--qat", help="Train the network of --init as int8 will compute it.", rich_help_panel=LABELS),
+    ] = None,
+    split: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Of images that are not divided: the share to train on: 0.8.", rich_help_panel=BOXES
+        ),
+    ] = None,
 ) -> None:
-    """Train a network as a recipe says; a run that stopped goes on by the same command."""
-    from compactnets.console import say, stdout
-    from compactnets.data import open_source
+    """Train a network as a recipe says. Rerun the command to resume: on CPU the result is bit-identical.
+
+    The recipe says the task: to classify, or to detect.
+    """
+    from compactnets import api
+    from compactnets.console import stdout
     from compactnets.errors import InputError
-    from compactnets.training.classification import train as run
-    from compactnets.training.distributed import join_world
-    from compactnets.training.preparation import prepare
-    from compactnets.training.recipe_files import load_recipe
 
-    if qat:
-        from compactnets.deploy.quantization.training import network_of
-        from compactnets.deploy.quantization.training import prepare_int8 as prepare
-
-        model = model or network_of(init)
-    resolved = load_recipe(recipe, settings or [], model)
+    settings = [*(settings or []), *([f"split={split}"] if split is not None else [])]
+    task, resolved = api.open_recipe(recipe, settings, model, init, qat=qat or None)
     if print_config:
         print_settings(resolved.model_dump(mode="json"), as_json)
         return
     if output is None:
         raise InputError("train needs --output DIR, the folder for checkpoints and metrics")
-    with join_world(device) as world:
-        with labelled(data):
-            train_source = open_source(data, "train", download=download)
-            val_source = open_source(data, "val", download=download)
-        say(f"{train_source!r}\n{val_source!r}")
-        result = run(resolved, train_source, val_source, output, init=init, world=world, prepare=prepare)
-    if not world.is_main:
+    result = api.train(resolved, data, output, init=init, device=device, download=download, qat=qat or None)
+    if not result.is_main:
         return
     if as_json:
         print_json(result.to_dict())
     else:
-        stdout.print(
-            f"best top-1 {result.best:.2f} %, last {result.final['top1_percent']:.2f} %, after {result.epochs} epochs "
-            f"in {result.seconds:.0f} s; checkpoints in {output}",
-        )
+        stdout.print(f"{task.summarize(resolved, result)}; checkpoints in {output}")
 
 
 @app.command(
@@ -155,85 +160,114 @@ def evaluate(
     data: Data,
     checkpoint: Checkpoint = None,
     weights: Pretrained = None,
-    split: Annotated[Literal["train", "val"], typer.Option(help="Split of the data.")] = "val",
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    split: Annotated[
+        str,
+        typer.Option(help="Split of the data: val, train; of images with boxes any, or the share trained on: 0.8."),
+    ] = "val",
     workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
     device: Device = "auto",
     download: Download = False,
     as_json: AsJson = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; 128.", rich_help_panel=LABELS)] = None,
+    metric: Annotated[
+        Literal["voc07", "voc10", "coco"] | None,
+        typer.Option(help="VOC's 11 points (voc07, the default), its area, or COCO's.", rich_help_panel=BOXES),
+    ] = None,
+    bad_boxes: Annotated[
+        Literal["raise", "drop"] | None,
+        typer.Option(help="Boxes and annotations that cannot be used: raise (the default).", rich_help_panel=BOXES),
+    ] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"] | None,
+        typer.Option(help="Images that cannot be read: raise (the default).", rich_help_panel=BOXES),
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="HTML page to write, with the best and the worst images.", rich_help_panel=BOXES),
+    ] = None,
+    class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Measure the accuracy of a checkpoint or of an exported network."""
-    from compactnets.console import stdout
-    from compactnets.data import Preprocess, open_source
-    from compactnets.deploy.artifact import device_for, load_network
-    from compactnets.training.distributed import join_world
-    from compactnets.training.evaluation import evaluate as run
-    from compactnets.training.evaluation import match_classes
+    """Measure how good a checkpoint or an exported network is: accuracy, or average precision."""
+    from compactnets import api
 
-    checkpoint = one_checkpoint("eval", checkpoint, weights)
-    with join_world(device_for(checkpoint, device)) as world:
-        model, record = load_network(checkpoint, world.device)
-        with labelled(data):
-            source = open_source(data, split, download=download)
-        result = run(
-            model,
-            source,
-            Preprocess.from_dict(record.preprocess),
-            class_map=match_classes(record, source),
-            batch_size=batch_size,
-            workers=workers,
-            world=world,
-        )
-    if not world.is_main:
-        return
-    if as_json:
-        print_json({"checkpoint": str(checkpoint), "model": record.model, "data": data, **result.to_dict()})
-    else:
-        stdout.print(
-            f"{record.model} on {data} ({split}): top-1 {result.top1:.2f} % ({result.top1_correct}/{result.images}), "
-            f"top-5 {result.top5:.2f} % ({result.top5_correct}/{result.images}), loss {result.loss:.4f}, "
-            f"{result.images / result.seconds:.0f} images/s",
-        )
+    result = api.evaluate(
+        one_checkpoint("eval", checkpoint, weights),
+        data,
+        split=split,
+        workers=workers,
+        device=device,
+        download=download,
+        batch_size=batch_size,
+        metric=metric,
+        bad_boxes=bad_boxes,
+        on_error=on_error,
+        examples=examples,
+        class_agnostic_nms=class_agnostic_nms or None,
+    )
+    if result.is_main:
+        print_json(result.to_dict()) if as_json else result.show()
 
 
-@app.command(rich_help_panel=TRAIN, epilog="Example: compactnets predict --weights muffnet_x0_5.cifar10 photo.jpg")
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="Examples: compactnets predict --weights muffnet_x0_5.cifar10 photo.jpg; "
+    "compactnets predict --checkpoint runs/cells/best.safetensors photos --output drawn",
+)
 def predict(
     images: Inputs,
     checkpoint: Checkpoint = None,
     weights: Pretrained = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     every: Every = 1,
     csv: Csv = None,
     device: Device = "auto",
     as_json: AsJson = False,
+    top: Annotated[int | None, typer.Option(min=1, help="Classes to show; 5.", rich_help_panel=LABELS)] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the images with their boxes drawn.", rich_help_panel=BOXES)
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score of a box; 0.5.", rich_help_panel=BOXES)
+    ] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option(help="JSON file to write: results as COCO's tools read them.", rich_help_panel=BOXES),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="COCO file whose ids of images and categories --coco shall have.", rich_help_panel=BOXES),
+    ] = None,
+    class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Classify images and frames of videos with a checkpoint or an exported network.
+    """Say what images and frames of videos show: classes, or objects with their boxes.
 
-    A file that cannot be read is named on standard error, the others are classified all the same, and the exit code is
+    A file that cannot be used is named on standard error, the others are looked at all the same, and the exit code is
     2.
     """
+    from compactnets import api
     from compactnets.console import say, stdout
-    from compactnets.deploy.artifact import device_for, load_network
-    from compactnets.folders import check_file
-    from compactnets.training.distributed import pick_device
-    from compactnets.training.prediction import predict as run
-    from compactnets.training.prediction import write_csv
 
-    checkpoint = one_checkpoint("predict", checkpoint, weights)
-    if csv is not None:
-        check_file(csv, "--csv")
-    model, record = load_network(checkpoint, pick_device(device_for(checkpoint, device)))
+    _, found, finish = api.start_predicting(
+        one_checkpoint("predict", checkpoint, weights),
+        images,
+        every=every,
+        csv=csv,
+        device=device,
+        top=top,
+        output=output,
+        score=score,
+        coco=coco,
+        annotations=annotations,
+        class_agnostic_nms=class_agnostic_nms or None,
+    )
     predictions = []
-    for prediction in run(model, record, images, top, every):
+    for prediction in found:
         predictions.append(prediction)
         if as_json or prediction.error:
             continue
         stdout.print(prediction.name, style="bold")
-        for guess in prediction.guesses:
-            line = f"  {100 * guess.probability:6.2f} %  {guess.label}"
-            stdout.print(line)
-    if csv is not None:
-        write_csv(csv, predictions)
+        for line in prediction.lines():
+            stdout.print(f"  {line}")
+    finish(predictions)
     if as_json:
         print_json([prediction.to_dict() for prediction in predictions])
     failed = [prediction for prediction in predictions if prediction.error]

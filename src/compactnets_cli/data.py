@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import AsJson, Download, print_json, share_of
+from compactnets_cli.options import AsJson, Download, print_json
 
 RECIPES = ("small/faster_rcnn", "small/ssd512")  # whose anchors images with boxes are compared with
 SHOWN = 20  # problems of a kind that are printed; --json has all
@@ -51,49 +51,15 @@ def check(
 
     Exit code 0 where there are none, 1 where there are some, 2 where the source cannot be used.
     """
-    from compactnets.console import say, stdout
-    from compactnets.data.checking import check_source
-    from compactnets.data.report import SourceReport, render
-    from compactnets.detection.anchors import AnchorFit, check_anchors
-    from compactnets.detection.data.checking import check_detection
-    from compactnets.detection.data.opening import is_detection
-    from compactnets.detection.data.report import DetectionReport
-    from compactnets.detection.data.report import render as render_detection
-    from compactnets.detection.recipe import DetectionRecipe
-    from compactnets.errors import InputError
-    from compactnets.training.recipe_files import load_detection_recipe
+    from compactnets import api
+    from compactnets.console import stdout
 
-    fits: dict[str, list[AnchorFit]] = {}
-    report: SourceReport | DetectionReport
-    if len(source) > 1 or is_detection(source[0]):
-        if download:
-            say(f"note: --download has no effect on the folder {source[0]}")
-        recipes = {name: load_detection_recipe(DetectionRecipe, name) for name in recipe or RECIPES}
-        share = share_of(split)
-        report = check_detection(source, "both" if share else split, workers=workers, share=share)
-        lines = render_detection(report, SHOWN)
-        try:
-            fits = check_anchors(source, recipes, None if share or split == "both" else split, share=share)
-        except InputError as error:  # of a split that was not asked for, too
-            if recipe:
-                raise
-            say(f"note: anchors are not compared with the objects: {error}")
-    elif recipe:
-        raise InputError(f"--recipe compares anchors with boxes, and {source[0]} has labels: leave it out")
-    elif split in ("train", "val", "both"):
-        report = check_source(source[0], split, workers=workers, download=download)  # type: ignore[arg-type]
-        lines = render(report, SHOWN)
-    else:
-        raise InputError(f"--split must be train, val or both for images without boxes, found {split!r}")
+    report = api.check(source, split=split, workers=workers, download=download, recipe=recipe)
     if as_json:
-        anchors = {name: [fit.to_dict() for fit in found] for name, found in fits.items()}
-        print_json({**report.to_dict(), **({"anchors": anchors} if fits else {})})
+        print_json(report.to_dict())
     else:
-        for line in lines:
+        for line in report.lines(SHOWN):
             stdout.print(line)
-        for name, found in fits.items():
-            for fit in found:
-                stdout.print(f"{name}: {fit}")
     if not report.clean:
         raise typer.Exit(1)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import DEPLOY, Arguments, AsJson, print_json
+from compactnets_cli.options import BOXES, DEPLOY, LABELS, AcrossClasses, Arguments, AsJson, print_json
 
 deploy = typer.Typer()
 
@@ -18,58 +18,82 @@ deploy = typer.Typer()
 def export(
     network: Annotated[str, typer.Argument(metavar="CHECKPOINT|NAME", help="A .safetensors file, or a network.")],
     form: Annotated[
-        str, typer.Option("--format", help="onnx, openvino, executorch, ncnn, coreml (an extra each) or torch.")
+        str,
+        typer.Option(
+            "--format", help="onnx, openvino, executorch, ncnn, coreml (an extra each) or torch; detectors: onnx."
+        ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its artifact.json.")],
     size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images; that of the checkpoint's preprocessing.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, for executorch and coreml.")] = 1,
-    images: Annotated[
-        str | None, typer.Option(help="Source of the images to compare on; two photographs where it is not given.")
+        str | None,
+        typer.Option(
+            metavar="SIDE|HEIGHTxWIDTH",
+            help="Side of the images; that of the checkpoint's preprocessing. Of a detector: fixes the input of Faster "
+            "R-CNN, which takes any.",
+        ),
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32, or float16: half the bytes, input and output as before; not for executorch.")
-    ] = "float32",
+        str | None,
+        typer.Option(help="float32 (the default), or float16: half the bytes, input and output as before."),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Largest difference from PyTorch, as a share of the largest logit; 0.0001, and 0.01 for float16."
+            help="Largest difference from PyTorch, as a share of the largest logit; 0.0001, and 0.01 for float16. Of a "
+            "detector: of a score, or of a box as a share of the input; with float16 of a raw output, 0.02."
+        ),
+    ] = None,
+    arguments: Arguments = None,
+    as_json: AsJson = False,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images at once, for executorch and coreml; 1.", rich_help_panel=LABELS),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Source of the images to compare on; two photographs where it is not given.", rich_help_panel=LABELS
         ),
     ] = None,
     lanes: Annotated[
         int | None,
-        typer.Option(min=2, help="onnx: pad channels of depthwise convolutions to multiples of this: 16 for AVX-512."),
+        typer.Option(
+            min=2,
+            help="onnx: pad channels of depthwise convolutions to multiples of this: 16 for AVX-512.",
+            rich_help_panel=LABELS,
+        ),
     ] = None,
-    arguments: Arguments = None,
-    as_json: AsJson = False,
+    heads: Annotated[
+        Literal["boxes", "raw"] | None,
+        typer.Option(
+            help="boxes (the default): the choice of boxes is in the graph; raw: it is left to the caller.",
+            rich_help_panel=BOXES,
+        ),
+    ] = None,
+    class_agnostic_nms: AcrossClasses = None,
 ) -> None:
     """Write a network for a runtime, compare it there with PyTorch, and keep it if they agree.
 
     Exit code 3 where they do not; then nothing is left behind.
     """
-    from compactnets.catalogue import parse_arguments
-    from compactnets.deploy import export as run
-    from compactnets.deploy import load_for_export
-    from compactnets.deploy.report import show
+    from compactnets import api
+    from compactnets.classification.cost import parse_arguments
 
-    model, record = load_for_export(network, parse_arguments(arguments or []))
-    result = run(
-        model,
-        record,
+    result = api.export(
+        network,
         form,
         output,
+        arguments=parse_arguments(arguments or []),
         size=size,
         batch_size=batch_size,
         images=images,
+        precision=precision,
         tolerance=tolerance,
         lanes=lanes,
-        precision=precision,
+        heads=heads,
+        class_agnostic_nms=class_agnostic_nms or None,
     )
-    if as_json:
-        print_json({"output": str(output), **result.model_dump(mode="json")})
-    else:
-        show(result, output)
+    print_json(result.to_dict()) if as_json else result.show()
 
 
 @deploy.command(
@@ -109,16 +133,17 @@ def quantize(
     Exit code 3 where it loses more than --max-drop; then nothing is left behind. A checkpoint of train --qat keeps its
     weights and ranges as they are.
     """
-    import sys
+    from compactnets import api
 
-    from compactnets.deploy import load_for_export
-    from compactnets.deploy.quantization import Settings
-    from compactnets.deploy.quantization import quantize as run
-    from compactnets.deploy.quantization.training import load_for_int8
-    from compactnets.deploy.report import show_quantized
-
-    model, record = load_for_int8(checkpoint)
-    settings = Settings(
+    result = api.quantize(
+        checkpoint,
+        form,
+        output,
+        calibration=calibration,
+        evaluation=evaluation,
+        max_drop=max_drop,
+        beside=beside,
+        threads=threads,
         calibration_images=calibration_images,
         ranges=ranges,
         equalize=not no_equalize,
@@ -126,23 +151,7 @@ def quantize(
         correction=not no_correction,
         keep=tuple(keep or ()),
     )
-    artifact, report = run(
-        model,
-        record,
-        form,
-        output,
-        calibration=calibration,
-        evaluation=evaluation,
-        max_drop=max_drop,
-        settings=settings,
-        threads=threads,
-        command=["compactnets", *sys.argv[1:]],
-        beside=(beside, *load_for_export(beside)) if beside else None,
-    )
-    if as_json:
-        print_json({"output": str(output), **artifact.model_dump(mode="json"), "quantization": report})
-    else:
-        show_quantized(artifact, report, output)
+    print_json(result.to_dict()) if as_json else result.show()
 
 
 @deploy.command(
@@ -180,10 +189,15 @@ def benchmark(
     Exit code 3 where a network could not be exported to a format; the others are measured all the same.
     """
     from compactnets.console import say
-    from compactnets.deploy.latency import benchmark as run
-    from compactnets.deploy.latency_report import draw, moved, read_results, show, write_results
-    from compactnets.failures import scratch_folder
     from compactnets.folders import check_file
+    from compactnets.latency.benchmark import benchmark as run
+    from compactnets.latency.report import (
+        draw,
+        moved,
+        read_results,
+        show,
+        write_results,
+    )
     from compactnets.pictures import check_picture
     from compactnets.stopping import stoppable
 
@@ -193,18 +207,17 @@ def benchmark(
     if plot:
         check_picture(plot, "--plot")
     with stoppable():
-        with scratch_folder() as scratch:
-            results = run(
-                networks,
-                [name.strip() for name in formats.split(",")],
-                threads=threads,
-                batch_size=batch_size,
-                size=size,
-                rounds=rounds,
-                calls=calls,
-                operators=operators,
-                artifacts=artifacts or scratch,
-            )
+        results = run(
+            networks,
+            [name.strip() for name in formats.split(",")],
+            threads=threads,
+            batch_size=batch_size,
+            size=size,
+            rounds=rounds,
+            calls=calls,
+            operators=operators,
+            artifacts=artifacts,
+        )
         signum = results.pop("interrupted", None)
         compared = {"compared": moved(before, results)} if before else {}
         # first what cannot be refused: a disk may be full by now

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.detect import profile_detector
-from compactnets_cli.options import NETWORKS, Arguments, AsJson, print_json
+from compactnets_cli.options import BOXES, LABELS, NETWORKS, Arguments, AsJson, print_json
 
 networks = typer.Typer()
 
@@ -28,9 +27,9 @@ def list_networks(
 @networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets weights")
 def weights(as_json: AsJson = False) -> None:
     """List trained weights: those that are here, and where others come from."""
-    from compactnets.catalogue import show_weights, weight_rows
+    from compactnets.catalogue import list_weights, show_weights
 
-    rows = weight_rows()
+    rows = list_weights()
     print_json(rows) if as_json else show_weights(rows)
 
 
@@ -54,8 +53,8 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Turn a checkpoint of the MENet repository into a checkpoint of this package."""
+    from compactnets.classification.conversion import convert as run
     from compactnets.console import stdout
-    from compactnets.training.conversion import convert as run
 
     record = run(legacy, model, output)
     if as_json:
@@ -77,8 +76,8 @@ def discretize(
     as_json: AsJson = False,
 ) -> None:
     """Turn the sharing matrices that a MuffNet has learned into whole channels, at the cost of its variant."""
+    from compactnets.classification.discretization import discretize_checkpoint
     from compactnets.console import stdout
-    from compactnets.training.discretization import discretize_checkpoint
 
     found = discretize_checkpoint(checkpoint, output, start=start)
     if as_json:
@@ -105,36 +104,42 @@ def profile(
         tuple[int, int, int] | None,
         typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar; a checkpoint's own."),
     ] = None,
-    stem: Annotated[Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.")] = None,
-    num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, for the activation memory.")] = 1,
-    detector: Annotated[
-        Literal["faster_rcnn", "ssd"] | None, typer.Option(help="Count a detector on the network, part by part.")
+    stem: Annotated[
+        Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.", rich_help_panel=LABELS)
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe of the detector, such as small/ssd512; --set changes its settings.")
+    num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at once, for the activation memory; 1.", rich_help_panel=LABELS)
     ] = None,
     arguments: Arguments = None,
-    per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.")] = False,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.", rich_help_panel=LABELS)] = False,
     as_json: AsJson = False,
+    detector: Annotated[
+        Literal["faster_rcnn", "ssd"] | None,
+        typer.Option(help="Count a detector on the network, part by part.", rich_help_panel=BOXES),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe of the detector, such as small/ssd512; --set changes its settings.", rich_help_panel=BOXES
+        ),
+    ] = None,
 ) -> None:
     """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part."""
-    from compactnets.catalogue import SUFFIX, merge_arguments, profile_by_name
-    from compactnets.training.checkpoint import task_of
+    from compactnets import api
 
-    if detector or recipe or (name.endswith(SUFFIX) and task_of(Path(name)) == "detection"):
-        given = {"stem": stem, "batch-size": batch_size != 1, "per-layer": per_layer}
-        profile_detector(name, input_size, detector, recipe, num_classes, arguments or [], given, as_json)
-        return
-    from compactnets.complexity import render
-    from compactnets.console import stdout
-
-    merged = merge_arguments({"stem": stem, "num_classes": num_classes}, arguments or [])
-    cost = profile_by_name(name, input_size, batch_size, merged)
-    if as_json:
-        print_json({"model": name, **cost.to_dict()})
-    else:
-        stdout.print(render(cost, per_layer=per_layer))
+    result = api.profile(
+        name,
+        arguments=arguments or [],
+        input_size=input_size,
+        stem=stem,
+        num_classes=num_classes,
+        batch_size=batch_size,
+        per_layer=per_layer or None,
+        detector=detector,
+        recipe=recipe,
+    )
+    print_json(result.to_dict()) if as_json else result.show()
 
 
 @networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets draw muffnet_x0_5 --output m.svg")
@@ -147,7 +152,7 @@ def draw(
     as_json: AsJson = False,
 ) -> None:
     """Draw the sharing matrices of a MuffNet (its figure 5)."""
-    from compactnets.catalogue import build_by_name, parse_arguments
+    from compactnets.classification.cost import build_by_name, parse_arguments
     from compactnets.console import stdout
     from compactnets.plots import draw_sharing
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 DATA = "Folder of images, Parquet or WebDataset shards, CIFAR files; digits, cifar10, cifar100; or hf:OWNER/NAME."
+MORE_DATA = " Images with boxes: a folder of Pascal VOC, COCO or YOLO; several as one set."
 
 TRAIN, NETWORKS, DEPLOY = "Train and use", "Networks", "Deploy"  # the headings of the verbs in --help
 GROUPS = "More verbs"
+LABELS, BOXES = "For images with labels", "For images with boxes"  # headings of the options of one task
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Data = Annotated[str, typer.Option(help=DATA)]
+Data = Annotated[list[str], typer.Option(help=DATA + MORE_DATA)]
+LabelledData = Annotated[str, typer.Option("--data", help=DATA)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME where it is missing.")]
 Checkpoint = Annotated[
@@ -32,6 +33,14 @@ Inputs = Annotated[
     typer.Argument(metavar="FILE|FOLDER|PATTERN...", help="Images, videos, folders of them, or quoted patterns."),
 ]
 Every = Annotated[int, typer.Option("--every", min=1, metavar="N", help="Of a video, take one frame in N.")]
+AcrossClasses = Annotated[
+    bool | None,
+    typer.Option(
+        "--class-agnostic-nms",
+        help="Of overlapping boxes of different classes, too, leave one.",
+        rich_help_panel=BOXES,
+    ),
+]
 Csv = Annotated[Path | None, typer.Option("--csv", help="CSV file to write: a row for each result.")]
 Arguments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
@@ -44,41 +53,6 @@ def expand_home(argument: str) -> str:
     if equals and option.startswith("--") and value.startswith("~"):
         return f"{option}={os.path.expanduser(value)}"
     return os.path.expanduser(argument) if argument.startswith("~") else argument
-
-
-@contextmanager
-def labelled(data: str) -> Iterator[None]:
-    """Say of images with boxes, where they cannot be opened as images with labels, which verbs take them."""
-    from compactnets.errors import InputError
-
-    try:
-        yield
-    except InputError as error:
-        from compactnets.detection.data.opening import is_detection
-
-        if not is_detection(data):
-            raise
-        raise InputError(
-            f"{data} holds images with boxes: 'compactnets detect train' and 'compactnets detect eval' take them (as "
-            f"images with labels, {error})"
-        ) from None
-
-
-def share_of(split: str) -> float | None:
-    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` where it is the name of a split.
-
-    Raises:
-        InputError: a number that is no share.
-    """
-    try:
-        share = float(split)
-    except ValueError:
-        return None
-    if not 0 < share < 1:
-        from compactnets.errors import InputError
-
-        raise InputError(f"--split must be the name of a split, or a share between 0 and 1, found {split}")
-    return share
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compactnets_cli.options import AsJson, Data, Device, Download, print_json
+from compactnets_cli.options import AsJson, Device, Download, LabelledData, print_json
 
 papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def cost(
 @papers.command(epilog="Example: compactnets papers ablation sharing --data cifar10 --output runs/sharing --epochs 5")
 def ablation(
     name: Annotated[str, typer.Argument(help="sharing, fusion_width, expansion or fusion_operation.")],
-    data: Data,
+    data: LabelledData,
     output: Annotated[Path, typer.Option(help="Folder for the runs and ablation.json.")],
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each run, instead of the recipe's.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
@@ -56,9 +56,9 @@ def ablation(
     as_json: AsJson = False,
 ) -> None:
     """Train the networks of a paper's ablation on small images, several seeds each; the same command goes on."""
+    from compactnets.classification.grid import Place
     from compactnets.console import stdout
     from compactnets.papers.ablation import run_ablation, show
-    from compactnets.training.grid import Place
 
     record = run_ablation(
         name,

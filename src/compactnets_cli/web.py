@@ -30,10 +30,10 @@ def serve(
     import signal
     import sys
 
-    from compactnets.deploy.web import build_site
-    from compactnets.deploy.web_server import address, open_server
     from compactnets.errors import InputError
     from compactnets.failures import scratch_folder
+    from compactnets.web.server import address, open_server
+    from compactnets.web.site import build_site
 
     if no_serve:
         if output is None:

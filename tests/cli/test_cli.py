@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from compactnets import create_model
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.training.checkpoint import read_record
 
 from .helpers import Outcome
@@ -269,7 +270,7 @@ def test_a_checkpoint_is_drawn_and_profiled_as_what_it_is(
     assert own != paper
     cost = run("profile", own_network, "--json").json
     assert cost["input_size"] == [3, 64, 64]
-    sharing = f"sharing={json.dumps(read_record(own_network).arguments['sharing'])}"
+    sharing = f"sharing={json.dumps(read_record(own_network, CheckpointRecord).arguments['sharing'])}"
     size = ["--input-size", 3, 64, 64]
     again = run("profile", "muffnet_x0_5", "--set", sharing, "--num-classes", 3, *size, "--json").json
     assert cost["macs"] == again["macs"]

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.errors import InputError
 from compactnets.models.registry import create_model
-from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+from compactnets.training.checkpoint import save_checkpoint
 
 from .helpers import Outcome
 
@@ -126,7 +127,7 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, monkeypatch: pyte
     def absent(self: object) -> dict[str, str]:
         raise InputError("the format onnx needs onnx")
 
-    monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
+    monkeypatch.setattr("compactnets.deploy.formats.registry.Format.versions", absent)
     done = run("export", "muffnet_x0_5", "--format", "onnx", "--output", tmp_path / "a")
     assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
 
@@ -166,7 +167,7 @@ def test_benchmark_looks_at_its_files_before_the_work(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compactnets.deploy.latency.load_for_export", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("compactnets.latency.benchmark.load_for_export", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     wrong = run("benchmark", "muffnet_x0_5", "--formats", "eager", *option)
@@ -193,9 +194,7 @@ def test_quantize_looks_at_its_options_before_the_work(
     words: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "compactnets.deploy.quantization.post_training.read_pixels", lambda *_: pytest.fail("work was done")
-    )
+    monkeypatch.setattr("compactnets.classification.quantization.read_pixels", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     common = {"--format": "onnx", "--calibration": "digits", "--eval": "digits", "--output": "int8"} | dict([option])
     wrong = run("quantize", checkpoint, *(part for pair in common.items() for part in pair))

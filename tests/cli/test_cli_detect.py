@@ -11,8 +11,8 @@ from PIL import Image
 
 from compactnets.detection.data.opening import open_detection
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.task import train_detector
-from compactnets.training.recipe_files import load_detection_recipe
+from compactnets.detection.setup import train_detector
+from compactnets.training.recipe_files import load_recipe
 
 from ..detection.helpers import write_scenes
 from .helpers import Outcome
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
-    recipe = load_detection_recipe(DetectionRecipe, str(folder / "mine.yaml"))
+    recipe = load_recipe(DetectionRecipe, str(folder / "mine.yaml"))
     train, val = (open_detection(str(folder / "scenes"), split) for split in ("train", "val"))
     train_detector(recipe, train, val, folder / "run")
     return folder / "run/best.safetensors"

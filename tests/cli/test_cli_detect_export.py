@@ -107,7 +107,7 @@ def test_a_missing_extra_is_one_line(
     def absent(self: object) -> dict[str, str]:
         raise InputError("the format onnx needs onnx")
 
-    monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
+    monkeypatch.setattr("compactnets.deploy.formats.registry.Format.versions", absent)
     done = run("detect", "export", checkpoint, "--output", tmp_path / "a")
     assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
     assert not (tmp_path / "a").exists()

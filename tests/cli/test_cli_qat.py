@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from compactnets.deploy.quantization import Settings
-from compactnets.deploy.quantization import training as qat
+from compactnets.deploy.int8 import Settings
+from compactnets.deploy.int8 import training as qat
 
 from .helpers import Outcome
 

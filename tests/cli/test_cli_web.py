@@ -18,7 +18,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In place of the built page."""
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "index.html").write_text("<!doctype html>", encoding="utf-8")
-    monkeypatch.setattr("compactnets.deploy.web.find_page", lambda: tmp_path / "page")
+    monkeypatch.setattr("compactnets.web.site.find_page", lambda: tmp_path / "page")
     return tmp_path / "page"
 
 

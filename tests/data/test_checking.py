@@ -15,7 +15,7 @@ from compactnets.data.checking import check_images, check_source
 from compactnets.data.examination import same_images
 from compactnets.data.part import PartOfSource
 from compactnets.data.presets import IMAGENET
-from compactnets.data.report import SourceReport, render
+from compactnets.data.report import SourceReport
 from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
@@ -73,7 +73,7 @@ def test_planted_problems(image_tree: Tree, workers: int) -> None:
     ]
     assert report.notes == ["train: 1 images are copies of another of the same class"]
     assert (report.splits["train"].images, report.splits["train"].unreadable) == (10, 1)
-    lines = list(render(report))
+    lines = list(report.lines())
     assert "same image under two classes: 2" in lines
     assert "  train/cat/0.png (train, cat) = train/dog/copy.png (train, dog)" in lines
     assert "note: train: 1 images are copies of another of the same class" in lines
@@ -141,7 +141,7 @@ def test_nothing_readable(image_tree: Tree) -> None:
     assert len(report.unreadable) == 3
     assert not report.conflicts  # two that cannot be read are not the same image
     assert report.splits["val"].widths is None
-    assert "cannot be read: 3" in list(render(report))
+    assert "cannot be read: 3" in list(report.lines())
 
 
 def test_rare_and_missing_classes(image_tree: Tree, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_pixels_whose_range_is_unknown(image_tree: Tree) -> None:
 def test_long_lists_are_cut_in_text_only(image_tree: Tree) -> None:
     root = image_tree(*(f"val/a/{number:02d}.jpg" for number in range(30)))
     report = check_source(str(root))
-    lines = list(render(report, 20))
+    lines = list(report.lines(20))
     assert lines.count("  and 10 more (--json lists all)") == 1
     assert len(report.to_dict()["unreadable"]) == 30
 
@@ -280,9 +280,9 @@ def test_left_out_files_are_listed(image_tree: Tree, capsys: pytest.CaptureFixtu
     expected = ["train/cat/@eaDir/", "train/cat/a.heic", "train/dog/b.txt"]
     assert report.left_out == {"train": expected, "val": []}
     assert report.to_dict()["left_out"]["train"] == expected
-    lines = list(render(report))
+    lines = list(report.lines())
     start = next(number for number, line in enumerate(lines) if line.startswith("files left out"))
     assert lines[start + 1 : start + 4] == [f"  {name}" for name in expected]
     assert lines[start].endswith(": 3")
-    assert not any(line.startswith("files left out") for line in render(check_source("digits", "val")))
+    assert not any(line.startswith("files left out") for line in check_source("digits", "val").lines())
     assert "left out" not in capsys.readouterr().err, "the report says it"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import Augment
 from compactnets.data.menet_transforms import MENET_TRANSFORMS, menet_transform
 from compactnets.data.order import Draws
@@ -40,15 +41,17 @@ def test_a_name_stands_for_its_fields(name: str, tmp_path: Path) -> None:
     """In a file and on the command line."""
     expected = Augment.model_validate(menet_transform(name))
     (tmp_path / "recipe.yaml").write_text(f"model: menet_108_8x1_g3\nepochs: 1\naugment: {name}\n")
-    assert load_recipe(str(tmp_path / "recipe.yaml")).augment == expected
-    assert load_recipe("imagenet/menet", [f"augment={name}"]).augment == expected
+    assert load_recipe(ClassificationRecipe, str(tmp_path / "recipe.yaml")).augment == expected
+    assert load_recipe(ClassificationRecipe, "imagenet/menet", [f"augment={name}"]).augment == expected
     assert expected.flip
     jitter = 0.1 if name.endswith("_with_color_jitter") else 0
     assert (expected.color_jitter, expected.hue) == (jitter, jitter)
 
 
 def test_the_papers_recipe_has_the_examples_transform() -> None:
-    assert load_recipe("imagenet/menet").augment == Augment.model_validate(menet_transform("aggressive"))
+    assert load_recipe(ClassificationRecipe, "imagenet/menet").augment == Augment.model_validate(
+        menet_transform("aggressive")
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("conservative")])
@@ -100,4 +103,4 @@ def test_colour_jitter_changes_the_colours_within_its_range() -> None:
 
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(InputError, match="no transform is called 'agressive'; did you mean 'aggressive'"):
-        load_recipe("imagenet/menet", ["augment=agressive"])
+        load_recipe(ClassificationRecipe, "imagenet/menet", ["augment=agressive"])

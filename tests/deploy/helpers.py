@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.environment import cpu_features
 from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
@@ -22,7 +23,6 @@ from compactnets.models.registry import create_model, default_form
 from compactnets.models.sharing import make_sharing
 from compactnets.models.staged import StagedNet, make_stem
 from compactnets.nn import ConvNormAct
-from compactnets.training.checkpoint import CheckpointRecord
 
 SIZE, CLASSES = 24, 5
 # Without VNNI the int8 kernels of ONNX Runtime and OpenVINO on x86 add two products in 16 bits, which saturate.

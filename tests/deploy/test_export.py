@@ -15,13 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from compactnets.deploy import FORMATS, export, load_artifact, load_for_export, torch_format
+from compactnets.classification.networks import load_for_export
+from compactnets.classification.prediction import classify
+from compactnets.deploy import FORMATS, export, load_artifact
 from compactnets.deploy.export import finish_artifact
+from compactnets.deploy.formats import torch as torch_format
 from compactnets.deploy.record import NAME
 from compactnets.deploy.verify import compare, load_pictures
 from compactnets.errors import InputError, LimitError
 from compactnets.training.checkpoint import read_record, save_checkpoint
-from compactnets.training.prediction import classify
 
 from .conftest import Make, needs
 from .helpers import CLASSES, SIZE, Small, tiny_network, tiny_record

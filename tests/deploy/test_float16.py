@@ -16,14 +16,26 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from compactnets.classification.networks import load_for_export
 from compactnets.data import Preprocess
-from compactnets.deploy import FORMATS, build_site, deploy_form, export, load_artifact, load_for_export
+from compactnets.deploy import (
+    FORMATS,
+    deploy_form,
+    export,
+    load_artifact,
+)
 from compactnets.deploy.export import weight_bytes
-from compactnets.deploy.latency import Variant, _prepare, _read_if_fits, parse_format
 from compactnets.deploy.record import NAME, read_artifact
 from compactnets.deploy.rewrite import store_float16
 from compactnets.deploy.verify import TOLERANCES, check_float16, load_pictures
 from compactnets.errors import InputError, LimitError
+from compactnets.latency.benchmark import (
+    Variant,
+    _prepare,
+    _read_if_fits,
+    parse_format,
+)
+from compactnets.web.site import build_site
 
 from .conftest import Make, needs
 from .helpers import SIZE, Small, tiny_record
@@ -80,7 +92,7 @@ def dtypes_in_onnx(folder: Path) -> set[str]:
 
 
 def dtypes_in_openvino(folder: Path) -> set[str]:
-    from compactnets.deploy.openvino_format import _core
+    from compactnets.deploy.formats.openvino import _core
 
     network = _core().read_model(folder / "model.xml")
     assert [port.get_element_type().get_type_name() for port in (*network.inputs, *network.outputs)] == ["f32"] * 2

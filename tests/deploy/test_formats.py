@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from compactnets.deploy import FORMATS, deploy_form, load_artifact
-from compactnets.deploy.formats import find_format
+from compactnets.deploy.formats.registry import find_format
+from compactnets.deploy.formats.torch import refuse_code
 from compactnets.deploy.record import NAME, digest
-from compactnets.deploy.torch_format import refuse_code
 from compactnets.errors import InputError
 from compactnets.models.registry import list_models
 
@@ -157,7 +157,7 @@ class Splits(torch.nn.Module):
 
 def test_splits_become_slices() -> None:
     """XNNPACK takes no split of some releases of ExecuTorch: the graph must not hold any."""
-    from compactnets.deploy.executorch_format import SPLITS, split_by_slices
+    from compactnets.deploy.formats.executorch import SPLITS, split_by_slices
 
     x = torch.randn(2, 8, 5, 7)
     program = torch.export.export(Splits(), (x,))
@@ -345,7 +345,7 @@ def test_a_missing_runtime_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
     def absent(package: str) -> str:
         raise importlib.metadata.PackageNotFoundError(package)
 
-    monkeypatch.setattr("compactnets.deploy.formats.version", absent)
+    monkeypatch.setattr("compactnets.deploy.formats.registry.version", absent)
     for form in FORMATS.values():
         if form.extra is None:
             continue
@@ -356,7 +356,7 @@ def test_a_missing_runtime_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_a_runtime_that_does_not_fit_this_pytorch_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("compactnets.deploy.formats.version", lambda package: "1.5.1")
+    monkeypatch.setattr("compactnets.deploy.formats.registry.version", lambda package: "1.5.1")
     form = dataclasses.replace(FORMATS["executorch"], needs_torch=("1.5", "999.1"))
     with pytest.raises(InputError, match=r"^executorch 1\.5\.1 needs PyTorch 999\.1 .*'executorch<1\.5'"):
         form.write(tiny_network(), torch.zeros(1, 3, SIZE, SIZE), tmp_path)

@@ -14,9 +14,21 @@ from typing import Any
 import pytest
 from torch import nn
 
-from compactnets.deploy import latency
-from compactnets.deploy.latency import Entry, Variant, _prepare, _read_if_fits, benchmark, measure, parse_format
-from compactnets.deploy.latency_report import (
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.networks import load_for_export
+from compactnets.deploy.record import NAME, read_artifact
+from compactnets.errors import InputError, LimitError
+from compactnets.latency import benchmark as latency
+from compactnets.latency.benchmark import (
+    Entry,
+    Variant,
+    _prepare,
+    _read_if_fits,
+    benchmark,
+    measure,
+    parse_format,
+)
+from compactnets.latency.report import (
     describe_change,
     describe_operators,
     draw,
@@ -26,11 +38,8 @@ from compactnets.deploy.latency_report import (
     show,
     write_results,
 )
-from compactnets.deploy.networks import load_for_export
-from compactnets.deploy.record import NAME, read_artifact
-from compactnets.errors import InputError, LimitError
 from compactnets.timing import spread
-from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+from compactnets.training.checkpoint import save_checkpoint
 
 from .conftest import Make
 from .helpers import tiny_network, tiny_record

@@ -11,7 +11,12 @@ import torch
 from torch import nn
 
 from compactnets.deploy import FORMATS, deploy_form
-from compactnets.deploy.operators import OperatorTime, convolution, summarize, time_eager
+from compactnets.deploy.formats.operators import (
+    OperatorTime,
+    convolution,
+    summarize,
+    time_eager,
+)
 from compactnets.errors import InputError
 
 from .conftest import Make, needs

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from compactnets.deploy.process import CrashedError, Worker
 from compactnets.errors import InputError
+from compactnets.latency.process import CrashedError, Worker
 
 
 @pytest.fixture

@@ -15,16 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compactnets.classification import quantization as post_training
+from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
+from compactnets.classification.evaluation import evaluate
+from compactnets.classification.networks import load_for_export
+from compactnets.classification.preparation import prepare
+from compactnets.classification.quantization import quantize
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import train
 from compactnets.complexity import count
 from compactnets.data import Preprocess, open_source
 from compactnets.data.part import PartOfSource
-from compactnets.deploy import FORMATS, load_artifact, load_for_export
+from compactnets.deploy import FORMATS, load_artifact
 from compactnets.deploy.artifact import load_network
-from compactnets.deploy.formats import Format
-from compactnets.deploy.quantization import Settings, post_training, quantize
-from compactnets.deploy.quantization import training as qat
-from compactnets.deploy.quantization.comparison import Comparison
-from compactnets.deploy.quantization.form import (
+from compactnets.deploy.formats.registry import Format
+from compactnets.deploy.int8 import Settings
+from compactnets.deploy.int8 import training as qat
+from compactnets.deploy.int8.comparison import Comparison
+from compactnets.deploy.int8.form import (
     drop_output_quantizer,
     layers,
     output_quantizer,
@@ -33,20 +41,27 @@ from compactnets.deploy.quantization.form import (
     set_mode,
     without_quantizers,
 )
-from compactnets.deploy.quantization.graph import plain_graph
-from compactnets.deploy.quantization.layers import HIGH, LOW, AveragingConv2d, Mode, Quantizer
-from compactnets.deploy.quantization.learned import LearnedConv2d, LearnedQuantizer, fix_scales, learn_scales
-from compactnets.deploy.quantization.noise import relative_error
-from compactnets.deploy.quantization.ranges import calibrate
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.layers import (
+    HIGH,
+    LOW,
+    AveragingConv2d,
+    Mode,
+    Quantizer,
+)
+from compactnets.deploy.int8.learned import (
+    LearnedConv2d,
+    LearnedQuantizer,
+    fix_scales,
+    learn_scales,
+)
+from compactnets.deploy.int8.noise import relative_error
+from compactnets.deploy.int8.ranges import calibrate
 from compactnets.errors import InputError, LimitError
 from compactnets.models.form import KEY, decode
-from compactnets.training.checkpoint import load_checkpoint, read_record, read_tensors, record_path
-from compactnets.training.classification import train
-from compactnets.training.evaluation import evaluate
+from compactnets.training.checkpoint import read_record, read_tensors, record_path
 from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import make_optimizer
-from compactnets.training.preparation import prepare
-from compactnets.training.recipe import Recipe
 from compactnets.training.step import Learner
 
 from .conftest import needs
@@ -56,7 +71,7 @@ QUICK = Settings(calibration_images=16, ranges="minmax")
 EPOCHS = 2
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(**changes: Any) -> ClassificationRecipe:
     settings: dict[str, Any] = {
         "model": "shufflenet_g3_x0_25",
         "epochs": EPOCHS,
@@ -66,7 +81,7 @@ def recipe(**changes: Any) -> Recipe:
         "optimizer": {"name": "adamw"},
         "preprocess": {"size": 8},
     }
-    return Recipe.model_validate({**settings, **changes})
+    return ClassificationRecipe.model_validate({**settings, **changes})
 
 
 def source(split: str, count: int) -> PartOfSource:
@@ -228,7 +243,7 @@ def test_a_stopped_run_ends_with_the_same_bits(init: Path, tmp_path: Path, monke
 
 def test_the_checkpoint_is_the_simulation_that_was_trained(trained: Path, images: Tensor) -> None:
     path = trained / "last.safetensors"
-    record = read_record(path)
+    record = read_record(path, CheckpointRecord)
     assert record.int8 is not None
     assert record.int8.logits == record.int8.quantizers[-1]
     model, again = load_network(path, torch.device("cpu"))

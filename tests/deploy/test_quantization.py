@@ -14,29 +14,36 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.deploy import FORMATS, deploy_form, load_artifact, onnx_format
-from compactnets.deploy.quantization import Settings, quantize
-from compactnets.deploy.quantization.equalization import equalize
-from compactnets.deploy.quantization.form import (
+from compactnets.classification.quantization import quantize
+from compactnets.deploy import FORMATS, deploy_form, load_artifact
+from compactnets.deploy.formats import onnx as onnx_format
+from compactnets.deploy.int8 import Settings
+from compactnets.deploy.int8.equalization import equalize
+from compactnets.deploy.int8.form import (
     freeze,
     layers,
     quantized_form,
     quantizers,
     set_mode,
 )
-from compactnets.deploy.quantization.graph import module_of, plain_graph
-from compactnets.deploy.quantization.layers import Mode, Quantizer
-from compactnets.deploy.quantization.lowering import (
+from compactnets.deploy.int8.graph import module_of, plain_graph
+from compactnets.deploy.int8.layers import Mode, Quantizer
+from compactnets.deploy.int8.lowering import (
     DEQUANTIZE,
     QUANTIZE,
     GroupByGroup,
     separate_groups,
     shuffle_in_int8,
 )
-from compactnets.deploy.quantization.noise import keep_float, layer_errors, relative_error, sensitivities
-from compactnets.deploy.quantization.ranges import METHODS, calibrate
-from compactnets.deploy.quantization.rounding import correct_biases, output_means, round_weights
-from compactnets.deploy.quantization.steps import calibrated, settled
+from compactnets.deploy.int8.noise import (
+    keep_float,
+    layer_errors,
+    relative_error,
+    sensitivities,
+)
+from compactnets.deploy.int8.ranges import METHODS, calibrate
+from compactnets.deploy.int8.rounding import correct_biases, output_means, round_weights
+from compactnets.deploy.int8.steps import calibrated, settled
 from compactnets.deploy.record import LAYERS, NAME
 from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import list_models
@@ -345,7 +352,7 @@ def test_onnx_runtime_leaves_in_float_what_is_kept_there(kept: tuple[str, ...], 
 def test_too_large_a_drop_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """-100 points cannot be reached, whatever stays in float."""
     needs("onnx")
-    monkeypatch.setattr("compactnets.deploy.quantization.post_training.IN_FLOAT", (3,))
+    monkeypatch.setattr("compactnets.classification.quantization.IN_FLOAT", (3,))
     with pytest.raises(LimitError, match=r"int8 loses .* points of top-1 on 35 images .* with 3 parts in float"):
         quantize(
             Small(),

@@ -6,9 +6,9 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 
-from compactnets.detection.backbone import create_backbone
 from compactnets.detection.checkpoint import Detector, DetectorRecord, build_detector
 from compactnets.detection.recipe import FasterRCNNSettings, SSDSettings
+from compactnets.models.backbone import create_backbone
 
 SMALLEST = "test_efficientnet"  # of timm: few layers, so that it is traced soon
 CLASS_NAMES = ["cat", "dog", "bird"]

@@ -21,12 +21,13 @@ from compactnets.detection.anchors import (
     fit_anchors,
     seen_objects,
 )
-from compactnets.detection.checkpoint import first_detector, load_detector, read_detector_record
+from compactnets.detection.checkpoint import DetectorRecord, first_detector, load_detector
 from compactnets.detection.data.opening import open_detection
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.task import train_detector
+from compactnets.detection.setup import train_detector
 from compactnets.errors import InputError
-from compactnets.training.recipe_files import load_detection_recipe
+from compactnets.training.checkpoint import read_record
+from compactnets.training.recipe_files import load_recipe
 
 from .data.helpers import annotation, voc_object
 from .helpers import scenes, tiny_recipe, write_scenes
@@ -63,7 +64,7 @@ def test_overlaps_are_those_of_torchvisions_anchors(detector: str) -> None:
 @pytest.mark.parametrize(("size", "low", "high"), [("large", 300, 480), ("small", 14, 40), ("mixed", 20, 400)])
 def test_fitted_anchors_reach_what_the_recipes_do_not(detector: str, size: str, low: float, high: float) -> None:
     """Objects of any size; the large ones are the raccoons that the small recipe's anchors do not fit."""
-    recipe = load_detection_recipe(DetectionRecipe, SMALL[detector])
+    recipe = load_recipe(DetectionRecipe, SMALL[detector])
     sides = (512, 512) if detector == "ssd" else (800, 600)
     objects = random_objects(low, high, *sides, count=200)
     fitted = fit_anchors(recipe, objects)
@@ -117,7 +118,7 @@ def test_a_run_keeps_its_anchors(
     told = capsys.readouterr().err
     fitted = getattr(fit_anchors(recipe, seen_objects(sources[0], recipe)), detector)
     assert "of 24 training objects" in told
-    record = read_detector_record(tmp_path / "run/best.safetensors")
+    record = read_record(tmp_path / "run/best.safetensors", DetectorRecord)
     assert getattr(record, detector) == fitted
     assert getattr(record, detector) != getattr(recipe, detector)
     assert getattr(load_detector(tmp_path / "run/best.safetensors")[1], detector) == fitted
@@ -129,14 +130,14 @@ def test_a_run_keeps_its_anchors(
 
         patch.setattr(module, "fit_anchors", refuse)
         train_detector(recipe.model_copy(update={"workers": 1}), *sources, tmp_path / "run")
-    assert getattr(read_detector_record(tmp_path / "run/best.safetensors"), detector) == fitted
+    assert getattr(read_record(tmp_path / "run/best.safetensors", DetectorRecord), detector) == fitted
     with pytest.raises(InputError, match="anchors was 'auto', now 'given'"):
         train_detector(tiny_recipe(detector, batch_size=6), *sources, tmp_path / "run")
     # a detector to begin with brings its own, because its weights belong to them
     train_detector(
         recipe, *scenes(tmp_path / "others", 10, 1), tmp_path / "next", init=tmp_path / "run/best.safetensors"
     )
-    assert getattr(read_detector_record(tmp_path / "next/best.safetensors"), detector) == fitted
+    assert getattr(read_record(tmp_path / "next/best.safetensors", DetectorRecord), detector) == fitted
 
 
 def test_few_objects_leave_the_recipes_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,14 +145,14 @@ def test_few_objects_leave_the_recipes_own(tmp_path: Path, capsys: pytest.Captur
     recipe = tiny_recipe(anchors="auto")
     train_detector(recipe, *sources, tmp_path / "run")
     assert "8 objects are too few" in capsys.readouterr().err
-    assert read_detector_record(tmp_path / "run/best.safetensors").ssd == recipe.ssd
+    assert read_record(tmp_path / "run/best.safetensors", DetectorRecord).ssd == recipe.ssd
     train_detector(recipe, *sources, tmp_path / "run")  # finished, and the same run
 
 
 @pytest.mark.parametrize("name", SMALL.values())
 def test_small_recipes_fit_their_anchors(name: str) -> None:
-    assert load_detection_recipe(DetectionRecipe, name).anchors == "auto"
-    assert json.loads(load_detection_recipe(DetectionRecipe, name).model_dump_json())["anchors"] == "auto"
+    assert load_recipe(DetectionRecipe, name).anchors == "auto"
+    assert json.loads(load_recipe(DetectionRecipe, name).model_dump_json())["anchors"] == "auto"
 
 
 def test_data_check_says_what_anchors_reach(
@@ -171,7 +172,7 @@ def test_data_check_says_what_anchors_reach(
     sources = open_detection(str(tmp_path / "scenes"), "train"), open_detection(str(tmp_path / "scenes"), "val")
     for split, source, objects in (("train", sources[0], 24), ("val", sources[1], 4)):
         for fit, detector in zip(found[split], ("faster_rcnn", "ssd"), strict=True):
-            recipe = load_detection_recipe(DetectionRecipe, SMALL[detector])
+            recipe = load_recipe(DetectionRecipe, SMALL[detector])
             seen, train = seen_objects(source, recipe), seen_objects(sources[0], recipe)
             assert (fit["recipe"], fit["objects"], fit["anchors"]) == (SMALL[detector], objects, "auto")
             assert fit["reached"] == count_reached(seen, fit_anchors(recipe, train))
@@ -181,4 +182,4 @@ def test_data_check_says_what_anchors_reach(
     assert "val: voc/faster_rcnn sees them at a shorter side of 600 pixels" in text
     assert "of 4 (" in text
     with pytest.raises(InputError, match="has no detector"):
-        load_detection_recipe(DetectionRecipe, "cifar/short")
+        load_recipe(DetectionRecipe, "cifar/short")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compactnets.detection.backbone import (
+from compactnets.errors import InputError
+from compactnets.models.backbone import (
     Level,
     Levels,
     create_backbone,
@@ -19,7 +20,6 @@ from compactnets.detection.backbone import (
     remove_strides,
     split,
 )
-from compactnets.errors import InputError
 from compactnets.models.registry import list_models
 from compactnets.nn import ConvNormAct
 

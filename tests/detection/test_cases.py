@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compactnets.detection.data import convert, open_run, review_both
-from compactnets.detection.task import train_detector
+from compactnets.detection.setup import train_detector
 from compactnets.errors import InputError
 
 from .helpers import tiny_recipe

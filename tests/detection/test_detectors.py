@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from compactnets.detection.backbone import create_backbone
 from compactnets.detection.detectors import (
     anchor_scales,
     build_faster_rcnn,
@@ -18,6 +17,7 @@ from compactnets.detection.detectors import (
 )
 from compactnets.detection.recipe import FasterRCNNSettings, SSDSettings
 from compactnets.errors import InputError
+from compactnets.models.backbone import create_backbone
 
 from .helpers import FASTER_RCNN, SSD, TINY
 

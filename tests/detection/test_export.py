@@ -354,7 +354,7 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     def absent(self: object) -> dict[str, str]:
         raise InputError("the format onnx needs onnx")
 
-    monkeypatch.setattr("compactnets.deploy.formats.Format.versions", absent)
+    monkeypatch.setattr("compactnets.deploy.formats.registry.Format.versions", absent)
     with pytest.raises(InputError, match="needs onnx"):
         export_detector(*detector_of("ssd"), folder)
     assert not folder.exists()

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compactnets import InputError, create_model
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.data import Preprocess
 from compactnets.detection.checkpoint import first_detector, load_detector
 from compactnets.detection.deploy.stages import deploy_detector
 from compactnets.models.form import KEY, FormError, FormWarning
-from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+from compactnets.training.checkpoint import save_checkpoint
 
 from .helpers import TINY, tiny_recipe
 

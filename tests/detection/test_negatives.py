@@ -17,7 +17,7 @@ from compactnets.detection.checkpoint import first_detector
 from compactnets.detection.data.opening import open_detection
 from compactnets.detection.evaluation import find_objects
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.task import train_detector
+from compactnets.detection.setup import train_detector
 from compactnets.errors import InputError
 
 from .helpers import SIDE, SSD, draw_scene, tiny_recipe

@@ -19,14 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from compactnets.detection.checkpoint import first_detector, load_detector, read_detector_record
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.detection.checkpoint import DetectorRecord, first_detector, load_detector
 from compactnets.detection.data import open_detection, open_run
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.evaluation import evaluate_on
-from compactnets.detection.task import tell_small, train_detector
+from compactnets.detection.setup import tell_small, train_detector
 from compactnets.errors import InputError
 from compactnets.models.form import is_form
-from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
+from compactnets.training.checkpoint import read_record, save_checkpoint
 from compactnets.training.interruption import Interrupted
 from compactnets.training.step import Learner
 
@@ -122,7 +123,7 @@ def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
     assert {"train_loss", "lr", "images_per_second", "eval_seconds_per_image"} <= set(line)
     assert line["train_loss"] == pytest.approx(line["train_loss_classes"] + line["train_loss_boxes"])
     assert min(line["train_loss_classes"], line["train_loss_boxes"]) > 0
-    record = read_detector_record(tmp_path / "run/best.safetensors")
+    record = read_record(tmp_path / "run/best.safetensors", DetectorRecord)
     assert (record.detector, record.model, record.frozen_batchnorm) == ("ssd", TINY, False)
     assert record.training["recipe"]["ssd"]["size"] == 128
     drawn = (tmp_path / "run/examples.html").stat().st_mtime_ns

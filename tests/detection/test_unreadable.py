@@ -10,7 +10,7 @@ from PIL import Image
 from compactnets.detection.data import open_detection
 from compactnets.detection.evaluation import evaluate_on
 from compactnets.detection.loading import DetectionEvalLoader
-from compactnets.detection.task import DetectionTask
+from compactnets.detection.setup import DetectionSetup
 from compactnets.errors import InputError
 from compactnets.training.distributed import World
 
@@ -29,7 +29,7 @@ def test_skip_holds_wherever_the_image_is(index: int, tmp_path: Path) -> None:
     sources = open_detection(str(root), "train"), open_detection(str(root), "val")
 
     def read(**changes: object) -> tuple[int, int]:
-        task = DetectionTask(tiny_recipe(batch_size=2, **changes), *sources, None, World())
+        task = DetectionSetup(tiny_recipe(batch_size=2, **changes), *sources, None, World())
         task.describe()
         loader = task.make_loader(World())
         found = sum(len(batch.images) for batch in loader.epoch(0))
@@ -52,8 +52,8 @@ def test_an_image_that_scales_to_nothing_is_one_that_cannot_be_read(size: tuple[
     Image.new("RGB", size).save(strip)
     sources = open_detection(str(root), "train"), open_detection(str(root), "val")
 
-    def task(**changes: object) -> DetectionTask:
-        return DetectionTask(tiny_recipe("faster_rcnn", batch_size=2, **changes), *sources, None, World())
+    def task(**changes: object) -> DetectionSetup:
+        return DetectionSetup(tiny_recipe("faster_rcnn", batch_size=2, **changes), *sources, None, World())
 
     loader = task(on_error="skip", max_skipped=1).make_loader(World())
     assert sum(len(batch.images) for batch in loader.epoch(0)) == COUNT

@@ -26,13 +26,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 import compactnets
+from compactnets.classification.checkpoint import load_checkpoint as read_checkpoint
 from compactnets.errors import InputError
 from compactnets.models import fifteen, menet, muffnet, shufflenet
 from compactnets.models.form import KEY, FormError, FormWarning, carry_form, decode, encode, form_of, with_form
 from compactnets.models.peers import PEERS
 from compactnets.models.pretrained import find_weights
 from compactnets.models.registry import FAMILIES, accepted_arguments, build_on_meta
-from compactnets.training.checkpoint import load_checkpoint as read_checkpoint
 
 Arguments = dict[str, Any]
 ONE = [[2, 2, 4, 2], [0, 4, 2, 4], [0, 0, 4, 2], [0, 0, 0, 6]]  # two matrices whose rows and columns have equal sums

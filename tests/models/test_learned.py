@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import compactnets
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.complexity import count
 from compactnets.errors import InputError
 from compactnets.models.budget import stage_macs
@@ -164,11 +165,11 @@ def test_search_discretize_and_train(run: Callable, tmp_path: Path) -> None:  # 
     document = run("discretize", search, "--output", found, "--json").json
     assert document["macs"] == pytest.approx(document["variant_macs"], rel=0.03)
     assert [len(matrix) for matrix in document["sharing"]] == [4, 8, 4]
-    assert read_record(found).arguments["sharing"] == document["sharing"]
+    assert read_record(found, CheckpointRecord).arguments["sharing"] == document["sharing"]
     assert all(moved > 1.001 for moved in document["moved"])
     done = run(*words, "--init", found, "--output", tmp_path / "trained")
     assert done.code == 0, done.err
-    trained = read_record(tmp_path / "trained" / "last.safetensors")
+    trained = read_record(tmp_path / "trained" / "last.safetensors", CheckpointRecord)
     assert trained.arguments["sharing"] == document["sharing"]
     text = run("discretize", search, "--output", tmp_path / "again.safetensors").out
     assert f"a group typically moved by a factor of {document['moved'][1]:.2f}" in text

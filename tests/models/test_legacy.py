@@ -13,12 +13,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from compactnets.classification.evaluation import evaluate
 from compactnets.data import ImageDataset, open_source
 from compactnets.data.presets import IMAGENET
 from compactnets.errors import InputError
 from compactnets.models.form import is_form
 from compactnets.models.legacy import convert_state_dict, load_legacy, rename_key
-from compactnets.training.evaluation import evaluate
 
 NAME = "menet_108_8x1_g3"
 FILE = "108-MENet-8x1-group-3.pth.tar"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import compactnets
-from compactnets.catalogue import parse_arguments
+from compactnets.classification.cost import parse_arguments
 from compactnets.complexity import count
 from compactnets.errors import InputError
 from compactnets.models.budget import stage_macs

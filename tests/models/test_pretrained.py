@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 import compactnets
+from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
+from compactnets.classification.evaluation import evaluate
 from compactnets.data import Preprocess, open_source
 from compactnets.errors import InputError
 from compactnets.models.pretrained import FOLDER, authors_files, find_weights, locate
 from compactnets.models.registry import list_models
-from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint, save_checkpoint
-from compactnets.training.evaluation import evaluate
+from compactnets.training.checkpoint import save_checkpoint
 
 SHIPPED = [weights for weights in find_weights().values() if weights.path.parent == FOLDER]
 MODEL = "shufflenet_g3_x0_25"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.grid import Member, Outcome, Place
 from compactnets.errors import InputError
 from compactnets.papers.ablation import (
     ABLATIONS,
@@ -20,7 +22,6 @@ from compactnets.papers.ablation import (
 )
 from compactnets.papers.stated import stated_rows
 from compactnets.training.checkpoint import read_record
-from compactnets.training.grid import Member, Outcome, Place
 
 QUICK = ["epochs=1", "preprocess.size=8", "batch_size=256", "lr=0.001", "schedule.warmup_epochs=0"]
 
@@ -84,7 +85,7 @@ def test_an_ablation_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_network_of_ones_own_stands_beside_the_rows(own_network: Path, tmp_path: Path) -> None:
-    sharing = read_record(own_network).arguments["sharing"]
+    sharing = read_record(own_network, CheckpointRecord).arguments["sharing"]
     record = run_ablation(
         "sharing",
         "digits",
@@ -100,7 +101,7 @@ def test_a_network_of_ones_own_stands_beside_the_rows(own_network: Path, tmp_pat
     assert [paper["stated_top1"], own["stated_top1"]] == [59.69, None]
     assert [own["key"], own["label"]] == ["found", "found (muffnet_x0_5)"]
     assert own["arguments"] == {"sharing": sharing}  # the form is the ablation's, not the file's
-    trained = read_record(tmp_path / "runs" / "found" / "seed-0" / "last.safetensors")
+    trained = read_record(tmp_path / "runs" / "found" / "seed-0" / "last.safetensors", CheckpointRecord)
     assert trained.arguments["sharing"] == sharing
     assert [trained.arguments["stem"], trained.arguments["num_classes"]] == ["cifar", 10]
     assert "init" not in trained.training

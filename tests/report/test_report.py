@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.errors import InputError
 from compactnets.papers.ablation import ABLATIONS, ablation_rows
 from compactnets.papers.records import METRICS
@@ -109,7 +110,7 @@ def test_commands_are_of_recipes_that_exist() -> None:
                     command = command_for(row, reproduction).split()
                     settings = [command[i + 1] for i, word in enumerate(command) if word == "--set"]
                     if not reproduction.detector:
-                        recipe = load_recipe(reproduction.recipe, settings, row.model)
+                        recipe = load_recipe(ClassificationRecipe, reproduction.recipe, settings, row.model)
                         assert recipe.model == row.model
             assert {metric for row in table.rows for metric in row.metrics} == {
                 metric for reproduction in table.reproduce for metric in reproduction.metrics

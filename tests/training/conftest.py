@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.environment import software_versions
-from compactnets.training.checkpoint import CheckpointRecord, save_checkpoint
-from compactnets.training.recipe import Recipe
+from compactnets.training.checkpoint import save_checkpoint
 
 from .helpers import TINY, make_tiny_recipe
 
 
 @pytest.fixture
-def tiny_recipe() -> Callable[..., Recipe]:
+def tiny_recipe() -> Callable[..., ClassificationRecipe]:
     """A recipe that takes a second on the digits; keyword arguments replace its settings."""
     return make_tiny_recipe
 

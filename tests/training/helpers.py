@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource, open_source
-from compactnets.training.recipe import Recipe
 
 TINY = "shufflenet_g3_x0_25"
 
@@ -31,7 +31,7 @@ def digits_part(train: int, val: int) -> tuple[ImageSource, ImageSource]:
     return Part(open_source("digits", "train"), train), Part(open_source("digits", "val"), val)
 
 
-def make_tiny_recipe(**changes: Any) -> Recipe:
+def make_tiny_recipe(**changes: Any) -> ClassificationRecipe:
     """A recipe that takes a second on the digits; keyword arguments replace its settings."""
     settings: dict[str, Any] = {
         "model": TINY,
@@ -41,4 +41,4 @@ def make_tiny_recipe(**changes: Any) -> Recipe:
         "model_arguments": {"stem": "cifar"},
         "preprocess": {"size": 8},
     }
-    return Recipe.model_validate({**settings, **changes})
+    return ClassificationRecipe.model_validate({**settings, **changes})

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compactnets import InputError, create_model
-from compactnets.training.checkpoint import load_checkpoint, read_record, record_path, save_checkpoint
+from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
+from compactnets.training.checkpoint import read_record, record_path, save_checkpoint
 
 Write = Callable[..., Path]
 
@@ -87,7 +88,7 @@ def test_a_pickle_is_not_read_as_a_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     torch.save(create_model("shufflenet_g3_x0_25").state_dict(), path)
     with pytest.raises(InputError, match="is not a .safetensors checkpoint.*compactnets convert"):
-        read_record(path)
+        read_record(path, CheckpointRecord)
 
 
 def test_wrong_names_are_refused(tiny_checkpoint: Write) -> None:

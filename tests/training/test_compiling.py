@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from compactnets.training import classification, compiling
+from compactnets.classification import setup as classification
+from compactnets.training import compiling
 from compactnets.training.compiling import EAGER_STEPS, Compiling, without_cuda_warnings
 from compactnets.training.interruption import Interrupted
 from compactnets.training.state import Progress

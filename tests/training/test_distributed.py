@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compactnets import create_model
-from compactnets.training import classification
+from compactnets.classification import setup as classification
+from compactnets.classification.preparation import prepare
 from compactnets.training.distributed import ProcessorSyncBatchNorm, World, _agree_on_name, synchronize_batchnorm
-from compactnets.training.preparation import prepare
 
 from .helpers import digits_part, make_tiny_recipe
 
@@ -41,10 +41,10 @@ sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.distributed import join_world
 from compactnets.training.classification import train
-from compactnets.training.recipe import Recipe
+from compactnets.training.recipe import ClassificationRecipe
 {before}
 with join_world("cpu") as world:
-    recipe = Recipe.model_validate(yaml.safe_load(Path({recipe!r}).read_text()))
+    recipe = ClassificationRecipe.model_validate(yaml.safe_load(Path({recipe!r}).read_text()))
     train(recipe, *digits_part(100, 41), Path({run!r}), world=world)
 """
 

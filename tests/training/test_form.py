@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from compactnets import InputError, create_model
+from compactnets.classification.checkpoint import load_checkpoint
+from compactnets.classification.conversion import convert
+from compactnets.classification.preparation import prepare
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource
 from compactnets.models.form import KEY, FormWarning, form_of
 from compactnets.models.registry import build_on_meta
-from compactnets.training.checkpoint import load_checkpoint, record_path
-from compactnets.training.conversion import convert
+from compactnets.training.checkpoint import record_path
 from compactnets.training.distributed import World
-from compactnets.training.preparation import prepare
-from compactnets.training.recipe import Recipe
 from compactnets.training.state import describe_run
 from compactnets.training.step import Learner
 
@@ -79,7 +80,7 @@ def test_a_record_that_says_another_form_is_refused(tiny_checkpoint: Write) -> N
 def test_init_keeps_the_form(
     old: bool,
     tiny_checkpoint: Write,
-    tiny_recipe: Callable[..., Recipe],
+    tiny_recipe: Callable[..., ClassificationRecipe],
     source: ImageSource,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -100,12 +101,12 @@ def test_init_keeps_the_form(
     assert torch.equal(taken.model.stem.conv.conv.weight, load_file(path)["stem.conv.conv.weight"])
 
 
-def test_how_a_run_begins_is_no_part_of_what_goes_on(tiny_recipe: Callable[..., Recipe]) -> None:
+def test_how_a_run_begins_is_no_part_of_what_goes_on(tiny_recipe: Callable[..., ClassificationRecipe]) -> None:
     """A run that began before the setting was there goes on."""
     assert "init_form" not in describe_run(tiny_recipe(), {})
 
 
-def test_an_old_state_goes_on(tiny_recipe: Callable[..., Recipe], source: ImageSource) -> None:
+def test_an_old_state_goes_on(tiny_recipe: Callable[..., ClassificationRecipe], source: ImageSource) -> None:
     recipe = tiny_recipe(ema_decay=0.9)
     prepared = prepare(recipe, source)
     learner = Learner(prepared.model, recipe, 2, objective=None, world=World())  # type: ignore[arg-type]

@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from compactnets.classification.grid import (
+    LOG,
+    Member,
+    Place,
+    train_grid,
+)
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.errors import InputError
-from compactnets.training.grid import LOG, Member, Place, train_grid
 from compactnets.training.recipe_files import load_recipe
 
 TINY = ["epochs=2", "preprocess.size=8", "batch_size=256", "lr=0.01", "schedule.warmup_epochs=0"]
@@ -19,7 +25,9 @@ TINY = ["epochs=2", "preprocess.size=8", "batch_size=256", "lr=0.01", "schedule.
 
 def members(*names: str) -> list[Member]:
     return [
-        Member(name, load_recipe("digits/quickstart", [*TINY, f"seed={seed}"], "shufflenet_g3_x0_25"))
+        Member(
+            name, load_recipe(ClassificationRecipe, "digits/quickstart", [*TINY, f"seed={seed}"], "shufflenet_g3_x0_25")
+        )
         for seed, name in enumerate(names)
     ]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from compactnets import InputError
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import train
 from compactnets.data import open_source
-from compactnets.training.classification import train
-from compactnets.training.recipe import Recipe
+from compactnets.training.setup import describe_inputs
 from compactnets.training.state import FOLDER, FORMAT, WITHOUT_CONTENT, load_state
-from compactnets.training.task import describe_inputs
 
 from ..data.helpers import noise
 
@@ -42,7 +42,9 @@ def differences(one: Described, other: Described) -> set[str]:
     return {key for key in one | other if one.get(key) != other.get(key)}
 
 
-def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+def test_a_run_does_not_go_on_with_other_images(
+    tmp_path: Path, tiny_recipe: Callable[..., ClassificationRecipe]
+) -> None:
     root, run = write_images(tmp_path / "data", 0), tmp_path / "run"
     recipe = tiny_recipe(batch_size=4)
 
@@ -60,7 +62,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path: Path, tiny_recipe: Cal
 
 
 def test_a_run_goes_on_with_corrected_validation_data(
-    tmp_path: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_recipe: Callable[..., ClassificationRecipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They decide nothing that is learned; with other training images as well, the run is another."""
     root, run = write_images(tmp_path / "data", 0), tmp_path / "run"

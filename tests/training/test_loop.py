@@ -13,20 +13,20 @@ import torch
 from torch import nn
 
 from compactnets import InputError
+from compactnets.classification import setup as classification
+from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
+from compactnets.classification.evaluation import evaluate, match_classes
+from compactnets.classification.prediction import predict
+from compactnets.classification.preparation import fit_batch, prepare
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource, Preprocess
-from compactnets.training import classification
-from compactnets.training.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.training.distributed import World, pick_device
-from compactnets.training.evaluation import evaluate, match_classes
-from compactnets.training.prediction import predict
-from compactnets.training.preparation import fit_batch, prepare
-from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 
 from .helpers import Part, digits_part
 
-MakeRecipe = Callable[..., Recipe]
+MakeRecipe = Callable[..., ClassificationRecipe]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_training_learns_and_writes_a_run(
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
-    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")) == recipe
+    assert load_recipe(ClassificationRecipe, str(tmp_path / "run" / "recipe.yaml")) == recipe
     model, record = load_checkpoint(tmp_path / "run" / "last.safetensors")
     preprocess = Preprocess.from_dict(record.preprocess)
     assert preprocess.size == 8

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from compactnets.classification import setup as classification
+from compactnets.classification.evaluation import evaluate
 from compactnets.data import Preprocess
 from compactnets.errors import InputError
-from compactnets.training import classification
-from compactnets.training.evaluation import evaluate
 from compactnets.training.step import Learner
 
 from .helpers import digits_part, make_tiny_recipe

@@ -12,8 +12,9 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from compactnets import create_model
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.training.optimization import describe_lr, lr_factor, make_optimizer, set_lr
-from compactnets.training.recipe import Optimizer, Recipe, Schedule
+from compactnets.training.recipe import Optimizer, Schedule
 from compactnets.training.recipe_files import load_recipe
 
 EPOCHS, STEPS = 12, 7
@@ -183,14 +184,14 @@ def test_what_a_module_names_never_decays_and_learns_faster() -> None:
     ],
 )
 def test_the_rate_follows_the_batch(batch_size: int, changes: dict[str, Any], peak: float) -> None:
-    recipe = Recipe.model_validate(
+    recipe = ClassificationRecipe.model_validate(
         {"model": "muffnet_x0_5", "epochs": 1, "lr": 0.1, "lr_batch_size": 256, "batch_size": batch_size, **changes}
     )
     assert recipe.peak_lr == pytest.approx(peak)
 
 
 def test_without_a_reference_the_rate_is_for_the_batch() -> None:
-    assert Recipe(model="muffnet_x0_5", epochs=1, lr=0.3, batch_size=64).peak_lr == 0.3
+    assert ClassificationRecipe(model="muffnet_x0_5", epochs=1, lr=0.3, batch_size=64).peak_lr == 0.3
 
 
 @pytest.mark.parametrize(
@@ -213,6 +214,6 @@ def test_without_a_reference_the_rate_is_for_the_batch() -> None:
     ],
 )
 def test_the_log_says_what_the_rate_became(name: str, overrides: list[str], line: str) -> None:
-    recipe = load_recipe(name, overrides)
+    recipe = load_recipe(ClassificationRecipe, name, overrides)
     assert describe_lr(recipe) == line
     assert math.isclose(recipe.peak_lr, float(line.split()[2]))

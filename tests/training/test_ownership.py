@@ -14,12 +14,17 @@ import pytest
 import yaml
 
 from compactnets import locks
+from compactnets.classification import setup as classification
+from compactnets.classification.grid import (
+    LOG,
+    Member,
+    Place,
+    train_grid,
+)
 from compactnets.data import ImageSource
 from compactnets.errors import InputError
 from compactnets.locks import NAME, own_folder
-from compactnets.training import classification
 from compactnets.training.distributed import World
-from compactnets.training.grid import LOG, Member, Place, train_grid
 from compactnets.training.run_folder import own_run_folder
 from compactnets.training.step import Learner
 
@@ -103,7 +108,7 @@ def test_a_grid_and_its_runs_are_owned(tmp_path: Path, monkeypatch: pytest.Monke
     with own_folder(tmp_path):
         other(lambda: train_grid(members, "digits", tmp_path, Place("cpu")))
     assert len(refused) == 1
-    from compactnets.training import grid
+    from compactnets.classification import grid
 
     outcomes = []
     with own_folder(tmp_path / "a"):

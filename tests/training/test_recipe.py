@@ -14,11 +14,12 @@ import torch
 from pydantic import ValidationError
 
 from compactnets import InputError, create_model
+from compactnets.classification.recipe import ClassificationRecipe, Mix
+from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
 from compactnets.models.registry import list_models
-from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World
-from compactnets.training.recipe import Mix, Optimizer, Recipe, Schedule
+from compactnets.training.recipe import Optimizer, Schedule
 from compactnets.training.recipe_files import list_recipes, load_recipe
 from compactnets.training.step import Learner
 from compactnets.values import dump_yaml
@@ -49,20 +50,20 @@ def test_the_recipes_are_there() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", list_recipes(detectors=False))
+@pytest.mark.parametrize("name", list_recipes("classification"))
 def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a setting without effect
-        recipe = load_recipe(name)
+        recipe = load_recipe(ClassificationRecipe, name)
     assert recipe.peak_lr == recipe.lr
     for word in ("Source:", "Cost:", "Expected"):
         assert word in head(name), f"{name} does not state its {word}"
 
 
-@pytest.mark.parametrize("name", list_recipes(detectors=False))
+@pytest.mark.parametrize("name", list_recipes("classification"))
 def test_every_recipe_takes_a_step(name: str) -> None:
     """Its own network at a small size, four random images, in the epoch after the warm-up."""
-    recipe = load_recipe(name, ["compile=false"])
+    recipe = load_recipe(ClassificationRecipe, name, ["compile=false"])
     small = recipe.model_arguments.get("stem") == "cifar"
     size, classes = (16, 5) if small else (64, 5)
     torch.manual_seed(0)
@@ -85,7 +86,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
 
 def test_cifar_muffnet_is_the_papers() -> None:
     """MuffNet, section 5.1, CIFAR."""
-    recipe = load_recipe("cifar/muffnet")
+    recipe = load_recipe(ClassificationRecipe, "cifar/muffnet")
     assert (recipe.epochs, recipe.batch_size, recipe.lr) == (300, 128, 0.1)
     assert (recipe.optimizer.name, recipe.optimizer.momentum, recipe.optimizer.weight_decay) == ("sgd", 0.9, 1e-4)
     assert (recipe.schedule.name, recipe.schedule.end) == ("cosine", 0)
@@ -96,7 +97,7 @@ def test_cifar_muffnet_is_the_papers() -> None:
 
 def test_imagenet_muffnet_is_the_papers() -> None:
     """MuffNet, section 5.1, ImageNet, and He et al. 2018 for what it leaves to them."""
-    recipe = load_recipe("imagenet/muffnet")
+    recipe = load_recipe(ClassificationRecipe, "imagenet/muffnet")
     assert (recipe.batch_size, recipe.lr, recipe.optimizer.weight_decay) == (1024, 0.5, 4e-4)
     assert (recipe.optimizer.name, recipe.optimizer.momentum, recipe.optimizer.nesterov) == ("sgd", 0.9, False)
     assert not recipe.optimizer.decay_norm_and_bias
@@ -104,12 +105,12 @@ def test_imagenet_muffnet_is_the_papers() -> None:
     assert (recipe.epochs, recipe.label_smoothing) == (120, 0.1)
     assert (recipe.augment.crop, recipe.augment.scale, recipe.augment.flip) == ("resized", (0.08, 1.0), True)
     assert recipe.augment.ratio == (3 / 4, 4 / 3)
-    assert load_recipe("imagenet/muffnet", ["lr=0.4"]).peak_lr == 0.4  # the ablations
+    assert load_recipe(ClassificationRecipe, "imagenet/muffnet", ["lr=0.4"]).peak_lr == 0.4  # the ablations
 
 
 def test_imagenet_menet_is_the_papers() -> None:
     """MENet, section IV-A1 and the repository's readme."""
-    recipe = load_recipe("imagenet/menet")
+    recipe = load_recipe(ClassificationRecipe, "imagenet/menet")
     assert (recipe.epochs, recipe.batch_size, recipe.lr) == (120, 256, 0.1)
     assert (recipe.optimizer.name, recipe.optimizer.momentum, recipe.optimizer.nesterov) == ("sgd", 0.9, True)
     assert (recipe.optimizer.weight_decay, recipe.optimizer.decay_norm_and_bias) == (4e-5, True)
@@ -130,8 +131,8 @@ def test_imagenet_menet_is_the_papers() -> None:
     ],
 )
 def test_what_the_heads_suggest_can_be_set(name: str, overrides: list[str], recwarn: pytest.WarningsRecorder) -> None:
-    recipe = load_recipe(name, overrides)
-    assert recipe != load_recipe(name)
+    recipe = load_recipe(ClassificationRecipe, name, overrides)
+    assert recipe != load_recipe(ClassificationRecipe, name)
     assert not recwarn.list
 
 
@@ -149,7 +150,7 @@ def test_the_page_on_the_menet_repository_names_what_exists() -> None:
     for line in (*cells, *lines):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            recipe = load_recipe("imagenet/menet", overrides_of(line))
+            recipe = load_recipe(ClassificationRecipe, "imagenet/menet", overrides_of(line))
         if recipe.model_arguments:
             create_model(recipe.model, **recipe.model_arguments)
     models = set(re.findall(r"--model ([a-z]\w+)", text))
@@ -159,6 +160,7 @@ def test_the_page_on_the_menet_repository_names_what_exists() -> None:
 
 def test_overrides_reach_nested_keys_and_keep_their_types() -> None:
     recipe = load_recipe(
+        ClassificationRecipe,
         "cifar/muffnet",
         ["epochs=2", "optimizer.nesterov=true", "model_arguments.sharing=linear+none+none"],
         "muffnet_x1_0",
@@ -182,14 +184,16 @@ def test_overrides_reach_nested_keys_and_keep_their_types() -> None:
     ],
 )
 def test_the_files_batch_is_the_rates_reference(overrides: list[str], lr: float, reference: int, peak: float) -> None:
-    recipe = load_recipe("imagenet/menet", overrides)
+    recipe = load_recipe(ClassificationRecipe, "imagenet/menet", overrides)
     assert (recipe.lr, recipe.lr_batch_size) == (lr, reference)
     assert recipe.peak_lr == pytest.approx(peak)
 
 
 def test_a_file_without_a_batch_has_the_default_as_reference(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("model: muffnet_x0_5\nepochs: 1\nlr: 0.2\n")
-    assert load_recipe(str(tmp_path / "recipe.yaml"), ["batch_size=256"]).peak_lr == pytest.approx(0.4)
+    assert load_recipe(
+        ClassificationRecipe, str(tmp_path / "recipe.yaml"), ["batch_size=256"]
+    ).peak_lr == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
@@ -209,25 +213,33 @@ def test_a_file_without_a_batch_has_the_default_as_reference(tmp_path: Path) -> 
         (Mix, {"probability": 0.5}, "mix: probability has no effect with mixup and cutmix both zero"),
         (Mix, {"last_epochs_without": 5}, "mix: last_epochs_without has no effect with mixup and cutmix both zero"),
         (Mix, {"mixup": 0.2, "switch_probability": 0.1}, "mix: switch_probability has no effect unless mixup and"),
-        (Recipe, {"max_skipped": 5}, "max_skipped has no effect with on_error = 'raise'"),
-        (Recipe, {"schedule": {"name": "step"}, "epochs": 30}, "step_epochs = 30 has no effect in 30 epochs"),
-        (Recipe, {"augment": {"scale": [0.5, 1]}}, r"scale = \(0.5, 1.0\) has no effect with crop = 'none'"),
+        (ClassificationRecipe, {"max_skipped": 5}, "max_skipped has no effect with on_error = 'raise'"),
+        (
+            ClassificationRecipe,
+            {"schedule": {"name": "step"}, "epochs": 30},
+            "step_epochs = 30 has no effect in 30 epochs",
+        ),
+        (
+            ClassificationRecipe,
+            {"augment": {"scale": [0.5, 1]}},
+            r"scale = \(0.5, 1.0\) has no effect with crop = 'none'",
+        ),
     ],
 )
 def test_a_setting_without_effect_warns(section: type[Any], settings: dict[str, Any], warning: str) -> None:
-    required = {"model": "muffnet_x0_5", "epochs": 40} if section is Recipe else {}
+    required = {"model": "muffnet_x0_5", "epochs": 40} if section is ClassificationRecipe else {}
     with pytest.warns(UserWarning, match=warning):
         section.model_validate({**required, **settings})
 
 
-@pytest.mark.parametrize("name", list_recipes(detectors=False))
+@pytest.mark.parametrize("name", list_recipes("classification"))
 def test_a_saved_recipe_reads_back_without_a_warning(name: str, tmp_path: Path) -> None:
     """It states every default, those that nothing reads too."""
-    recipe = load_recipe(name, ["seed=7"])
+    recipe = load_recipe(ClassificationRecipe, name, ["seed=7"])
     (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe.model_dump(mode="json")))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert load_recipe(str(tmp_path / "recipe.yaml")) == recipe
+        assert load_recipe(ClassificationRecipe, str(tmp_path / "recipe.yaml")) == recipe
 
 
 @pytest.mark.parametrize(
@@ -257,7 +269,7 @@ def test_a_saved_recipe_reads_back_without_a_warning(name: str, tmp_path: Path) 
 )
 def test_wrong_input_is_one_line(name: str, overrides: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
-        load_recipe(name, overrides)
+        load_recipe(ClassificationRecipe, name, overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -267,24 +279,24 @@ def test_a_file_must_be_a_mapping(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [1\n")
     (tmp_path / "empty.yaml").write_text("epochs: 3\n")
     with pytest.raises(InputError, match="must be a mapping of settings, found list"):
-        load_recipe(str(tmp_path / "list.yaml"))
+        load_recipe(ClassificationRecipe, str(tmp_path / "list.yaml"))
     with pytest.raises(InputError, match="is not valid YAML"):
-        load_recipe(str(tmp_path / "broken.yaml"))
+        load_recipe(ClassificationRecipe, str(tmp_path / "broken.yaml"))
     with pytest.raises(InputError, match="the key 'model' is missing"):
-        load_recipe(str(tmp_path / "empty.yaml"))
+        load_recipe(ClassificationRecipe, str(tmp_path / "empty.yaml"))
 
 
 def test_recipe_is_frozen() -> None:
-    recipe = Recipe(model="muffnet_x0_5", epochs=1)
+    recipe = ClassificationRecipe(model="muffnet_x0_5", epochs=1)
     with pytest.raises(ValidationError, match="frozen"):
         recipe.epochs = 2  # type: ignore[misc]
 
 
 def test_epochs_that_are_set_take_the_floor_of_the_file_away() -> None:
     from compactnets.detection.recipe import DetectionRecipe
-    from compactnets.training.recipe_files import load_detection_recipe
+    from compactnets.training.recipe_files import load_recipe
 
     name = "small/ssd512"
-    assert load_detection_recipe(DetectionRecipe, name).min_steps == 1000
-    assert load_detection_recipe(DetectionRecipe, name, ["epochs=2"]).min_steps is None
-    assert load_detection_recipe(DetectionRecipe, name, ["epochs=2", "min_steps=50"]).min_steps == 50
+    assert load_recipe(DetectionRecipe, name).min_steps == 1000
+    assert load_recipe(DetectionRecipe, name, ["epochs=2"]).min_steps is None
+    assert load_recipe(DetectionRecipe, name, ["epochs=2", "min_steps=50"]).min_steps == 50

@@ -10,24 +10,25 @@ from typing import Any
 import pytest
 
 from compactnets import InputError
-from compactnets.catalogue import parse_arguments
-from compactnets.detection.backbone import create_backbone
+from compactnets.classification.cost import parse_arguments
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.models import registry
+from compactnets.models.backbone import create_backbone
 from compactnets.models.registry import build_on_meta
-from compactnets.training.recipe import Recipe, RunRecipe
-from compactnets.training.recipe_files import load_detection_recipe, load_recipe
+from compactnets.training.recipe import RunRecipe
+from compactnets.training.recipe_files import load_recipe
 
-KINDS: dict[str, type[RunRecipe]] = {"cifar/muffnet": Recipe, "small/ssd512": DetectionRecipe}
+KINDS: dict[str, type[RunRecipe]] = {"cifar/muffnet": ClassificationRecipe, "small/ssd512": DetectionRecipe}
 OPEN = ("model_arguments", "preprocess")  # mappings that the network and the data check
 
 
 def load(name: str, *overrides: str) -> RunRecipe:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if KINDS[name] is Recipe:
-            return load_recipe(name, overrides)
-        return load_detection_recipe(DetectionRecipe, name, overrides)
+        if KINDS[name] is ClassificationRecipe:
+            return load_recipe(ClassificationRecipe, name, overrides)
+        return load_recipe(DetectionRecipe, name, overrides)
 
 
 def fields(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Iterator[tuple[str, set[str]]]:
@@ -141,21 +142,21 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "# café\nmodel: muffnet_x0_5\nepochs: 2\n"
     file = tmp_path / "mine.yaml"
     file.write_bytes(text.encode("utf-8-sig"))
-    assert load_recipe(file).epochs == load_recipe(str(file)).epochs == 2
+    assert load_recipe(ClassificationRecipe, file).epochs == load_recipe(ClassificationRecipe, str(file)).epochs == 2
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load_recipe("~/mine.yaml").epochs == 2
+    assert load_recipe(ClassificationRecipe, "~/mine.yaml").epochs == 2
     for encoding in ("utf-16", "latin-1"):
         file.write_bytes(text.encode(encoding))
         with pytest.raises(InputError, match="UTF-8") as error:
-            load_recipe(file)
+            load_recipe(ClassificationRecipe, file)
         assert "mine.yaml" in str(error.value)
     file.write_text(text + "epochs: 3\n")
     with pytest.raises(InputError, match="'epochs'.*line 4"):
-        load_recipe(file)
+        load_recipe(ClassificationRecipe, file)
     file.unlink()
     file.mkdir()
     with pytest.raises(InputError, match="mine.yaml"):
-        load_recipe(file)
+        load_recipe(ClassificationRecipe, file)
 
 
 WRONG = {
@@ -193,7 +194,7 @@ def test_the_walk_meets_every_kind_of_argument() -> None:
 def test_arguments_of_a_network_are_of_their_types() -> None:
     """Of the constructors' annotations: a boolean is no number, a number is no text."""
     for name, key, value in model_arguments():
-        recipe = load_recipe("cifar/muffnet", [f"model_arguments.{key}={value}"], name)
+        recipe = load_recipe(ClassificationRecipe, "cifar/muffnet", [f"model_arguments.{key}={value}"], name)
         with pytest.raises(InputError) as error:
             build_on_meta(name, recipe.model_arguments)
         assert key in str(error.value), (name, key, value)
@@ -232,7 +233,7 @@ def test_no_setting_is_set_twice(name: str) -> None:
             parse_arguments([first, second])
     assert load(name, "optimizer={name: adamw}", "optimizer.weight_decay=0.05").optimizer.name == "adamw"
     with pytest.raises(InputError, match=r"muffnet_x0_5.*muffnet_x1_0"):
-        load_recipe("cifar/muffnet", ["model=muffnet_x1_0"], "muffnet_x0_5")
+        load_recipe(ClassificationRecipe, "cifar/muffnet", ["model=muffnet_x1_0"], "muffnet_x0_5")
 
 
 def test_no_setting_is_a_path() -> None:

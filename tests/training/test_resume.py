@@ -20,11 +20,11 @@ import torch
 import yaml
 
 from compactnets import InputError
+from compactnets.classification import setup as classification
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource
-from compactnets.training import classification
 from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import lr_factor
-from compactnets.training.recipe import Recipe
 from compactnets.training.state import FOLDER
 from compactnets.training.step import Learner
 
@@ -335,7 +335,7 @@ sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.classification import train
 from compactnets.training.optimization import lr_factor
-from compactnets.training.recipe import Recipe
+from compactnets.training.recipe import ClassificationRecipe
 from compactnets.training.step import Learner
 
 kill, take = {kill}, Learner.step
@@ -346,12 +346,12 @@ def step(self, batch, number):
     return losses
 Learner.step = step
 if __name__ == "__main__":
-    recipe = Recipe.model_validate(yaml.safe_load({recipe!r}))
+    recipe = ClassificationRecipe.model_validate(yaml.safe_load({recipe!r}))
     train(recipe, *digits_part(100, 40), Path({run!r}))
 """
 
 
-def run_child(recipe: Recipe, run: Path, kill: int | None) -> int:
+def run_child(recipe: ClassificationRecipe, run: Path, kill: int | None) -> int:
     text = yaml.safe_dump(recipe.model_dump(mode="json"))
     code = CHILD.format(tests=str(Path(__file__).parent), kill=kill, recipe=text, run=str(run))
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -13,8 +13,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from compactnets import InputError
+from compactnets.classification import setup as classification
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.pictures import write_figure
-from compactnets.training import classification
 from compactnets.training.curves import Curves, draw_curves
 from compactnets.training.distributed import World
 from compactnets.training.recipe_files import load_recipe
@@ -44,7 +45,7 @@ def test_files(run: Path) -> None:
         "tensorboard",
         FOLDER,
     }
-    assert load_recipe(str(run / "recipe.yaml")) == RECIPE
+    assert load_recipe(ClassificationRecipe, str(run / "recipe.yaml")) == RECIPE
 
 
 def test_metrics_have_an_evaluation_where_one_was_due(run: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_recipe_of_the_run_trains_the_same_again(run: Path, tmp_path: Path) -> None:
-    recipe = load_recipe(str(run / "recipe.yaml"))
+    recipe = load_recipe(ClassificationRecipe, str(run / "recipe.yaml"))
     assert yaml.safe_load((run / "recipe.yaml").read_text())["lr_batch_size"] == 32
     classification.train(recipe, *digits_part(64, 20), tmp_path / "again")
     assert (tmp_path / "again" / "last.safetensors").read_bytes() == (run / "last.safetensors").read_bytes()

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
-from compactnets.training.classification import ClassificationObjective
 from compactnets.training.distributed import World
 from compactnets.training.optimization import lr_factor
-from compactnets.training.recipe import Recipe
 from compactnets.training.step import Learner
 
 STEPS = 4  # of an epoch
@@ -40,7 +40,7 @@ def batches() -> list[Batch]:
 
 def learner(model: nn.Module | None = None, **changes: Any) -> Learner:
     settings = {"model": "any", "epochs": 2, "batch_size": 8, "lr": 0.1, "optimizer": {"weight_decay": 0.01}}
-    recipe = Recipe.model_validate({**settings, **changes})
+    recipe = ClassificationRecipe.model_validate({**settings, **changes})
     return Learner(model or network(), recipe, STEPS, ClassificationObjective(recipe, STEPS, num_classes=3), World())
 
 

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from compactnets import InputError
+from compactnets.classification.preparation import prepare
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import ClassificationSetup, train
 from compactnets.data import open_source
 from compactnets.data.base import readable
-from compactnets.deploy.quantization.steps import calibration_part, read_pixels
+from compactnets.deploy.int8.steps import calibration_part, read_pixels
 from compactnets.deploy.verify import NUM_IMAGES, load_pictures
-from compactnets.training.classification import ClassificationTask, train
 from compactnets.training.distributed import World
-from compactnets.training.preparation import prepare
-from compactnets.training.recipe import Recipe
 
 from ..data.helpers import noise
 from ..data.listed import noisy
@@ -55,10 +55,10 @@ def write(root: Path, side: int) -> Path:
     return root
 
 
-def read_an_epoch(recipe: Recipe, root: Path) -> tuple[int, int]:
+def read_an_epoch(recipe: ClassificationRecipe, root: Path) -> tuple[int, int]:
     """Do what a run does before and while it reads an epoch; return images and how many were replaced."""
     sources = open_source(str(root), "train"), open_source(str(root), "val")
-    task = ClassificationTask(recipe, *sources, None, World(), prepare)
+    task = ClassificationSetup(recipe, *sources, None, World(), prepare)
     loader = task.make_loader(World())
     images = sum(len(batch.labels) for batch in loader.epoch(0))
     loader.close()
@@ -67,7 +67,7 @@ def read_an_epoch(recipe: Recipe, root: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("side", [16, 80])
 def test_a_file_that_is_met_in_every_epoch_is_one_file(
-    side: int, tmp_path: Path, tiny_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+    side: int, tmp_path: Path, tiny_recipe: Callable[..., ClassificationRecipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write(tmp_path / "data", side)
     truncate(root / "train" / "a" / "2.png")
@@ -88,7 +88,7 @@ def test_a_file_that_is_met_in_every_epoch_is_one_file(
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("index", [0, 3, COUNT - 1])
 def test_skip_holds_wherever_the_image_is(
-    side: int, way: str, index: int, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
+    side: int, way: str, index: int, tmp_path: Path, tiny_recipe: Callable[..., ClassificationRecipe]
 ) -> None:
     root = write(tmp_path / "data", side)
     broken = root / "train" / "a" / f"{index}.png"

@@ -16,11 +16,11 @@ import pytest
 import yaml
 
 from compactnets import files
+from compactnets.classification import setup as classification
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.errors import InputError
-from compactnets.training import classification
 from compactnets.training.events import Events
-from compactnets.training.recipe import Recipe
-from compactnets.training.result import TrainResult
+from compactnets.training.loop import TrainResult
 
 from .helpers import digits_part, make_tiny_recipe
 
@@ -175,7 +175,7 @@ def test_a_full_disk(size: str, tmp_path: Path) -> None:
     """A real one, that fills up at some write or other; once there is space, the same command goes on."""
     recipe, log, folder = tmp_path / "tiny.yaml", tmp_path / "log", tmp_path / "disk"
     folder.mkdir()
-    settings: Recipe = make_tiny_recipe(batch_size=512)
+    settings: ClassificationRecipe = make_tiny_recipe(batch_size=512)
     recipe.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     script = TMPFS.format(size=size, folder=folder, recipe=recipe, log=log, python=sys.executable)
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)

@@ -15,10 +15,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from compactnets.deploy.web import build_site
-from compactnets.deploy.web_page import find_page
-from compactnets.deploy.web_server import address, open_server
 from compactnets.errors import InputError
+from compactnets.web.page import find_page
+from compactnets.web.server import address, open_server
+from compactnets.web.site import build_site
 
 from .helpers import PREPROCESSINGS, Visit, write_artifacts
 

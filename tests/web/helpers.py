@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.data import Preprocess, read_image
 from compactnets.deploy import export
-from compactnets.training.checkpoint import CheckpointRecord
 
 from ..deploy.helpers import CLASSES, tiny_network
 

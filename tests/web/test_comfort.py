@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compactnets.deploy import web_server
-from compactnets.deploy.web_server import address, open_server
+from compactnets.web import server as web_server
+from compactnets.web.server import address, open_server
 
 from .helpers import TINY, Visit, expected_logits, tiny_network
 

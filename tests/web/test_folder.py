@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from compactnets.deploy.record import digest
-from compactnets.deploy.web import build_site
-from compactnets.deploy.web_page import find_page
-from compactnets.deploy.web_server import open_server
 from compactnets.errors import InputError
+from compactnets.web.page import find_page
+from compactnets.web.server import open_server
+from compactnets.web.site import build_site
 
 from .conftest import served
 from .helpers import TINY
@@ -185,7 +185,7 @@ def test_the_server_compresses_and_lets_the_browser_keep(page: Path) -> None:
 
 def test_networks_say_what_they_are_of(artifact: Path, page: Path, tmp_path: Path) -> None:
     """The tag of named weights, what they were trained on without its folders, and what an artifact does not know."""
-    from compactnets.deploy.web import _data_name
+    from compactnets.web.site import _data_name
 
     from .helpers import record_of
 
@@ -237,7 +237,7 @@ def test_a_page_that_is_closed_early_is_no_error(
 
 def test_the_command_serves_until_it_is_stopped(artifact: Path, page: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import compactnets.deploy.web as web; from compactnets_cli import main;"
+        "import sys; from pathlib import Path; import compactnets.web.site as web; from compactnets_cli import main;"
         f" web.find_page = lambda: Path({str(page)!r}); main()"
     )
     arguments = ["web", "--checkpoint", str(artifact), "--port", "0", "--output", str(tmp_path / "site")]

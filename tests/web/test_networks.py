@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from compactnets.classification.checkpoint import load_checkpoint
+from compactnets.classification.conversion import convert
+from compactnets.classification.quantization import quantize
 from compactnets.data import Preprocess, open_source
 from compactnets.deploy.artifact import load_network
-from compactnets.deploy.quantization import Settings, quantize
-from compactnets.deploy.web import build_site
+from compactnets.deploy.int8 import Settings
 from compactnets.models.registry import create_model
-from compactnets.training.checkpoint import load_checkpoint, save_checkpoint
-from compactnets.training.conversion import convert
+from compactnets.training.checkpoint import save_checkpoint
+from compactnets.web.site import build_site
 
 from ..deploy.helpers import tiny_network, tiny_record, write_pictures
 from .helpers import TINY, Visit, expected_logits, record_of

@@ -143,7 +143,7 @@ def test_transparency_that_a_browser_mixes_is_said(visit: Open, picture: Path, t
 
 
 def test_without_isolation_one_thread_works(visit: Open, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from compactnets.deploy import web_server
+    from compactnets.web import server as web_server
 
     kept = {name: value for name, value in web_server.HEADERS.items() if not name.startswith("Cross-Origin")}
     monkeypatch.setattr(web_server, "HEADERS", kept)

@@ -22,7 +22,7 @@ from compactnets.data.presets import choose_preprocess
 from compactnets.errors import InputError
 
 Split = Literal["train", "val"]
-SPLITS = ("train", "val")
+SPLITS: tuple[Split, ...] = ("train", "val")
 VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is present is the split "val"
 SAMPLE = 64  # images that default_preprocess looks at
 

@@ -92,21 +92,20 @@ class SourceReport:
         """Return all of it for JSON."""
         return {"clean": self.clean, **asdict(self)}
 
-
-def render(report: SourceReport, limit: int = 20) -> Iterator[str]:
-    """Yield the lines of a report; of each kind of problem the first ``limit`` are listed."""
-    yield f"{report.spec} ({report.kind}), {report.seconds:.1f} s"
-    for split, summary in report.splits.items():
-        yield f"  {split}: {summary.images:,} images of {_classes(summary)}"
-        yield from summary.lines()
-    kinds: tuple[tuple[str, Sequence[object]], ...] = (
-        ("cannot be read", [found.reason for found in report.unreadable]),
-        ("same image under two classes", [" = ".join(map(str, group)) for group in report.conflicts]),
-        ("same image in both splits", [" = ".join(map(str, group)) for group in report.leaks]),
-    )
-    yield from problem_lines(kinds, limit)
-    yield from left_out_lines(report.left_out, limit)
-    yield from (f"note: {note}" for note in report.notes)
+    def lines(self, limit: int = 20) -> Iterator[str]:
+        """Yield what a person reads; of each kind of problem the first ``limit`` are listed."""
+        yield f"{self.spec} ({self.kind}), {self.seconds:.1f} s"
+        for split, summary in self.splits.items():
+            yield f"  {split}: {summary.images:,} images of {_classes(summary)}"
+            yield from summary.lines()
+        kinds: tuple[tuple[str, Sequence[object]], ...] = (
+            ("cannot be read", [found.reason for found in self.unreadable]),
+            ("same image under two classes", [" = ".join(map(str, group)) for group in self.conflicts]),
+            ("same image in both splits", [" = ".join(map(str, group)) for group in self.leaks]),
+        )
+        yield from problem_lines(kinds, limit)
+        yield from left_out_lines(self.left_out, limit)
+        yield from (f"note: {note}" for note in self.notes)
 
 
 def left_out_lines(left_out: Mapping[str, Sequence[str]], limit: int) -> Iterator[str]:

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compactnets.classification.checkpoint import (
+    check_outputs,
+)
 from compactnets.data import Preprocess
-from compactnets.deploy.formats import Runner
-from compactnets.deploy.record import ArtifactRecord, artifact_folder, read_artifact
+from compactnets.deploy.formats.registry import FORMATS, Runner
+from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.errors import InputError
 from compactnets.failures import one_line
-from compactnets.files import as_path
-from compactnets.training.checkpoint import CheckpointRecord, check_outputs, load_checkpoint, read_record
 
 
 class Artifact(nn.Module):
@@ -63,45 +64,11 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
         InputError: a record or file that cannot be used, a record with more or fewer classes than there are outputs,
             or a runtime that is not installed.
     """
-    path = as_path(path)
-    record, form = read_artifact(Path(path))
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    record, folder = read_artifact(path, ArtifactRecord)
+    form = FORMATS[record.format]
     with one_line(f"{folder / form.file} cannot be opened"):
         runner = form.open(folder / form.file, threads)
     artifact = Artifact(runner, record).eval()
     preprocess = Preprocess.from_dict(record.network.preprocess)
     artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs, now
     return artifact
-
-
-def load_network(path: str | Path, device: torch.device) -> tuple[nn.Module, CheckpointRecord]:
-    """Load a checkpoint on ``device``, or an artifact, with what says how to feed and read it.
-
-    A checkpoint that was trained for int8 gives the simulation of int8.
-
-    Raises:
-        InputError: neither, or one that cannot be used.
-    """
-    path = as_path(path)
-    if artifact_folder(path) is None:
-        if read_record(path).int8 is None:
-            return load_checkpoint(path, device)
-        from compactnets.deploy.quantization.training import load_int8  # which imports this module
-
-        return load_int8(path, device)
-    artifact = load_artifact(path)
-    return artifact, artifact.record.network
-
-
-def device_for(path: str | Path, device: str) -> str:
-    """Return the device for a checkpoint or an artifact: artifacts run on the processor.
-
-    Raises:
-        InputError: another device for an artifact.
-    """
-    path = as_path(path)
-    if artifact_folder(path) is None:
-        return device
-    if device not in ("auto", "cpu"):
-        raise InputError(f"{path} is an exported network, which runs on cpu, found --device {device}")
-    return "cpu"

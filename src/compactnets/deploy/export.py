@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
 from compactnets.complexity import count
 from compactnets.console import stage, stages
 from compactnets.data import Preprocess
-from compactnets.deploy.formats import FLOAT16, FLOAT32, FORMATS, Format, find_format
+from compactnets.deploy.formats.registry import (
+    FLOAT16,
+    FLOAT32,
+    FORMATS,
+    Format,
+    find_format,
+)
 from compactnets.deploy.metadata import classifier_metadata
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import align_depthwise, deploy_form
@@ -35,7 +42,6 @@ from compactnets.errors import InputError
 from compactnets.failures import Space, one_line
 from compactnets.files import as_path
 from compactnets.folders import check_folder, entries, writing
-from compactnets.training.checkpoint import CheckpointRecord, check_outputs
 
 
 def export(
@@ -73,6 +79,7 @@ def export(
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
     output = as_path(output)
+    check_float(record)
     form = find_format(format_name)
     form.check_precision(precision)
     form.versions()
@@ -124,6 +131,19 @@ def export(
             tolerance=tolerance,
             weights=weights,
             precision=precision,
+        )
+
+
+def check_float(record: CheckpointRecord) -> None:
+    """Raise where the network is the simulation of int8, which training for int8 gives.
+
+    Raises:
+        InputError: it is; the message says what takes it, and what it was made from.
+    """
+    if record.int8 is not None:
+        raise InputError(
+            f"this checkpoint of {record.model} was trained for int8 (train --qat): 'compactnets quantize' writes it "
+            f"for a runtime; what needs a float network takes the one that it was made from, {record.int8.init}"
         )
 
 

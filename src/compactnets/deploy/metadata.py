@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compactnets import __version__
-from compactnets.deploy.formats import INPUT, OUTPUT
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.deploy.formats.registry import INPUT, OUTPUT
 from compactnets.files import json_text
-from compactnets.training.checkpoint import CheckpointRecord
 
 PREFIX = "compactnets."
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compactnets.deploy.formats import FORMATS, Format
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.deploy.formats.registry import FORMATS
 from compactnets.errors import InputError
 from compactnets.files import as_path
-from compactnets.training.checkpoint import CheckpointRecord, parse_record
+from compactnets.training.checkpoint import parse_record, stated_task
 from compactnets.values import read_json
 
 NAME = "artifact.json"
@@ -45,65 +46,87 @@ class Verification(BaseModel):
     checks: list[Check] = Field(default_factory=list)
 
 
-class ArtifactRecord(BaseModel):
-    """What ``artifact.json`` holds."""
+class ExportedRecord(BaseModel):
+    """What every task's ``artifact.json`` holds."""
 
     model_config = ConfigDict(extra="forbid")
 
     version: int = 1
+    task: str
     format: str
     files: dict[str, str] = Field(description="name -> sha256, the main file first")
     bytes: int = Field(description="of all files together")
     precision: str = Field("float32", description="of the weights: float32, float16 or int8")
+    versions: dict[str, str] = Field(description="what wrote and checked it")
+
+    def expected_files(self) -> tuple[str, ...] | None:
+        """Return the names that ``files`` must have, in order; ``None`` where the format is not known."""
+        form = FORMATS.get(self.format)
+        return None if form is None else form.files
+
+
+class ArtifactRecord(ExportedRecord):
+    """The ``artifact.json`` of a classifier."""
+
+    task: Literal["classification"] = "classification"
     input: list[int | None] = Field(description="(N, C, H, W); null where any number is taken")
     network: CheckpointRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
     weights: str = Field("", description="sha256 of the tensors that it was made from, with their names and shapes")
     macs: int = Field(description="multiply-adds for one image of the preprocessing's size")
     params: int
-    versions: dict[str, str] = Field(description="what wrote and checked it")
     details: dict[str, Any] = Field(default_factory=dict, description="what the format has besides")
     verification: Verification
 
 
-def artifact_folder(path: Path) -> Path | None:
-    """Return the folder of the artifact that ``path`` names, by folder or main file; ``None`` for anything else."""
+Exported = TypeVar("Exported", bound=ExportedRecord)
+
+
+def find_artifact(path: Path) -> Path | None:
+    """Return the folder of the artifact that ``path`` names, by folder or by one of its files; ``None`` otherwise."""
     folder = path if path.is_dir() else path.parent
-    named = path.is_dir() or path.name in {form.file for form in FORMATS.values()}
-    return folder if named and (folder / NAME).is_file() else None
+    if not (folder / NAME).is_file():
+        return None
+    return folder if path.is_dir() or path.name in _content(folder).get("files", ()) else None
 
 
-def read_artifact(path: str | Path) -> tuple[ArtifactRecord, Format]:
-    """Read the record of an artifact and check the files against it.
+def task_of_artifact(folder: Path) -> str:
+    """Return the task that the record in the folder of an artifact states."""
+    return stated_task(_content(folder))
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_json(folder / NAME, str(folder / NAME))
+    except InputError:
+        return {}  # what is wrong with it is for whoever reads it to say
+    return found if isinstance(found, dict) else {}
+
+
+def read_artifact(path: str | Path, kind: type[Exported]) -> tuple[Exported, Path]:
+    """Read the record of an artifact, check the files against it, and return it with the folder.
+
+    Args:
+        path: folder, or one of its files.
+        kind: of record: that of its task.
 
     Raises:
-        InputError: no record, one that is not a record, an unknown format, or files that differ from the record.
+        InputError: no record, one of another task, one that is not a record, an unknown format, or files that differ
+            from the record.
     """
     path = as_path(path)
     folder = path if path.is_dir() else path.parent
     file = folder / NAME
     if not file.is_file():
         raise InputError(f"{path} has no {NAME} beside it: expected what 'compactnets export' writes")
-    if is_detectors(file):
-        raise InputError(f"{folder} is an exported detector: 'compactnets detect eval' and 'detect predict' take it")
-    record = parse_record(file, ArtifactRecord, "the record of an artifact")
-    form = FORMATS.get(record.format)
-    if form is None or tuple(record.files) != form.files:
+    record = parse_record(file, kind, "the record of an artifact")
+    if tuple(record.files) != record.expected_files():
         raise InputError(f"{file} names the format {record.format!r} with {', '.join(record.files) or 'no files'}")
     for name, expected in record.files.items():
         if not (folder / name).exists():
             raise InputError(f"{folder / name} is missing, which {NAME} names: export again")
         if digest(folder / name) != expected:
             raise InputError(f"{folder / name} is not the file that {NAME} describes (sha256 differs): export again")
-    return record, form
-
-
-def is_detectors(file: Path) -> bool:
-    """Whether an ``artifact.json`` says that it is a detector's."""
-    try:
-        found = read_json(file, str(file))
-    except InputError:
-        return False  # what is wrong with it is for whoever reads it to say
-    return isinstance(found, dict) and found.get("task") == "detection"
+    return record, folder
 
 
 def digest(path: Path) -> str:

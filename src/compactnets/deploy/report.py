@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compactnets.console import Table, stdout
 from compactnets.deploy.record import LAYERS, ArtifactRecord, Verification
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """An artifact that was written, and where."""
+
+    record: ArtifactRecord
+    output: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {"output": str(self.output), **self.record.model_dump(mode="json")}
+
+    def show(self) -> None:
+        """Print what was written and how it was checked."""
+        show(self.record, self.output)
 
 
 def show(record: ArtifactRecord, output: Path) -> None:

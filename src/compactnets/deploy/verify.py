@@ -18,7 +18,12 @@ from compactnets.console import stage
 from compactnets.data import Preprocess, open_source
 from compactnets.data.base import readable
 from compactnets.deploy.artifact import run_in_batches
-from compactnets.deploy.formats import FLOAT16, FLOAT32, Format, Runner
+from compactnets.deploy.formats.registry import (
+    FLOAT16,
+    FLOAT32,
+    Format,
+    Runner,
+)
 from compactnets.deploy.record import Check, Verification
 from compactnets.errors import InputError, LimitError
 from compactnets.failures import scratch_folder

@@ -10,22 +10,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from compactnets.classification.checkpoint import CheckpointRecord, read_weights
 from compactnets.console import say
-from compactnets.detection.backbone import create_backbone
 from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
 from compactnets.errors import InputError
 from compactnets.files import as_path
+from compactnets.models.backbone import create_backbone
 from compactnets.models.form import with_form
 from compactnets.models.legacy import load_legacy, say_form
 from compactnets.training.checkpoint import (
     ClassName,
     load_weights,
-    parse_record,
     read_record,
     read_tensors,
-    read_weights,
-    record_path,
+    task_name,
     task_of,
 )
 from compactnets.training.preparation import begin_with
@@ -53,27 +52,9 @@ class DetectorRecord(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-def is_detector(path: Path) -> bool:
-    """Whether the record beside a checkpoint says that it is a detector."""
-    return task_of(path) == "detection"
-
-
-def read_detector_record(path: str | Path) -> DetectorRecord:
-    """Read the record beside a detector's checkpoint.
-
-    Raises:
-        InputError: no checkpoint, no record, or the record of a classifier.
-    """
-    path = as_path(path)
-    if path.is_file() and record_path(path).is_file() and not is_detector(path):
-        read_record(path)  # what is wrong with it otherwise
-        raise InputError(f"{path} is a classifier: 'compactnets eval' and 'predict' take it, and 'detect train --init'")
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
-    record = record_path(path)
-    if path.suffix != ".safetensors" or not record.is_file():
-        raise InputError(f"{path} is not a detector's checkpoint: expected FILE.safetensors with FILE.json beside it")
-    return parse_record(record, DetectorRecord, "the record of a detector")
+def is_detector(init: Path) -> bool:
+    """Whether a run begins with a detector; otherwise it begins with a classifier, for the backbone."""
+    return init.suffix == ".safetensors" and task_of(init) == task_name(DetectorRecord)
 
 
 def build_detector(record: DetectorRecord, model: nn.Module) -> Detector:
@@ -109,7 +90,7 @@ def load_detector(
         InputError: a file or record that cannot be read, or weights that do not fit.
     """
     path = as_path(path)
-    record = read_detector_record(path)
+    record = read_record(path, DetectorRecord)
     if class_agnostic_nms:
         settings = record.ssd or SSDSettings() if record.detector == "ssd" else record.faster_rcnn
         settings = (settings or FasterRCNNSettings()).model_copy(update={"class_agnostic_nms": True})
@@ -158,7 +139,7 @@ def first_detector(
 def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
     """Return the backbone with the weights of a classifier; its own number of classes, since the head goes anyway."""
     if init.suffix == ".safetensors":
-        found = read_record(init)
+        found = read_record(init, CheckpointRecord)
         if found.model != recipe.model:
             raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")
         if found.int8 is not None:
@@ -173,7 +154,7 @@ def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
 
 
 def _from_detector(recipe: DetectionRecipe, record: DetectorRecord, init: Path) -> Detector:
-    found = read_detector_record(init)
+    found = read_record(init, DetectorRecord)
     for key in ("detector", "model"):
         if getattr(found, key) != getattr(recipe, key):
             raise InputError(f"{init} has {key} = {getattr(found, key)}, the recipe has {getattr(recipe, key)}")

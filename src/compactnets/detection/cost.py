@@ -15,12 +15,12 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
 from compactnets.complexity import CONVENTION, profile
-from compactnets.console import Group, Table
-from compactnets.detection.backbone import create_backbone
+from compactnets.console import Group, Table, stdout
 from compactnets.detection.checkpoint import DetectorRecord, build_detector
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.errors import InputError
-from compactnets.training.recipe_files import load, load_detection_recipe
+from compactnets.models.backbone import create_backbone
+from compactnets.training.recipe_files import load, load_recipe
 
 PARTS = {  # title: beginning of the names of its layers
     "ssd": {
@@ -84,6 +84,10 @@ class DetectorCost:
             "parts": list(map(asdict, self.parts)),
         }
 
+    def show(self) -> None:
+        """Print a table of the parts."""
+        stdout.print(render_cost(self))
+
 
 def default_size(record: DetectorRecord) -> tuple[int, int]:
     """Return the height and width that cost is counted at: SSD's own, or Faster R-CNN's of an image of 4 to 3."""
@@ -145,7 +149,7 @@ def planned_record(
         InputError: no such recipe, one of the other detector, or settings that it does not take.
     """
     if recipe is not None:
-        plan = load_detection_recipe(DetectionRecipe, recipe, settings, model)
+        plan = load_recipe(DetectionRecipe, recipe, settings, model)
     else:
         plan = load(DetectionRecipe, {"detector": detector, "model": model, "epochs": 1}, detector or "", settings)
     if detector not in (None, plan.detector):

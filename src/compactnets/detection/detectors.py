@@ -24,7 +24,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.ops import MultiScaleRoIAlign, nms
 
-from compactnets.detection.backbone import (
+from compactnets.detection.recipe import FasterRCNNSettings, SSDSettings
+from compactnets.errors import InputError
+from compactnets.models.backbone import (
     Level,
     Levels,
     freeze_batchnorm,
@@ -33,8 +35,6 @@ from compactnets.detection.backbone import (
     remove_strides,
     split,
 )
-from compactnets.detection.recipe import FasterRCNNSettings, SSDSettings
-from compactnets.errors import InputError
 from compactnets.nn import ConvNormAct
 
 

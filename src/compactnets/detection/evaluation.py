@@ -20,7 +20,7 @@ from compactnets.detection.objects import Detections
 from compactnets.detection.transform import check_narrow
 from compactnets.errors import InputError
 from compactnets.training.distributed import World
-from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
+from compactnets.training.setup import EvaluationStopped, NotFiniteError
 
 PARTS = ("backbone", "head", "rpn.head", "roi_heads.box_predictor")  # of torchvision's SSD and Faster R-CNN
 

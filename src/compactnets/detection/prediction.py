@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from compactnets.console import say
 from compactnets.data.images import to_channels
-from compactnets.data.inputs import Picture, find_files, read_pictures
+from compactnets.data.inputs import Picture, read_pictures
 from compactnets.detection.checkpoint import Detector, DetectorRecord
 from compactnets.detection.drawing import draw
 from compactnets.detection.evaluation import find_objects, watched
@@ -24,7 +24,12 @@ from compactnets.errors import InputError
 from compactnets.failures import one_line
 from compactnets.files import as_path, replace_bytes
 from compactnets.folders import check_folder
-from compactnets.training.evaluation import NotFiniteError
+from compactnets.training.setup import NotFiniteError
+
+COLUMNS = (  # of a CSV file
+    *("image", "frame", "seconds", "width", "height"),
+    *("class_name", "score", "left", "top", "right", "bottom", "error"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,35 @@ class ImageObjects:
     seconds: float | None = None
     error: str | None = None
     name: str = ""  # what stands above the objects
+    least: float = 0.0  # score of those that count
 
     def to_dict(self) -> dict[str, Any]:
         """Return the objects for JSON; ``drawn``, ``frame``, ``seconds`` and ``error`` only where there are any."""
         values = {key: value for key, value in asdict(self).items() if value is not None}
-        del values["name"]
+        del values["name"], values["least"]
         return values
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each object."""
+        for found in self.objects:
+            left, top, right, bottom = (round(end) for end in found.box)
+            yield f"{found.score:5.2f}  {found.class_name}  {left}, {top} to {right}, {bottom}"
+        if not self.objects:
+            yield f"nothing with a score of {self.least:g} or more"
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield a row for each object, or one without; see :data:`COLUMNS`."""
+        place = (self.image, self.frame, self.seconds, self.width or None, self.height or None)
+        for found in self.objects:
+            yield (*place, found.class_name, found.score, *found.box, None)
+        if not self.objects:
+            yield (*place, *[None] * 6, self.error)
 
 
 def predict_objects(
     detector: Detector,
     record: DetectorRecord,
-    paths: Iterable[str | Path],
+    images: Iterable[str | Picture],
     output: str | Path | None,
     score: float = 0.5,
     every: int = 1,
@@ -70,7 +92,7 @@ def predict_objects(
     Args:
         detector: a checkpoint's or an exported one, in evaluation mode.
         record: its classes.
-        paths: files, folders and patterns (:func:`compactnets.data.inputs.find_files`).
+        images: what :func:`compactnets.data.inputs.find_files` gives.
         output: folder for the images with boxes, ``NAME.jpg`` each; none are drawn where it is not given. No file that
             is searched is replaced.
         score: least score of an object.
@@ -85,7 +107,7 @@ def predict_objects(
         check_folder(output)
     weights = next(detector.parameters(), None)
     device = "cpu" if weights is None else weights.device  # an exported detector has none in PyTorch
-    files = find_files(paths)
+    files = list(images)
     legend = Legend(record.class_names)
     names = _Names(output, files)
     for picture in read_pictures(files, every):
@@ -111,7 +133,7 @@ def predict_objects(
         if drawn is not None:
             _save(draw(image, found, legend.shown), drawn)
             legend.met(found.labels.tolist())
-        yield _result(picture, image, found, record, drawn)
+        yield replace(_result(picture, image, found, record, drawn), least=score)
     if note := legend.note():
         say(f"note: {note}")
 

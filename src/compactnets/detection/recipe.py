@@ -91,6 +91,7 @@ class BoxAugment(Section):
 class DetectionRecipe(RunRecipe):
     """A training run of a detector on the backbone ``model``."""
 
+    task: Literal["detection"] = "detection"
     detector: Literal["faster_rcnn", "ssd"]
     batch_size: int = Field(16, gt=0, le=MOST, description="images per step over all processes together")
     train_split: str = Field("train", min_length=1, description="split of the data to train on: train, trainval, …")

@@ -1,9 +1,7 @@
-"""What a detector found, as files that other programs read: CSV, and the list of results of COCO's tools."""
+"""What a detector found, as the list of results that COCO's tools read."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,27 +11,6 @@ from compactnets.data.listing import compose
 from compactnets.detection.prediction import ImageObjects
 from compactnets.errors import InputError, reason
 from compactnets.files import json_text, replace_text
-
-PLACE = ("image", "frame", "seconds", "width", "height")
-FOUND = ("class_name", "score", "left", "top", "right", "bottom")
-
-
-def write_csv(path: Path, results: Sequence[ImageObjects]) -> None:
-    """Write a row for each object, and one for each image without; whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow((*PLACE, *FOUND, "error"))
-    for one in results:
-        place = (one.image, one.frame, one.seconds, one.width or None, one.height or None)
-        for found in one.objects:
-            table.writerow((*place, found.class_name, found.score, *found.box, None))
-        if not one.objects:
-            table.writerow((*place, *[None] * len(FOUND), one.error))
-    replace_text(path, text.getvalue())
 
 
 class CocoIds:

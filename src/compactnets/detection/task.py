@@ -1,299 +1,295 @@
-"""Training a detector, on the engine that classifiers have."""
+"""Detection as a task (:mod:`compactnets.tasks.contract`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from torch import Tensor, nn
+import torch
+from pydantic import Field
+from torch import nn
 
 from compactnets.console import say
-from compactnets.data.batches import LoaderSettings
-from compactnets.detection.anchors import anchors_of, resolve_anchors, small_objects
-from compactnets.detection.checkpoint import (
-    Detector,
-    first_detector,
-    is_detector,
-    load_detector,
-    read_detector_record,
-)
+from compactnets.data.inputs import Picture
+from compactnets.detection.anchors import AnchorFit, check_anchors
+from compactnets.detection.checkpoint import DetectorRecord, load_detector
+from compactnets.detection.cost import DetectorCost, detector_cost, planned_record
 from compactnets.detection.data.base import DetectionSource
-from compactnets.detection.data.reviewing import announce, review_both
-from compactnets.detection.detectors import describe_maps
-from compactnets.detection.evaluation import evaluate_detector, evaluate_on, input_sides
-from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
-from compactnets.detection.metrics import METRIC_LABELS, DetectionEvaluator, DetectionScores
+from compactnets.detection.data.checking import ALL, check_detection
+from compactnets.detection.data.opening import is_detection, open_detection, open_run, without_others
+from compactnets.detection.data.report import DetectionReport
+from compactnets.detection.data.reviewing import review
+from compactnets.detection.deploy.artifact import DetectorArtifact
+from compactnets.detection.deploy.export import export_detector, parse_size
+from compactnets.detection.deploy.runtime import load_detector_artifact
+from compactnets.detection.evaluation import evaluate_on
+from compactnets.detection.metrics import METRIC_TITLES, Metric
+from compactnets.detection.prediction import COLUMNS, ImageObjects, predict_objects
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.report import write_examples
-from compactnets.detection.transform import BoxTransform
-from compactnets.environment import software_versions
+from compactnets.detection.report import DetectorExportReport, write_examples
+from compactnets.detection.results import CocoIds, write_coco_results
+from compactnets.detection.setup import ANCHORS, DetectionScore, DetectionSetup, review_run, write_page
 from compactnets.errors import InputError
-from compactnets.files import as_path
-from compactnets.training.checkpoint import save_checkpoint
-from compactnets.training.curves import Curves
+from compactnets.folders import check_file, check_folder
+from compactnets.tasks.contract import DataRequest, Model, Options, Task
+from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
-from compactnets.training.loop import run
-from compactnets.training.preparation import fit_epochs
-from compactnets.training.result import TrainResult
-from compactnets.training.run_folder import own_run_folder
+from compactnets.training.loop import TrainResult
+from compactnets.training.recipe_files import load_recipe
 from compactnets.training.state import read_run
-from compactnets.training.task import Task, describe_inputs
 
-ANCHORS = "fitted anchors"  # what states keep of anchors=auto
-LOSSES = {  # torchvision's names -> ours, the same for both detectors
-    "loss_classifier": "classes",
-    "loss_box_reg": "boxes",
-    "loss_objectness": "proposals",
-    "loss_rpn_box_reg": "proposal_boxes",
-    "classification": "classes",
-    "bbox_regression": "boxes",
-}
+SMALL = ("small/ssd512", "small/faster_rcnn")  # whose anchors a check of data compares with the objects
+SUFFIX = ".safetensors"
 
 
-def train_detector(
-    recipe: DetectionRecipe,
-    train_source: DetectionSource,
-    val_source: DetectionSource,
-    output: str | Path,
-    *,
-    init: str | Path | None = None,
-    world: World | None = None,
-) -> TrainResult:
-    """Train a detector as ``recipe`` says; see :func:`compactnets.training.loop.run`.
+class LoadOptions(Options):
+    """Wherever a detector is opened."""
 
-    At the end ``examples.html`` in the run folder shows the best and the worst validation images of the best epoch.
-
-    Args:
-        init: a classifier for the backbone, or a detector (:func:`compactnets.detection.checkpoint.first_detector`).
-
-    Both splits are looked at before anything else (:func:`compactnets.detection.data.reviewing.review_both`).
-
-    Raises:
-        InputError: what :func:`~compactnets.training.loop.run` raises, or a network, images, annotations or boxes that
-            do not fit.
-    """
-    output = as_path(output)
-    init = None if init is None else as_path(init)
-    world = world or World()
-    with own_run_folder(output, world):
-        train_source, val_source = review_both(
-            train_source,
-            val_source,
-            bad_boxes=recipe.bad_boxes,
-            on_error=recipe.on_error,
-            max_skipped=recipe.max_skipped,
-            workers=recipe.workers,
-        )
-        for source in (train_source, val_source):
-            say(announce(source))
-        if told := tell_small(train_source, recipe):
-            say(told)
-        found = read_run(output) or {}
-        task = DetectionTask(recipe, train_source, val_source, init, world, found.get(ANCHORS))
-        result = run(task, output, world)
-        page, best = output / "examples.html", output / "best.safetensors"
-        if world.is_main and not (page.exists() and page.stat().st_mtime >= best.stat().st_mtime):
-            detector, _ = load_detector(best, world.device)
-            evaluator, _ = evaluate_on(detector, val_source, metric=recipe.metric, bad_boxes=recipe.bad_boxes)
-            write_examples(page, evaluator, val_source)
-    return result
+    class_agnostic_nms: bool = False
 
 
-def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
-    """Say how many training objects are less than a pixel at the size that the network sees; ``None``: there is none.
+class EvaluateOptions(Options):
+    """``eval``."""
 
-    They are trained on, but such an object has hardly anything that is its own.
-    """
-    small, total, first = small_objects(source, recipe)
-    if first is None:
-        return None
-    key = "ssd.size" if recipe.detector == "ssd" else "faster_rcnn.shorter_side"
-    return (
-        f"note: {source.split}: {small:,} of {total:,} objects are less than a pixel wide or high at "
-        f"the size that the network sees, the first in {source.name(first)}: a larger {key} shows more of them"
-    )
+    metric: Metric = "voc07"
+    bad_boxes: Literal["raise", "drop"] = "raise"
+    on_error: Literal["raise", "skip"] = "raise"
+    examples: Path | None = Field(None, description="page to write, of the best and the worst images")
 
 
-class Part(NamedTuple):
-    """Images that go through the detector at once."""
+class PredictOptions(Options):
+    """``predict``."""
 
-    images: list[Tensor]
-    targets: list[Target]
+    output: Path | None = Field(None, description="folder for the images with their boxes drawn")
+    score: float = Field(0.5, ge=0, le=1, description="least score of a box")
+    coco: Path | None = Field(None, description="file of results for COCO's tools")
+    annotations: Path | None = Field(None, description="COCO file whose ids the results shall have")
 
 
-class DetectionObjective:
-    """The detector's losses, as torchvision gives them: of classes and boxes, for Faster R-CNN of proposals too."""
+class ExportOptions(Options):
+    """``export``; see :func:`compactnets.detection.deploy.export.export_detector`."""
 
-    def __init__(self, recipe: DetectionRecipe) -> None:
-        self.recipe = recipe
+    heads: Literal["boxes", "raw"] = "boxes"
+    size: str | int | None = None
+    precision: str = "float32"
+    tolerance: float | None = None
 
-    def parts(self, batch: DetectionBatch, step: int) -> Sequence[Part]:
-        """Cut a batch into the recipe's ``accumulate`` parts."""
-        size = len(batch.images) // self.recipe.accumulate
-        starts = range(0, len(batch.images), size)
-        return [Part(batch.images[start : start + size], batch.targets[start : start + size]) for start in starts]
 
-    def losses(self, forward: Callable[..., Any], part: Part) -> Mapping[str, Tensor]:
-        """Return the losses of the part for each of its images, ``(B,)``: torchvision gives their means alone."""
-        found: Mapping[str, Tensor] = forward(part.images, part.targets)
-        return {LOSSES[name]: loss.float().expand(len(part.images)) for name, loss in found.items()}
+class ProfileOptions(Options):
+    """``profile``."""
+
+    input_size: tuple[int, int, int] | None = None
+    detector: Literal["faster_rcnn", "ssd"] | None = None
+    recipe: str | None = None
+    num_classes: int | None = None
+
+
+class CheckOptions(Options):
+    """``data check``."""
+
+    recipe: Sequence[str] = SMALL
 
 
 @dataclass(frozen=True)
-class DetectionScore:
-    """What an evaluation of a detector gives the training loop."""
+class CheckedData:
+    """What a look at images with boxes found, and how anchors fit them: split -> recipe by recipe."""
 
-    scores: DetectionScores
-    seconds: float
-
-    @property
-    def title(self) -> str:
-        """What the headline is called in a line of the log."""
-        return METRIC_LABELS[self.scores.metric]
+    report: DetectionReport
+    anchors: dict[str, list[AnchorFit]]
 
     @property
-    def value(self) -> float:
-        """The headline; zero where no class has objects."""
-        return self.scores.headline or 0.0
-
-    def metrics(self) -> dict[str, float]:
-        """Return the mean average precisions, in percent, and the time of an image."""
-        found = {"voc07_percent": self.scores.voc07, "voc10_percent": self.scores.voc10}
-        if self.scores.coco is not None:
-            found |= {"coco_percent": self.scores.coco.ap}
-        times = {"eval_seconds_per_image": self.seconds / self.scores.images}
-        return {key: value for key, value in found.items() if value is not None} | times
-
-    def summary(self) -> str:
-        """Return the headline and the average precision of each class."""
-        scores = self.scores
-        # of VOC's metrics, or the one of COCO over all overlaps
-        classes = ", ".join(
-            f"{row.name} {value:.1f}" for row in scores.classes if (value := getattr(row, scores.metric)) is not None
-        )
-        headline = f"{self.title} {self.value:.2f} %"
-        return f"{headline} ({classes})" if len(scores.classes) <= 5 else headline
+    def clean(self) -> bool:
+        """Whether there is no problem."""
+        return self.report.clean
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything for JSON."""
-        return {**self.scores.to_dict(), "seconds": self.seconds}
+        """Return everything, for JSON."""
+        anchors = {name: [fit.to_dict() for fit in found] for name, found in self.anchors.items()}
+        return {**self.report.to_dict(), **({"anchors": anchors} if anchors else {})}
+
+    def lines(self, limit: int) -> Iterator[str]:
+        """Yield what a person reads."""
+        yield from self.report.lines(limit)
+        yield from (f"{name}: {fit}" for name, found in self.anchors.items() for fit in found)
 
 
-class DetectionTask(Task):
-    """A detector and its two sources."""
+class Detection(Task[DetectionRecipe]):
+    """Images with boxes."""
 
-    curves = Curves(
-        {f"{metric}_percent": name for metric, name in METRIC_LABELS.items()},
-        "mean average precision, %",
-        loss_title="training loss",
-    )
+    name = "detection"
+    recipe = DetectionRecipe
+    record = DetectorRecord
+    artifact = DetectorArtifact
+    options = {
+        "load": LoadOptions,
+        "evaluate": EvaluateOptions,
+        "predict": PredictOptions,
+        "export": ExportOptions,
+        "profile": ProfileOptions,
+        "check": CheckOptions,
+    }
+    columns = COLUMNS
+    images = "images with boxes"
 
-    recipe: DetectionRecipe
-    model: Detector
+    def holds(self, name: str) -> bool:
+        return is_detection(name)
 
-    def __init__(
+    def open_run(
+        self, recipe: DetectionRecipe, data: DataRequest, options: Options
+    ) -> tuple[DetectionSource, DetectionSource]:
+        data.refuse_download(self.name)
+        return open_run(
+            list(data.names), recipe.train_split, recipe.val_split, share=recipe.split, classes=recipe.classes
+        )
+
+    def open_split(self, model: Model, data: DataRequest, split: str, options: EvaluateOptions) -> DetectionSource:
+        data.refuse_download(self.name)
+        if options.examples is not None:
+            check_file(options.examples, "--examples")
+        share = share_of(split)
+        names = model.record.class_names
+        source = open_detection(list(data.names), "val" if share else split, class_names=names, share=share)
+        if model.record.training.get("recipe", {}).get("classes"):  # chosen of those that its data had
+            source = without_others(source)
+        return review(
+            source,
+            "val",
+            bad_boxes=options.bad_boxes,
+            on_error=options.on_error,
+            workers=data.workers or 0,
+            # what cannot be decoded ends the evaluation where it comes to it, unless it is to be left out
+            decode=options.on_error == "skip",
+        )
+
+    def check(self, data: DataRequest, split: str, options: CheckOptions) -> CheckedData:
+        if data.download:
+            say(f"note: --download has no effect on {data.text}")
+        names, share = list(data.names), share_of(split)
+        recipes = {name: load_recipe(DetectionRecipe, name) for name in options.recipe}
+        report = check_detection(names, ALL if share else split, workers=data.workers, share=share)
+        try:
+            fits = check_anchors(names, recipes, None if share or split == ALL else split, share=share)
+        except InputError as error:  # of a split that was not asked for, too
+            if options.recipe != SMALL:
+                raise
+            fits = {}
+            say(f"note: anchors are not compared with the objects: {error}")
+        return CheckedData(report, fits)
+
+    def setup(
         self,
         recipe: DetectionRecipe,
-        train_source: DetectionSource,
-        val_source: DetectionSource,
+        train: DetectionSource,
+        val: DetectionSource,
+        output: Path,
         init: Path | None,
         world: World,
-        anchors: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Build the detector with its first weights.
+        options: Options,
+    ) -> DetectionSetup:
+        train, val = review_run(recipe, train, val)
+        found = read_run(output) or {}
+        return DetectionSetup(recipe, train, val, init, world, found.get(ANCHORS))
 
-        Args:
-            anchors: those that the run has already, where they were fitted.
-        """
-        fitted = _fit_batch(recipe, train_source, world)
-        self.recipe = fit_epochs(fitted, len(train_source) // fitted.batch_size, train_source.spec)
-        self.train_source, self.val_source, self.init = train_source, val_source, init
-        if recipe.anchors == "auto" and anchors is None and init is not None and is_detector(init):
-            anchors = anchors_of(read_detector_record(init), recipe)
-        resolved, self.anchors = resolve_anchors(self.recipe, train_source, anchors)
-        self.model, self.first_record = first_detector(resolved, list(train_source.class_names), init)
-        self.objective = DetectionObjective(self.recipe)
-        say(str(describe_maps(self.model)))
-
-    def describe(self) -> dict[str, Any]:
-        described = describe_inputs(self.train_source, self.val_source, self.init)
-        return described if self.anchors is None else {**described, ANCHORS: self.anchors}
-
-    def make_loader(self, world: World) -> DetectionLoader:
-        recipe = self.recipe
-        return DetectionLoader(
-            self.train_source,
-            BoxTransform(recipe.augment, input_sides(self.model)),
-            _settings(recipe, world),
-            recipe.workers,
-            recipe.bad_boxes,
+    def summarize(self, recipe: DetectionRecipe, result: TrainResult) -> str:
+        return (
+            f"best {METRIC_TITLES[recipe.metric]} {result.best:.2f} % after {result.epochs} epochs in "
+            f"{result.seconds:.0f} s"
         )
 
-    def make_eval_loader(self, world: World) -> DetectionEvalLoader:
-        return DetectionEvalLoader(self.val_source, world, self.recipe.workers, self.recipe.bad_boxes)
+    def finish(self, setup: DetectionSetup, output: Path, world: World) -> None:
+        if world.is_main:
+            write_page(setup.recipe, setup.val_source, output, world)
 
-    def image_name(self, index: int) -> str:
-        return self.train_source.name(index)
+    def load(self, path: Path, device: torch.device, options: LoadOptions) -> tuple[nn.Module, DetectorRecord]:
+        return load_detector(path, device, class_agnostic_nms=options.class_agnostic_nms)
+
+    def load_artifact(self, path: Path, threads: int | None, options: LoadOptions) -> tuple[nn.Module, DetectorRecord]:
+        detector = load_detector_artifact(path, threads, class_agnostic_nms=options.class_agnostic_nms)
+        return detector, detector.artifact.network
 
     def evaluate(
-        self, model: nn.Module, loader: DetectionEvalLoader, world: World, description: str, stop: Callable[[], bool]
+        self,
+        model: Model,
+        source: DetectionSource,
+        split: str,
+        workers: int,
+        world: World,
+        options: EvaluateOptions,
     ) -> DetectionScore:
-        evaluator = DetectionEvaluator(self.train_source.class_names, metric=self.recipe.metric)
-        seconds = evaluate_detector(model, loader, world, evaluator, description=description, stop=stop)
+        evaluator, seconds = evaluate_on(
+            model.network,
+            source,
+            metric=options.metric,
+            bad_boxes=options.bad_boxes,
+            workers=workers,
+            world=world,
+        )
+        if options.examples is not None and world.is_main:
+            write_examples(options.examples, evaluator, source)
         return DetectionScore(evaluator.compute(), seconds)
 
-    def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
-        record = self.first_record.model_copy(
-            update={
-                "source": f"trained by compactnets on {self.train_source.spec}",
-                "training": {
-                    "recipe": self.recipe.model_dump(mode="json"),
-                    "data": self.train_source.spec,
-                    "init": None if self.init is None else str(self.init),
-                    **metrics,
-                },
-                "versions": software_versions(),
-            }
+    def predict(
+        self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
+    ) -> Iterator[ImageObjects]:
+        if options.coco is not None:
+            CocoIds(model.record.class_names, options.annotations)  # what is wrong with them, before the work
+        return predict_objects(model.network, model.record, images, options.output, options.score, every)
+
+    def check_predict(self, options: PredictOptions) -> None:
+        if options.coco is not None:
+            check_file(options.coco, "--coco")
+        if options.output is not None:
+            check_folder(options.output)
+        if options.annotations is not None and options.coco is None:
+            raise InputError("--annotations gives the ids of --coco FILE, which is missing")
+
+    def write_predictions(self, model: Model, predictions: Sequence[ImageObjects], options: PredictOptions) -> None:
+        if options.coco is not None:
+            write_coco_results(options.coco, predictions, CocoIds(model.record.class_names, options.annotations))
+
+    def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> DetectorExportReport:
+        if format_name != "onnx":
+            raise InputError(f"detectors are exported to onnx only, found --format {format_name}")
+        fixed = None if options.size is None else parse_size(str(options.size))
+        record = export_detector(
+            model.network,
+            model.record,
+            output,
+            heads=options.heads,
+            size=fixed,
+            tolerance=options.tolerance,
+            precision=options.precision,
         )
-        save_checkpoint(folder / f"{name}.safetensors", weights, record)
+        return DetectorExportReport(record, output)
+
+    def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> DetectorCost:
+        if options.input_size is not None and options.input_size[0] != 3:
+            raise InputError(f"a detector takes images of 3 channels, found --input-size {options.input_size[0]} ...")
+        if name.endswith(SUFFIX):
+            given = {"detector": options.detector, "recipe": options.recipe, "num-classes": options.num_classes}
+            if wrong := [key for key, value in {**given, "set": arguments}.items() if value]:
+                raise InputError(f"--{wrong[0]} means nothing for a checkpoint: leave it out")
+            record = read_record(name, DetectorRecord)
+        else:
+            record = planned_record(name, options.detector, options.recipe, options.num_classes, arguments)
+        return detector_cost(record, None if options.input_size is None else options.input_size[1:])
 
 
-def _settings(recipe: DetectionRecipe, world: World) -> LoaderSettings:
-    return LoaderSettings(
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        rank=world.rank,
-        world_size=world.size,
-        device=world.device,
-        channels_last=False,  # images have sizes of their own until the detector joins them
-        on_error=recipe.on_error,
-        max_skipped=recipe.max_skipped,
-    )
-
-
-def _fit_batch(recipe: DetectionRecipe, source: DetectionSource, world: World) -> DetectionRecipe:
-    """Return the recipe with a batch that the source can fill.
+def share_of(split: str) -> float | None:
+    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` where it is the name of a split.
 
     Raises:
-        InputError: a batch that processes and parts cannot share, or fewer images than those.
+        InputError: a number that is no share.
     """
-    parts = world.size * recipe.accumulate
-    if recipe.batch_size % parts:
-        raise InputError(
-            f"batch_size = {recipe.batch_size} cannot be divided among {world.size} processes x {recipe.accumulate} "
-            f"parts: expected a multiple of {parts}"
-        )
-    if len(source) < parts:
-        raise InputError(f"{source.spec} has {len(source)} training images: expected at least {parts}")
-    if recipe.batch_size > len(source):
-        fitting = len(source) // parts * parts
-        say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
-        recipe = recipe.model_copy(update={"batch_size": fitting})
-    if recipe.detector == "ssd" and recipe.batch_size == parts:
-        raise InputError(
-            f"batch_size = {recipe.batch_size} gives each of {parts} parts one image, and SSD's last map of 1x1 cannot "
-            f"be normalised over one: expected at least {2 * parts}"
-        )
-    return recipe
+    try:
+        share = float(split)
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise InputError(f"--split must be the name of a split, or a share between 0 and 1, found {split}")
+    return share
+
+
+TASK = Detection()

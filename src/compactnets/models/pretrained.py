@@ -26,7 +26,7 @@ class Weights:
 
     Attributes:
         path: the ``.safetensors`` file; its record lies beside it.
-        record: what the record holds (:class:`compactnets.training.checkpoint.CheckpointRecord`).
+        record: what the record holds (:class:`compactnets.classification.checkpoint.CheckpointRecord`).
     """
 
     path: Path

@@ -22,6 +22,14 @@ import torch
 from scipy.stats import spearmanr
 
 import compactnets
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.grid import (
+    Member,
+    Outcome,
+    Place,
+    train_grid,
+)
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.complexity import count
 from compactnets.console import Table, stdout
 from compactnets.data import open_source
@@ -34,8 +42,6 @@ from compactnets.papers.records import Row
 from compactnets.papers.stated import stated_rows
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import pick_device
-from compactnets.training.grid import Member, Outcome, Place, train_grid
-from compactnets.training.recipe import Recipe
 from compactnets.training.recipe_files import load_recipe
 
 ABLATIONS = {  # the tables of each, which may share rows
@@ -98,7 +104,7 @@ def own_entries(checkpoints: Sequence[str | Path]) -> list[Entry]:
     """
     entries = []
     for path in map(as_path, checkpoints):
-        record = read_record(path)
+        record = read_record(path, CheckpointRecord)
         entries.append(Entry(path.stem, f"{path.stem} ({record.model})", record.model, own_arguments(record.arguments)))
     return entries
 
@@ -246,9 +252,9 @@ def describe(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return stated, text, f"{number}" + (f", {failed} failed" if failed else "")
 
 
-def _recipe(entry: Entry, name: str, settings: Sequence[str]) -> Recipe:
+def _recipe(entry: Entry, name: str, settings: Sequence[str]) -> ClassificationRecipe:
     """Return the recipe of an entry: what makes the row, and beside it what recipe and settings say of the network."""
-    resolved = load_recipe(name, settings, entry.model)
+    resolved = load_recipe(ClassificationRecipe, name, settings, entry.model)
     fixed = {**entry.arguments, **STEM}
     for key, value in resolved.model_arguments.items():
         if key in fixed and fixed[key] != value:
@@ -261,7 +267,7 @@ def _recipe(entry: Entry, name: str, settings: Sequence[str]) -> Recipe:
     return resolved
 
 
-def _member(entry: Entry, seed: int, recipe: Recipe) -> Member:
+def _member(entry: Entry, seed: int, recipe: ClassificationRecipe) -> Member:
     resolved = recipe.model_copy(update={"seed": recipe.seed + seed})
     return Member(f"{entry.key}/seed-{resolved.seed}", resolved)
 

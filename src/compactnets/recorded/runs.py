@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compactnets.classification.checkpoint import load_checkpoint
 from compactnets.complexity import count
 from compactnets.detection.anchors import anchors_of_record
-from compactnets.detection.checkpoint import read_detector_record
+from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.environment import portable_command
 from compactnets.errors import InputError
 from compactnets.files import as_path, json_text, replace_text
 from compactnets.models.registry import own_arguments
 from compactnets.recorded.files import FOLDER
-from compactnets.training.checkpoint import load_checkpoint
+from compactnets.training.checkpoint import read_record
 from compactnets.values import read_yaml
 
 Run = dict[str, Any]
@@ -59,7 +60,7 @@ def read_detector_run(folder: str | Path, test: str | Path) -> Run:
     folder = as_path(folder)
     test = as_path(test)
     described, recipe, epochs = _describe(folder)
-    record = read_detector_record(folder / "best.safetensors")
+    record = read_record(folder / "best.safetensors", DetectorRecord)
     scores = json.loads(_read(test))
     return {
         **described,

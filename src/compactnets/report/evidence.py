@@ -11,15 +11,16 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-from compactnets.deploy.latency import parse_format
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.errors import InputError
+from compactnets.latency.benchmark import parse_format
 from compactnets.models.registry import own_arguments
 from compactnets.papers.ablation import NAME as ABLATION
 from compactnets.papers.cost import count_network
 from compactnets.papers.records import Reproduction, Row
 from compactnets.recorded import FOLDER, load_records, network_label, read_classifier_run
-from compactnets.training.recipe_files import load_detection_recipe, load_recipe
+from compactnets.training.recipe_files import load_recipe
 
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
 # the data that a stated accuracy is of, and its classes: a folder of that name with others is something else
@@ -205,8 +206,8 @@ def command_for(row: Row, reproduction: Reproduction) -> str:
 def full_epochs(reproduction: Reproduction) -> int:
     """Return the epochs of a table's recipe."""
     if not reproduction.detector:
-        return load_recipe(reproduction.recipe).epochs
-    return load_detection_recipe(DetectionRecipe, reproduction.recipe).epochs
+        return load_recipe(ClassificationRecipe, reproduction.recipe).epochs
+    return load_recipe(DetectionRecipe, reproduction.recipe).epochs
 
 
 def _same_network(run: Mapping[str, Any], row: Row) -> bool:

@@ -6,62 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as tensors_as_bytes
 from torch import Tensor, nn
 
-from compactnets.data import Preprocess
 from compactnets.data.content import digest_parts
 from compactnets.data.listing import compose
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_bytes, as_path, replace_files
 from compactnets.models.form import compare, is_form, with_form
 from compactnets.models.pretrained import find_weights, locate
-from compactnets.models.registry import build_on_meta, create_model
 from compactnets.values import read_json
 
 Record = TypeVar("Record", bound=BaseModel)
 ClassName = Annotated[str, AfterValidator(compose)]  # as sources have them, however an older record encodes accents
 
+CLASSIFICATION = "classification"  # what a record that states no task is of
 ARTIFACT = "artifact.json"  # the record of an exported network (compactnets.deploy.record)
 EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2"}  # what its files end in
-
-
-class Int8Training(BaseModel):
-    """What a checkpoint of ``train --qat`` holds: the quantised form of the network, its scales trained."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    init: str = Field(description="the float checkpoint that training began with")
-    calibration_images: int = Field(description="training images that the first ranges were measured on")
-    quantizers: list[str] = Field(description="names of the quantised tensors, in the order of the network")
-    logits: str | None = Field(description="the quantizer of the logits, left out where a runtime keeps them in float")
-
-
-class CheckpointRecord(BaseModel):
-    """What the JSON file beside the weights holds."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    format: int = 1
-    model: str = Field(description="name for compactnets.create_model")
-    arguments: dict[str, Any] = Field(description="its arguments, num_classes among them")
-    class_names: list[ClassName] = Field(description="identifiers of the classes, in the order of the outputs")
-    class_labels: list[str] | None = Field(None, description="what a person reads, where the identifiers are codes")
-    preprocess: dict[str, Any] = Field(description="fields of compactnets.data.Preprocess")
-    source: str = Field(description="where the weights come from")
-    license: str = Field(description="licence of the weights, as far as it is known")
-    training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
-    int8: Int8Training | None = Field(None, description="where it was trained for int8: what the weights are of")
-    versions: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def labels(self) -> list[str]:
-        """The names to show to a person."""
-        return self.class_labels or self.class_names
 
 
 def record_path(checkpoint: Path) -> Path:
@@ -85,31 +49,6 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: 
     replace_files({path: weights, record_path(path): as_bytes(text)})
 
 
-def read_record(path: str | Path) -> CheckpointRecord:
-    """Read the record beside a checkpoint.
-
-    Raises:
-        InputError: no checkpoint, no record, or one that is not a record.
-    """
-    path = as_path(path)
-    path = locate(path)
-    if advice := _exported(path):
-        raise InputError(advice)
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}{did_you_mean(str(path), find_weights())}")
-    if path.suffix != ".safetensors":
-        raise InputError(
-            f"{path} is not a .safetensors checkpoint; one of the MENet repository becomes one with "
-            f"'compactnets convert {path} --model NAME --output FILE.safetensors'"
-        )
-    record = record_path(path)
-    if not record.is_file():
-        raise InputError(f"{path} has no record beside it: expected {record.name} in the same folder")
-    if task_of(path) == "detection":
-        raise InputError(f"{path} is a detector: the verbs of 'compactnets detect' take it")
-    return parse_record(record, CheckpointRecord, "a checkpoint record")
-
-
 def _exported(path: Path) -> str | None:
     """Return what to do about a path that is none of a checkpoint but of an exported network, or of any folder."""
     folder = path if path.is_dir() and path.suffix not in EXPORTED else path.parent
@@ -130,23 +69,68 @@ def _exported(path: Path) -> str | None:
     return None
 
 
-def task_of(checkpoint: Path) -> str | None:
-    """Return what the record beside a checkpoint says that it is for; a classifier's says nothing."""
-    try:
-        found = read_json(record_path(checkpoint), str(checkpoint))
-    except InputError:
-        return None  # what is wrong with it is for whoever reads it to say
-    return found.get("task") if isinstance(found, dict) else None
+def stated_task(found: Any) -> str:
+    """Return the ``task`` that a record or a recipe states; those of earlier versions, which state none, classify."""
+    return str(found.get("task", CLASSIFICATION)) if isinstance(found, dict) else CLASSIFICATION
+
+
+def task_of(checkpoint: Path) -> str:
+    """Return the task that the record beside a checkpoint states.
+
+    Raises:
+        InputError: no checkpoint, no record, or one that is not JSON.
+    """
+    file = find_record(checkpoint)
+    return stated_task(read_json(file, str(file)))
+
+
+def read_record(path: str | Path, kind: type[Record]) -> Record:
+    """Read the record beside a checkpoint, of the task whose record ``kind`` is.
+
+    Raises:
+        InputError: no checkpoint, no record, one of another task, or one that is not a record.
+    """
+    return parse_record(find_record(as_path(path)), kind, f"the record of a checkpoint of {task_name(kind)}")
+
+
+def find_record(path: Path) -> Path:
+    """Return the file of the record of a checkpoint, both of which exist.
+
+    Raises:
+        InputError: there is no checkpoint, or none with a record; the message says what lies there and what to do.
+    """
+    path = locate(path)
+    if advice := _exported(path):
+        raise InputError(advice)
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}{did_you_mean(str(path), find_weights())}")
+    if path.suffix != ".safetensors":
+        raise InputError(
+            f"{path} is not a .safetensors checkpoint; one of the MENet repository becomes one with "
+            f"'compactnets convert {path} --model NAME --output FILE.safetensors'"
+        )
+    record = record_path(path)
+    if not record.is_file():
+        raise InputError(f"{path} has no record beside it: expected {record.name} in the same folder")
+    return record
+
+
+def task_name(kind: type[BaseModel]) -> str:
+    """Return the task that a kind of record is of."""
+    return str(kind.model_fields["task"].default)
 
 
 def parse_record(file: Path, kind: type[Record], what: str) -> Record:
     """Read a JSON file as a record of ``kind``.
 
     Raises:
-        InputError: not JSON, or not ``what``; the message names the field.
+        InputError: not JSON, a record of another task, or not ``what``; the message names the field.
     """
+    content = read_json(file, str(file))
+    if "task" in kind.model_fields and (task := stated_task(content)) != task_name(kind):
+        raise InputError(f"{file} is a record of {task}: one of {task_name(kind)} was expected")
     try:
-        return kind.model_validate(read_json(file, str(file)))
+        return kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{file} is not {what}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
@@ -171,18 +155,6 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(locate(path))
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
-
-
-def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint; where they do not say their form (:mod:`compactnets.models.form`), as in files
-    older than that, it is the form of the record.
-
-    Raises:
-        InputError: a file that cannot be read, or a record that says another form than the weights.
-    """
-    network, tensors = build_on_meta(record.model, record.arguments), read_tensors(path)
-    _check_forms(tensors, network.state_dict(), path)
-    return with_form(tensors, network)
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
@@ -211,48 +183,12 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, 
         problems.append(f"{key} is {tuple(state_dict[key].shape)}, {name} has {tuple(expected[key].shape)}")
     if problems:
         raise InputError(f"{origin} is a checkpoint of another network than {name}: {'; '.join(problems)}")
-    _check_forms(forms, whole, origin)
+    check_forms(forms, whole, origin)
     model.load_state_dict({**state_dict, **forms}, strict=False)
 
 
-def _check_forms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Path | str) -> None:
+def check_forms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Path | str) -> None:
     if told := compare(state, wanted):
         raise InputError(
             f"{origin} holds weights of a network with {told}: the same tensors compute something else there"
         )
-
-
-def check_outputs(record: CheckpointRecord, outputs: int) -> None:
-    """Raise unless a record names as many classes as its network has outputs.
-
-    Raises:
-        InputError: both numbers.
-    """
-    for field, names in (("class_names", record.class_names), ("class_labels", record.class_labels)):
-        if names is not None and len(names) != outputs:
-            raise InputError(
-                f"the record of {record.model} names {len(names)} classes in {field}, and the network has {outputs} "
-                f"outputs: they must be as many"
-            )
-
-
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CheckpointRecord]:
-    """Build the network of a checkpoint, in evaluation mode, and return it with its record.
-
-    Raises:
-        InputError: a file or record that cannot be read, weights that do not fit the network, or a checkpoint that was
-            trained for int8 (:func:`compactnets.deploy.artifact.load_network` and ``quantize`` take those).
-    """
-    path = as_path(path)
-    record = read_record(path)
-    if record.int8 is not None:
-        raise InputError(
-            f"{path} was trained for int8 (train --qat): eval and predict take it, and 'compactnets quantize {path}' "
-            f"writes it for a runtime; what needs a float network takes the one that it was made from, "
-            f"{record.int8.init}"
-        )
-    model = create_model(record.model, **record.arguments)
-    load_weights(model, read_tensors(path), record.model, path)
-    check_outputs(record, getattr(model, "num_classes", len(record.class_names)))
-    Preprocess.from_dict(record.preprocess)  # a record that cannot be used is refused here, not at the first image
-    return model.to(device).eval(), record

@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from compactnets.console import Tracker, say
 from compactnets.data.handover import lost_workers
@@ -17,15 +18,13 @@ from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.training.compiling import Compiling, without_cuda_warnings
 from compactnets.training.distributed import World
-from compactnets.training.evaluation import EvaluationStopped, NotFiniteError
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
 from compactnets.training.processor import keep_freed_memory
-from compactnets.training.result import TrainResult
 from compactnets.training.run_folder import RunFolder, own_run_folder
+from compactnets.training.setup import EvaluationStopped, NotFiniteError, Score, TrainingSetup
 from compactnets.training.state import Progress, describe_run, load_state, save_state
 from compactnets.training.step import Learner
-from compactnets.training.task import Score, Task
 from compactnets.training.watch import NOT_FINITE, LossWatch
 
 CHECK_INTERVAL = 25  # steps that an accelerator may run ahead before its losses are read
@@ -33,7 +32,38 @@ LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
 SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint than this is not saved again
 
 
-def run(task: Task, output: str | Path, world: World | None = None) -> TrainResult:
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run gives.
+
+    Attributes:
+        output: its folder.
+        final: what its last evaluation gave, as JSON has it.
+        best: the best value of the figure by which checkpoints are compared, in percent.
+        seconds: spent on it, over all starts.
+        is_main: whether this process, of several, is the one that says it.
+    """
+
+    output: Path
+    epochs: int
+    final: dict[str, Any]
+    best: float
+    seconds: float
+    is_main: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
+        return {
+            "output": str(self.output),
+            "checkpoint": str(self.output / "best.safetensors"),
+            "epochs": self.epochs,
+            "final": self.final,
+            "best_percent": self.best,
+            "seconds": self.seconds,
+        }
+
+
+def run(task: TrainingSetup, output: str | Path, world: World | None = None) -> TrainResult:
     """Train a task as its recipe says and write a run folder to ``output``; a run that stopped there goes on.
 
     On a processor a run that was stopped after any step ends with the same bits as one that was not, and the process
@@ -57,7 +87,7 @@ def run(task: Task, output: str | Path, world: World | None = None) -> TrainResu
 class _Run:
     """The parts of a run, and the loop over them."""
 
-    def __init__(self, task: Task, output: Path, world: World) -> None:
+    def __init__(self, task: TrainingSetup, output: Path, world: World) -> None:
         self.task, self.recipe = task, task.recipe
         self.output, self.world = output, world
         if world.device.type == "cpu":
@@ -125,7 +155,9 @@ class _Run:
                 f"{'their' if count > 1 else 'its'} place, {times:,} time{'s' if times > 1 else ''} in all"
             )
         assert progress.final is not None  # the last epoch has an evaluation
-        return TrainResult(self.output, recipe.epochs, progress.final, progress.best, progress.seconds)
+        return TrainResult(
+            self.output, recipe.epochs, progress.final, progress.best, progress.seconds, self.world.is_main
+        )
 
     def _close(self) -> None:
         self.loader.close()

@@ -1,95 +1,19 @@
-"""From a recipe to a network with its first weights."""
+"""What every task does on the way from a recipe to a network with its first weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from compactnets.console import say
-from compactnets.data import ImageSource, Preprocess
 from compactnets.errors import InputError
-from compactnets.files import as_path
 from compactnets.models.form import compare, with_form
-from compactnets.models.registry import accepted_arguments, create_model
-from compactnets.nn import initialize
-from compactnets.training.checkpoint import Int8Training, load_weights, read_record, read_weights
-from compactnets.training.distributed import World
-from compactnets.training.recipe import Recipe, RunRecipe
+from compactnets.training.recipe import RunRecipe
 
 Kind = TypeVar("Kind", bound=RunRecipe)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is trained.
-
-    Attributes:
-        preprocess: of the images.
-        model: the network with its first weights; its modules name parameters that never decay in ``undecayed``, with
-            the factor of their learning rate.
-        arguments: what builds the network again.
-        int8: where the network is a quantised form, what its record says of it.
-        compile: where it compiles what the recipe's ``compile`` asks for, so that the step is left alone: what lets it.
-    """
-
-    preprocess: Preprocess
-    model: nn.Module
-    arguments: dict[str, Any]
-    int8: Int8Training | None = None
-    compile: Callable[[], None] | None = None
-
-
-Prepare = Callable[[Recipe, ImageSource, Path | None], Prepared]
-
-
-def prepare(recipe: Recipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
-    """Build the network of a recipe for the classes and channels of a source.
-
-    Args:
-        init: checkpoint whose weights come first; its classifier is replaced where the classes differ.
-
-    Raises:
-        InputError: a network or argument that does not exist, or a checkpoint of another network.
-    """
-    init = None if init is None else as_path(init)
-    skips = recipe.on_error == "skip"  # also for the images that are looked at here
-    preprocess = recipe.resolve_preprocess(source.readable_preprocess if skips else source.default_preprocess)
-    given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
-    if given:
-        raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data, leave them out")
-    accepted_arguments(recipe.model)
-    torch.manual_seed(recipe.seed)
-    arguments = {**recipe.model_arguments, "num_classes": len(source.class_names), "in_chans": preprocess.channels}
-    if init is None:
-        model = create_model(recipe.model, **arguments)
-        if recipe.initialization is not None:
-            initialize(model, recipe.initialization)
-        return Prepared(preprocess, model, arguments)
-    if recipe.initialization is not None:
-        raise InputError("initialization is for fresh weights: leave it out where --init gives them")
-    record = read_record(init)
-    if record.int8 is not None:
-        raise InputError(
-            f"{init} was trained for int8 already (train --qat): expected a float checkpoint for --init, such as the "
-            f"one that it was made from, {record.int8.init}"
-        )
-    if record.model != recipe.model:
-        raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
-    arguments = {**record.arguments, **arguments}
-    model = create_model(recipe.model, **arguments)
-    weights = begin_with(read_weights(init, record), model, init, recipe.init_form)
-    if record.class_names != list(source.class_names):
-        found, wanted = len(record.class_names), len(source.class_names)
-        say(f"classifier replaced: {init} has {found} classes, {source.spec} has {wanted}")
-        fresh = model.state_dict()
-        weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
-    load_weights(model, weights, recipe.model, init)
-    return Prepared(preprocess, model, arguments)
 
 
 def begin_with(weights: Mapping[str, Tensor], model: nn.Module, init: Path, how: str) -> dict[str, Tensor]:
@@ -124,22 +48,3 @@ def fit_epochs(recipe: Kind, steps: int, spec: str) -> Kind:
         f"min_steps = {recipe.min_steps:,}; an evaluation every {between:,}"
     )
     return recipe.model_copy(update={"epochs": epochs, "eval_epochs": between})
-
-
-def fit_batch(recipe: Recipe, source: ImageSource, world: World) -> Recipe:
-    """Return the recipe with a batch that the source can fill: its learning rate is scaled to that.
-
-    Raises:
-        InputError: images that are mixed in pairs, of which a process would get an odd number.
-    """
-    if recipe.batch_size > len(source):
-        parts = world.size * recipe.accumulate * (2 if recipe.mix.active else 1)
-        fitting = max(len(source) // parts * parts, parts)  # fewer images than that are refused by the loader
-        say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
-        recipe = recipe.model_copy(update={"batch_size": fitting})
-    if recipe.mix.active and recipe.batch_size // world.size % 2:
-        raise InputError(
-            f"batch_size = {recipe.batch_size} gives each of {world.size} processes an odd number of images, which "
-            f"cannot be mixed in pairs: expected a multiple of {2 * world.size}"
-        )
-    return recipe

@@ -11,22 +11,20 @@ from pydantic import BaseModel, ValidationError
 
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path
-from compactnets.training.recipe import Recipe, RunRecipe
+from compactnets.training.checkpoint import stated_task
+from compactnets.training.recipe import RunRecipe
 from compactnets.values import parse_settings, parse_yaml, read_yaml, shorten
 
 Kind = TypeVar("Kind", bound=RunRecipe)
 
-DETECTORS = "detector"  # the key that only recipes of detectors have, and all of them
 
-
-def list_recipes(*, detectors: bool | None = None) -> list[str]:
+def list_recipes(task: str | None = None) -> list[str]:
     """Return the names of the recipes in the package, such as ``cifar/muffnet``.
 
     Args:
-        detectors: only those of detectors, or only those of classifiers; both where it is not given.
+        task: only those of this task; all where it is not given.
     """
-    names = _list_all()
-    return [name for name in names if detectors is None or (DETECTORS in _read(name)) == detectors]
+    return [name for name in _list_all() if task in (None, stated_task(read_recipe(name)))]
 
 
 def _list_all() -> list[str]:
@@ -40,21 +38,18 @@ def _list_all() -> list[str]:
     ]
 
 
-def load_recipe(name: str | Path, overrides: Iterable[str] = (), model: str | None = None) -> Recipe:
-    """Read the recipe of a classifier; see :func:`load`."""
-    if DETECTORS in (settings := _read(name)):
-        raise InputError(f"recipe {name} trains a detector: 'compactnets detect train {name}'")
-    return load(Recipe, settings, name, overrides, model)
+def load_recipe(kind: type[Kind], name: str | Path, overrides: Iterable[str] = (), model: str | None = None) -> Kind:
+    """Read a recipe of one task; see :func:`load`.
 
-
-def load_detection_recipe(
-    kind: type[Kind], name: str | Path, overrides: Iterable[str] = (), model: str | None = None
-) -> Kind:
-    """Read the recipe of a detector; see :func:`load`."""
-    if DETECTORS not in (settings := _read(name)):
-        known = ", ".join(list_recipes(detectors=True))
+    Raises:
+        InputError: what :func:`load` raises, or a recipe of another task.
+    """
+    settings = read_recipe(name)
+    wanted = kind.model_fields["task"].default
+    if (task := stated_task(settings)) != wanted:
+        known = ", ".join(list_recipes(wanted))
         raise InputError(
-            f"recipe {name} has no detector: expected one of {known}, or a .yaml file with the key detector"
+            f"recipe {name} is of {task}: expected one of {wanted}, {known}, or a .yaml file with task: {wanted}"
         )
     return load(kind, settings, name, overrides, model)
 
@@ -103,7 +98,12 @@ def load(
         raise InputError(f"recipe {name}: {_explain(kind, error)}") from None
 
 
-def _read(name: str | Path) -> dict[str, Any]:
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """Return the settings of a recipe of the package, or of a ``.yaml`` file, as they stand there.
+
+    Raises:
+        InputError: there is none, or it is no mapping.
+    """
     path = as_path(name)
     known = _list_all()
     if str(name) in known:

@@ -16,7 +16,7 @@ from compactnets.training.distributed import World, synchronize_batchnorm
 from compactnets.training.optimization import lr_factor, make_optimizer, set_lr
 from compactnets.training.processor import processor_form
 from compactnets.training.recipe import RunRecipe
-from compactnets.training.task import Objective
+from compactnets.training.setup import Objective
 
 
 class Learner:

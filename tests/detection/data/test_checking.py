@@ -11,7 +11,6 @@ import pytest
 from compactnets.data.base import MissingSplitError
 from compactnets.detection.data import check_detection
 from compactnets.detection.data.checking import role_of
-from compactnets.detection.data.report import render
 
 from .helpers import HEIGHT, WIDTH, annotation, coco_document, voc_object, write_coco_file, write_tree
 
@@ -36,7 +35,7 @@ def test_clean(tmp_path: Path) -> None:
     assert train.box_sizes == (4, 4, 6)
     assert (train.widths, train.heights, train.formats) == ((WIDTH,) * 3, (HEIGHT,) * 3, {"PNG": 2})
     assert report.notes == ["trainval: 3 images, all of them in train and val and not looked at again"]
-    lines = list(render(report))
+    lines = list(report.lines())
     assert lines[1:] == [
         "  train: 2 images with 3 objects of 2 classes: ant 1, bee 2",
         "    width 20, height 16 pixels; PNG 2, RGB 2",
@@ -118,7 +117,7 @@ def test_planted_problems(tmp_path: Path, workers: int) -> None:
         "test: 1 classes have no object: bee",
         "train: 1 images are copies of another with the same boxes",
     ]
-    lines = list(render(report))
+    lines = list(report.lines())
     for line in ("cannot be read: 2", "bad boxes: 2", "same image in two splits: 1"):
         assert line in lines
     assert any("cut.png, object 2 (bee; xmin 30, ymin 1, xmax 40, ymax 4): less than a pixel" in line for line in lines)
@@ -169,14 +168,14 @@ def test_long_lists_are_cut_in_text_only(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, {"val": {"a": []}})
     (tree / "Annotations" / "a.xml").write_text(annotation(objects, "a.png"))
     report = check_detection(str(tree))
-    assert list(render(report, 20)).count("  and 10 more (--json lists all)") == 1
+    assert list(report.lines(20)).count("  and 10 more (--json lists all)") == 1
     assert len(report.to_dict()["boxes"]["val"]) == 30
 
 
 def test_many_classes_in_one_line(tmp_path: Path) -> None:
     objects = [(f"c{number:02d}", 1, 1, 4, 4) for number in range(11)] + [("c03", 2, 2, 5, 5)]
     report = check_detection(str(write_tree(tmp_path, {"train": {"a": objects}})))
-    assert list(render(report))[1] == "  train: 1 images with 12 objects of 11 classes, from 1 (c00) to 2 (c03) each"
+    assert list(report.lines())[1] == "  train: 1 images with 12 objects of 11 classes, from 1 (c00) to 2 (c03) each"
 
 
 def test_blood_cells(shared: Path) -> None:
@@ -194,7 +193,7 @@ def test_files_beside_the_images_are_listed(tmp_path: Path) -> None:
     report = check_detection(str(tree))
     assert report.left_out == ["JPEGImages/unlisted.png", "JPEGImages/z.heic"]
     assert report.clean
-    assert "files left out (.png 1, .heic 1): 2" in list(render(report))
+    assert "files left out (.png 1, .heic 1): 2" in list(report.lines())
     assert check_detection(str(tree), "train").left_out == [], "another split may name them"
     for split in ("train", "val"):
         folder = tmp_path / "coco" / split

@@ -76,33 +76,33 @@ class DetectionReport:
         """Return all of it for JSON."""
         return {"clean": self.clean, **asdict(self)}
 
-
-def render(report: DetectionReport, limit: int = 20) -> Iterator[str]:
-    """Yield the lines of a report; of each kind of problem the first ``limit`` are listed."""
-    yield f"{report.spec} ({report.kind}), {report.seconds:.1f} s"
-    for split, summary in report.splits.items():
-        yield f"  {split}: {summary.images:,} images with {summary.objects:,} objects of {_classes(summary.classes)}"
-        yield from summary.lines()
-        if summary.box_sizes:
-            flags = "".join(
-                f"; {number:,} {name}"
-                for name, number in (("difficult", summary.difficult), ("crowd", summary.crowd))
-                if number
-            )
-            yield f"    boxes {spread(summary.box_sizes)} pixels, as the square root of the area{flags}"
-    faults = [fault for found in report.faults.values() for fault in found]
-    bad = [problem for problems in report.boxes.values() for problem in problems]
-    kinds: tuple[tuple[str, Sequence[object]], ...] = (
-        ("cannot be read", [found.reason for found in report.unreadable]),
-        *((("annotations that cannot be read", faults),) if faults else ()),
-        *((("nothing to train on", report.nothing_to_learn),) if report.nothing_to_learn else ()),
-        ("bad boxes", bad),
-        ("same image with different boxes", [" = ".join(map(str, group)) for group in report.conflicts]),
-        ("same image in two splits", [" = ".join(map(str, group)) for group in report.leaks]),
-    )
-    yield from problem_lines(kinds, limit)
-    yield from left_out_lines({"all": report.left_out}, limit)
-    yield from (f"note: {note}" for note in report.notes)
+    def lines(self, limit: int = 20) -> Iterator[str]:
+        """Yield what a person reads; of each kind of problem the first ``limit`` are listed."""
+        yield f"{self.spec} ({self.kind}), {self.seconds:.1f} s"
+        for split, summary in self.splits.items():
+            what = f"{summary.objects:,} objects of {_classes(summary.classes)}"
+            yield f"  {split}: {summary.images:,} images with {what}"
+            yield from summary.lines()
+            if summary.box_sizes:
+                flags = "".join(
+                    f"; {number:,} {name}"
+                    for name, number in (("difficult", summary.difficult), ("crowd", summary.crowd))
+                    if number
+                )
+                yield f"    boxes {spread(summary.box_sizes)} pixels, as the square root of the area{flags}"
+        faults = [fault for found in self.faults.values() for fault in found]
+        bad = [problem for problems in self.boxes.values() for problem in problems]
+        kinds: tuple[tuple[str, Sequence[object]], ...] = (
+            ("cannot be read", [found.reason for found in self.unreadable]),
+            *((("annotations that cannot be read", faults),) if faults else ()),
+            *((("nothing to train on", self.nothing_to_learn),) if self.nothing_to_learn else ()),
+            ("bad boxes", bad),
+            ("same image with different boxes", [" = ".join(map(str, group)) for group in self.conflicts]),
+            ("same image in two splits", [" = ".join(map(str, group)) for group in self.leaks]),
+        )
+        yield from problem_lines(kinds, limit)
+        yield from left_out_lines({"all": self.left_out}, limit)
+        yield from (f"note: {note}" for note in self.notes)
 
 
 def _classes(classes: dict[str, int]) -> str:

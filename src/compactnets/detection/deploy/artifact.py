@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,13 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from compactnets.deploy.record import NAME, digest
+from compactnets.deploy.record import ExportedRecord
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.deploy.decoding import Decoding
-from compactnets.errors import InputError
-from compactnets.files import as_path
-from compactnets.training.checkpoint import parse_record
-from compactnets.values import read_json
 
 WHOLE, FIRST, SECOND = "model.onnx", "proposals.onnx", "subnet.onnx"
 INPUT = "images"
@@ -103,18 +98,13 @@ class DetectorVerification(BaseModel):
     checks: list[DetectorCheck]
 
 
-class DetectorArtifact(BaseModel):
-    """What ``artifact.json`` holds."""
+class DetectorArtifact(ExportedRecord):
+    """The ``artifact.json`` of a detector; ``files`` are in the order in which they run."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    version: int = 1
     task: Literal["detection"] = "detection"
     format: Literal["onnx"] = "onnx"
     heads: Heads = Field(description="boxes: the choice of boxes is inside; raw: it is left to the caller")
     precision: Literal["float32", "float16"] = Field("float32", description="of the weights in the files")
-    files: dict[str, str] = Field(description="name -> sha256, in the order in which they run")
-    bytes: int = Field(description="of all files together")
     network: DetectorRecord = Field(description="detector, backbone, classes, source and licence of the weights")
     input: InputRecord
     inputs: dict[str, list[TensorRecord]] = Field(description="of each file")
@@ -123,43 +113,11 @@ class DetectorArtifact(BaseModel):
     steps: list[str] = Field(description="what is left to the caller, in order")
     opset: int
     cost: dict[str, Any] = Field(description="multiply-adds and parameters by part")
-    versions: dict[str, str] = Field(description="what wrote and checked it")
     verification: DetectorVerification | None = None
 
-
-def is_detector_artifact(path: Path) -> bool:
-    """Whether ``path`` is a folder with a record, or a file of such a folder; whose it is, reading it tells."""
-    folder = path if path.is_dir() else path.parent
-    return (folder / NAME).is_file() and (path.is_dir() or path.name in (WHOLE, FIRST, SECOND))
-
-
-def read_detector_artifact(path: str | Path) -> DetectorArtifact:
-    """Read the record of an exported detector and check its files against it.
-
-    Raises:
-        InputError: no record, the record of a classifier, or files that differ from the record.
-    """
-    path = as_path(path)
-    folder = path if path.is_dir() else path.parent
-    file = folder / NAME
-    if not file.is_file():
-        raise InputError(f"{path} has no {NAME}: expected the folder that 'compactnets detect export' wrote")
-    try:
-        found = read_json(file, str(file))
-    except InputError:
-        found = None  # which parse_record explains
-    if isinstance(found, dict) and found.get("task") != "detection" and "network" in found:
-        raise InputError(f"{folder} is an exported classifier: 'compactnets eval' and 'compactnets predict' take it")
-    record = parse_record(file, DetectorArtifact, "the record of an exported detector")
-    expected = tuple(file_names(record.network.detector, record.heads))
-    if tuple(record.files) != expected:
-        raise InputError(f"{file} names the files {', '.join(record.files) or 'none'}: expected {', '.join(expected)}")
-    for name, wanted in record.files.items():
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing, which {NAME} names: export again")
-        if digest(folder / name) != wanted:
-            raise InputError(f"{folder / name} is not the file that {NAME} describes (sha256 differs): export again")
-    return record
+    def expected_files(self) -> tuple[str, ...]:
+        """Return the names that ``files`` must have, in order."""
+        return tuple(file_names(self.network.detector, self.heads))
 
 
 def file_names(detector: str, heads: Heads) -> list[str]:

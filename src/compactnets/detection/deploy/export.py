@@ -11,7 +11,7 @@ from torchvision.models.detection.ssd import SSD
 
 from compactnets.console import stage, stages
 from compactnets.deploy.export import check_output, check_share, weight_bytes
-from compactnets.deploy.formats import FLOAT16, FLOAT32, FORMATS
+from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, FORMATS
 from compactnets.deploy.metadata import texts
 from compactnets.deploy.record import NAME, digest, size_in_bytes
 from compactnets.deploy.rewrite import round_to_float16
@@ -92,7 +92,7 @@ def export_detector(
     form.check_precision(precision)
     float16 = precision == FLOAT16
     versions = {**software_versions(), **form.versions()}
-    from compactnets.deploy.onnx_format import OPSET, embed, store_float16  # which imports what int8 needs
+    from compactnets.deploy.formats.onnx import OPSET, embed, store_float16
 
     usual = TOLERANCE_FLOAT16 if float16 else TOLERANCE
     limit = usual if tolerance is None else tolerance

@@ -77,7 +77,7 @@ def _save(
     outputs: Tensors,
 ) -> tuple[list[TensorRecord], list[TensorRecord]]:
     """Write one file."""
-    from compactnets.deploy.onnx_format import save_program
+    from compactnets.deploy.formats.onnx import save_program
 
     module.eval()
     with torch.inference_mode():

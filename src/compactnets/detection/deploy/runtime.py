@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.transform import resize_boxes
 
-from compactnets.deploy.formats import FORMATS
+from compactnets.deploy.formats.registry import FORMATS
 from compactnets.deploy.metadata import PREFIX
-from compactnets.detection.checkpoint import Detector, DetectorRecord, check_classes, load_detector
-from compactnets.detection.deploy.artifact import SECOND, DetectorArtifact, is_detector_artifact, read_detector_artifact
+from compactnets.deploy.record import read_artifact
+from compactnets.detection.checkpoint import check_classes
+from compactnets.detection.deploy.artifact import SECOND, DetectorArtifact
 from compactnets.detection.deploy.decoding import clip
 from compactnets.detection.objects import Detections
 from compactnets.errors import InputError
 from compactnets.failures import one_line
-from compactnets.files import as_path
-from compactnets.training.evaluation import NotFiniteError
+from compactnets.training.setup import NotFiniteError
 
 
 class ArtifactDetector(nn.Module):
@@ -31,7 +31,7 @@ class ArtifactDetector(nn.Module):
 
     def __init__(self, artifact: DetectorArtifact, folder: Path, threads: int | None = None) -> None:
         super().__init__()
-        from compactnets.deploy.onnx_format import open_session
+        from compactnets.deploy.formats.onnx import open_session
 
         self.artifact = artifact
         self.sessions = {}
@@ -101,60 +101,30 @@ class ArtifactDetector(nn.Module):
             check_classes(self.artifact.network, columns)
 
 
-def load_detector_artifact(path: str | Path, threads: int | None = None) -> ArtifactDetector:
+def load_detector_artifact(
+    path: str | Path, threads: int | None = None, *, class_agnostic_nms: bool = False
+) -> ArtifactDetector:
     """Load an exported detector into ONNX Runtime, by its folder or one of its files.
 
     Args:
         path: folder or file.
         threads: threads of the runtime; its own choice where not given.
-
-    Raises:
-        InputError: a record or file that cannot be used, or a runtime that is not installed.
-    """
-    path = as_path(path)
-    path = Path(path)
-    record = read_detector_artifact(path)
-    FORMATS["onnx"].versions()
-    detector = ArtifactDetector(record, path if path.is_dir() else path.parent, threads).eval()
-    detector.check_classes()
-    return detector
-
-
-def load_any_detector(
-    path: str | Path, device: torch.device | str = "cpu", *, class_agnostic_nms: bool = False
-) -> tuple[Detector, DetectorRecord]:
-    """Load the checkpoint of a detector on ``device``, or an exported detector, with what says how to read it.
-
-    Args:
         class_agnostic_nms: suppress boxes by better ones of other classes, too.
 
     Raises:
-        InputError: neither, or one that cannot be used; or suppression that is in the files and in each class.
+        InputError: a record or file that cannot be used, a runtime that is not installed, or suppression that is in
+            the files and in each class.
     """
-    path = as_path(path)
-    if not is_detector_artifact(path):
-        return load_detector(path, device, class_agnostic_nms=class_agnostic_nms)
-    detector = load_detector_artifact(path)
-    artifact = detector.artifact
-    if class_agnostic_nms and not artifact.decoding.class_agnostic:
-        if artifact.heads == "boxes":
+    record, folder = read_artifact(path, DetectorArtifact)
+    FORMATS["onnx"].versions()
+    detector = ArtifactDetector(record, folder, threads).eval()
+    detector.check_classes()
+    if class_agnostic_nms and not record.decoding.class_agnostic:
+        if record.heads == "boxes":
             raise InputError(
                 f"{path} suppresses boxes in each class, inside its graph: export it with --class-agnostic-nms, or "
                 f"with --heads raw"
             )
-        decoding = artifact.decoding.model_copy(update={"class_agnostic": True})
-        detector.artifact = artifact.model_copy(update={"decoding": decoding})
-    return detector, detector.artifact.network
-
-
-def detector_device(path: Path, device: str) -> str:
-    """Return the device for a checkpoint or an exported detector, which runs on the processor.
-
-    Raises:
-        InputError: another device for an exported detector.
-    """
-    if not is_detector_artifact(path):
-        return device
-    if device not in ("auto", "cpu"):
-        raise InputError(f"{path} is an exported detector, which runs on cpu, found --device {device}")
-    return "cpu"
+        decoding = record.decoding.model_copy(update={"class_agnostic": True})
+        detector.artifact = record.model_copy(update={"decoding": decoding})
+    return detector

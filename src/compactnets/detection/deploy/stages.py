@@ -15,9 +15,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from compactnets.deploy.rewrite import fold_normalization, move_shuffles
-from compactnets.detection.backbone import create_backbone
 from compactnets.detection.checkpoint import Detector, DetectorRecord, build_detector
 from compactnets.detection.deploy.decoding import Decoding, clip
+from compactnets.models.backbone import create_backbone
 
 
 def deploy_detector(detector: Detector, record: DetectorRecord) -> FasterRCNN | SSD:

@@ -1,0 +1,1 @@
+"""Labelled images: training, evaluating and using classifiers."""

@@ -1,0 +1,100 @@
+"""Checkpoints of classifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from compactnets.data import Preprocess
+from compactnets.errors import InputError
+from compactnets.files import as_path
+from compactnets.models.form import with_form
+from compactnets.models.registry import build_on_meta, create_model
+from compactnets.training.checkpoint import ClassName, check_forms, load_weights, read_record, read_tensors
+
+
+class Int8Training(BaseModel):
+    """What a checkpoint of ``train --qat`` holds: the quantised form of the network, its scales trained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    init: str = Field(description="the float checkpoint that training began with")
+    calibration_images: int = Field(description="training images that the first ranges were measured on")
+    quantizers: list[str] = Field(description="names of the quantised tensors, in the order of the network")
+    logits: str | None = Field(description="the quantizer of the logits, left out where a runtime keeps them in float")
+
+
+class CheckpointRecord(BaseModel):
+    """What the JSON file beside the weights holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    task: Literal["classification"] = "classification"
+    model: str = Field(description="name for compactnets.create_model")
+    arguments: dict[str, Any] = Field(description="its arguments, num_classes among them")
+    class_names: list[ClassName] = Field(description="identifiers of the classes, in the order of the outputs")
+    class_labels: list[str] | None = Field(None, description="what a person reads, where the identifiers are codes")
+    preprocess: dict[str, Any] = Field(description="fields of compactnets.data.Preprocess")
+    source: str = Field(description="where the weights come from")
+    license: str = Field(description="licence of the weights, as far as it is known")
+    training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
+    int8: Int8Training | None = Field(None, description="where it was trained for int8: what the weights are of")
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names to show to a person."""
+        return self.class_labels or self.class_names
+
+
+def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint; where they do not say their form (:mod:`compactnets.models.form`), as in files
+    older than that, it is the form of the record.
+
+    Raises:
+        InputError: a file that cannot be read, or a record that says another form than the weights.
+    """
+    network, tensors = build_on_meta(record.model, record.arguments), read_tensors(path)
+    check_forms(tensors, network.state_dict(), path)
+    return with_form(tensors, network)
+
+
+def check_outputs(record: CheckpointRecord, outputs: int) -> None:
+    """Raise unless a record names as many classes as its network has outputs.
+
+    Raises:
+        InputError: both numbers.
+    """
+    for field, names in (("class_names", record.class_names), ("class_labels", record.class_labels)):
+        if names is not None and len(names) != outputs:
+            raise InputError(
+                f"the record of {record.model} names {len(names)} classes in {field}, and the network has {outputs} "
+                f"outputs: they must be as many"
+            )
+
+
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, CheckpointRecord]:
+    """Build the network of a checkpoint, in evaluation mode, and return it with its record.
+
+    Raises:
+        InputError: a file or record that cannot be read, weights that do not fit the network, or a checkpoint that was
+            trained for int8 (:func:`compactnets.deploy.artifact.load_network` and ``quantize`` take those).
+    """
+    path = as_path(path)
+    record = read_record(path, CheckpointRecord)
+    if record.int8 is not None:
+        raise InputError(
+            f"{path} was trained for int8 (train --qat): eval and predict take it, and 'compactnets quantize {path}' "
+            f"writes it for a runtime; what needs a float network takes the one that it was made from, "
+            f"{record.int8.init}"
+        )
+    model = create_model(record.model, **record.arguments)
+    load_weights(model, read_tensors(path), record.model, path)
+    check_outputs(record, getattr(model, "num_classes", len(record.class_names)))
+    Preprocess.from_dict(record.preprocess)  # a record that cannot be used is refused here, not at the first image
+    return model.to(device).eval(), record

@@ -1,0 +1,100 @@
+"""Classify image files and videos with a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
+from compactnets.data import Preprocess
+from compactnets.data.inputs import Picture, read_pictures
+from compactnets.errors import InputError
+from compactnets.failures import one_line
+
+COLUMNS = ("image", "frame", "seconds", "rank", "class_name", "label", "probability", "error")  # of a CSV file
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its probability (softmax), from 0 to 1."""
+
+    class_name: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best guesses for one image, or one frame of a video, best first; or why there are none."""
+
+    image: str  # path of the file
+    guesses: tuple[Guess, ...] = ()
+    frame: int | None = None  # of a video
+    seconds: float | None = None
+    error: str | None = None
+    name: str = ""  # what stands above the guesses
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction for JSON; ``frame``, ``seconds`` and ``error`` only where there are any."""
+        values = {key: value for key, value in asdict(self).items() if value is not None}
+        del values["name"]
+        return values
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each guess."""
+        for guess in self.guesses:
+            yield f"{100 * guess.probability:6.2f} %  {guess.label}"
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield a row for each guess, or one without; see :data:`COLUMNS`."""
+        place = (self.image, self.frame, self.seconds)
+        for rank, guess in enumerate(self.guesses, start=1):
+            yield (*place, rank, guess.class_name, guess.label, guess.probability, None)
+        if not self.guesses:
+            yield (*place, None, None, None, None, self.error)
+
+
+def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top_k: int = 5) -> tuple[Guess, ...]:
+    """Return the ``top_k`` best guesses for one image, with the checkpoint's own preprocessing."""
+    preprocess = Preprocess.from_dict(record.preprocess)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with torch.inference_mode():
+        logits = model(preprocess(image)[None].to(device)).float()[0]
+    check_outputs(record, len(logits))
+    if not logits.isfinite().all():
+        raise InputError(f"{record.model} gives outputs that are not finite numbers: its weights cannot be used")
+    probabilities = logits.softmax(dim=0)
+    values, indices = probabilities.topk(min(top_k, len(probabilities)))
+    return tuple(
+        Guess(record.class_names[index], record.labels[index], value)
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+    )
+
+
+def predict(
+    model: nn.Module, record: CheckpointRecord, images: Iterable[str | Picture], top_k: int = 5, every: int = 1
+) -> Iterator[Prediction]:
+    """Classify images and frames of videos, one by one; what cannot be read gives a prediction with an ``error``.
+
+    Args:
+        model: in evaluation mode.
+        record: its classes and preprocessing.
+        images: what :func:`compactnets.data.inputs.find_files` gives.
+        top_k: guesses for each.
+        every: of a video, one frame in so many.
+    """
+    for picture in read_pictures(images, every):
+        if picture.image is not None:
+            try:
+                with one_line(picture.name):
+                    guesses = classify(model, record, picture.image, top_k)
+                yield Prediction(picture.path, guesses, picture.frame, picture.seconds, name=picture.name)
+                continue
+            except InputError as error:
+                picture = picture.failed(error)
+        yield Prediction(picture.path, (), picture.frame, picture.seconds, picture.error, picture.name)

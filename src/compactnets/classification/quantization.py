@@ -1,0 +1,363 @@
+"""From a checkpoint to an int8 artifact whose accuracy and latency were measured beside those of the float one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.evaluation import match_classes
+from compactnets.console import say, stages
+from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data.base import MissingSplitError
+from compactnets.data.part import PartOfSource
+from compactnets.deploy.export import check_float, check_output, finish_artifact, weight_bytes, weights_digest
+from compactnets.deploy.formats.registry import Format, find_format
+from compactnets.deploy.int8.comparison import compare_accuracy
+from compactnets.deploy.int8.form import (
+    drop_output_quantizer,
+    quantized_form,
+    set_mode,
+    without_quantizers,
+)
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.layers import Mode
+from compactnets.deploy.int8.noise import layer_errors, relative_error, sensitivities
+from compactnets.deploy.int8.ranges import check_method
+from compactnets.deploy.int8.steps import (
+    IMAGES_AT_ONCE,
+    Settings,
+    calibrated,
+    check_names,
+    read_pixels,
+    settled,
+    spread_over,
+)
+from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
+from compactnets.deploy.report import show_quantized
+from compactnets.deploy.rewrite import deploy_form
+from compactnets.deploy.verify import example_input
+from compactnets.errors import InputError, LimitError
+from compactnets.failures import Space, one_line, scratch_folder
+from compactnets.files import as_path, json_text
+from compactnets.folders import writing
+from compactnets.latency.benchmark import Entry, Variant, measure
+from compactnets.models.registry import create_model
+from compactnets.tasks.contract import Model
+from compactnets.tasks.opening import open_to_write
+
+TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: values between two steps may go either way
+IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order where the drop is past its limit
+PROBES = 16  # images that sensitivities are measured on
+TRAIN = "train it for int8 ('compactnets train cifar/qat --qat --init CHECKPOINT …'), or allow more"
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """An int8 artifact that was written, with its report, and where."""
+
+    record: ArtifactRecord
+    report: dict[str, Any]
+    output: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for JSON."""
+        return {"output": str(self.output), **self.record.model_dump(mode="json"), "quantization": self.report}
+
+    def show(self) -> None:
+        """Print what it loses and gains."""
+        show_quantized(self.record, self.report, self.output)
+
+
+def quantize_model(
+    what: str | Path | Model,
+    format_name: str,
+    output: str | Path,
+    *,
+    beside: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> QuantizeReport:
+    """Do what :func:`quantize` does for a network by its path or name.
+
+    Args:
+        what: a checkpoint, or the name of weights or of a network.
+        beside: a float network to compare with, as ``what``.
+        settings: fields of :class:`compactnets.deploy.int8.Settings`.
+        others: as for :func:`quantize`.
+
+    Raises:
+        InputError: what :func:`quantize` raises, or a network that is none to quantise.
+    """
+    model, record = open_to_write(what, CheckpointRecord, "quantize")
+    compared = None
+    if beside is not None:
+        floating, its_record = open_to_write(beside, CheckpointRecord, "quantize --float")
+        check_float(its_record)
+        compared = (str(beside), floating, its_record)
+    chosen = Settings(**settings) if settings else None
+    return QuantizeReport(
+        *quantize(model, record, format_name, output, settings=chosen, beside=compared, **others), as_path(output)
+    )
+
+
+def quantize(
+    model: nn.Module,
+    network: CheckpointRecord,
+    format_name: str,
+    output: str | Path,
+    *,
+    calibration: str,
+    evaluation: str,
+    max_drop: float,
+    settings: Settings | None = None,
+    threads: int = 1,
+    rounds: int = 100,
+    command: Sequence[str] = (),
+    beside: tuple[str, nn.Module, CheckpointRecord] | None = None,
+) -> tuple[ArtifactRecord, dict[str, Any]]:
+    """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
+
+    Where the drop is larger, the parts that hurt most on calibration images are kept in float, more of them each time.
+    What was trained for int8 is written with its weights and ranges as they are; calibration images then only rank its
+    parts and show the error of each layer, and the float network is the same without its quantizers.
+
+    Args:
+        model: the network, or what :func:`compactnets.deploy.int8.training.load_int8` gives.
+        network: its record.
+        format_name: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
+        output: folder for the artifact, as for :func:`compactnets.deploy.export`.
+        calibration: source of the images to calibrate on (its training images, where it has some).
+        evaluation: source of the images to compare float and int8 on; images that were calibrated on are left out.
+        max_drop: points of top-1 accuracy.
+        settings: how to quantise.
+        threads: threads of the runtime while latency is measured.
+        rounds: turns of the latency measurement.
+        command: what was typed, for the report.
+        beside: another float network to compare with, such as the one that training for int8 began with: what to call
+            it, the network and its record.
+
+    Returns:
+        the artifact's record, and the report that is written beside it.
+
+    Raises:
+        InputError: a format without int8, sources or a network that cannot be used, an output folder in use.
+        LimitError: the drop is past ``max_drop``, or the artifact does not compute what the simulation does; nothing is
+            left behind.
+    """
+    output = as_path(output)
+    settings = settings or Settings()
+    form = _format(format_name)
+    if not -100 <= max_drop <= 100:
+        raise InputError(f"--max-drop must be points from -100 to 100, found {max_drop:g}")
+    check_method(settings.ranges)
+    check_output(output)
+    space = Space(output, weight_bytes(model) // 4, weight_bytes(model))
+    space.check()
+    model = copy.deepcopy(model).cpu().float().eval()
+    if settings.keep:  # before any image is read, and again when the form is as it is written
+        with one_line(f"{network.model} cannot be quantised for {form.name}"):
+            check_names(_names_of(model, network, form), settings.keep)
+    images, rest = _sources(calibration, evaluation, settings.calibration_images)
+    class_map = match_classes(network, rest)
+    if beside is not None:
+        _check_comparable(*beside, network)
+    with one_line(f"{network.model} cannot be quantised for {form.name}", space):
+        return _quantize(
+            form,
+            model,
+            network,
+            output,
+            images,
+            rest,
+            class_map,
+            sources=(calibration, evaluation),
+            max_drop=max_drop,
+            settings=settings,
+            threads=threads,
+            rounds=rounds,
+            command=command,
+            beside=beside,
+        )
+
+
+def _names_of(model: nn.Module, network: CheckpointRecord, form: Format) -> GraphModule:
+    """Return a form with the names of layers and quantizers, whose ranges say nothing."""
+    if network.int8 is not None:
+        assert isinstance(model, GraphModule)
+        return model
+    example = example_input(Preprocess.from_dict(network.preprocess))
+    return quantized_form(plain_graph(copy.deepcopy(model), example), quantize_output=form.int8_output)
+
+
+def _quantize(
+    form: Format,
+    model: nn.Module,
+    network: CheckpointRecord,
+    output: Path,
+    images: ImageSource,
+    rest: ImageSource,
+    class_map: list[int] | None,
+    *,
+    sources: tuple[str, str],
+    max_drop: float,
+    settings: Settings,
+    threads: int,
+    rounds: int,
+    command: Sequence[str],
+    beside: tuple[str, nn.Module, CheckpointRecord] | None,
+) -> tuple[ArtifactRecord, dict[str, Any]]:
+    """Do what :func:`quantize` says, once all that was given is checked."""
+    preprocess = Preprocess.from_dict(network.preprocess)
+    calibration, evaluation = sources
+    pixels = read_pixels(images, preprocess)
+    say(f"quantising {network.model} on {len(pixels)} images")
+    if network.int8 is None:
+        reference = calibrated(model, pixels, settings, quantize_output=form.int8_output)
+        floating = deploy_form(model)
+    else:
+        assert isinstance(model, GraphModule)
+        settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
+        reference = model if form.int8_output else drop_output_quantizer(model)
+        floating = without_quantizers(model)
+        check_names(reference, settings.keep)
+        model = create_model(network.model, **network.arguments).eval()  # whose multiply-adds are counted
+    if beside is not None:
+        floating = deploy_form(beside[1])
+    example = example_input(preprocess)
+    weights = weights_digest(model)
+    with scratch_folder() as plain, writing(output) as folder:
+        with stages(f"{network.model} to {form.name}"):
+            form.write(floating, example, plain)
+        for kept in _choices(reference, pixels, settings):
+            simulation = settled(reference, kept, pixels, settings)
+            for file in folder.iterdir():
+                file.unlink()
+            with stages(f"{network.model} int8 to {form.name}"):
+                details = form.write_int8(simulation, example, folder)
+            compared = compare_accuracy(form, plain, folder, rest, preprocess, class_map)
+            if compared.drop <= max_drop:
+                break
+            say(f"{compared.drop:.2f} points lost, more than {max_drop:g}, with {len(kept)} parts in float")
+        else:
+            raise LimitError(
+                f"int8 loses {compared.drop:.2f} points of top-1 on {compared.images} images of {evaluation}, more "
+                f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; "
+                + (TRAIN if network.int8 is None else "train longer, or allow more")
+            )
+        with stages(f"{network.model} int8 to {form.name}"):
+            record = finish_artifact(
+                form,
+                model,
+                network,
+                folder,
+                details,
+                lambda x, to: form.write_int8(simulation, x, to),
+                tolerance=TOLERANCE_INT8,
+                weights=weights,
+                precision="int8",
+                simulation=simulation,
+            )
+        sizes = {"float32": sum(size_in_bytes(plain / name) for name in form.files), "int8": record.bytes}
+        timed = measure(
+            [
+                _entry(network.model, form, record, plain, sizes["float32"]),
+                _entry(f"{network.model} int8", form, record, folder, sizes["int8"]),
+            ],
+            threads=threads,
+            rounds=rounds,
+            calls=8,
+        )
+        if timed["failed"]:
+            raise InputError(f"latency could not be measured: {timed['failed'][0]['reason']}")
+        report = {
+            "command": list(command),
+            "network": network.model,
+            "trained_for_int8": None if network.int8 is None else network.int8.model_dump(),
+            "float": beside[0] if beside else "the same weights",
+            "format": form.name,
+            "versions": record.versions,
+            "settings": {**asdict(settings), "keep": list(settings.keep)},
+            "calibration": {"source": calibration, "images": len(pixels)},
+            "evaluation": {"source": evaluation, **asdict(compared), "drop_points": compared.drop},
+            "max_drop": max_drop,
+            "kept_in_float": kept,
+            "bytes": sizes,
+            "simulation_error": relative_error(*_logits(reference, simulation, pixels[:IMAGES_AT_ONCE])),
+            "latency": timed,
+            "layers": layer_errors(simulation, reference, pixels[:IMAGES_AT_ONCE]),
+        }
+        (folder / LAYERS).write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
+    return record, report
+
+
+def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, network: CheckpointRecord) -> None:
+    for field in ("class_names", "preprocess"):
+        if getattr(record, field) != getattr(network, field):
+            raise InputError(f"{name} and the network to quantise differ in {field}: they cannot be compared")
+
+
+def _choices(form: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
+    """Yield what to keep in float: what the settings name, then ever more of what hurts most."""
+    yield list(settings.keep)
+    ranking = [name for name, _ in sensitivities(copy.deepcopy(form), pixels[:PROBES])]
+    for number in IN_FLOAT:
+        yield [*settings.keep, *ranking[:number]]
+
+
+def _format(name: str) -> Format:
+    form = find_format(name)
+    if not form.int8:
+        from compactnets.deploy.formats.registry import FORMATS
+
+        able = ", ".join(other.name for other in FORMATS.values() if other.int8)
+        raise InputError(f"int8 is made for {able}, found --format {name}")
+    form.versions()
+    return form
+
+
+def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource, ImageSource]:
+    """Return the images to calibrate on and those to evaluate on, with none in both."""
+    rest = open_source(evaluation, "val")
+    try:
+        images = open_source(calibration, "train")
+    except MissingSplitError:
+        images = open_source(calibration, "val")
+    chosen = spread_over(images, count)
+    if (images.fingerprint(), images.content()) == (rest.fingerprint(), rest.content()):
+        left = np.setdiff1d(np.arange(len(rest)), chosen)
+        if not len(left):
+            raise InputError(
+                f"{evaluation} has {len(rest)} images and all are calibrated on: none is left to evaluate on; "
+                f"name another --eval, or fewer --calibration-images"
+            )
+        rest = PartOfSource(rest, left.tolist())
+    return PartOfSource(images, chosen.tolist()), rest
+
+
+def _entry(name: str, form: Format, record: ArtifactRecord, folder: Path, size: int) -> Entry:
+    side, channels = record.network.preprocess["size"], len(record.network.preprocess["mean"])
+    return Entry(
+        network=name,
+        variant=Variant(form.name),
+        path=folder / form.file,
+        shape=(1, channels, side, side),
+        macs=record.macs,
+        params=record.params,
+        bytes=size,
+        difference=None,
+    )
+
+
+def _logits(reference: nn.Module, simulation: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    set_mode(reference, Mode.OFF)
+    with torch.inference_mode():
+        return reference(images), simulation(images)

@@ -1,0 +1,195 @@
+"""Training a network to classify: the losses of labels, mixed or not, and accuracy as the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from timm.data.mixup import Mixup
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.evaluation import Evaluation, evaluate_batches
+from compactnets.classification.preparation import Prepare, fit_batch, prepare
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.data import ImageSource
+from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_loader, make_train_loader
+from compactnets.data.order import mix_seed
+from compactnets.environment import software_versions
+from compactnets.files import as_path
+from compactnets.training.checkpoint import save_checkpoint
+from compactnets.training.curves import Curves
+from compactnets.training.distributed import World
+from compactnets.training.loop import TrainResult, run
+from compactnets.training.preparation import fit_epochs
+from compactnets.training.run_folder import own_run_folder
+from compactnets.training.setup import TrainingSetup, describe_inputs
+
+
+def train(
+    recipe: ClassificationRecipe,
+    train_source: ImageSource,
+    val_source: ImageSource,
+    output: str | Path,
+    *,
+    init: str | Path | None = None,
+    world: World | None = None,
+    prepare: Prepare = prepare,
+) -> TrainResult:
+    """Train a network to classify, as ``recipe`` says; see :func:`compactnets.training.loop.run`.
+
+    Args:
+        init: checkpoint to start from; its classifier is replaced where the classes differ.
+        prepare: what builds the network that is trained; for int8
+            :func:`compactnets.deploy.int8.training.prepare_int8`.
+
+    Raises:
+        InputError: what :func:`~compactnets.training.loop.run` raises, or a network that does not fit.
+    """
+    output = as_path(output)
+    init = None if init is None else as_path(init)
+    world = world or World()
+    with own_run_folder(output, world):  # before the network is made, which takes a while where it is calibrated
+        return run(ClassificationSetup(recipe, train_source, val_source, init, world, prepare), output, world)
+
+
+class Part(NamedTuple):
+    """Images that go through the network at once."""
+
+    images: Tensor  # (B, C, S, S)
+    targets: Tensor  # (B,) int64 classes, or (B, K) float shares of the K classes where images are mixed
+
+
+class ClassificationObjective:
+    """Cross-entropy of every image, in nats, after mixing images as the recipe says.
+
+    Args:
+        steps: steps of an epoch.
+        num_classes: outputs of the network, for labels that are mixed.
+    """
+
+    def __init__(self, recipe: ClassificationRecipe, steps: int, num_classes: int) -> None:
+        self.recipe, self.steps = recipe, steps
+        mix = recipe.mix
+        self.mixer = (
+            Mixup(
+                mixup_alpha=mix.mixup,
+                cutmix_alpha=mix.cutmix,
+                prob=mix.probability,
+                switch_prob=mix.switch_probability,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=num_classes,
+            )
+            if mix.active
+            else None
+        )
+
+    def parts(self, batch: Batch, step: int) -> Sequence[Part]:
+        """Mix a batch and cut it into the recipe's ``accumulate`` parts."""
+        images, targets = self._mix(batch, step)
+        count = self.recipe.accumulate
+        return [Part(*part) for part in zip(images.chunk(count), targets.chunk(count), strict=True)]
+
+    def losses(self, forward: Callable[..., Any], part: Part) -> Mapping[str, Tensor]:
+        """Return the cross-entropy of every image, ``(B,)``."""
+        logits = forward(part.images)
+        mixed = part.targets.is_floating_point()  # those are smoothed already
+        smoothing = 0.0 if mixed else self.recipe.label_smoothing
+        loss = F.cross_entropy(logits.float(), part.targets, label_smoothing=smoothing, reduction="none")
+        return {"cross_entropy": loss}
+
+    def _mix(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        recipe, epoch = self.recipe, step // self.steps
+        if self.mixer is None or epoch >= recipe.epochs - recipe.mix.last_epochs_without:
+            return batch.images, batch.labels
+        np.random.seed(mix_seed(recipe.seed, step) % 2**32)  # timm draws from numpy's global generator
+        images, targets = self.mixer(batch.images, batch.labels)
+        return images, targets
+
+
+class ClassificationSetup(TrainingSetup):
+    """A classifier and its two sources."""
+
+    curves = Curves(
+        {"top1_percent": "top-1", "top5_percent": "top-5"}, "validation accuracy, %", loss_title="cross-entropy, nats"
+    )
+
+    recipe: ClassificationRecipe
+
+    def __init__(
+        self,
+        recipe: ClassificationRecipe,
+        train_source: ImageSource,
+        val_source: ImageSource,
+        init: Path | None,
+        world: World,
+        prepare: Prepare,
+    ) -> None:
+        fitted = fit_batch(recipe, train_source, world)
+        self.recipe = fit_epochs(fitted, len(train_source) // fitted.batch_size, train_source.spec)
+        self.train_source, self.val_source, self.init = train_source, val_source, init
+        self.prepared = prepare(self.recipe, train_source, init)
+        self.model, self.compile = self.prepared.model, self.prepared.compile
+        self.preprocess = self.prepared.preprocess
+        self.objective = ClassificationObjective(
+            self.recipe, len(train_source) // self.recipe.batch_size, len(train_source.class_names)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        described = describe_inputs(self.train_source, self.val_source, self.init)
+        return described | ({"--qat": True} if self.prepared.int8 is not None else {})
+
+    def make_loader(self, world: World) -> TrainLoader:
+        recipe = self.recipe
+        return make_train_loader(
+            self.train_source,
+            recipe.augment,
+            self.preprocess,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            rank=world.rank,
+            world_size=world.size,
+            micro_batches=recipe.accumulate,
+            device=world.device,
+            channels_last=recipe.channels_last,
+            on_error=recipe.on_error,
+            max_skipped=recipe.max_skipped,
+        )
+
+    def make_eval_loader(self, world: World) -> EvalLoader:
+        return make_eval_loader(
+            self.val_source,
+            self.preprocess,
+            batch_size=self.recipe.batch_size,
+            workers=self.recipe.workers,
+            rank=world.rank,
+            world_size=world.size,
+            device=world.device,
+            channels_last=self.recipe.channels_last,
+        )
+
+    def image_name(self, index: int) -> str:
+        return self.train_source.name(index)
+
+    def evaluate(
+        self, model: nn.Module, loader: EvalLoader, world: World, description: str, stop: Callable[[], bool]
+    ) -> Evaluation:
+        return evaluate_batches(model, loader, world, description=description, stop=stop)
+
+    def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        record = CheckpointRecord(
+            model=self.recipe.model,
+            arguments=self.prepared.arguments,
+            class_names=list(self.train_source.class_names),
+            preprocess=self.preprocess.to_dict(),
+            source=f"trained by compactnets on {self.train_source.spec}",
+            license="that of whoever trained it",
+            training={"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics},
+            versions=software_versions(),
+            int8=self.prepared.int8,
+        )
+        save_checkpoint(folder / f"{name}.safetensors", weights, record)

@@ -1,0 +1,178 @@
+"""Classification as a task (:mod:`compactnets.tasks.contract`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
+from compactnets.classification.cost import NetworkCost, network_cost
+from compactnets.classification.evaluation import Evaluation, evaluate, match_classes
+from compactnets.classification.networks import build_network
+from compactnets.classification.prediction import COLUMNS, Prediction, predict
+from compactnets.classification.preparation import prepare
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.setup import ClassificationSetup
+from compactnets.console import say
+from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data.base import SPLITS
+from compactnets.data.checking import check_source
+from compactnets.data.inputs import Picture
+from compactnets.data.opening import WORDS
+from compactnets.data.report import SourceReport
+from compactnets.deploy.artifact import load_artifact
+from compactnets.deploy.export import export
+from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
+from compactnets.deploy.record import ArtifactRecord
+from compactnets.deploy.report import ExportReport
+from compactnets.errors import InputError
+from compactnets.tasks.contract import DataRequest, Model, Options, Task
+from compactnets.training.checkpoint import read_record
+from compactnets.training.distributed import World
+from compactnets.training.loop import TrainResult
+
+
+class TrainOptions(Options):
+    """``train``."""
+
+    qat: bool = Field(False, description="train the network of --init as int8 will compute it")
+
+
+class EvaluateOptions(Options):
+    """``eval``."""
+
+    batch_size: int = Field(128, ge=1, description="images at once; the result does not depend on it")
+
+
+class PredictOptions(Options):
+    """``predict``."""
+
+    top: int = Field(5, ge=1, description="classes to give")
+
+
+class ExportOptions(Options):
+    """``export``; see :func:`compactnets.deploy.export.export`."""
+
+    size: int | None = None
+    batch_size: int = 1
+    images: str | None = None
+    precision: str = "float32"
+    tolerance: float | None = None
+    lanes: int | None = None
+
+
+class ProfileOptions(Options):
+    """``profile``."""
+
+    input_size: tuple[int, int, int] | None = None
+    stem: Literal["imagenet", "cifar"] | None = None
+    num_classes: int | None = None
+    batch_size: int = 1
+    per_layer: bool = False
+
+
+class Classification(Task[ClassificationRecipe]):
+    """Images with labels."""
+
+    name = "classification"
+    recipe = ClassificationRecipe
+    record = CheckpointRecord
+    artifact = ArtifactRecord
+    options = {
+        "train": TrainOptions,
+        "evaluate": EvaluateOptions,
+        "predict": PredictOptions,
+        "export": ExportOptions,
+        "profile": ProfileOptions,
+    }
+    columns = COLUMNS
+    images = "images with labels"
+
+    def holds(self, name: str) -> bool:
+        return name in WORDS or Path(name).expanduser().exists()
+
+    def open_run(
+        self, recipe: ClassificationRecipe, data: DataRequest, options: TrainOptions
+    ) -> tuple[ImageSource, ImageSource]:
+        name = data.only(self.name)
+        train, val = (open_source(name, each, download=data.download) for each in SPLITS)
+        say(f"{train!r}\n{val!r}")
+        return train, val
+
+    def open_split(self, model: Model, data: DataRequest, split: str, options: EvaluateOptions) -> ImageSource:
+        if split not in ("train", "val"):
+            raise InputError(f"--split must be train or val for images with labels, found {split!r}")
+        source = open_source(data.only(self.name), split, download=data.download)  # type: ignore[arg-type]
+        match_classes(model.record, source)
+        return source
+
+    def check(self, data: DataRequest, split: str, options: Options) -> SourceReport:
+        if split not in ("train", "val", "both"):
+            raise InputError(f"--split must be train, val or both for images with labels, found {split!r}")
+        name = data.only(self.name)
+        return check_source(name, split, workers=data.workers, download=data.download)  # type: ignore[arg-type]
+
+    def setup(
+        self,
+        recipe: ClassificationRecipe,
+        train: ImageSource,
+        val: ImageSource,
+        output: Path,
+        init: Path | None,
+        world: World,
+        options: TrainOptions,
+    ) -> ClassificationSetup:
+        return ClassificationSetup(recipe, train, val, init, world, prepare_int8 if options.qat else prepare)
+
+    def network_of(self, init: Path | None, options: TrainOptions) -> str | None:
+        return network_of(init) if options.qat else None
+
+    def summarize(self, recipe: ClassificationRecipe, result: TrainResult) -> str:
+        return (
+            f"best top-1 {result.best:.2f} %, last {result.final['top1_percent']:.2f} %, after {result.epochs} epochs "
+            f"in {result.seconds:.0f} s"
+        )
+
+    def load(self, path: Path, device: torch.device, options: Options) -> tuple[nn.Module, CheckpointRecord]:
+        if read_record(path, CheckpointRecord).int8 is not None:
+            return load_int8(path, device)  # the simulation of int8
+        return load_checkpoint(path, device)
+
+    def build(self, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, CheckpointRecord]:
+        return build_network(name, arguments)
+
+    def load_artifact(self, path: Path, threads: int | None, options: Options) -> tuple[nn.Module, CheckpointRecord]:
+        artifact = load_artifact(path, threads)
+        return artifact, artifact.record.network
+
+    def evaluate(
+        self, model: Model, source: ImageSource, split: str, workers: int, world: World, options: EvaluateOptions
+    ) -> Evaluation:
+        return evaluate(
+            model.network,
+            source,
+            Preprocess.from_dict(model.record.preprocess),
+            class_map=match_classes(model.record, source),
+            batch_size=options.batch_size,
+            workers=workers,
+            world=world,
+        )
+
+    def predict(
+        self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
+    ) -> Iterator[Prediction]:
+        return predict(model.network, model.record, images, options.top, every)
+
+    def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
+        return ExportReport(export(model.network, model.record, format_name, output, **options.model_dump()), output)
+
+    def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
+        return network_cost(name, arguments, **options.model_dump())
+
+
+TASK = Classification()

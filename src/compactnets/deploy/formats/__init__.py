@@ -1,0 +1,1 @@
+"""The formats of devices' runtimes, a module each; :mod:`compactnets.deploy.formats.registry` lists them."""

@@ -1,0 +1,177 @@
+"""ExecuTorch, with everything that XNNPACK can do delegated to it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from compactnets.console import stage
+from compactnets.deploy.formats.operators import OperatorTime, summarize
+from compactnets.deploy.formats.quiet import quiet
+from compactnets.deploy.formats.registry import Runner, trace_program
+from compactnets.deploy.int8.form import freeze
+from compactnets.deploy.int8.lowering import shuffle_in_int8
+from compactnets.deploy.rewrite import separate_padding
+from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
+from compactnets.files import refusals
+
+MAGIC = b"ET"  # the first two of the four bytes by which a FlatBuffer says what it is
+SPLITS = {
+    torch.ops.aten.split.Tensor,
+    torch.ops.aten.split_with_sizes.default,
+    torch.ops.aten.chunk.default,
+    torch.ops.aten.unsafe_split.Tensor,
+    torch.ops.aten.unsafe_chunk.default,
+    torch.ops.aten.tensor_split.sections,
+    torch.ops.aten.tensor_split.indices,
+}
+
+
+def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.pte`` for the shape of ``example``, and count what is delegated.
+
+    Raises:
+        InputError: a convolution is left out of the delegation.
+    """
+    return _save(separate_padding(model), example, folder)
+
+
+def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.pte`` of an int8 network, as :func:`write` does."""
+    freeze(network, unsigned=False, integer_bias=False)
+    return _save(shuffle_in_int8(network), example, folder)
+
+
+def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.devtools.backend_debug import get_delegation_info
+        from executorch.exir import to_edge_transform_and_lower
+
+        program = split_by_slices(trace_program(model, example, any_shape=False))
+        stage("lowering to XNNPACK")
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        info = get_delegation_info(edge.exported_program().graph_module)
+        left = {
+            name: counts.non_delegated
+            for name, counts in info.delegation_by_operator.items()
+            if counts.non_delegated and name != "getitem"  # which only takes a delegate's outputs apart
+        }
+        buffer = edge.to_executorch().buffer
+    if outside := [name for name in left if "conv" in name or "linear" in name or "addmm" in name]:
+        raise InputError(
+            f"XNNPACK does not take {', '.join(outside)} of this network, which ExecuTorch would run in its own plain "
+            f"kernels: export to another format"
+        )
+    (folder / "model.pte").write_bytes(buffer)
+    return {
+        "delegated_operators": info.num_delegated_nodes,
+        "delegates": info.num_delegated_subgraphs,
+        "other_operators": left,
+    }
+
+
+def split_by_slices(program: ExportedProgram) -> ExportedProgram:
+    """Take splits and chunks apart into slices, in place, in float and int8 alike.
+
+    Not every release of ExecuTorch has XNNPACK take a split, and none an int8 one: each that is left out cuts the
+    network into two delegates.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target not in SPLITS:
+            continue
+        source, _, *rest = node.args
+        dim = rest[0] if rest else node.kwargs.get("dim", 0)
+        ends = list(itertools.accumulate((part.shape[dim] for part in node.meta["val"]), initial=0))
+        for user in list(node.users):  # each takes one part
+            index = user.args[1]
+            with graph.inserting_before(user):
+                part = graph.call_function(torch.ops.aten.slice.Tensor, (source, dim, ends[index], ends[index + 1]))
+            part.meta = dict(user.meta)
+            user.replace_all_uses_with(part)
+            graph.erase_node(user)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+_opened = False  # whether a program was loaded in this process
+
+
+def open_runner(path: Path, threads: int | None) -> Runner:
+    """Load into ExecuTorch's runtime, whose pool of threads is one for the process.
+
+    Raises:
+        InputError: a file that cannot be loaded, or another number of threads than that of the programs before.
+    """
+    with refusals(path, "read"), path.open("rb") as file:
+        if file.read(8)[4:6] != MAGIC:  # the runtime would end the process
+            raise InputError(f"{path} cannot be loaded by ExecuTorch: it is not one of its programs")
+    with quiet():
+        from executorch.runtime import Runtime, Verification
+
+        _set_threads(threads)
+        try:
+            program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+            method = program.load_method("forward")
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"{path} cannot be loaded by ExecuTorch: {str(error).splitlines()[0]}") from None
+    if method is None:
+        raise InputError(f"{path} cannot be loaded by ExecuTorch: it has no method 'forward'")
+
+    lock = threading.Lock()  # a method has one set of buffers: it serves one call at a time
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with lock:
+            logits: np.ndarray = method.execute([torch.from_numpy(images)])[0].numpy().copy()
+        return logits
+
+    return run
+
+
+def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
+    """Time operators by ExecuTorch's event tracer; XNNPACK names its kernels, several of which may be one operator."""
+    with quiet(), scratch_folder() as scratch:
+        from executorch.devtools import Inspector
+        from executorch.extension.pybindings import portable_lib
+
+        _set_threads(threads)
+        module = portable_lib._load_for_executorch(str(path), enable_etdump=True)
+        for _ in range(1 + calls):
+            module.forward([torch.from_numpy(images)])
+        trace = f"{scratch}/trace.etdp"
+        module.write_etdump_result_to_file(trace)
+        inspector = Inspector(etdump_path=trace)
+    events = []
+    for block in inspector.event_blocks:
+        for event in block.events:
+            if block.name == "Execute" and event.is_delegated_op:
+                for milliseconds in event.perf_data.raw[1:]:
+                    events.append((re.sub(r" #\d+$", "", event.name), 1e3 * milliseconds))
+    return summarize(events, calls)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Give the pool its threads before the first program is loaded: loaded ones keep a pointer to the pool they met."""
+    global _opened
+    from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
+
+    if threads is not None and threads != _threadpool_get_thread_count():
+        if _opened:
+            raise InputError(
+                f"ExecuTorch has one pool of threads in a process, and programs that use it already: it has "
+                f"{_threadpool_get_thread_count()} threads, found threads = {threads}"
+            )
+        _unsafe_reset_threadpool(threads)
+    _opened = True

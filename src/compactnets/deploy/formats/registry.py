@@ -1,0 +1,387 @@
+"""The formats of an exported network, and what each can do; their code is imported when one is used."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.torch_version import TorchVersion
+
+from compactnets.console import stage
+from compactnets.deploy.formats.operators import OperatorTime
+from compactnets.deploy.formats.quiet import quiet
+from compactnets.errors import InputError, did_you_mean, missing_extra
+from compactnets.telemetry import without_openvino_telemetry
+
+Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
+
+# pixels that networks of open sizes are traced on, whatever size they are made for: where a feature map is of one
+# pixel, torch.export takes that for a fact of all sizes
+TRACED = (224, 256)
+EDGES = (
+    (1, 1),
+    (1, 33),
+    (33, 16),
+    (225, 31),
+    (64, 96),
+)  # pixels at which a traced network is compared with the one it is of
+TRACING_TOLERANCE = 1e-4  # of the largest output: the operators are the same
+FLOAT32: Literal["float32"] = "float32"  # what ``export`` can write weights in
+FLOAT16: Literal["float16"] = "float16"
+INPUT, OUTPUT = "image", "logits"  # the names that every artifact gives to its input and output, where it has names
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: what ``--format`` takes.
+        file: name of the artifact's main file.
+        others: its further files.
+        runtime: module that runs it.
+        packages: distributions that write and run it; their versions go into the record.
+        extra: the extra of this package that installs them; ``None`` where nothing more is needed.
+        any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
+        any_size: whether one artifact takes images of any size.
+        precisions: arithmetic other than float32 that the runtime can be asked for.
+        float16: what float16 is there. ``"stored"``: the weights of convolutions and matrix products are float16 in
+            the file and computed with as the runtime likes, in float32 where it is checked; ``"computed"``: the runtime
+            computes in float16, too; ``None``: it cannot be had. Input and output are float32 everywhere.
+        int8: whether it can hold an int8 network that was quantised here.
+        int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
+        profiles: whether its runtime says what each operator takes.
+        lanes: whether its runtime gains from channels in whole vectors (``rewrite.align_depthwise``).
+        metadata: whether the main file can hold metadata of ours (:meth:`embed`).
+        needs_torch: ``(release, PyTorch)``: from that release on the first of :attr:`packages` does not run with older
+            ones, although its metadata allows it.
+        scratch: bytes in the temporary folder while it is written and checked, as a multiple of the weights.
+        runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
+    """
+
+    name: str
+    file: str
+    others: tuple[str, ...] = ()
+    runtime: str = "torch"
+    packages: tuple[str, ...] = ()
+    extra: str | None = None
+    any_batch: bool = True
+    any_size: bool = True
+    precisions: tuple[str, ...] = ()
+    float16: Literal["stored", "computed"] | None = None
+    int8: bool = False
+    int8_output: bool = False
+    profiles: bool = False
+    lanes: bool = False
+    metadata: bool = False
+    needs_torch: tuple[str, str] | None = None
+    scratch: float = 0.0
+    runs_on: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of an artifact, the main one first."""
+        return (self.file, *self.others)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run such an artifact."""
+        return sys.platform.startswith(self.runs_on)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages.
+
+        Raises:
+            InputError: one of them is not installed, or does not run with this PyTorch; the message has the command
+                that installs what does.
+        """
+        found = {}
+        for package in self.packages:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                raise missing_extra(package, self.extra or "", f"the format {self.name}") from None
+        if self.needs_torch:
+            package, (release, needed) = self.packages[0], self.needs_torch
+            if TorchVersion(found[package]) >= release and torch.__version__ < needed:
+                raise InputError(
+                    f"{package} {found[package]} needs PyTorch {needed} or newer, found {torch.__version__}: "
+                    f"python -m pip install '{package}<{release}', or a newer torch"
+                )
+        return found
+
+    def check_precision(self, precision: str) -> None:
+        """Raise unless an artifact of this format can have its weights in ``precision``.
+
+        Raises:
+            InputError: what was found, and what can be had.
+        """
+        if precision == "int8":
+            raise InputError("--precision is float32 or float16, found int8: 'compactnets quantize' makes int8")
+        if precision not in (FLOAT32, FLOAT16):
+            hint = did_you_mean(precision, (FLOAT32, FLOAT16))
+            raise InputError(f"--precision is float32 or float16, found {precision!r}{hint}")
+        if precision == FLOAT16 and not self.float16:
+            able = ", ".join(form.name for form in FORMATS.values() if form.float16)
+            raise InputError(f"the format {self.name} has no float16: --precision float16 is for {able}")
+
+    def write(self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32) -> dict[str, Any]:
+        """Write the artifact of a deploy form.
+
+        Args:
+            model: the deploy form.
+            example: ``(N, C, H, W)`` float32, N at least 1; its batch and size hold where the format has to fix them.
+            folder: where :attr:`files` go; it exists and is empty.
+            precision: ``"float32"`` or, where the format has it, ``"float16"``.
+
+        Returns:
+            what the record should say besides (opset, delegation, …).
+
+        Raises:
+            InputError: the extra is missing, or the network cannot be expressed.
+        """
+        self.versions()
+        write = self._module().write_float16 if precision == FLOAT16 else self._module().write
+        details: dict[str, Any] = write(model, example, folder)
+        return details
+
+    def write_int8(self, network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+        """Write the artifact of a quantised form (``deploy.quantization``), which is left alone.
+
+        Args:
+            network: the form, calibrated.
+            example: as for :meth:`write`.
+            folder: as for :meth:`write`.
+
+        Raises:
+            InputError: the extra is missing, or the network cannot be expressed.
+        """
+        self.versions()
+        details: dict[str, Any] = self._module().write_int8(copy.deepcopy(network), example, folder)
+        return details
+
+    def embed(self, folder: Path, metadata: Mapping[str, str]) -> None:
+        """Write metadata into the main file of an artifact; a format that has no place for it is left as it is.
+
+        Args:
+            folder: with the artifact's files.
+            metadata: key -> text (``deploy.metadata``).
+        """
+        if self.metadata:
+            self._module().embed(folder / self.file, metadata)
+
+    def load_runtime(self) -> None:
+        """Import the library that runs the artifacts, so that its memory is not counted as a network's.
+
+        Raises:
+            InputError: the extra is missing.
+        """
+        self.versions()
+        with quiet(), without_openvino_telemetry():
+            importlib.import_module(self.runtime)
+
+    def open(self, path: Path, threads: int | None = None, precision: str = "float32") -> Runner:
+        """Load an artifact into its runtime; nothing in the file is executed besides the network.
+
+        Args:
+            path: the main file.
+            threads: threads to run on; the runtime's own choice where it is not given.
+            precision: ``"float32"`` or one of :attr:`precisions`.
+
+        Raises:
+            InputError: the extra is missing, or the file cannot be loaded. The runner raises it, too, for images of
+                a shape that cannot be run.
+        """
+        self.versions()
+        if not self.runs_here:
+            raise InputError(f"{path} is a {self.name} artifact, which runs on {self.runs_on} only")
+        more = {} if precision == "float32" else {"precision": precision}
+        runner: Runner = self._module().open_runner(path, threads, **more)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            try:
+                return runner(images)
+            except InputError:
+                raise
+            except Exception as error:  # every runtime has exceptions of its own
+                shape = " x ".join(map(str, images.shape))
+                takes = (
+                    f"{'any batch' if self.any_batch else 'the batch that it was made for'} and "
+                    f"{'any size' if self.any_size else 'the size that it was made for'}"
+                )
+                raise InputError(
+                    f"{path} cannot run on images of {shape} (N, C, H, W); an artifact of {self.name} "
+                    f"takes {takes}, as far as its network does: {_cause(error)}"
+                ) from None
+
+        return run
+
+    def time_operators(
+        self, path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "float32"
+    ) -> list[OperatorTime]:
+        """Time each kind of operator by the profiler of the runtime, which adds some time of its own.
+
+        Args:
+            path: the main file.
+            images: ``(N, C, H, W)`` float32.
+            threads: as for :meth:`open`.
+            calls: how many to take the mean of; a few before them do not count.
+            precision: as for :meth:`open`.
+
+        Raises:
+            InputError: the extra is missing, or the runtime has no profiler.
+        """
+        self.versions()
+        if not self.profiles:
+            able = ", ".join(form.name for form in FORMATS.values() if form.profiles)
+            raise InputError(f"the runtime of {self.name} does not time operators; those of {able} do")
+        more = {} if precision == "float32" else {"precision": precision}
+        times: list[OperatorTime] = self._module().time_operators(path, images, threads, calls, **more)
+        return times
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"compactnets.deploy.{self.name}_format")
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format(
+            "onnx",
+            "model.onnx",
+            runtime="onnxruntime",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            extra="onnx",
+            profiles=True,
+            lanes=True,
+            metadata=True,
+            float16="stored",
+            int8=True,
+        ),
+        Format(
+            "openvino",
+            "model.xml",
+            ("model.bin",),
+            runtime="openvino",
+            packages=("openvino", "onnx", "onnxscript"),
+            extra="openvino",
+            profiles=True,
+            precisions=("bf16",),
+            scratch=1.0,
+            float16="stored",
+            int8=True,
+        ),
+        Format(
+            "executorch",
+            "model.pte",
+            runtime="executorch.extension.pybindings.portable_lib",
+            packages=("executorch",),
+            extra="executorch",
+            profiles=True,
+            any_batch=False,
+            any_size=False,
+            scratch=1.0,
+            int8=True,
+            int8_output=True,
+            needs_torch=("1.5", "2.13"),  # tried: 1.5.1 fails on the first tensor with PyTorch 2.11 and 2.12
+        ),
+        Format(
+            "ncnn",
+            "model.ncnn.param",
+            ("model.ncnn.bin",),
+            runtime="ncnn",
+            packages=("ncnn", "pnnx"),
+            extra="ncnn",
+            scratch=3.0,
+            float16="stored",
+        ),
+        Format(
+            "coreml",
+            "model.mlpackage",
+            runtime="coremltools",
+            packages=("coremltools",),
+            extra="coreml",
+            any_batch=False,
+            any_size=False,
+            scratch=1.0,
+            float16="computed",
+            runs_on="darwin",
+        ),
+        Format("torch", "model.pt2", float16="stored"),
+    )
+}
+
+
+def find_format(name: str) -> Format:
+    """Return the format of this name.
+
+    Raises:
+        InputError: no such format.
+    """
+    if name not in FORMATS:
+        raise InputError(f"no format is called {name!r}: {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def trace_program(model: nn.Module, example: Tensor, *, any_shape: bool) -> torch.export.ExportedProgram:
+    """Trace a deploy form with ``torch.export``; with ``any_shape`` batch, height and width stay open.
+
+    An open program has no conditions on its input besides the channels, and is compared with the network at
+    :data:`EDGES`, so that it does take any shape.
+
+    Raises:
+        InputError: an open program that refuses a size that the network takes, or computes something else there.
+    """
+    stage("tracing")
+    if not any_shape:
+        return torch.export.export(model, (example,))
+    example = torch.zeros(2, example.shape[1], *TRACED)  # a batch of one would be taken as fixed
+    shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+    program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+    # without an example PyTorch does not check the conditions that tracing noted, which hold for all sizes where no
+    # feature map is of one pixel, although the same operators serve for one
+    program.example_inputs = None
+    _check_edges(program, model, example.shape[1])
+    return program
+
+
+def _check_edges(program: torch.export.ExportedProgram, model: nn.Module, channels: int) -> None:
+    traced = program.module()
+    generator = torch.Generator().manual_seed(0)
+    for batch, (height, width) in enumerate(EDGES, start=1):
+        images = torch.randn(batch, channels, height, width, generator=generator)
+        with torch.inference_mode():
+            try:
+                expected = model(images)
+            except (AssertionError, RuntimeError, ValueError):  # timm's networks assert
+                continue  # the network itself does not take this size
+            try:
+                found = traced(images)
+            except Exception as error:  # conditions of the program have several exceptions
+                raise InputError(
+                    f"traced, this network does not take {batch} x {height} x {width} pixels: {_cause(error)}"
+                ) from None
+        if found.shape != expected.shape or bool(
+            (found - expected).abs().max() > TRACING_TOLERANCE * expected.abs().max()
+        ):
+            raise InputError(
+                f"traced on {TRACED[0]} x {TRACED[1]} pixels, this network computes something else on {height} x "
+                f"{width}: its size is no open one; export to a format that fixes the size"
+            )
+
+
+def _cause(error: Exception) -> str:
+    """Return the first line of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (said or [type(error).__name__])[0]

@@ -1,0 +1,79 @@
+"""Float and int8 on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compactnets.console import Tracker
+from compactnets.data import ImageSource, Preprocess
+from compactnets.data.loading import make_eval_loader
+from compactnets.deploy.artifact import run_in_batches
+from compactnets.deploy.formats.registry import Format
+from compactnets.deploy.int8.noise import relative_error
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Float and int8 on the same images."""
+
+    images: int
+    float_correct: int
+    int8_correct: int
+    agreement: float  # share of images with the same best class
+    logits_error: float  # root mean square of the differences of the logits, divided by the deviation of the float ones
+
+    @property
+    def drop(self) -> float:
+        """Points of top-1 accuracy that int8 loses."""
+        return 100 * (self.float_correct - self.int8_correct) / self.images
+
+
+def compare_accuracy(
+    form: Format,
+    plain: Path,
+    int8: Path,
+    source: ImageSource,
+    preprocess: Preprocess,
+    class_map: Sequence[int] | None,
+) -> Comparison:
+    """Run two artifacts of a format on every image of a source.
+
+    Args:
+        form: their format.
+        plain: folder of the float artifact.
+        int8: folder of the int8 artifact.
+        source: the images.
+        preprocess: of both.
+        class_map: as for :func:`compactnets.classification.evaluation.evaluate`.
+
+    Raises:
+        InputError: an image that cannot be read.
+    """
+    runners = [form.open(folder / form.file) for folder in (plain, int8)]
+    batch_size = None if form.any_batch else 1
+    lookup = None if class_map is None else torch.tensor(class_map)
+    loader = make_eval_loader(source, preprocess, batch_size=32)
+    found: list[Tensor] = []
+    labels: list[Tensor] = []
+    try:
+        for batch in Tracker(loader, len(loader), "float and int8"):
+            pixels = batch.images.numpy()
+            logits = [torch.from_numpy(run_in_batches(runner, pixels, batch_size)) for runner in runners]
+            found.append(torch.stack(logits))
+            labels.append(batch.labels if lookup is None else lookup[batch.labels])
+    finally:
+        loader.close()
+    (expected, given), right = torch.cat(found, 1), torch.cat(labels)
+    best, best_int8 = expected.argmax(1), given.argmax(1)
+    return Comparison(
+        images=len(right),
+        float_correct=int((best == right).sum()),
+        int8_correct=int((best_int8 == right).sum()),
+        agreement=float((best == best_int8).float().mean()),
+        logits_error=relative_error(expected, given),
+    )

@@ -1,0 +1,118 @@
+"""A network's deploy form as a graph of plain operations, which quantizers can be put into."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node, Tracer
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from compactnets.deploy.int8.layers import AveragingConv2d
+from compactnets.deploy.rewrite import deploy_form
+from compactnets.errors import InputError
+from compactnets.nn import ChannelShuffle
+
+RELUS = (nn.ReLU, nn.ReLU6)
+MOVES = (nn.MaxPool2d, nn.Flatten, ChannelShuffle, nn.ZeroPad2d)  # they move values: what comes out has the same range
+MOVING = (torch.split, torch.chunk, operator.getitem, "index_select")
+
+
+class _Tracer(Tracer):
+    def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
+        return isinstance(m, ChannelShuffle) or super().is_leaf_module(m, qualname)
+
+
+def plain_graph(model: nn.Module, example: Tensor) -> GraphModule:
+    """Return the deploy form of ``model`` as a graph of plain operations.
+
+    No identities; every ReLU is a module; ``relu(cat(a, b))`` is ``cat(relu(a), relu(b))``, so that each ReLU follows
+    a convolution or an addition, and is gone where its input is not negative; poolings by average that count their
+    padding are depthwise convolutions.
+
+    Args:
+        model: any network of the package, in evaluation mode; it is left alone.
+        example: ``(N, C, H, W)``, of a size that the network takes.
+
+    Raises:
+        InputError: the network's forward depends on its input, so that it has no graph.
+    """
+    form = deploy_form(model)
+    try:
+        graph = _Tracer().trace(form)
+    except (TypeError, torch.fx.proxy.TraceError) as error:
+        raise InputError(f"{type(model).__name__} cannot be traced, and so not quantised: {error}") from None
+    network = GraphModule(form, graph)
+    for node in list(graph.nodes):
+        if isinstance(module_of(network, node), nn.Identity):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.op == "call_function" and node.target in (F.relu, torch.relu):
+            name = f"{node.name}_act"
+            network.add_submodule(name, nn.ReLU())
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.call_module(name, (node.args[0],)))
+            graph.erase_node(node)
+    ShapeProp(network).propagate(example)
+    for node in list(graph.nodes):
+        module = module_of(network, node)
+        if isinstance(module, nn.ReLU):
+            _move_before_cat(network, node)
+        elif isinstance(module, nn.AvgPool2d):
+            _pool_by_convolution(network, node, module)
+    graph.lint()
+    network.recompile()
+    return network
+
+
+def module_of(network: GraphModule, node: Node) -> nn.Module | None:
+    """Return the module that a node calls, if it calls one."""
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _move_before_cat(network: GraphModule, node: Node) -> None:
+    cat = node.args[0]
+    if not (isinstance(cat, Node) and cat.target is torch.cat and len(cat.users) == 1):
+        return
+    parts = []
+    for part in cat.args[0]:  # type: ignore[union-attr]
+        if _is_non_negative(network, part):  # type: ignore[arg-type]
+            parts.append(part)
+            continue
+        with network.graph.inserting_before(cat):
+            parts.append(network.graph.call_module(str(node.target), (part,)))
+    cat.args = (parts, *cat.args[1:])
+    node.replace_all_uses_with(cat)
+    network.graph.erase_node(node)
+
+
+def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -> None:
+    """Put a depthwise convolution with equal weights in the place of an average pooling that counts its padding.
+
+    XNNPACK has no int8 pooling by average, ONNX Runtime's is slower than its convolution, and equal weights are exact
+    in int8.
+    """
+    if pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
+        return
+    tensor = node.meta["tensor_meta"]
+    channels, dtype = tensor.shape[1], tensor.dtype
+    conv = AveragingConv2d(
+        channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels, dtype=dtype
+    )
+    nn.init.constant_(conv.weight, 1 / conv.weight[0].numel())
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    network.set_submodule(str(node.target), conv.requires_grad_(False))
+
+
+def _is_non_negative(network: GraphModule, node: Node) -> bool:
+    """Whether a tensor cannot be negative, as far as the operations before it say."""
+    module = module_of(network, node)
+    if isinstance(module, RELUS) or node.target is torch.sigmoid:
+        return True
+    if isinstance(module, (*MOVES, nn.AvgPool2d, nn.AdaptiveAvgPool2d)) or node.target in MOVING:
+        return _is_non_negative(network, node.args[0])  # type: ignore[arg-type]
+    if node.target is torch.cat:
+        return all(_is_non_negative(network, part) for part in node.args[0])  # type: ignore[union-attr, arg-type]
+    return False

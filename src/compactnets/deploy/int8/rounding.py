@@ -1,0 +1,135 @@
+"""Rounding the weights, and correcting the biases, so that what a layer computes stays near what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compactnets.deploy.int8.form import layers, set_mode
+from compactnets.deploy.int8.layers import (
+    WEIGHT_HIGH,
+    Mode,
+    Quantized,
+    QuantizedConv2d,
+)
+
+COLUMNS = 20_000  # positions of a layer's input that its rounding is chosen by
+DAMPING = 0.01  # of the mean variance, added to all, so that few positions suffice
+
+
+def round_weights(network: nn.Module, images: Tensor) -> None:
+    """Round the weights of every layer, each to make up for the errors of those rounded before it.
+
+    Layer by layer, on what the network with the layers before it already rounded gives it: the error of one weight is
+    spread over those that are still free, weighed by how their inputs vary together (Frantar et al. 2022, GPTQ,
+    arXiv:2210.17323, section 3, after Hassibi and Stork's optimal brain surgeon). The weights are multiples of their
+    scales afterwards.
+
+    Args:
+        network: a calibrated form; its mode is :attr:`Mode.SIMULATE` afterwards.
+        images: ``(N, C, H, W)``, all at once.
+    """
+
+    def watch(layer: Quantized, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            if layer.enabled:
+                layer.weight.data = _rounded(layer, _columns(layer, inputs[0]))
+
+        return hook
+
+    set_mode(network, Mode.SIMULATE)
+    _run_with_hooks(network, images, "register_forward_pre_hook", watch)
+
+
+def output_means(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the mean of every output channel of every layer, (channels,), by the layer's name.
+
+    Args:
+        network: a quantised form, in the mode whose means are wanted.
+        images: ``(N, C, H, W)``, all at once.
+    """
+    means: dict[str, Tensor] = {}
+
+    def watch(layer: Quantized, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            means[name] = _means(output)
+
+        return hook
+
+    _run_with_hooks(network, images, "register_forward_hook", watch)
+    return means
+
+
+def correct_biases(network: nn.Module, images: Tensor, wanted: Mapping[str, Tensor]) -> None:
+    """Give every layer's outputs, channel by channel, the mean that they are meant to have.
+
+    In the order of the network, each layer on what the corrected ones before it give (Nagel et al. 2019,
+    arXiv:1906.04721, section 4.2, with the means measured on images).
+
+    Args:
+        network: a calibrated form; its mode is :attr:`Mode.SIMULATE` afterwards.
+        images: ``(N, C, H, W)``, all at once.
+        wanted: :func:`output_means` of the form before anything was rounded.
+    """
+
+    def watch(layer: Quantized, name: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+            if layer.bias is None:
+                return None
+            shift = wanted[name] - _means(output)
+            layer.bias.data += shift
+            return output + shift.view(1, -1, *[1] * (output.dim() - 2))
+
+        return hook
+
+    set_mode(network, Mode.SIMULATE)
+    _run_with_hooks(network, images, "register_forward_hook", watch)
+
+
+def _run_with_hooks(
+    network: nn.Module, images: Tensor, register: str, make: Callable[[Quantized, str], Callable[..., Any]]
+) -> None:
+    handles = [getattr(layer, register)(make(layer, name)) for name, layer in layers(network)]
+    try:
+        with torch.no_grad():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _means(output: Tensor) -> Tensor:
+    return output.mean([dim for dim in range(output.dim()) if dim != 1])
+
+
+def _columns(layer: Quantized, x: Tensor) -> Tensor:
+    """Return what each output is the product of, for many positions: (groups, weights of one output, positions)."""
+    if not isinstance(layer, QuantizedConv2d):
+        return x.t()[None]
+    columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+    columns = columns.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
+    if columns.shape[2] > COLUMNS:
+        chosen = torch.linspace(0, columns.shape[2] - 1, COLUMNS).long()
+        columns = columns[:, :, chosen]
+    return columns
+
+
+def _rounded(layer: Quantized, columns: Tensor) -> Tensor:
+    groups, inputs, _ = columns.shape
+    hessian = torch.bmm(columns, columns.transpose(1, 2)).double()
+    damping = DAMPING * hessian.diagonal(dim1=1, dim2=2).mean(1) + 1e-9
+    hessian += damping.view(-1, 1, 1) * torch.eye(inputs, dtype=torch.float64)
+    inverse = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    weight = layer.weight.data.double().view(groups, -1, inputs).clone()
+    scales = layer.scales.double().view(groups, -1)
+    for index in range(inputs):
+        column = weight[:, :, index]
+        rounded = (column / scales).round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH) * scales
+        error = (column - rounded) / inverse[:, index, index].view(-1, 1)
+        weight[:, :, index] = rounded
+        weight[:, :, index + 1 :] -= error[:, :, None] * inverse[:, None, index, index + 1 :]
+    return weight.view_as(layer.weight).to(layer.weight.dtype)

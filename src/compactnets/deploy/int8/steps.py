@@ -1,0 +1,144 @@
+"""The steps from a float network to its simulation in int8, which quantising and training for int8 share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compactnets.console import Tracker
+from compactnets.data import ImageSource, Preprocess
+from compactnets.data.base import ImageDataset, readable
+from compactnets.data.part import PartOfSource
+from compactnets.deploy.int8.equalization import equalize
+from compactnets.deploy.int8.form import (
+    layers,
+    quantized_form,
+    quantizers,
+    set_mode,
+)
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.layers import Mode
+from compactnets.deploy.int8.noise import keep_float
+from compactnets.deploy.int8.ranges import calibrate
+from compactnets.deploy.int8.rounding import correct_biases, output_means, round_weights
+from compactnets.deploy.record import LAYERS
+from compactnets.errors import InputError, did_you_mean
+
+IMAGES_AT_ONCE = 64  # for rounding, and the errors of the layers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is quantised.
+
+    Attributes:
+        calibration_images: images that ranges, rounding and biases are chosen by.
+        ranges: one of ``ranges.METHODS``.
+        equalize, rounding, correction: whether the step of this name is done (``docs/deploy.md``).
+        keep: names of layers or quantizers that stay in float.
+    """
+
+    calibration_images: int = 128
+    ranges: str = "mse"
+    equalize: bool = True
+    rounding: bool = True
+    correction: bool = True
+    keep: tuple[str, ...] = ()
+
+
+def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool) -> GraphModule:
+    """Return the quantised form of a network with its ranges set and its weights as they were.
+
+    Args:
+        model: the network, in evaluation mode.
+        pixels: ``(N, C, H, W)``.
+        settings: how.
+        quantize_output: whether the logits are quantised, too.
+
+    Raises:
+        InputError: a network that cannot be traced, an unknown part to keep, an unknown method for ranges.
+    """
+    graph = plain_graph(model, pixels[:1])
+    batches = pixels.split(16)
+    if settings.equalize:
+        equalize(graph, batches)
+    form = quantized_form(graph, quantize_output=quantize_output)
+    check_names(form, settings.keep)
+    calibrate(form, batches, settings.ranges)
+    return form
+
+
+def check_names(form: GraphModule, keep: Sequence[str]) -> None:
+    """Raise unless every name is that of a layer or quantizer of a form.
+
+    Raises:
+        InputError: the name that is none, with one that is near.
+    """
+    known = [*(name for name, _ in layers(form)), *(name for name, _ in quantizers(form))]
+    for name in keep:
+        if name not in known:
+            raise InputError(
+                f"no layer or tensor is called {name!r}, which was to stay in float{did_you_mean(name, known)}: see "
+                f"{LAYERS} of an artifact for their names"
+            )
+
+
+def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Settings) -> GraphModule:
+    """Return a copy of a calibrated form that simulates int8, with rounded weights and corrected biases.
+
+    Args:
+        form: the form.
+        kept: names of the parts that stay in float.
+        pixels: ``(N, C, H, W)``.
+        settings: whether to round and to correct.
+    """
+    form = copy.deepcopy(form)
+    for name in kept:
+        keep_float(form, name)
+    set_mode(form, Mode.OFF)
+    # now: rounding the weights is part of what shifts them
+    means = output_means(form, pixels) if settings.correction else {}
+    if settings.rounding:
+        round_weights(form, pixels[:IMAGES_AT_ONCE])
+    if settings.correction:
+        correct_biases(form, pixels, means)
+    set_mode(form, Mode.SIMULATE)
+    return form
+
+
+def read_pixels(images: ImageSource, preprocess: Preprocess) -> Tensor:
+    """Return all images of a source as a network takes them: ``(N, C, H, W)``.
+
+    Raises:
+        InputError: an image that cannot be read.
+    """
+    dataset = ImageDataset(images, preprocess)
+    return torch.stack([dataset[index][0] for index in Tracker(range(len(dataset)), len(dataset), "reading")])
+
+
+def calibration_part(images: ImageSource, count: int, readable_by: Preprocess | None = None) -> ImageSource:
+    """Return ``count`` images spread evenly over a source, or all where there are fewer: always the same ones.
+
+    Args:
+        readable_by: pass over images that cannot be read or prepared by this, and take those after them.
+
+    Raises:
+        InputError: images are passed over, and none is left.
+    """
+    chosen = spread_over(images, count).tolist()
+    if readable_by is not None:
+        chosen = sorted(readable(images, chosen, readable_by.pixels))
+        if not chosen:
+            raise InputError(f"{images.spec}: none of its {len(images):,} training images can be read")
+    return PartOfSource(images, chosen)
+
+
+def spread_over(images: ImageSource, count: int) -> np.ndarray:
+    """Return the indices of ``count`` images spread evenly over a source, or of all where there are fewer."""
+    return np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))

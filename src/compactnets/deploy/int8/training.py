@@ -1,0 +1,128 @@
+"""Quantisation-aware training: from a float checkpoint to one whose weights and scales were trained as int8 uses them.
+
+The training loop is that of float networks; what it trains is the quantised form that ``quantize`` writes for the
+runtimes, where that ends: normalisation folded, channels equalised, ranges calibrated, weights rounded and biases
+corrected (starting there, and folding before training: Nagel et al. 2021, arXiv:2106.08295, sections 4.2 and 4.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.fx import GraphModule
+
+from compactnets.classification.checkpoint import CheckpointRecord, Int8Training
+from compactnets.classification.preparation import Prepared, prepare
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.console import say
+from compactnets.data import ImageSource, Preprocess
+from compactnets.deploy.int8.form import output_quantizer, quantized_form, quantizers
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.learned import compile_rounding, fix_scales, learn_scales
+from compactnets.deploy.int8.steps import (
+    Settings,
+    calibrated,
+    calibration_part,
+    read_pixels,
+    settled,
+)
+from compactnets.errors import InputError
+from compactnets.files import as_path
+from compactnets.models.form import carry_form, form_of
+from compactnets.models.registry import create_model
+from compactnets.training.checkpoint import load_weights, read_record, read_tensors
+
+
+def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
+    """Build the quantised form of a checkpoint's network, calibrated on images of ``source``, to be trained.
+
+    For :func:`compactnets.classification.setup.train`. The calibration images are spread evenly over the source,
+    without augmentation; every process of a run finds the same ranges.
+
+    Args:
+        recipe: how to train; its network must be that of the checkpoint.
+        source: training images.
+        init: the float checkpoint.
+
+    Raises:
+        InputError: no checkpoint, one that was trained for int8 already, for other classes or of another network; a
+            network that cannot be traced; a calibration image that cannot be read.
+    """
+    init = None if init is None else as_path(init)
+    network_of(init)
+    assert init is not None
+    found = read_record(init, CheckpointRecord)
+    if found.int8 is None and found.class_names != list(source.class_names):
+        raise InputError(
+            f"{init} knows other classes than {source.spec}, and --qat starts from a network that is trained for its "
+            f"images: run the same command without --qat first"
+        )
+    prepared = prepare(recipe, source, init)
+    settings = Settings()
+    passes_over = prepared.preprocess if recipe.on_error == "skip" else None
+    images = calibration_part(source, settings.calibration_images, passes_over)
+    pixels = read_pixels(images, prepared.preprocess)
+    say(f"calibrating {recipe.model} on {len(pixels)} images of {source.spec}")
+    form = calibrated(prepared.model.eval(), pixels, settings, quantize_output=True)
+    form = learn_scales(settled(form, (), pixels, settings))
+    carry_form(form, form_of(prepared.model))
+    int8 = Int8Training(
+        init=str(init),
+        calibration_images=len(pixels),
+        quantizers=[name for name, _ in quantizers(form)],
+        logits=output_quantizer(form),
+    )
+    return replace(prepared, model=form, int8=int8, compile=lambda: compile_rounding(form))
+
+
+def network_of(init: str | Path | None) -> str:
+    """Return the name of a checkpoint's network, which training for int8 takes from there.
+
+    Raises:
+        InputError: no checkpoint.
+    """
+    init = None if init is None else as_path(init)
+    if init is None:
+        raise InputError("train --qat needs --init CHECKPOINT, the trained float network to start from")
+    return read_record(init, CheckpointRecord).model
+
+
+def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[GraphModule, CheckpointRecord]:
+    """Build the quantised form of a checkpoint of ``train --qat``: (N, C, H, W) -> (N, classes), as int8 computes it.
+
+    Args:
+        path: the checkpoint.
+        device: where the simulation runs.
+
+    Returns:
+        the form, which simulates int8 with the logits quantised, in evaluation mode; and the record.
+
+    Raises:
+        InputError: a file or record that cannot be read, a checkpoint that was not trained for int8, or one of a
+            quantised form that this version builds in another way.
+    """
+    path = as_path(path)
+    record = read_record(path, CheckpointRecord)
+    if record.int8 is None:
+        raise InputError(f"{path} was not trained for int8: expected a checkpoint of train --qat")
+    preprocess = Preprocess.from_dict(record.preprocess)
+    example = torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size)
+    model = create_model(record.model, **record.arguments).eval()
+    form = learn_scales(quantized_form(plain_graph(model, example), quantize_output=True))
+    names = [name for name, _ in quantizers(form)]
+    if names != record.int8.quantizers:
+        odd = sorted(set(names) ^ set(record.int8.quantizers))
+        raise InputError(
+            f"{path} was trained by a version that puts its {len(record.int8.quantizers)} quantizers elsewhere than "
+            f"this one its {len(names)} ({', '.join(odd[:2]) or 'their order differs'}): train again from "
+            f"{record.int8.init}"
+        )
+    tensors = read_tensors(path)
+    for key, values in tensors.items():
+        if not torch.isfinite(values).all():
+            raise InputError(f"{path} holds numbers that are not finite, in {key}: it cannot be used")
+    carry_form(form, form_of(model))
+    load_weights(form, tensors, record.model, path)
+    return fix_scales(form).to(device).eval(), record

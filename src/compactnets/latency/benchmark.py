@@ -1,0 +1,422 @@
+"""Latency of networks in the runtimes of devices, measured so that the figures can be compared.
+
+Every network in every format runs in a process of its own, whose memory is then its own. All are loaded first; then
+they take turns, a few calls each, so that what the machine does besides touches all alike. A large matrix multiply
+takes turns with them: the time that it would need for a network's multiply-adds is the limit that the processor sets.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.complexity import count
+from compactnets.console import Tracker, say
+from compactnets.data import Preprocess
+from compactnets.deploy.export import check_float, export, exported_form, resized, weights_digest
+from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, find_format
+from compactnets.deploy.record import ArtifactRecord, read_artifact
+from compactnets.deploy.verify import TOLERANCES
+from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
+from compactnets.errors import InputError, LimitError
+from compactnets.failures import one_line, scratch_folder
+from compactnets.files import as_path
+from compactnets.folders import check_folder
+from compactnets.latency import worker
+from compactnets.latency.process import Worker
+from compactnets.stopping import Stopped, stoppable
+from compactnets.tasks.opening import open_to_write
+from compactnets.timing import spread
+
+EAGER = "eager"  # plain PyTorch, as the network is trained: no folding, no compiler
+WARM_UP = 5  # calls after loading
+PROFILED = 30  # calls whose operators are timed
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What ``--formats`` names: ``onnx``, ``onnx@float16``, ``openvino@bf16``, ``onnx@lanes16``, or ``eager``."""
+
+    format: str
+    precision: str = FLOAT32  # of the weights in the file, as for ``export``, or of the runtime's arithmetic
+    lanes: int | None = None  # as for ``export``
+
+    @property
+    def stored(self) -> str:
+        """The precision of the weights in the file."""
+        return FLOAT16 if self.precision == FLOAT16 else FLOAT32
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision that the runtime is asked to compute in."""
+        return FLOAT32 if self.precision == FLOAT16 else self.precision
+
+    @property
+    def label(self) -> str:
+        """What ``--formats`` takes."""
+        if self.lanes is not None:
+            return f"{self.format}@lanes{self.lanes}"
+        return self.format if self.precision == FLOAT32 else f"{self.format}@{self.precision}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network in one format, ready to be timed."""
+
+    network: str
+    variant: Variant
+    path: Path | None  # of the artifact; None for eager PyTorch
+    shape: tuple[int, int, int, int]
+    macs: int
+    params: int
+    bytes: int | None
+    difference: float | None  # from PyTorch, as a share of the largest logit
+    top1_percent: float | None = None  # on the data that the network was trained on, where its record says so
+
+    def in_process(self, threads: int) -> tuple[str, Path, str, tuple[int, ...], int]:
+        """Return what the functions of ``latency_worker`` that open the artifact take."""
+        assert self.path is not None
+        return self.variant.format, self.path, self.variant.arithmetic, self.shape, threads
+
+
+def benchmark(
+    networks: Sequence[str],
+    formats: Sequence[str],
+    *,
+    threads: int = 1,
+    batch_size: int = 1,
+    size: int | None = None,
+    rounds: int = 20,
+    calls: int = 8,
+    operators: bool = False,
+    artifacts: str | Path | None = None,
+) -> dict[str, Any]:
+    """Measure every network in every format.
+
+    What cannot be exported or differs from PyTorch is left out, and named under ``failed``.
+
+    Args:
+        networks: what :func:`compactnets.tasks.opening.open_model` takes, of classifiers.
+        formats: names of formats, ``eager`` for plain PyTorch; ``onnx@float16`` for weights in
+            float16, ``openvino@bf16`` for another arithmetic.
+        threads: threads of every runtime.
+        batch_size: images at once.
+        size: side of the images; each network's own where it is not given.
+        rounds: turns of every entry.
+        calls: calls in a turn that count; two before them do not.
+        operators: whether each kind of operator is timed as well, where the runtime has a profiler.
+        artifacts: folder that keeps the artifacts; those that are there and fit are used again. A temporary one where
+            it is not given.
+
+    Returns:
+        environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and the share of it,
+        multiply-adds, parameters, bytes, peak memory.
+
+    Raises:
+        InputError: an unknown network or format, a missing extra, or nothing that could be measured.
+    """
+    if artifacts is None:
+        with scratch_folder() as scratch:
+            return benchmark(
+                networks,
+                formats,
+                threads=threads,
+                batch_size=batch_size,
+                size=size,
+                rounds=rounds,
+                calls=calls,
+                operators=operators,
+                artifacts=scratch,
+            )
+    artifacts = as_path(artifacts)
+    wanted = list(dict.fromkeys(parse_format(name) for name in formats))
+    for variant in wanted:
+        if variant.format != EAGER:
+            find_format(variant.format).versions()
+    check_folder(artifacts, "--artifacts")
+    # all names are looked at before the work
+    loaded = {network: open_to_write(network, CheckpointRecord, "benchmark") for network in networks}
+    for _, record in loaded.values():
+        check_float(record)
+    entries, failed = [], []
+    with stoppable():
+        for network, (model, record) in loaded.items():
+            for variant in wanted:
+                say(f"preparing {network} for {variant.label}")
+                try:
+                    with one_line(f"{network} cannot be measured in {variant.label}"):
+                        entries.append(_prepare(network, model, record, variant, batch_size, size, artifacts))
+                except (InputError, LimitError) as error:
+                    failed.append({"network": network, "format": variant.label, "reason": str(error)})
+                    say(f"left out: {error}")
+        if not entries:
+            raise InputError(f"nothing could be measured: {failed[0]['reason']}")
+        results = measure(entries, threads=threads, rounds=rounds, calls=calls, operators=operators)
+    return {**results, "failed": [*failed, *results["failed"]]}
+
+
+def measure(
+    entries: Sequence[Entry], *, threads: int, rounds: int, calls: int, operators: bool = False
+) -> dict[str, Any]:
+    """Time entries in turns, each in a process of its own, and a product of matrices beside them.
+
+    What cannot be loaded or run, or crashes, is left out, and named under ``failed``. Ctrl-C, SIGTERM and SIGHUP after
+    a whole turn end the measurement: the results are those of the turns so far, and ``interrupted`` is the number of
+    the signal.
+
+    Args:
+        entries: what to time.
+        threads: as for :func:`benchmark`, as the others.
+
+    Returns:
+        as :func:`benchmark`.
+
+    Raises:
+        InputError: nothing could be timed.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(stoppable())
+        stack.enter_context(set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))))
+
+        def start(function: Callable[..., None], *arguments: Any) -> Worker:
+            process = Worker()
+            stack.callback(process.close)
+            process.start(function, *arguments)
+            return process
+
+        matrix = start(worker.open_matrix, threads)
+        running = []
+        for entry in entries:
+            if entry.path is None:
+                process = start(worker.open_eager, entry.network, entry.shape, threads)
+            else:
+                process = start(worker.open_artifact, *entry.in_process(threads))
+            running.append(_Running(entry, process))
+        turns = _Turns(running, matrix)
+        turns.load()
+        signum = turns.take(rounds, calls)
+        for one in turns.left:
+            turns.attempt(one, lambda one: one.close_with(threads, operators and signum is None))
+        left = turns.left
+        if not left:
+            raise InputError(f"nothing could be measured: {turns.failed[0]['reason']}")
+    gflops = 2 * worker.MATRIX**3 / spread(turns.matrix_times)["median"] / 1e9
+    return {
+        "commit": commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": {**describe_environment(torch.device("cpu")), "cpu_features": cpu_features()},
+        "settings": {
+            "threads": threads,
+            "batch_size": entries[0].shape[0],
+            "rounds": turns.done,
+            "calls": calls,
+            "matrix": worker.MATRIX,
+        },
+        "limit_gflops": gflops,
+        "rows": [{**_row(one.entry, one.times, one.memory, gflops), "operators": one.operators} for one in left],
+        "failed": turns.failed,
+        **({} if signum is None else {"interrupted": signum}),
+    }
+
+
+@dataclass
+class _Running:
+    """An entry in its process, and what was measured of it."""
+
+    entry: Entry
+    process: Worker
+    times: list[float] = field(default_factory=list)
+    turn: list[float] = field(default_factory=list)
+    memory: int | None = None
+    operators: list[dict[str, Any]] | None = None
+
+    def take(self, calls: int) -> None:
+        """Take a turn, which counts once all have taken theirs."""
+        self.turn = self.process.call(worker.time_calls, calls)
+
+    def close_with(self, threads: int, operators: bool) -> None:
+        """Ask for the peak of the memory, and time the operators where that is wanted."""
+        self.memory = self.process.call(worker.peak_memory)
+        if operators:
+            self.operators = _operators(self.entry, self.process, threads)
+
+
+class _Turns:
+    """The turns of all entries that run; one that fails is left out from then on."""
+
+    def __init__(self, running: list[_Running], matrix: Worker) -> None:
+        self.left, self.matrix = running, matrix
+        self.failed: list[dict[str, str]] = []
+        self.matrix_times: list[float] = []
+        self.done = 0
+
+    def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
+        """Do something with an entry, and leave it out where that fails."""
+        try:
+            do(one)
+        except InputError as error:
+            reason = str(error)
+            self.failed.append({"network": one.entry.network, "format": one.entry.variant.label, "reason": reason})
+            say(f"left out: {one.entry.network} in {one.entry.variant.label}: {reason}")
+            one.process.close()
+            self.left = [other for other in self.left if other is not one]
+
+    def load(self) -> None:
+        """Wait until all are loaded and warm."""
+        self.matrix.result()
+        for one in self.left:
+            self.attempt(one, lambda one: one.process.result())
+        self.matrix.call(worker.time_calls, WARM_UP)
+        for one in self.left:
+            self.attempt(one, lambda one: one.process.call(worker.time_calls, WARM_UP))
+
+    def take(self, rounds: int, calls: int) -> int | None:
+        """Take the turns; where a signal came after the first, drop what was begun and return its number."""
+        try:
+            for turn in Tracker(range(rounds), rounds, "measuring"):
+                if not self.left:
+                    return None
+                matrix_times = self.matrix.call(worker.time_calls, 2)
+                order = np.roll(np.arange(len(self.left)), -turn)  # nobody always follows the same neighbour
+                turn_of = [self.left[index] for index in order]
+                for one in turn_of:
+                    self.attempt(one, lambda one: one.take(calls))
+                for one in turn_of:
+                    one.times += one.turn
+                self.matrix_times += matrix_times
+                self.done += 1
+        except (KeyboardInterrupt, Stopped) as stop:
+            if not self.done:
+                raise
+            return stop.signum if isinstance(stop, Stopped) else signal.SIGINT
+        return None
+
+
+def parse_format(text: str) -> Variant:
+    """Split ``openvino@bf16`` or ``onnx@lanes16`` into a format and what is asked of it.
+
+    Raises:
+        InputError: an unknown format, or something that it does not have.
+    """
+    name, _, option = text.partition("@")
+    form = None if name == EAGER else find_format(name)
+    if form and form.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
+        return Variant(name, lanes=int(lanes[1]))
+    precision = option or FLOAT32
+    allowed: list[str] = [FLOAT32]
+    if form:
+        allowed += [*([FLOAT16] if form.float16 else []), *form.precisions, *(["lanes16"] if form.lanes else [])]
+    if precision not in allowed:
+        raise InputError(f"{name} runs in {', '.join(allowed)}, found {precision!r}")
+    return Variant(name, precision)
+
+
+def _operators(entry: Entry, process: Worker, threads: int) -> list[dict[str, Any]] | None:
+    """Time each kind of operator in the entry's process; ``None`` where its runtime has no profiler."""
+    found: list[dict[str, Any]] | None = None
+    if entry.path is None:
+        found = process.call(worker.operators_of_eager, entry.network, entry.shape, PROFILED)
+    elif find_format(entry.variant.format).profiles:
+        found = process.call(worker.operators_of_artifact, *entry.in_process(threads), PROFILED)
+    return found
+
+
+def _prepare(
+    network: str,
+    model: nn.Module,
+    record: CheckpointRecord,
+    variant: Variant,
+    batch_size: int,
+    size: int | None,
+    artifacts: Path,
+) -> Entry:
+    accuracy = record.training.get("top1_percent")
+    channels = len(record.preprocess["mean"])
+    if variant.format == EAGER:
+        side = size or record.preprocess["size"]
+        macs, params = count(model, (channels, side, side))
+        return Entry(network, variant, None, (batch_size, channels, side, side), macs, params, None, None, accuracy)
+    name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
+    lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
+    stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
+    folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{size or 'own'}-{batch_size}"
+    written = _read_if_fits(folder, model, record, variant, batch_size, size)
+    if written is None:
+        written = export(
+            model,
+            record,
+            variant.format,
+            folder,
+            size=size,
+            batch_size=batch_size,
+            lanes=variant.lanes,
+            precision=variant.stored,
+        )
+    checks = written.verification.checks
+    if not checks:
+        raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
+    side = written.network.preprocess["size"]
+    return Entry(
+        network,
+        variant,
+        folder / find_format(variant.format).file,
+        (batch_size, channels, side, side),
+        written.macs,
+        written.params,
+        written.bytes,
+        max(check.relative_difference for check in checks),
+        accuracy,
+    )
+
+
+def _read_if_fits(
+    folder: Path, model: nn.Module, network: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
+) -> ArtifactRecord | None:
+    """Return the record of an artifact of these weights and settings, that these versions wrote, or ``None``."""
+    try:
+        record, _ = read_artifact(folder, ArtifactRecord)
+    except InputError:
+        return None
+    preprocess = resized(Preprocess.from_dict(network.preprocess), size)
+    fits = (
+        record.format == variant.format
+        and record.precision == variant.stored
+        and record.details.get("lanes") == variant.lanes
+        and record.input[0] in (None, batch_size)
+        and record.network == network.model_copy(update={"preprocess": preprocess.to_dict()})
+        and record.versions == {**software_versions(), **find_format(record.format).versions()}
+        and record.verification.tolerance == TOLERANCES[variant.stored]
+        and record.weights == weights_digest(exported_form(model))
+    )
+    return record if fits else None
+
+
+def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) -> dict[str, Any]:
+    milliseconds = {key: value * (1 if key == "n" else 1e3) for key, value in spread(seconds).items()}
+    limit = 2 * entry.macs * entry.shape[0] / gflops / 1e6
+    return {
+        "network": entry.network,
+        "format": entry.variant.label,
+        "input": list(entry.shape),
+        "milliseconds": milliseconds,
+        "limit_milliseconds": limit,
+        "times_limit": milliseconds["median"] / limit,
+        "macs": entry.macs,
+        "params": entry.params,
+        "bytes": entry.bytes,
+        "peak_memory_bytes": peak,
+        "relative_difference": entry.difference,
+        "top1_percent": entry.top1_percent,
+    }

@@ -1,0 +1,1 @@
+"""The page of ``compactnets web``: built, filled with networks, served."""
