@@ -1,7 +1,7 @@
 """Add finished runs to a record of the package (``src/compactnets/recorded``), of which ``page.py`` makes the tables.
 
     python benchmarks/runs.py training NAME RUN… [--note TEXT]
-    compactnets detect eval --checkpoint RUN/best.safetensors --data D --split test --json > RUN/test.json
+    compactnets eval --checkpoint RUN/best.safetensors --data D --split test --json > RUN/test.json
     python benchmarks/runs.py detection NAME RUN… [--note TEXT]
 
 A run with a command that the record has already takes its place.

@@ -62,10 +62,8 @@ class MadeUpDisk:
 
 
 def _patch_network(patch: pytest.MonkeyPatch) -> None:
-    for place in ("networks.load_for_export", "load_for_export", "quantization.training.load_for_int8"):
-        patch.setattr(f"compactnets.deploy.{place}", lambda *_: (Small(), tiny_record()))
-    for place in ("web", "latency"):
-        patch.setattr(f"compactnets.deploy.{place}.load_for_export", lambda *_: (Small(), tiny_record()))
+    for place in ("classification.quantization", "web.site", "latency.benchmark"):
+        patch.setattr(f"compactnets.{place}.open_to_write", lambda *_: (Small(), tiny_record()))
 
 
 def quantize(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]:
@@ -78,14 +76,14 @@ def quantize(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object
 def detect_export(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]:
     detector, record = lively_detector("ssd")
     save_checkpoint(base / "best.safetensors", detector.state_dict(), record)
-    return ["detect", "export", base / "best.safetensors", "--output", output]
+    return ["export", base / "best.safetensors", "--format", "onnx", "--output", output]
 
 
 def web(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]:
     _patch_network(patch)
     (base / "page" / "assets").mkdir(parents=True)
     (base / "page" / "assets" / "a.wasm").write_bytes(bytes(10_000))
-    patch.setattr("compactnets.deploy.web.find_page", lambda: base / "page")
+    patch.setattr("compactnets.web.site.find_page", lambda: base / "page")
     return ["web", "--checkpoint", "a", "--no-serve", "--output", output]
 
 
@@ -94,7 +92,7 @@ def convert(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]
 
     model = create_model("menet_108_8x1_g3")
     (base / "a.pth.tar").touch()
-    patch.setattr("compactnets.training.conversion.load_legacy", lambda _: model.state_dict())
+    patch.setattr("compactnets.classification.conversion.load_legacy", lambda _: model.state_dict())
     return ["convert", base / "a.pth.tar", "--model", "menet_108_8x1_g3", "--output", output / "new" / "a.safetensors"]
 
 
@@ -128,7 +126,7 @@ def data_split_boxes(base: Path, output: Path, patch: pytest.MonkeyPatch) -> lis
 
 def benchmark_files(base: Path, output: Path, patch: pytest.MonkeyPatch, option: str, name: str) -> list[object]:
     found = {**results(row("a", "onnx", 1.5), row("b", "onnx", 2.5)), "failed": []}
-    patch.setattr("compactnets.deploy.latency.benchmark", lambda *_, **__: found)
+    patch.setattr("compactnets.latency.benchmark.benchmark", lambda *_, **__: found)
     return ["benchmark", "a", option, output / "new" / name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -32,7 +33,7 @@ EXTRAS = (
 )
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
 # a layer imports only from itself and the layers before it
-LAYERS = (
+LAYERS = (  # modules by their first names after ``compactnets.``, or longer ones
     (
         *("errors", "source", "environment", "files", "nn", "pictures", "telemetry", "timing", "values"),
         *("failures", "folders", "stopping"),
@@ -42,11 +43,16 @@ LAYERS = (
     ("complexity",),
     ("data",),
     ("training",),
+    ("classification",),
     ("papers", "plots", "deploy"),
-    ("detection",),
-    ("recorded",),
+    ("tasks",),
+    ("latency", "web"),
+    ("detection", "classification.quantization"),
+    ("classification.task",),  # the whole of its task, on top of what it is made of
+    ("recorded", "api"),
     ("catalogue", "quickstart", "report"),
 )
+PLACES = [name for layer in LAYERS for name in layer]
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
@@ -88,25 +94,43 @@ for name in {modules!r}:
     assert done.returncode == 0, done.stderr
 
 
-def _imports(path: Path) -> set[str]:
-    """The modules of the package that a file imports, by their first name after ``compactnets.``"""
+MODULES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+    if path.parent != SOURCE or not path.name.startswith("__")
+}
+
+
+def _imports(module: str) -> set[str]:
+    """The modules of the package that a module imports anywhere, inside its functions too, without ``compactnets.``."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("compactnets."):
-            found.add(node.module.split(".")[1])
+            name = node.module.removeprefix("compactnets.")
+            inner = {f"{name}.{alias.name}" for alias in node.names} & set(MODULES)
+            found |= inner if len(inner) == len(node.names) else {name, *inner}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("compactnets.")}
+            found |= {
+                alias.name.removeprefix("compactnets.") for alias in node.names if alias.name.startswith("compactnets.")
+            }
     return found
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_lower_layers_do_not_import_upper_ones(path: Path) -> None:
-    own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if own.startswith("__"):
-        return
-    level = next(index for index, layer in enumerate(LAYERS) if own in layer)
-    allowed = {name for layer in LAYERS[: level + 1] for name in layer}
-    assert _imports(path) <= allowed
+def _layer(module: str) -> int:
+    place = max((name for name in PLACES if module == name or module.startswith(f"{name}.")), key=len)
+    return next(index for index, layer in enumerate(LAYERS) if place in layer)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lower_layers_do_not_import_upper_ones(module: str) -> None:
+    assert [name for name in _imports(module) if _layer(name) > _layer(module)] == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {module: _imports(module) & set(MODULES) - {module} for module in MODULES}
+    graph = {module: found for module, found in graph.items() if not MODULES[module].name.startswith("__")}
+    sorter = graphlib.TopologicalSorter({module: found & set(graph) for module, found in graph.items()})
+    sorter.prepare()  # raises CycleError, which names the circle
 
 
 def test_readme_commands_exist() -> None:

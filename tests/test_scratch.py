@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compactnets.training.prediction import write_csv
 
 from compactnets import failures, files
+from compactnets.classification.prediction import write_csv
 from compactnets.errors import InputError
 from compactnets.failures import Space, one_line, scratch_folder
 from compactnets.files import replace_files

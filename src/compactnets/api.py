@@ -29,7 +29,6 @@ from compactnets.training.distributed import join_world
 from compactnets.training.loop import TrainResult
 from compactnets.training.recipe import RunRecipe
 
-Network = str | Path | Model  # what :func:`load` takes
 Images = str | Path | Image.Image | np.ndarray
 
 
@@ -74,7 +73,7 @@ def describe(model: Model) -> str:
 
 
 def load(
-    what: Network,
+    what: str | Path | Model,
     device: str = "auto",
     *,
     threads: int | None = None,
@@ -170,7 +169,7 @@ def train(
 
 
 def evaluate(
-    network: Network,
+    network: str | Path | Model,
     data: str | Path | Sequence[str | Path],
     *,
     split: str = "val",
@@ -195,18 +194,20 @@ def evaluate(
         InputError: a network or data that cannot be used, or a class that the network does not know.
     """
     to_load, rest = split_options(network, "evaluate", options)
+    task = look(network).task
+    chosen = task.take("evaluate", rest)
+    task.check_outputs("evaluate", chosen)
     with join_world(device_for(network, device)) as world:
         model = check_trained(open_model(network, world.device, options=to_load), "eval")
-        chosen = model.task.take("evaluate", rest)
         asked = request(data, download=download, workers=workers)
-        with _of_task(model.task, asked):
-            source = model.task.open_split(model, asked, split, chosen)
-        figures = model.task.evaluate(model, source, split, workers, world, chosen)
+        with _of_task(task, asked):
+            source = task.open_split(model, asked, split, chosen)
+        figures = task.evaluate(model, source, split, workers, world, chosen)
         return Evaluation(model, asked.text, split, figures, world.is_main)
 
 
 def predict(
-    network: Network,
+    network: str | Path | Model,
     images: Images | Iterable[Images],
     *,
     every: int = 1,
@@ -239,7 +240,7 @@ def predict(
 
 
 def start_predicting(
-    network: Network,
+    network: str | Path | Model,
     images: Images | Iterable[Images],
     *,
     every: int = 1,
@@ -257,7 +258,7 @@ def start_predicting(
         check_file(as_path(csv), "--csv")
     task = look(network).task
     chosen = task.take("predict", rest)
-    task.check_predict(chosen)
+    task.check_outputs("predict", chosen)
     model = check_trained(open_model(network, device_for(network, device), options=to_load), "predict")
 
     def finish(predictions: Sequence[Any]) -> None:
@@ -269,7 +270,7 @@ def start_predicting(
 
 
 def export(
-    network: Network,
+    network: str | Path | Model,
     format: str,
     output: str | Path,
     *,
@@ -305,7 +306,7 @@ def export(
 
 
 def quantize(
-    network: Network,
+    network: str | Path | Model,
     format: str,
     output: str | Path,
     *,
@@ -403,7 +404,9 @@ def request(data: str | Path | Sequence[str | Path], *, download: bool = False, 
     return DataRequest([str(name) for name in names], download, workers)
 
 
-def split_options(network: Network, verb: Verb, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(
+    network: str | Path | Model, verb: Verb, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of a call that are for opening the network, and those of the verb itself."""
     fields = look(network).task.options
     opening = fields["load"].model_fields if "load" in fields else {}
@@ -413,12 +416,12 @@ def split_options(network: Network, verb: Verb, options: Mapping[str, Any]) -> t
 
 
 def task_taking(verb: Verb, given: Mapping[str, Any]) -> Task[Any]:
-    """Return the first task that takes all options that were given; classification where none does."""
-    for name in TASKS:
-        task = find_task(name)
-        if verb in task.options and set(given) <= set(task.options[verb].model_fields):
-            return task
-    return find_task(DEFAULT)
+    """Return the task that takes the most of the options that were given, classification where that settles nothing."""
+    tasks = [find_task(name) for name in TASKS]
+    fields = [set(task.options[verb].model_fields) if verb in task.options else set() for task in tasks]
+    own = [set(given) & mine - fields[0] for mine in fields]  # those that classification does not take
+    most = max(range(len(tasks)), key=lambda index: len(own[index]))
+    return tasks[most] if own[most] else find_task(DEFAULT)
 
 
 @contextmanager

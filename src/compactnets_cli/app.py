@@ -94,8 +94,7 @@ def quickstart(
 
 @app.command(
     rich_help_panel=TRAIN,
-    epilog="Examples: compactnets train cifar/muffnet --data cifar10 --output runs/a; "
-    "compactnets train small/ssd512 --data cells --output runs/cells",
+    epilog="Example: compactnets train cifar/muffnet --data cifar10 --output runs/a",
 )
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
@@ -210,8 +209,7 @@ def evaluate(
 
 @app.command(
     rich_help_panel=TRAIN,
-    epilog="Examples: compactnets predict --weights muffnet_x0_5.cifar10 photo.jpg; "
-    "compactnets predict --checkpoint runs/cells/best.safetensors photos --output drawn",
+    epilog="Example: compactnets predict --weights muffnet_x0_5.cifar10 photo.jpg",
 )
 def predict(
     images: Inputs,

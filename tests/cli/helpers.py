@@ -5,6 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+import pytest
+import torch
+from torch import nn
+
+from compactnets import api
+from compactnets.tasks.contract import Model, Task
+from compactnets.tasks.opening import Found
+
 
 class Outcome(NamedTuple):
     """Exit code and what was printed."""
@@ -16,3 +24,11 @@ class Outcome(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def stand_in(patch: pytest.MonkeyPatch, task: Task[Any], network: nn.Module, record: Any) -> None:
+    """Have the verbs open this network, whatever they are given."""
+    model = Model(task, network, record, "a", "checkpoint", torch.device("cpu"))
+    patch.setattr(api, "look", lambda _: Found("checkpoint", task))
+    patch.setattr(api, "device_for", lambda *_: "cpu")
+    patch.setattr(api, "open_model", lambda *_, **__: model)

@@ -292,7 +292,7 @@ def test_every_verb_takes_json() -> None:
     from compactnets_cli import app
 
     commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    for group in ("papers", "data", "detect"):
+    for group in ("papers", "data"):
         commands |= {f"{group} {name}": verb for name, verb in commands.pop(group).commands.items()}
     for name, command in commands.items():
         assert any("--json" in parameter.opts for parameter in command.params), name

@@ -32,7 +32,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_without_a_share(flat: Path, run: Run, tmp_path: Path) -> None:
-    done = run("detect", "train", "small/ssd512", "--data", flat, "--output", tmp_path / "run")
+    done = run("train", "small/ssd512", "--data", flat, "--output", tmp_path / "run")
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert "--split 0.8" in done.err
@@ -43,14 +43,14 @@ def test_without_a_share(flat: Path, run: Run, tmp_path: Path) -> None:
 def test_a_share_in_training_and_evaluation(flat: Path, run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(RECIPE)
     arguments = ("--data", flat, "--split", "0.6", "--output", tmp_path / "run", "--json")
-    done = run("detect", "train", tmp_path / "mine.yaml", *arguments)
+    done = run("train", tmp_path / "mine.yaml", *arguments)
     assert done.code == 0, done.err
     assert "3 images with 6 objects of 2 classes: blue 3, red 3" in done.err
     assert done.json["final"]["images"] == 2
     record = json.loads((tmp_path / "run" / "best.json").read_text())
     assert record["training"]["recipe"]["split"] == 0.6
     checkpoint = tmp_path / "run" / "best.safetensors"
-    done = run("detect", "eval", "--checkpoint", checkpoint, "--data", flat, "--split", "0.6", "--json")
+    done = run("eval", "--checkpoint", checkpoint, "--data", flat, "--split", "0.6", "--json")
     assert done.json["images"] == 2
 
 
@@ -94,12 +94,12 @@ def test_class_folders_are_divided(run: Run, tmp_path: Path) -> None:
     assert run("data", "check", tmp_path / "out", "--json").json["splits"]["train"]["images"] == 8
 
 
-def test_the_verbs_of_classifiers_name_those_of_detectors(flat: Path, run: Run, tmp_path: Path) -> None:
+def test_data_of_another_task_are_named(flat: Path, run: Run, tmp_path: Path) -> None:
     done = run("train", "cifar/short", "--data", flat, "--output", tmp_path / "run")
     assert done.code == 2
-    assert "compactnets detect train" in done.err
+    assert "images with boxes, for detection" in done.err
     assert done.err.count("\n") == 1
-    done = run("detect", "train", "small/ssd512", "--data", tmp_path, "--output", tmp_path / "run")
+    done = run("train", "small/ssd512", "--data", tmp_path, "--output", tmp_path / "run")
     assert done.code == 2
     assert done.err.count("\n") == 1
 
@@ -121,13 +121,13 @@ def test_eval_leaves_out_on_request(flat: Path, run: Run, tmp_path: Path) -> Non
     data = tmp_path / "set"
     write_flat(data / "train", 4)
     write_flat(data / "val", 4, first=10)
-    arguments = ("detect", "train", tmp_path / "mine.yaml", "--data", data, "--output", tmp_path / "run")
+    arguments = ("train", tmp_path / "mine.yaml", "--data", data, "--output", tmp_path / "run")
     done = run(*arguments)
     assert done.code == 0, done.err
     image, file = data / "val" / "10.png", data / "val" / "11.xml"
     image.write_bytes(image.read_bytes()[:-200])
     file.write_text("nothing")
-    arguments = ("detect", "eval", "--checkpoint", tmp_path / "run" / "best.safetensors", "--data", data)
+    arguments = ("eval", "--checkpoint", tmp_path / "run" / "best.safetensors", "--data", data)
     for options, named in (((), file), (("--bad-boxes", "drop"), image)):
         done = run(*arguments, *options)
         assert done.code == 2
@@ -141,9 +141,9 @@ def test_eval_leaves_out_on_request(flat: Path, run: Run, tmp_path: Path) -> Non
 def test_a_detector_of_chosen_classes(flat: Path, run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(RECIPE + "classes: [red]\n")
     arguments = ("--data", flat, "--split", "0.6")
-    done = run("detect", "train", tmp_path / "mine.yaml", *arguments, "--output", tmp_path / "run")
+    done = run("train", tmp_path / "mine.yaml", *arguments, "--output", tmp_path / "run")
     assert done.code == 0, done.err
     assert "3 objects of other classes left out: blue" in done.err
-    done = run("detect", "eval", "--checkpoint", tmp_path / "run" / "best.safetensors", *arguments, "--json")
+    done = run("eval", "--checkpoint", tmp_path / "run" / "best.safetensors", *arguments, "--json")
     assert [(row["name"], row["objects"]) for row in done.json["classes"]] == [("red", 2)]
     assert "2 objects of other classes left out: blue" in done.err

@@ -51,14 +51,14 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     folder = tmp_path / "artifact"
-    done = run("detect", "export", checkpoint, "--output", folder)
+    done = run("export", checkpoint, "--format", "onnx", "--output", folder)
     assert done.code == 0, done.err
     assert "model.onnx gives boxes (detections, 4), labels (detections), scores (detections)" in done.out
     assert "input 64 x 64 pixels, resize: stretch; 3 classes; heads: boxes" in done.out
     image = photographs / "val" / "1.png"
     for path in (folder, folder / "model.onnx"):
         found, expected = (
-            run("detect", "predict", "--checkpoint", one, image, "--score", "0.3", "--json").json[0]["objects"]
+            run("predict", "--checkpoint", one, image, "--score", "0.3", "--json").json[0]["objects"]
             for one in (path, checkpoint)
         )
         assert len(found) == len(expected) > 3
@@ -66,18 +66,13 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
             assert one["class_name"] == other["class_name"]
             assert one["score"] == pytest.approx(other["score"], abs=1e-5)
             assert one["box"] == pytest.approx(other["box"], abs=1e-2)
-    scores = [
-        run("detect", "eval", "--checkpoint", one, "--data", photographs, "--json").json for one in (folder, checkpoint)
-    ]
+    scores = [run("eval", "--checkpoint", one, "--data", photographs, "--json").json for one in (folder, checkpoint)]
     assert scores[0]["voc10"] == pytest.approx(scores[1]["voc10"])
-    wrong = run("detect", "eval", "--checkpoint", folder, "--data", photographs, "--device", "cuda")
+    wrong = run("eval", "--checkpoint", folder, "--data", photographs, "--device", "cuda")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     assert "which runs on cpu, found --device cuda" in wrong.err
-    wrong = run("predict", "--checkpoint", folder, image)
-    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
-    assert "is an exported detector: 'compactnets detect eval'" in wrong.err
     (folder / "model.onnx").write_bytes(b"nothing")
-    wrong = run("detect", "predict", "--checkpoint", folder, image)
+    wrong = run("predict", "--checkpoint", folder, image)
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     assert "sha256 differs" in wrong.err
 
@@ -94,7 +89,7 @@ def test_wrong_input_is_one_line(
     run: Run, checkpoint: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     pytest.importorskip("onnxscript")
-    done = run("detect", "export", checkpoint, "--output", tmp_path / "a", *arguments)
+    done = run("export", checkpoint, "--format", "onnx", "--output", tmp_path / "a", *arguments)
     assert done.code == 2
     assert message in done.err
     assert len(done.err.splitlines()) == 1
@@ -108,7 +103,7 @@ def test_a_missing_extra_is_one_line(
         raise InputError("the format onnx needs onnx")
 
     monkeypatch.setattr("compactnets.deploy.formats.registry.Format.versions", absent)
-    done = run("detect", "export", checkpoint, "--output", tmp_path / "a")
+    done = run("export", checkpoint, "--format", "onnx", "--output", tmp_path / "a")
     assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
     assert not (tmp_path / "a").exists()
 
@@ -123,7 +118,7 @@ def test_profile(run: Run, checkpoint: Path) -> None:
     assert "faster_rcnn on shufflenet_g3_x0_25, image of 64 x 85 pixels" in done.out
     assert "subnet (300 x " in done.out
     for arguments, message in (
-        (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem means nothing for a detector"),
+        (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem means nothing for profile of detection"),
         ([checkpoint, "--detector", "ssd"], "--detector means nothing for a checkpoint"),
         (["resnet18", "--detector", "ssd", "--input-size", "1", "512", "512"], "takes images of 3 channels"),
     ):

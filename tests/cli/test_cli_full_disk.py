@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from compactnets.deploy.formats import Format
+from compactnets.deploy.formats.registry import Format
 from compactnets.failures import Space
 from compactnets.report.page import Drawn
 
@@ -45,7 +45,7 @@ def _small_work(monkeypatch: pytest.MonkeyPatch) -> None:
         return {}
 
     monkeypatch.setattr(Format, "write", lambda _, model, x, folder, *more: write(folder))
-    monkeypatch.setattr("compactnets.deploy.quantization.post_training.calibrated", lambda model, *_, **__: model)
+    monkeypatch.setattr("compactnets.classification.quantization.calibrated", lambda model, *_, **__: model)
     detector = "compactnets.detection.deploy.export"
     monkeypatch.setattr(f"{detector}.write_graphs", lambda *given: write(given[-1]))
     monkeypatch.setattr(f"{detector}.find_objects", lambda *_: None)

@@ -103,10 +103,10 @@ def test_a_shell_completes_verbs_and_options() -> None:
         (["fly"], "fly"),
         (["train"], "recipe"),
         (["train", "--outptu", "x"], "--output"),
-        (["eval", "--data", "x", "--split", "[/b] test"], "[/b] test"),
+        (["eval", "--data", "x", "--metric", "[/b] test"], "[/b] test"),
         (["quantize", "x", "--format"], "--format"),
         (["profile", "x", "--batch-size", ":m:"], "--batch-size"),
-        (["detect", "eval", "--checkpoint", "x", "--data", "y", "--metric", "a\nb"], "--metric"),
+        (["eval", "--checkpoint", "x", "--data", "y", "--metric", "a\nb"], "--metric"),
         (["fly\x1b[31m"], "\\x1b"),
         (["fly\udcff"], "\\udcff"),
         (["--nothing"], "--nothing"),
@@ -124,7 +124,7 @@ def test_wrong_usage_is_one_line(words: list[str], fact: str, run: Run) -> None:
     assert "\x1b" not in done.err
 
 
-@pytest.mark.parametrize("words", [[], ["papers"], ["detect"], ["data"]], ids=" ".join)
+@pytest.mark.parametrize("words", [[], ["papers"], ["data"]], ids=" ".join)
 def test_a_group_alone_shows_its_help_once(words: list[str], run: Run) -> None:
     done = run(*words)
     assert (done.out + done.err).count("Usage: compactnets") == 1

@@ -36,7 +36,7 @@ def test_xml_that_is_none_among_images(content: str, place: str, run: Run, tmp_p
         ["data", "check", "~nobody-has-this/photos"],
         ["train", "cifar/muffnet", "--data", "~nobody-has-this/photos", "--output", "{tmp}"],
         ["train", "~nobody-has-this/a.yaml", "--data", "digits", "--output", "{tmp}"],
-        ["detect", "eval", "--checkpoint", "~nobody-has-this/a.safetensors", "--data", "cells"],
+        ["eval", "--checkpoint", "~nobody-has-this/a.safetensors", "--data", "cells"],
         ["eval", "--checkpoint", "~nobody-has-this/a.safetensors", "--data", "digits"],
     ],
     ids=" ".join,

@@ -63,7 +63,7 @@ def test_ablation_and_its_report(run: Run, own_network: Path, tmp_path: Path) ->
         (["ablation", "sharing", "--data", "digits", "--row", "nothing"], "sharing has no row 'nothing'"),
         (["ablation", "sharing", "--data", "digits", "--network", "no.safetensors"], "no checkpoint at no.safetensors"),
         (["ablation", "sharing", "--data", "nowhere"], "nowhere"),
-        (["ablation", "sharing", "--data", "digits", "--recipe", "small/ssd512"], "trains a detector"),
+        (["ablation", "sharing", "--data", "digits", "--recipe", "small/ssd512"], "is of detection"),
         (["ablation", "sharing", "--data", "digits", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["report", "--run", "nowhere"], "cannot read nowhere/environment.json"),
     ],

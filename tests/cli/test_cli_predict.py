@@ -15,10 +15,11 @@ from PIL import Image
 
 from compactnets.detection import prediction
 from compactnets.detection.objects import Detections
+from compactnets.detection.task import TASK
 
 from ..data.helpers import noise
 from ..data.test_inputs import write_video
-from .helpers import Outcome
+from .helpers import Outcome, stand_in
 
 Run = Callable[..., Outcome]
 WEIGHTS = ("--weights", "muffnet_x0_5.cifar10")
@@ -85,8 +86,7 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> None:
 
     record = SimpleNamespace(class_names=("dog", "猫"), detector="ssd", model="a", faster_rcnn=None, ssd=None)
     module = torch.nn.Identity()
-    monkeypatch.setattr("compactnets.detection.deploy.runtime.detector_device", lambda *_: "cpu")
-    monkeypatch.setattr("compactnets.detection.deploy.runtime.load_any_detector", lambda *_, **__: (module, record))
+    stand_in(monkeypatch, TASK, module, record)
 
     def find(_: Any, images: list[torch.Tensor]) -> list[Detections]:
         (image,) = images
@@ -103,7 +103,7 @@ def test_detect_predict_writes_every_kind_of_result(run: Run, photos: Path, tmp_
     noise(13, 30).save(photos / "unlucky.png")
     out = {name: tmp_path / name for name in ("found.csv", "found.json", "drawn")}
     arguments = ("--csv", out["found.csv"], "--coco", out["found.json"], "--output", out["drawn"])
-    done = run("detect", "predict", "--checkpoint", "a", photos, *arguments)
+    done = run("predict", "--checkpoint", "a", photos, *arguments)
     assert done.code == 2
     errors = [line for line in done.err.splitlines() if "error:" in line]
     assert ["broken.png" in errors[0], "unlucky.png" in errors[1], len(errors)] == [True, True, 2]
@@ -135,19 +135,19 @@ def test_coco_s_ids_are_those_of_the_annotations(run: Run, photos: Path, tmp_pat
     ids = tmp_path / "instances.json"
     ids.write_text(json.dumps(document), encoding="utf-8")
     arguments = ("--coco", tmp_path / "found.json", "--annotations", ids)
-    done = run("detect", "predict", "--checkpoint", "a", photos, *arguments)
+    done = run("predict", "--checkpoint", "a", photos, *arguments)
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert [(one["image_id"], one["category_id"]) for one in found] == [(7, 40), (8, 40)]
     noise(20, 20).save(photos / "more.png")
     (tmp_path / "found.json").unlink()
-    done = run("detect", "predict", "--checkpoint", "a", photos, *arguments)
+    done = run("predict", "--checkpoint", "a", photos, *arguments)
     assert done.code == 2
     assert "more.png" in done.err
     assert not (tmp_path / "found.json").exists()
     for text in ("{", "[]", json.dumps({**document, "categories": []})):
         ids.write_text(text)
-        done = run("detect", "predict", "--checkpoint", "a", photos, *arguments)
+        done = run("predict", "--checkpoint", "a", photos, *arguments)
         assert (done.code, len(done.err.strip().splitlines())) == (2, 1)
         assert str(ids) in done.err
 
@@ -155,7 +155,7 @@ def test_coco_s_ids_are_those_of_the_annotations(run: Run, photos: Path, tmp_pat
 @pytest.mark.usefixtures("detector")
 def test_two_images_of_one_id_are_refused(run: Run, photos: Path, tmp_path: Path) -> None:
     shutil.copy(photos / "deep/b.png", photos / "b.png")
-    done = run("detect", "predict", "--checkpoint", "a", photos, "--coco", tmp_path / "found.json")
+    done = run("predict", "--checkpoint", "a", photos, "--coco", tmp_path / "found.json")
     assert done.code == 2
     assert "b.png" in done.err
     assert not (tmp_path / "found.json").exists()
@@ -165,7 +165,7 @@ def test_two_images_of_one_id_are_refused(run: Run, photos: Path, tmp_path: Path
 def test_drawings_take_the_place_of_no_photograph(run: Run, photos: Path) -> None:
     before = (photos / "000000000139.jpg").read_bytes()
     (photos / "broken.png").unlink()
-    done = run("detect", "predict", "--checkpoint", "a", photos / "*.jpg", "--output", photos, "--json")
+    done = run("predict", "--checkpoint", "a", photos / "*.jpg", "--output", photos, "--json")
     assert done.code == 0, done.err
     assert (photos / "000000000139.jpg").read_bytes() == before
     assert Path(done.json[0]["drawn"]).name == "000000000139-2.jpg"
@@ -175,7 +175,7 @@ def test_drawings_take_the_place_of_no_photograph(run: Run, photos: Path) -> Non
 def test_frames_are_drawn_under_their_numbers(run: Run, tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", 7)
     arguments = ("--every", 5, "--output", tmp_path / "drawn", "--coco", tmp_path / "found.json")
-    done = run("detect", "predict", "--checkpoint", "a", tmp_path / "clip.mp4", *arguments, "--json")
+    done = run("predict", "--checkpoint", "a", tmp_path / "clip.mp4", *arguments, "--json")
     assert done.code == 0, done.err
     assert [one["frame"] for one in done.json] == [0, 5]
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["clip-000000.jpg", "clip-000005.jpg"]
@@ -183,16 +183,18 @@ def test_frames_are_drawn_under_their_numbers(run: Run, tmp_path: Path) -> None:
     assert [one["image_id"] for one in found] == ["clip.mp4#0", "clip.mp4#5"]
 
 
-def test_outputs_are_checked_before_the_work(run: Run, tmp_path: Path) -> None:
+def test_outputs_are_checked_before_the_work(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, TASK, torch.nn.Identity(), None)
+    monkeypatch.setattr("compactnets.api.open_model", lambda *_, **__: pytest.fail("work was done"))
     (tmp_path / "file").write_text("mine")
     for option in ("--csv", "--coco", "--output"):
-        done = run("detect", "predict", "--checkpoint", "none", "a.jpg", option, tmp_path / "file/x")
+        done = run("predict", "--checkpoint", "none", "a.jpg", option, tmp_path / "file/x")
         assert done.code == 2
         assert option in done.err
     done = run("predict", "--checkpoint", "none", "a.jpg", "--csv", tmp_path)
     assert done.code == 2
     assert "--csv" in done.err
-    done = run("detect", "predict", "--checkpoint", "none", "a.jpg", "--annotations", tmp_path / "x.json")
+    done = run("predict", "--checkpoint", "none", "a.jpg", "--annotations", tmp_path / "x.json")
     assert "--coco" in done.err
 
 
@@ -215,14 +217,11 @@ def test_images_that_scale_to_nothing_are_bad_files(run: Run, tmp_path: Path, mo
     from types import SimpleNamespace
 
     record = SimpleNamespace(class_names=("dog",), detector="faster_rcnn", model="a", faster_rcnn=None, ssd=None)
-    monkeypatch.setattr("compactnets.detection.deploy.runtime.detector_device", lambda *_: "cpu")
-    monkeypatch.setattr(
-        "compactnets.detection.deploy.runtime.load_any_detector", lambda *_, **__: (Scaling().eval(), record)
-    )
+    stand_in(monkeypatch, TASK, Scaling().eval(), record)
     Image.new("RGB", (3000, 2)).save(tmp_path / "a-strip.png")
     Image.new("RGB", (2, 3000)).save(tmp_path / "b-strip.png")
     noise(30, 20).save(tmp_path / "c.png")
-    done = run("detect", "predict", "--checkpoint", "a", tmp_path / "*.png")
+    done = run("predict", "--checkpoint", "a", tmp_path / "*.png")
     assert done.code == 2
     assert "c.png" in done.out
     assert [name in done.err for name in ("a-strip.png", "b-strip.png", "3000 x 2 ", "2 x 3000 ")] == [True] * 4

@@ -86,13 +86,13 @@ def test_detect_eval_and_predict_with_such_classes(tmp_path: Path, run: Run) -> 
     checkpoint = tmp_path / "out [v2].safetensors"
     names = ["[/b] sign", ":m:", *record.class_names[2:]]
     save_checkpoint(checkpoint, detector.state_dict(), record.model_copy(update={"class_names": names}))
-    done = run("detect", "eval", "--checkpoint", checkpoint, "--data", root)
+    done = run("eval", "--checkpoint", checkpoint, "--data", root)
     assert done.code == 0, done.err
     assert f"{root} (val)" in done.out
     for name in names:
         assert f"\n{name} " in done.out
     image = next((root / "JPEGImages").iterdir())
-    found = run("detect", "predict", "--checkpoint", checkpoint, image, "--score", "0")
+    found = run("predict", "--checkpoint", checkpoint, image, "--score", "0")
     assert found.code == 0, found.err
     assert str(image) in found.out
     assert any(f"  {name}  " in found.out for name in names)

@@ -23,6 +23,7 @@ from compactnets.models.registry import create_model, default_form
 from compactnets.models.sharing import make_sharing
 from compactnets.models.staged import StagedNet, make_stem
 from compactnets.nn import ConvNormAct
+from compactnets.tasks.opening import open_to_write
 
 SIZE, CLASSES = 24, 5
 # Without VNNI the int8 kernels of ONNX Runtime and OpenVINO on x86 add two products in 16 bits, which saturate.
@@ -138,3 +139,8 @@ def tiny_record(in_chans: int = 3) -> CheckpointRecord:
         source="a test",
         license="none",
     )
+
+
+def opened(what: str, arguments: dict[str, Any] | None = None) -> tuple[nn.Module, CheckpointRecord]:
+    """What ``export`` and ``benchmark`` take: the network of a checkpoint, or one by its name."""
+    return open_to_write(what, CheckpointRecord, "export", arguments)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from compactnets.classification.networks import load_for_export
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.prediction import classify
 from compactnets.deploy import FORMATS, export, load_artifact
 from compactnets.deploy.export import finish_artifact
@@ -23,10 +23,11 @@ from compactnets.deploy.formats import torch as torch_format
 from compactnets.deploy.record import NAME
 from compactnets.deploy.verify import compare, load_pictures
 from compactnets.errors import InputError, LimitError
+from compactnets.tasks.opening import open_model
 from compactnets.training.checkpoint import read_record, save_checkpoint
 
 from .conftest import Make, needs
-from .helpers import CLASSES, SIZE, Small, tiny_network, tiny_record
+from .helpers import CLASSES, SIZE, Small, opened, tiny_network, tiny_record
 
 
 def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
@@ -191,25 +192,25 @@ def test_the_folder_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: py
 def test_a_file_of_an_artifact_gets_advice_that_fits(tmp_path: Path, name: str) -> None:
     """Not to convert it from the MENet repository: to give the folder, or to export again."""
     (tmp_path / name).mkdir() if name.endswith("mlpackage") else (tmp_path / name).touch()
-    for load in (load_for_export, read_record):
+    for load in (opened, open_model, lambda path: read_record(path, CheckpointRecord)):
         with pytest.raises(InputError, match=r"artifact.json.* is not beside it.*export") as found:
-            load(tmp_path / name if load is read_record else str(tmp_path / name))  # type: ignore[operator]
+            load(str(tmp_path / name))
         assert "convert" not in str(found.value)
     (tmp_path / NAME).touch()
     with pytest.raises(InputError, match="is of an exported network") as found:
-        load_for_export(str(tmp_path / name))
+        opened(str(tmp_path / name))
     assert f"folder {tmp_path}" in str(found.value)
 
 
 def test_a_folder_gets_advice_that_fits(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without artifact.json.*no checkpoint either"):
-        load_for_export(str(tmp_path))
+        opened(str(tmp_path))
     (tmp_path / "best.safetensors").touch()
     with pytest.raises(InputError, match=r"give one of its checkpoints, such as .*best.safetensors"):
-        load_for_export(str(tmp_path))
+        opened(str(tmp_path))
     (tmp_path / NAME).touch()
     with pytest.raises(InputError, match="is of an exported network"):
-        load_for_export(str(tmp_path))
+        opened(str(tmp_path))
 
 
 def test_the_network_is_left_alone(tmp_path: Path) -> None:
@@ -220,24 +221,22 @@ def test_the_network_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_by_name_and_by_checkpoint(tmp_path: Path) -> None:
-    model, record = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
+    model, record = opened("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
     assert (record.preprocess["size"], len(record.class_names)) == (32, 4)
     assert "not trained" in record.source
-    again, _ = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
+    again, _ = opened("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-    grey, record = load_for_export("muffnet_x0_5", {"in_chans": 1})
+    grey, record = opened("muffnet_x0_5", {"in_chans": 1})
     assert len(record.preprocess["mean"]) == 1
-    save_checkpoint(
-        tmp_path / "c.safetensors", model.state_dict(), load_for_export("muffnet_x0_5", record.arguments)[1]
-    )
+    save_checkpoint(tmp_path / "c.safetensors", model.state_dict(), opened("muffnet_x0_5", record.arguments)[1])
     with pytest.raises(InputError, match="num_classes cannot be set for"):
-        load_for_export(str(tmp_path / "c.safetensors"), {"num_classes": 3})
+        opened(str(tmp_path / "c.safetensors"), {"num_classes": 3})
     with pytest.raises(InputError, match="no network is called 'muffnet_x0_6'"):
-        load_for_export("muffnet_x0_6")
+        opened("muffnet_x0_6")
     with pytest.raises(InputError, match="needs a classifier"):
-        load_for_export("muffnet_x0_5", {"num_classes": 0})
+        opened("muffnet_x0_5", {"num_classes": 0})
     with pytest.raises(InputError, match="1 or 3 channels, found in_chans = 4"):
-        load_for_export("muffnet_x0_5", {"in_chans": 4})
+        opened("muffnet_x0_5", {"in_chans": 4})
 
 
 def test_grey_networks(tmp_path: Path) -> None:
@@ -278,10 +277,10 @@ def test_a_record_names_as_many_classes_as_there_are_outputs(tmp_path: Path) -> 
             lambda example, folder: {},
             tolerance=1.0,
         )
-    model, other = load_for_export("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
+    model, other = opened("muffnet_x0_5", {"stem": "cifar", "num_classes": 4})
     save_checkpoint(tmp_path / "c.safetensors", model.state_dict(), other.model_copy(update={"class_names": ["a"]}))
     with pytest.raises(InputError, match="names 1 classes in class_names, and the network has 4 outputs"):
-        load_for_export(str(tmp_path / "c.safetensors"))
+        opened(str(tmp_path / "c.safetensors"))
 
 
 def test_logits_that_are_not_numbers_are_no_prediction() -> None:

@@ -16,7 +16,6 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from compactnets.classification.networks import load_for_export
 from compactnets.data import Preprocess
 from compactnets.deploy import (
     FORMATS,
@@ -25,7 +24,7 @@ from compactnets.deploy import (
     load_artifact,
 )
 from compactnets.deploy.export import weight_bytes
-from compactnets.deploy.record import NAME, read_artifact
+from compactnets.deploy.record import NAME, ArtifactRecord, read_artifact
 from compactnets.deploy.rewrite import store_float16
 from compactnets.deploy.verify import TOLERANCES, check_float16, load_pictures
 from compactnets.errors import InputError, LimitError
@@ -38,7 +37,7 @@ from compactnets.latency.benchmark import (
 from compactnets.web.site import build_site
 
 from .conftest import Make, needs
-from .helpers import SIZE, Small, tiny_record
+from .helpers import SIZE, Small, opened, tiny_record
 
 WITH = [name for name, form in FORMATS.items() if form.float16]
 WITHOUT = [name for name, form in FORMATS.items() if not form.float16]
@@ -119,7 +118,7 @@ DTYPES: dict[str, tuple[Callable[[Path], set[str]], str]] = {
 )
 def test_half_the_bytes_and_the_same_contract(made: Make, name: str) -> None:
     folder, form = made(name), FORMATS[name]
-    record, _ = read_artifact(folder)
+    record, _ = read_artifact(folder, ArtifactRecord)
     assert record.precision == "float16"
     assert record.bytes < 0.6 * weight_bytes(Wide())
     assert record.bytes == sum(
@@ -283,7 +282,7 @@ NETWORKS = [
 @pytest.mark.parametrize("network", NETWORKS)
 def test_differences_of_networks_are_half_the_tolerance_at_most(network: str) -> None:
     """With float16 stored, and computed as well: the tolerance is beyond what rounding does to a network."""
-    model, record = load_for_export(network)
+    model, record = opened(network)
     preprocess = Preprocess.from_dict(record.preprocess)
     pictures = load_pictures(None)
     deployed = deploy_form(model)
@@ -299,7 +298,7 @@ def test_differences_of_networks_are_half_the_tolerance_at_most(network: str) ->
 @pytest.mark.parametrize("network", NETWORKS)
 def test_networks_in_every_format(network: str, name: str, tmp_path: Path) -> None:
     needs(name)
-    model, record = load_for_export(network)
+    model, record = opened(network)
     sizes = []
     for precision in ("float32", "float16"):
         written = export(model, record, name, tmp_path / precision, precision=precision, size=64)

@@ -15,8 +15,7 @@ import pytest
 from torch import nn
 
 from compactnets.classification.checkpoint import CheckpointRecord
-from compactnets.classification.networks import load_for_export
-from compactnets.deploy.record import NAME, read_artifact
+from compactnets.deploy.record import NAME, ArtifactRecord, read_artifact
 from compactnets.errors import InputError, LimitError
 from compactnets.latency import benchmark as latency
 from compactnets.latency.benchmark import (
@@ -42,7 +41,7 @@ from compactnets.timing import spread
 from compactnets.training.checkpoint import save_checkpoint
 
 from .conftest import Make
-from .helpers import tiny_network, tiny_record
+from .helpers import opened, tiny_network, tiny_record
 
 
 def row(network: str, form: str, middle: float, macs: int = 1000) -> dict[str, Any]:
@@ -132,7 +131,7 @@ class Exploding(nn.Module):
 def test_one_network_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its library raises, it is named under ``failed``; the rest goes on to be measured."""
     monkeypatch.setattr(
-        latency, "load_for_export", lambda name: (Exploding() if name == "bad" else tiny_network(), tiny_record())
+        latency, "open_to_write", lambda name, *_: (Exploding() if name == "bad" else tiny_network(), tiny_record())
     )
     measured: list[Any] = []
 
@@ -296,16 +295,16 @@ def test_spread_gives_measured_values() -> None:
 
 
 def test_networks_of_other_libraries() -> None:
-    model, record = load_for_export("timm:mobilenetv3_small_100")
+    model, record = opened("timm:mobilenetv3_small_100")
     assert record.model == "timm:mobilenetv3_small_100"
     assert sum(parameter.numel() for parameter in model.parameters()) == 2_542_856
     with pytest.raises(InputError, match="timm has no network 'mobilenetv3_smal'; did you mean"):
-        load_for_export("timm:mobilenetv3_smal")
+        opened("timm:mobilenetv3_smal")
     with pytest.raises(InputError, match="timm:NAME or pytorchcv:NAME, found 'keras:x'"):
-        load_for_export("keras:x")
+        opened("keras:x")
     pytest.importorskip("pytorchcv")
     with pytest.raises(InputError, match="pytorchcv has no network 'nothing'"):
-        load_for_export("pytorchcv:nothing")
+        opened("pytorchcv:nothing")
 
 
 def test_json_has_no_objects_of_python(tmp_path: Path) -> None:
@@ -317,13 +316,11 @@ def test_json_has_no_objects_of_python(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_checkpoints_of_one_name_do_not_share_an_artifact(tmp_path: Path) -> None:
     """runs/a/best.safetensors and runs/b/best.safetensors are two networks."""
-    model, record = load_for_export("shufflenet_g3_x0_25", {"stem": "cifar"})
+    model, record = opened("shufflenet_g3_x0_25", {"stem": "cifar"})
     paths = []
     for source in ("a", "b"):
         paths.append(tmp_path / source / "best.safetensors")
         save_checkpoint(paths[-1], model.state_dict(), record.model_copy(update={"source": source}))
-    entries = [
-        _prepare(str(path), *load_for_export(str(path)), Variant("torch"), 1, None, tmp_path / "kept") for path in paths
-    ]
-    kept = [read_artifact(entry.path)[0].network.source for entry in entries if entry.path]
+    entries = [_prepare(str(path), *opened(str(path)), Variant("torch"), 1, None, tmp_path / "kept") for path in paths]
+    kept = [read_artifact(entry.path, ArtifactRecord)[0].network.source for entry in entries if entry.path]
     assert kept == ["a", "b"]

@@ -18,7 +18,6 @@ from torch.fx import GraphModule
 from compactnets.classification import quantization as post_training
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.classification.evaluation import evaluate
-from compactnets.classification.networks import load_for_export
 from compactnets.classification.preparation import prepare
 from compactnets.classification.quantization import quantize
 from compactnets.classification.recipe import ClassificationRecipe
@@ -26,8 +25,7 @@ from compactnets.classification.setup import train
 from compactnets.complexity import count
 from compactnets.data import Preprocess, open_source
 from compactnets.data.part import PartOfSource
-from compactnets.deploy import FORMATS, load_artifact
-from compactnets.deploy.artifact import load_network
+from compactnets.deploy import FORMATS, export, load_artifact
 from compactnets.deploy.formats.registry import Format
 from compactnets.deploy.int8 import Settings
 from compactnets.deploy.int8 import training as qat
@@ -59,13 +57,14 @@ from compactnets.deploy.int8.noise import relative_error
 from compactnets.deploy.int8.ranges import calibrate
 from compactnets.errors import InputError, LimitError
 from compactnets.models.form import KEY, decode
+from compactnets.tasks.opening import open_model
 from compactnets.training.checkpoint import read_record, read_tensors, record_path
 from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import make_optimizer
 from compactnets.training.step import Learner
 
 from .conftest import needs
-from .helpers import SATURATES, tiny_network
+from .helpers import SATURATES, opened, tiny_network
 
 QUICK = Settings(calibration_images=16, ranges="minmax")
 EPOCHS = 2
@@ -246,8 +245,9 @@ def test_the_checkpoint_is_the_simulation_that_was_trained(trained: Path, images
     record = read_record(path, CheckpointRecord)
     assert record.int8 is not None
     assert record.int8.logits == record.int8.quantizers[-1]
-    model, again = load_network(path, torch.device("cpu"))
-    assert again == record
+    opened_again = open_model(path, "cpu")
+    model = opened_again.network
+    assert opened_again.record == record
     found = evaluate(model, source("val", 100), Preprocess.from_dict(record.preprocess))
     assert found.top1 == record.training["top1_percent"]
     assert found.loss == pytest.approx(record.training["val_loss"], rel=1e-6)
@@ -262,7 +262,7 @@ def test_the_checkpoint_is_the_simulation_that_was_trained(trained: Path, images
 
 
 def quantized(path: Path, form_name: str, output: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
-    model, record = qat.load_for_int8(str(path))
+    model, record = opened(str(path))
     common = {"calibration": "digits", "evaluation": "digits", "max_drop": 100, "settings": QUICK, "rounds": 2}
     return quantize(model, record, form_name, output, **{**common, **options})
 
@@ -278,7 +278,7 @@ def test_runtimes_compute_what_was_trained(
     if SATURATES and name in ("onnx", "openvino"):
         pytest.skip("int8 products saturate in this runtime on a CPU without VNNI")
     monkeypatch.setattr(post_training, "measure", lambda *_, **__: {})  # latency
-    beside = ("start", *load_for_export(str(init)))
+    beside = ("start", *opened(str(init)))
     record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", beside=beside)
     assert report["float"] == "start"
     assert report["trained_for_int8"]["init"] == str(init)
@@ -343,7 +343,7 @@ def test_what_cannot_be_trained_for_int8_is_one_line(init: Path, trained: Path, 
         (lambda: qat.prepare_int8(recipe(), renamed, init), "knows other classes"),
         (lambda: prepare(recipe(), digits, path), "expected a float checkpoint for --init"),
         (lambda: load_checkpoint(path), "was trained for int8"),
-        (lambda: load_for_export(str(path)), "quantize"),
+        (lambda: export(*opened(str(path)), "torch", tmp_path / "a"), "quantize"),
         (lambda: qat.load_int8(init), "was not trained for int8"),
         (lambda: qat.load_int8(damaged), "puts its .* quantizers elsewhere"),
     ):

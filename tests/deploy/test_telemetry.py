@@ -57,7 +57,7 @@ def work(folder):  # what a worker of the benchmark does
 
 if __name__ == "__main__":
     import torch
-    from compactnets.deploy import FORMATS, load_for_export
+    from compactnets.deploy import FORMATS
     from compactnets.deploy.rewrite import deploy_form
     folder = Path(sys.argv[1])
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()

@@ -24,7 +24,7 @@ from compactnets.detection.anchors import (
 from compactnets.detection.checkpoint import DetectorRecord, first_detector, load_detector
 from compactnets.detection.data.opening import open_detection
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.setup import train_detector
+from compactnets.detection.task import TASK
 from compactnets.errors import InputError
 from compactnets.training.checkpoint import read_record
 from compactnets.training.recipe_files import load_recipe
@@ -114,7 +114,7 @@ def test_a_run_keeps_its_anchors(
 ) -> None:
     sources = scenes(tmp_path / "scenes", train=12, val=1)
     recipe = tiny_recipe(detector, anchors="auto", batch_size=6)
-    train_detector(recipe, *sources, tmp_path / "run")
+    TASK.train(recipe, *sources, tmp_path / "run")
     told = capsys.readouterr().err
     fitted = getattr(fit_anchors(recipe, seen_objects(sources[0], recipe)), detector)
     assert "of 24 training objects" in told
@@ -129,24 +129,22 @@ def test_a_run_keeps_its_anchors(
             raise AssertionError("fitted again")
 
         patch.setattr(module, "fit_anchors", refuse)
-        train_detector(recipe.model_copy(update={"workers": 1}), *sources, tmp_path / "run")
+        TASK.train(recipe.model_copy(update={"workers": 1}), *sources, tmp_path / "run")
     assert getattr(read_record(tmp_path / "run/best.safetensors", DetectorRecord), detector) == fitted
     with pytest.raises(InputError, match="anchors was 'auto', now 'given'"):
-        train_detector(tiny_recipe(detector, batch_size=6), *sources, tmp_path / "run")
+        TASK.train(tiny_recipe(detector, batch_size=6), *sources, tmp_path / "run")
     # a detector to begin with brings its own, because its weights belong to them
-    train_detector(
-        recipe, *scenes(tmp_path / "others", 10, 1), tmp_path / "next", init=tmp_path / "run/best.safetensors"
-    )
+    TASK.train(recipe, *scenes(tmp_path / "others", 10, 1), tmp_path / "next", init=tmp_path / "run/best.safetensors")
     assert getattr(read_record(tmp_path / "next/best.safetensors", DetectorRecord), detector) == fitted
 
 
 def test_few_objects_leave_the_recipes_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sources = scenes(tmp_path / "scenes", train=4, val=2)
     recipe = tiny_recipe(anchors="auto")
-    train_detector(recipe, *sources, tmp_path / "run")
+    TASK.train(recipe, *sources, tmp_path / "run")
     assert "8 objects are too few" in capsys.readouterr().err
     assert read_record(tmp_path / "run/best.safetensors", DetectorRecord).ssd == recipe.ssd
-    train_detector(recipe, *sources, tmp_path / "run")  # finished, and the same run
+    TASK.train(recipe, *sources, tmp_path / "run")  # finished, and the same run
 
 
 @pytest.mark.parametrize("name", SMALL.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compactnets.detection.data import convert, open_run, review_both
-from compactnets.detection.setup import train_detector
+from compactnets.detection.task import TASK
 from compactnets.errors import InputError
 
 from .helpers import tiny_recipe
@@ -82,6 +82,6 @@ def test_several_roots(cases: Path) -> None:
 def test_a_trained_step(name: str, cases: Path, tmp_path: Path) -> None:
     share = 0.7 if name in UNDIVIDED else None
     recipe = tiny_recipe(on_error="skip" if name == TRUNCATED else "raise", split=share)
-    result = train_detector(recipe, *open_run(str(cases / name), share=share), tmp_path / "run")
+    result = TASK.train(recipe, *open_run(str(cases / name), share=share), tmp_path / "run")
     assert result.epochs == 1
     assert (tmp_path / "run" / "best.safetensors").is_file()

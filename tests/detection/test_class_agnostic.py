@@ -12,7 +12,7 @@ from torchvision.ops import box_iou, nms
 
 from compactnets.detection.checkpoint import DetectorRecord, load_detector
 from compactnets.detection.deploy.export import export_detector
-from compactnets.detection.deploy.runtime import load_any_detector
+from compactnets.detection.deploy.runtime import load_detector_artifact
 from compactnets.detection.evaluation import find_objects
 from compactnets.detection.objects import Detections
 from compactnets.errors import InputError
@@ -66,7 +66,7 @@ def test_exported_detectors_suppress_alike(kind: str, heads: Any, tmp_path: Path
     artifact = export_detector(detector, record, tmp_path / "out", heads=heads)
     assert artifact.decoding.class_agnostic
     assert any("of all classes together at decoding.overlap" in step for step in artifact.steps) == (heads == "raw")
-    exported, _ = load_any_detector(tmp_path / "out", class_agnostic_nms=True)
+    exported = load_detector_artifact(tmp_path / "out", class_agnostic_nms=True)
     found, wanted = (find_objects(each, [photograph()])[0] for each in (exported, detector))
     assert len(found) == len(wanted) > 0
     assert torch.allclose(found.scores, wanted.scores, atol=1e-4)
@@ -75,7 +75,7 @@ def test_exported_detectors_suppress_alike(kind: str, heads: Any, tmp_path: Path
     export_detector(plain, own, tmp_path / "plain", heads=heads)
     if heads == "boxes":
         with pytest.raises(InputError, match="export it with --class-agnostic-nms"):
-            load_any_detector(tmp_path / "plain", class_agnostic_nms=True)
+            load_detector_artifact(tmp_path / "plain", class_agnostic_nms=True)
     else:
-        changed, _ = load_any_detector(tmp_path / "plain", class_agnostic_nms=True)
+        changed = load_detector_artifact(tmp_path / "plain", class_agnostic_nms=True)
         assert torch.allclose(find_objects(changed, [photograph()])[0].scores, wanted.scores, atol=1e-4)

@@ -18,10 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
-from compactnets.deploy.record import NAME
+from compactnets.deploy.record import NAME, read_artifact
 from compactnets.deploy.rewrite import round_to_float16
 from compactnets.detection.checkpoint import Detector, DetectorRecord, load_detector
-from compactnets.detection.deploy.artifact import FIRST, SECOND, WHOLE, TensorRecord, read_detector_artifact
+from compactnets.detection.deploy.artifact import (
+    FIRST,
+    SECOND,
+    WHOLE,
+    DetectorArtifact,
+    TensorRecord,
+)
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.export import export_detector, parse_size
 from compactnets.detection.deploy.pairing import Found, pair
@@ -128,7 +134,7 @@ def test_finds_what_pytorch_finds(exported: Export, kind: str, heads: str) -> No
 
 @pytest.mark.parametrize(("kind", "heads"), FORMS)
 def test_was_compared_with_many_one_and_no_detections(exported: Export, kind: str, heads: str) -> None:
-    record = read_detector_artifact(exported(kind, heads))
+    record = read_artifact(exported(kind, heads), DetectorArtifact)[0]
     assert record.verification is not None
     many, one, none = record.verification.checks
     assert len(many.detections) == 3
@@ -147,10 +153,10 @@ def test_float16_is_the_detector_with_rounded_weights(exported: Export, kind: st
     """Half the bytes, float32 in and out; anchors and coordinates, which float16 would round to pixels, as before."""
     detector, record = detector_of(kind)
     plain = exported(kind, heads)
-    before = read_detector_artifact(plain)
+    before = read_artifact(plain, DetectorArtifact)[0]
     size = SIZE if kind == "faster_rcnn" else None
     written = export_detector(detector, record, tmp_path / "a", heads=heads, size=size, precision="float16")
-    assert written == read_detector_artifact(tmp_path / "a")
+    assert written == read_artifact(tmp_path / "a", DetectorArtifact)[0]
     assert (written.precision, before.precision) == ("float16", "float32")
     assert written.bytes < 0.6 * before.bytes
     assert (written.inputs, written.outputs) == (before.inputs, before.outputs)
@@ -321,7 +327,7 @@ def test_wrong_artifacts_are_one_line(exported: Export, tmp_path: Path) -> None:
 def test_past_the_tolerance_nothing_is_left_and_what_was_there_stays(
     exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = read_detector_artifact(exported("ssd", "raw"))
+    record = read_artifact(exported("ssd", "raw"), DetectorArtifact)[0]
 
     def copied(*arguments: object) -> dict[str, tuple[list[TensorRecord], list[TensorRecord]]]:
         """Write what was traced before."""

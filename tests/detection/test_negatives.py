@@ -17,7 +17,7 @@ from compactnets.detection.checkpoint import first_detector
 from compactnets.detection.data.opening import open_detection
 from compactnets.detection.evaluation import find_objects
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.setup import train_detector
+from compactnets.detection.task import TASK
 from compactnets.errors import InputError
 
 from .helpers import SIDE, SSD, draw_scene, tiny_recipe
@@ -146,9 +146,9 @@ def test_shared_cases_with_images_without_objects(shared: Path, tmp_path: Path) 
         data = str(shared / "cases" / "detection" / case)
         sources = open_detection(data, "train"), open_detection(data, "val")
         if case == "v16_negatives":
-            train_detector(tiny_recipe("ssd"), *sources, tmp_path / case)
+            TASK.train(tiny_recipe("ssd"), *sources, tmp_path / case)
             assert (tmp_path / case / "best.safetensors").exists()
         else:
             with pytest.raises(InputError, match="object"):
-                train_detector(tiny_recipe("ssd"), *sources, tmp_path / case)
+                TASK.train(tiny_recipe("ssd"), *sources, tmp_path / case)
             assert not (tmp_path / case / "checkpoints").exists()

@@ -24,7 +24,8 @@ from compactnets.detection.checkpoint import DetectorRecord, first_detector, loa
 from compactnets.detection.data import open_detection, open_run
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.evaluation import evaluate_on
-from compactnets.detection.setup import tell_small, train_detector
+from compactnets.detection.setup import tell_small
+from compactnets.detection.task import TASK
 from compactnets.errors import InputError
 from compactnets.models.form import is_form
 from compactnets.training.checkpoint import read_record, save_checkpoint
@@ -65,7 +66,7 @@ def test_few_images_are_learned_by_heart(detector: str, tmp_path: Path, one_thre
     """One image twice; for SSD two, because batch normalisation of its 1x1 level needs images that differ."""
     images, _ = scenes(tmp_path / "few", train=2, val=1, alike=detector == "faster_rcnn")
     recipe = tiny_recipe(detector, epochs=100, eval_epochs=100, lr=0.01, clip_grad_norm=5)
-    result = train_detector(recipe, images, images, tmp_path / "run")
+    result = TASK.train(recipe, images, images, tmp_path / "run")
     assert result.final["voc07"] == 100
     detector_, record = load_detector(tmp_path / "run" / "best.safetensors")
     assert record.class_names == ["blue", "red"]
@@ -84,7 +85,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     augment = {"flip": True, "photometric": True, "zoom_out": detector == "ssd", "iou_crop": detector == "ssd"}
     size = 4 if detector == "ssd" else 2
     recipe = tiny_recipe(detector, epochs=2, augment=augment, ema_decay=0.9, batch_size=size, accumulate=2)
-    train_detector(recipe, *sources, tmp_path / "straight")
+    TASK.train(recipe, *sources, tmp_path / "straight")
     take = Learner.step
 
     def step_and_signal(self: Learner, batch: Any, number: int) -> Tensor:
@@ -96,14 +97,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", step_and_signal)
         with pytest.raises(Interrupted):
-            train_detector(recipe, *sources, tmp_path / "stopped")
+            TASK.train(recipe, *sources, tmp_path / "stopped")
     # worker processes change nothing
-    train_detector(recipe.model_copy(update={"workers": 1}), *sources, tmp_path / "stopped")
+    TASK.train(recipe.model_copy(update={"workers": 1}), *sources, tmp_path / "stopped")
     assert same(tmp_path / "stopped", tmp_path / "straight")
 
 
 def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
-    result = train_detector(tiny_recipe(), *sources, tmp_path / "run")
+    result = TASK.train(tiny_recipe(), *sources, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         "best.json",
@@ -127,11 +128,11 @@ def test_the_folder_of_a_run(sources: Sources, tmp_path: Path) -> None:
     assert (record.detector, record.model, record.frozen_batchnorm) == ("ssd", TINY, False)
     assert record.training["recipe"]["ssd"]["size"] == 128
     drawn = (tmp_path / "run/examples.html").stat().st_mtime_ns
-    again = train_detector(tiny_recipe(), *sources, tmp_path / "run")
+    again = TASK.train(tiny_recipe(), *sources, tmp_path / "run")
     assert again == result
     assert (tmp_path / "run/examples.html").stat().st_mtime_ns == drawn, "a finished run has its page"
     with pytest.raises(InputError, match="holds another run: lr was 0.02, now 0.05"):
-        train_detector(tiny_recipe(lr=0.05), *sources, tmp_path / "run")
+        TASK.train(tiny_recipe(lr=0.05), *sources, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -145,7 +146,7 @@ def test_a_stopped_run_goes_on_with_corrected_validation_data(
 
     def start(**changes: Any) -> Any:
         train, val = open_run(str(root))
-        return train_detector(tiny_recipe(epochs=2, **changes), train, val, tmp_path / "run")
+        return TASK.train(tiny_recipe(epochs=2, **changes), train, val, tmp_path / "run")
 
     file.write_text(good.replace("<xmax>", "<xmax>-", 1))
     with pytest.raises(InputError, match=r"val0\.xml.*bad_boxes=drop"):
@@ -185,7 +186,7 @@ def test_objects_that_the_network_sees_below_a_pixel(
     file = root / "Annotations" / "train1.xml"
     file.write_text(annotation(voc_object("red", 10, 10, 12, 60), "train1.png", (640, 640)))
     train, val = (open_detection(str(root), split, class_names=["blue", "red"]) for split in ("train", "val"))
-    train_detector(tiny_recipe(), train, val, tmp_path / "run")
+    TASK.train(tiny_recipe(), train, val, tmp_path / "run")
     (told,) = [line for line in capsys.readouterr().err.splitlines() if "less than a pixel" in line]
     assert "1 of 3 objects" in told
     assert "train1.png" in told
@@ -222,7 +223,7 @@ def test_a_classifier_gives_the_backbone_its_weights(detector: str, tmp_path: Pa
 
 
 def test_a_detector_is_fine_tuned_for_other_classes(sources: Sources, tmp_path: Path) -> None:
-    train_detector(tiny_recipe(), *sources, tmp_path / "run")
+    TASK.train(tiny_recipe(), *sources, tmp_path / "run")
     init = tmp_path / "run/best.safetensors"
     same_classes, _ = first_detector(tiny_recipe(), ["blue", "red"], init)
     weights = load_file(init)
@@ -244,7 +245,7 @@ def test_a_loss_that_is_not_finite_names_the_images(
 ) -> None:
     monkeypatch.setattr(Learner, "lr", lambda self, step: 1e20)
     with pytest.raises(InputError, match=r"the loss is not finite at epoch 1/1, step \d: 2 of 2 images \(.*train\d"):
-        train_detector(tiny_recipe(), *sources, tmp_path / "run")
+        TASK.train(tiny_recipe(), *sources, tmp_path / "run")
     assert not (tmp_path / "run/last.safetensors").exists()
 
 
@@ -265,7 +266,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(
 
     monkeypatch.setattr(Learner, "step", step_and_explode)
     with pytest.raises(InputError, match=r"after epoch 1/1 .*not finite for \d of \d images"):
-        train_detector(tiny_recipe(detector), *sources, tmp_path / "run")
+        TASK.train(tiny_recipe(detector), *sources, tmp_path / "run")
     assert not (tmp_path / "run/last.safetensors").exists()
 
 
@@ -294,10 +295,10 @@ def test_runs_that_are_refused(
     if init == "classifier":
         classifier(tmp_path / "init.safetensors")
     if init == "detector":
-        train_detector(tiny_recipe(), *sources, tmp_path / "first")
+        TASK.train(tiny_recipe(), *sources, tmp_path / "first")
         path = tmp_path / "first/best.safetensors"
     with pytest.raises(InputError, match=message):
-        train_detector(tiny_recipe(**changes), *sources, tmp_path / "run", init=path)
+        TASK.train(tiny_recipe(**changes), *sources, tmp_path / "run", init=path)
     assert not (tmp_path / "run").exists()
 
 
@@ -310,7 +311,7 @@ def test_two_processes_share_the_images(detector: str, sources: Sources, tmp_pat
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compactnets"]
     files = [str(tmp_path / "mine.yaml"), "--data", sources[0].spec, "--output", str(tmp_path / "run")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *launch, "detect", "train", *files, "--json"]
+    command = [sys.executable, "-m", *launch, "train", *files, "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["final"]["images"] == 2

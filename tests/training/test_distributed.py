@@ -40,7 +40,7 @@ import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.distributed import join_world
-from compactnets.training.classification import train
+from compactnets.classification.setup import train
 from compactnets.training.recipe import ClassificationRecipe
 {before}
 with join_world("cpu") as world:

@@ -333,7 +333,7 @@ from pathlib import Path
 import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
-from compactnets.training.classification import train
+from compactnets.classification.setup import train
 from compactnets.training.optimization import lr_factor
 from compactnets.training.recipe import ClassificationRecipe
 from compactnets.training.step import Learner

@@ -16,9 +16,9 @@ from compactnets.classification.checkpoint import load_checkpoint
 from compactnets.classification.conversion import convert
 from compactnets.classification.quantization import quantize
 from compactnets.data import Preprocess, open_source
-from compactnets.deploy.artifact import load_network
 from compactnets.deploy.int8 import Settings
 from compactnets.models.registry import create_model
+from compactnets.tasks.opening import open_model
 from compactnets.training.checkpoint import save_checkpoint
 from compactnets.web.site import build_site
 
@@ -59,11 +59,11 @@ def test_an_int8_network_runs_as_in_python(visit: Open, built_page: Path, tmp_pa
     quantize(model, tiny_record(), "onnx", tmp_path / "int8", settings=settings, **options)
     build_site([str(tmp_path / "int8")], tmp_path / "site", page=built_page)
     page = visit(tmp_path / "site").open()
-    int8, record = load_network(tmp_path / "int8", torch.device("cpu"))
-    preprocess = Preprocess.from_dict(record.preprocess)
+    int8 = open_model(tmp_path / "int8", "cpu")
+    preprocess = Preprocess.from_dict(int8.record.preprocess)
     for picture in sorted(pictures.glob("*/0.png")):
         found = page.classify(picture)["networks"][0]["logits"]
-        expected, plain = (expected_logits(network, preprocess, picture) for network in (int8, model))
+        expected, plain = (expected_logits(network, preprocess, picture) for network in (int8.network, model))
         assert np.abs(found - expected).max() <= 0.05 * np.abs(expected).max()
         assert np.abs(found - plain).max() > 1e-3 * np.abs(plain).max()
     assert page.complaints == []

@@ -33,7 +33,7 @@ from compactnets.detection.results import CocoIds, write_coco_results
 from compactnets.detection.setup import ANCHORS, DetectionScore, DetectionSetup, review_run, write_page
 from compactnets.errors import InputError
 from compactnets.folders import check_file, check_folder
-from compactnets.tasks.contract import DataRequest, Model, Options, Task
+from compactnets.tasks.contract import DataRequest, Model, Options, Task, Verb
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -146,8 +146,6 @@ class Detection(Task[DetectionRecipe]):
 
     def open_split(self, model: Model, data: DataRequest, split: str, options: EvaluateOptions) -> DetectionSource:
         data.refuse_download(self.name)
-        if options.examples is not None:
-            check_file(options.examples, "--examples")
         share = share_of(split)
         names = model.record.class_names
         source = open_detection(list(data.names), "val" if share else split, class_names=names, share=share)
@@ -165,7 +163,7 @@ class Detection(Task[DetectionRecipe]):
 
     def check(self, data: DataRequest, split: str, options: CheckOptions) -> CheckedData:
         if data.download:
-            say(f"note: --download has no effect on {data.text}")
+            say(f"note: --download has no effect on the folder {data.text}")
         names, share = list(data.names), share_of(split)
         recipes = {name: load_recipe(DetectionRecipe, name) for name in options.recipe}
         report = check_detection(names, ALL if share else split, workers=data.workers, share=share)
@@ -237,7 +235,11 @@ class Detection(Task[DetectionRecipe]):
             CocoIds(model.record.class_names, options.annotations)  # what is wrong with them, before the work
         return predict_objects(model.network, model.record, images, options.output, options.score, every)
 
-    def check_predict(self, options: PredictOptions) -> None:
+    def check_outputs(self, verb: Verb, options: Any) -> None:
+        if isinstance(options, EvaluateOptions) and options.examples is not None:
+            check_file(options.examples, "--examples")
+        if not isinstance(options, PredictOptions):
+            return
         if options.coco is not None:
             check_file(options.coco, "--coco")
         if options.output is not None:

@@ -52,7 +52,7 @@ def read_detector_run(folder: str | Path, test: str | Path) -> Run:
     """Return the record of a finished training run of a detector, with its scores on the test split.
 
     Args:
-        test: what ``compactnets detect eval --json`` printed.
+        test: what ``compactnets eval --json`` printed.
 
     Raises:
         InputError: not the folder of a finished run, or no scores.

@@ -193,8 +193,7 @@ class Evidence:
 
 def command_for(row: Row, reproduction: Reproduction) -> str:
     """Return the command that trains a row's network as its table's recipe says."""
-    verb = "detect train" if reproduction.detector else "train"
-    parts = [f"compactnets {verb} {reproduction.recipe} --data {reproduction.data} --model {row.model}"]
+    parts = [f"compactnets train {reproduction.recipe} --data {reproduction.data} --model {row.model}"]
     parts += [f"--set {key}={value}" for key, value in reproduction.settings.items()]
     parts += [f"--set model_arguments.{key}={value}" for key, value in own_arguments(row.arguments).items()]
     if reproduction.detector:

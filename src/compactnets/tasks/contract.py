@@ -329,8 +329,8 @@ class Task(ABC, Generic[RecipeT]):
             every: of a video, one frame in so many.
         """
 
-    def check_predict(self, options: Any) -> None:
-        """Look at the options of ``predict`` before the work.
+    def check_outputs(self, verb: Verb, options: Any) -> None:
+        """Look at the options of a verb before anything is opened.
 
         Raises:
             InputError: a file or folder that cannot be written, or options that contradict each other.

@@ -250,7 +250,7 @@ class Format:
         return times
 
     def _module(self) -> Any:
-        return importlib.import_module(f"compactnets.deploy.{self.name}_format")
+        return importlib.import_module(f"compactnets.deploy.formats.{self.name}")
 
 
 FORMATS = {
