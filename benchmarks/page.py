@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compactnets.catalogue import build_by_name
+from compactnets.classification.cost import build_by_name
 from compactnets.latency.benchmark import parse_format
 from compactnets.latency.report import COLUMNS as LATENCY_COLUMNS
 from compactnets.latency.report import (

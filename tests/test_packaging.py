@@ -128,9 +128,9 @@ def test_a_wheel_without_node_says_so_and_so_does_the_installed_command(
     assert "Node.js 20.19" in line
     assert "node and npm are not on the PATH" in line
     installed = unpack(wheel, tmp_path / "site-packages") / "compactnets"
-    assert not (installed / "deploy" / "page").exists()
+    assert not (installed / "web" / "page").exists()
     with pytest.raises(InputError) as failure:
-        find_page(installed / "deploy" / "page", tmp_path / "nothing")
+        find_page(installed / "web" / "page", tmp_path / "nothing")
     for part in ("node and npm are not on the PATH", "python -m pip install --no-deps ."):
         assert part in str(failure.value)
     assert "\n" not in str(failure.value)
@@ -181,7 +181,7 @@ def test_a_page_is_built_once_and_travels_by_the_sdist(clone: Path, programs: Pa
     def page(file: Path) -> bool:
         names = held(file)
         assert not [name for name in names if "node_modules" in name or "photos" in name]
-        return any(name.endswith("compactnets/deploy/page/index.html") for name in names)
+        return any(name.endswith("compactnets/web/page/index.html") for name in names)
 
     wheel, _ = build(clone, with_node)
     assert page(wheel)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from compactnets import failures, files
-from compactnets.classification.prediction import write_csv
+from compactnets.classification.prediction import COLUMNS
 from compactnets.errors import InputError
 from compactnets.failures import Space, one_line, scratch_folder
-from compactnets.files import replace_files
+from compactnets.files import replace_csv, replace_files
 from compactnets.folders import writing
 
 
@@ -100,5 +100,5 @@ def test_an_error_names_what_the_user_gave(tmp_path: Path) -> None:
 
 
 def test_a_table_of_results_makes_its_folder(tmp_path: Path) -> None:
-    write_csv(tmp_path / "new" / "results.csv", [])
+    replace_csv(tmp_path / "new" / "results.csv", COLUMNS, [])
     assert (tmp_path / "new" / "results.csv").read_text().startswith("image,")

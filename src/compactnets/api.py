@@ -295,14 +295,14 @@ def export(
         LimitError: (an InputError) the artifact differs from PyTorch; nothing is left behind.
     """
     to_load, rest = split_options(network, "export", options)
-    task = look(network).task
-    chosen = task.take("export", rest)
-    model = open_model(network, "cpu", arguments=arguments, options=to_load)
-    if model.kind == "artifact":
+    found = look(network)
+    chosen = found.task.take("export", rest)
+    if found.kind == "artifact":
         raise InputError(
-            f"{network} is an exported network already: expected the checkpoint that it was made from (.safetensors)"
+            f"{network} is of an exported network already: expected the checkpoint that it was made from (.safetensors)"
         )
-    return task.export(model, as_path(output), format, chosen)
+    model = open_model(network, "cpu", arguments=arguments, options=to_load)
+    return found.task.export(model, as_path(output), format, chosen)
 
 
 def quantize(

@@ -9,7 +9,6 @@ import typer
 
 from compactnets_cli.options import AsJson, Download, print_json
 
-RECIPES = ("small/faster_rcnn", "small/ssd512")  # whose anchors images with boxes are compared with
 SHOWN = 20  # problems of a kind that are printed; --json has all
 
 data = typer.Typer(help="Look at images before a run does; convert those with boxes.", no_args_is_help=True)

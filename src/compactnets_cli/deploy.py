@@ -34,7 +34,9 @@ def export(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="float32 (the default), or float16: half the bytes, input and output as before."),
+        typer.Option(
+            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch."
+        ),
     ] = None,
     tolerance: Annotated[
         float | None,

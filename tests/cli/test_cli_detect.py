@@ -103,9 +103,15 @@ def test_what_a_detector_cannot_do_is_one_line(trained: Path, run: Run) -> None:
     x = trained.parent / "x"
     for arguments, message in (
         (("eval", "--checkpoint", trained, "--data", "digits"), "no folder at 'digits'"),
-        (("eval", "--checkpoint", trained, "--data", x, "--batch-size", 2), "--batch-size means nothing for evaluate of"),
+        (
+            ("eval", "--checkpoint", trained, "--data", x, "--batch-size", 2),
+            "--batch-size means nothing for evaluate of",
+        ),
         (("export", trained, "--format", "torch", "--output", x), "exported to onnx only"),
-        (("quantize", trained, "--format", "onnx", "--calibration", "a", "--eval", "a", "--output", x), "is of detection"),
+        (
+            ("quantize", trained, "--format", "onnx", "--calibration", "a", "--eval", "a", "--output", x),
+            "is of detection",
+        ),
         (("benchmark", trained, "--formats", "eager"), "is of detection"),
         (("web", "--checkpoint", trained, "--no-serve", "--output", x), "is of detection"),
     ):

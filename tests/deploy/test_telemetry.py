@@ -93,7 +93,7 @@ def test_runtimes_leave_nothing_in_a_fresh_home(tmp_path: Path) -> None:
     needs("openvino")
     code = """
 import sys
-from compactnets.deploy import onnx_format, openvino_format
+from compactnets.deploy.formats import onnx as onnx_format, openvino as openvino_format
 import onnx
 tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
 graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [tensor], [

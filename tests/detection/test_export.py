@@ -317,11 +317,11 @@ def test_wrong_artifacts_are_one_line(exported: Export, tmp_path: Path) -> None:
     refuse("is not valid JSON")
     record = json.loads((fresh() / NAME).read_text())
     (folder / NAME).write_text(json.dumps({**record, "heads": "eyes"}))
-    refuse("is not the record of an exported detector: heads")
+    refuse(": heads: ")
     (folder / NAME).write_text(json.dumps({**record, "files": {}}))
     refuse("expected model.onnx")
     (folder / NAME).write_text(json.dumps({"format": "onnx", "network": {}}))
-    refuse("is an exported classifier")
+    refuse("is a record of classification: one of detection")
 
 
 def test_past_the_tolerance_nothing_is_left_and_what_was_there_stays(

@@ -50,7 +50,7 @@ def _corrupt_record(path: Path, change: Callable[[dict[str, Any]], None]) -> Non
         (lambda path: record_path(path).unlink(), "has no record beside it: expected tiny.json"),
         (lambda path: record_path(path).write_text("{"), "is not valid JSON"),
         (lambda path: record_path(path).write_bytes(b"\xff\xfe\x00"), "must be text in UTF-8"),
-        (lambda path: record_path(path).write_text("{}"), "is not a checkpoint record: model"),
+        (lambda path: record_path(path).write_text("{}"), ": model: Field required"),
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "is not a readable safetensors file"),
         (lambda path: path.write_bytes(b""), "is not a readable safetensors file"),
         (lambda path: _corrupt_record(path, lambda record: record.update(model="muffnet")), "no network is called"),

@@ -41,7 +41,7 @@ sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.training.distributed import join_world
 from compactnets.classification.setup import train
-from compactnets.training.recipe import ClassificationRecipe
+from compactnets.classification.recipe import ClassificationRecipe
 {before}
 with join_world("cpu") as world:
     recipe = ClassificationRecipe.model_validate(yaml.safe_load(Path({recipe!r}).read_text()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from compactnets import InputError
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import train
 from compactnets.data import open_source
-from compactnets.training.setup import describe_inputs
+from compactnets.training.setup import TrainingSetup
 from compactnets.training.state import FOLDER, FORMAT, WITHOUT_CONTENT, load_state
 
 from ..data.helpers import noise
@@ -35,7 +36,8 @@ def write_images(root: Path, first: int) -> Path:
 
 
 def describe(root: Path, init: Path | None = None) -> Described:
-    return describe_inputs(open_source(str(root), "train"), open_source(str(root), "val"), init)
+    train, val = open_source(str(root), "train"), open_source(str(root), "val")
+    return TrainingSetup.describe(SimpleNamespace(train_source=train, val_source=val, init=init))  # type: ignore[arg-type]
 
 
 def differences(one: Described, other: Described) -> set[str]:

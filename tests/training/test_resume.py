@@ -335,7 +335,7 @@ sys.path.insert(0, {tests!r})
 from helpers import digits_part
 from compactnets.classification.setup import train
 from compactnets.training.optimization import lr_factor
-from compactnets.training.recipe import ClassificationRecipe
+from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.training.step import Learner
 
 kill, take = {kill}, Learner.step

@@ -26,7 +26,7 @@ from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult, run
 from compactnets.training.preparation import fit_epochs
 from compactnets.training.run_folder import own_run_folder
-from compactnets.training.setup import TrainingSetup, describe_inputs
+from compactnets.training.setup import TrainingSetup
 
 
 def train(
@@ -139,8 +139,7 @@ class ClassificationSetup(TrainingSetup):
         )
 
     def describe(self) -> dict[str, Any]:
-        described = describe_inputs(self.train_source, self.val_source, self.init)
-        return described | ({"--qat": True} if self.prepared.int8 is not None else {})
+        return super().describe() | ({"--qat": True} if self.prepared.int8 is not None else {})
 
     def make_loader(self, world: World) -> TrainLoader:
         recipe = self.recipe
@@ -171,9 +170,6 @@ class ClassificationSetup(TrainingSetup):
             device=world.device,
             channels_last=self.recipe.channels_last,
         )
-
-    def image_name(self, index: int) -> str:
-        return self.train_source.name(index)
 
     def evaluate(
         self, model: nn.Module, loader: EvalLoader, world: World, description: str, stop: Callable[[], bool]

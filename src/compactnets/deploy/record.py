@@ -119,12 +119,15 @@ def read_artifact(path: str | Path, kind: type[Exported]) -> tuple[Exported, Pat
     if not file.is_file():
         raise InputError(f"{path} has no {NAME} beside it: expected what 'compactnets export' writes")
     record = parse_record(file, kind, "the record of an artifact")
-    if tuple(record.files) != record.expected_files():
-        raise InputError(f"{file} names the format {record.format!r} with {', '.join(record.files) or 'no files'}")
-    for name, expected in record.files.items():
+    if tuple(record.files) != (expected := record.expected_files()):
+        raise InputError(
+            f"{file} names the format {record.format!r} with {', '.join(record.files) or 'no files'}: expected "
+            f"{', '.join(expected) if expected else 'a format of this version'}"
+        )
+    for name, wanted in record.files.items():
         if not (folder / name).exists():
             raise InputError(f"{folder / name} is missing, which {NAME} names: export again")
-        if digest(folder / name) != expected:
+        if digest(folder / name) != wanted:
             raise InputError(f"{folder / name} is not the file that {NAME} describes (sha256 differs): export again")
     return record, folder
 

@@ -34,7 +34,7 @@ from compactnets.training.checkpoint import read_record, save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.preparation import fit_epochs
-from compactnets.training.setup import TrainingSetup, describe_inputs
+from compactnets.training.setup import TrainingSetup
 
 ANCHORS = "fitted anchors"  # what states keep of anchors=auto
 LOSSES = {  # torchvision's names -> ours, the same for both detectors
@@ -202,7 +202,7 @@ class DetectionSetup(TrainingSetup):
         say(str(describe_maps(self.model)))
 
     def describe(self) -> dict[str, Any]:
-        described = describe_inputs(self.train_source, self.val_source, self.init)
+        described = super().describe()
         return described if self.anchors is None else {**described, ANCHORS: self.anchors}
 
     def make_loader(self, world: World) -> DetectionLoader:
@@ -217,9 +217,6 @@ class DetectionSetup(TrainingSetup):
 
     def make_eval_loader(self, world: World) -> DetectionEvalLoader:
         return DetectionEvalLoader(self.val_source, world, self.recipe.workers, self.recipe.bad_boxes)
-
-    def image_name(self, index: int) -> str:
-        return self.train_source.name(index)
 
     def evaluate(
         self, model: nn.Module, loader: DetectionEvalLoader, world: World, description: str, stop: Callable[[], bool]

@@ -40,7 +40,7 @@ from compactnets.training.loop import TrainResult
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.state import read_run
 
-SMALL = ("small/ssd512", "small/faster_rcnn")  # whose anchors a check of data compares with the objects
+SMALL = ("small/faster_rcnn", "small/ssd512")  # whose anchors a check of data compares with the objects
 SUFFIX = ".safetensors"
 
 

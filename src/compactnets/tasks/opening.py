@@ -133,11 +133,11 @@ def open_to_write(
     Raises:
         InputError: what :func:`open_model` raises, an artifact, or a network of another task.
     """
-    model = open_model(what, "cpu", arguments=arguments)
-    if model.kind == "artifact":
+    if look(what).kind == "artifact":
         raise InputError(
-            f"{what} is an exported network, and {verb} takes the checkpoint that it was made from (.safetensors)"
+            f"{what} is of an exported network, and {verb} takes the checkpoint that it was made from (.safetensors)"
         )
+    model = open_model(what, "cpu", arguments=arguments)
     if not isinstance(model.record, kind):
         raise InputError(f"{what} is of {model.task.name}, and {verb} takes one of {task_name(kind)}")
     return model.network, model.record

@@ -57,6 +57,9 @@ class Source(Protocol):
     def content(self) -> str:
         """Return a digest of the images themselves."""
 
+    def name(self, index: int) -> str:
+        """Return what a person calls an image."""
+
 
 class Batches(Protocol):
     """Batches of training images; :class:`compactnets.data.batches.TrainLoader` says what each must promise."""
@@ -98,6 +101,8 @@ class TrainingSetup(ABC):
 
     Attributes:
         recipe: how to train, fitted to the data.
+        train_source, val_source: what is trained and evaluated on.
+        init: the checkpoint that the first weights come from.
         model: the network with its first weights, on the processor.
         objective: the loss.
         compile: where the network compiles what the recipe's ``compile`` asks for: what lets it do so from then on.
@@ -105,14 +110,24 @@ class TrainingSetup(ABC):
     """
 
     recipe: RunRecipe
+    train_source: Any
+    val_source: Any
+    init: Path | None = None
     model: nn.Module
     objective: Objective
     compile: Callable[[], None] | None = None
     curves: ClassVar[Curves]
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what must be the same where a run goes on, besides the recipe: data, first weights."""
+        """Return what must be the same where a run goes on, besides the recipe: both sources and the first weights."""
+        train, val, init = self.train_source, self.val_source, self.init
+        return {
+            TRAINING[0]: f"{len(train)} images, {train.fingerprint()[:12]}",
+            VALIDATION[0]: f"{len(val)} images, {val.fingerprint()[:12]}",
+            TRAINING[1]: train.content()[:12],
+            VALIDATION[1]: val.content()[:12],
+            INIT: None if init is None else digest_checkpoint(init)[:12],
+        }
 
     @abstractmethod
     def make_loader(self, world: World) -> Batches:
@@ -122,9 +137,9 @@ class TrainingSetup(ABC):
     def make_eval_loader(self, world: World) -> EvalBatches:
         """Return the images to evaluate on."""
 
-    @abstractmethod
     def image_name(self, index: int) -> str:
         """Return what an error calls a training image."""
+        return self.train_source.name(index)
 
     @abstractmethod
     def evaluate(
@@ -139,14 +154,3 @@ class TrainingSetup(ABC):
     @abstractmethod
     def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
         """Write the checkpoint ``NAME.safetensors`` and its record into ``folder``, with what the epoch gave."""
-
-
-def describe_inputs(train: Source, val: Source, init: Path | None) -> dict[str, Any]:
-    """Return what every setup describes (:meth:`TrainingSetup.describe`): both sources, and the first weights."""
-    return {
-        TRAINING[0]: f"{len(train)} images, {train.fingerprint()[:12]}",
-        VALIDATION[0]: f"{len(val)} images, {val.fingerprint()[:12]}",
-        TRAINING[1]: train.content()[:12],
-        VALIDATION[1]: val.content()[:12],
-        INIT: None if init is None else digest_checkpoint(init)[:12],
-    }
