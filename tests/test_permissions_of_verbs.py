@@ -41,15 +41,15 @@ def test_of_a_verb(verb: str, mask: int, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def train(folder: Path, scratch: Path) -> None:
-    from compactnets.training import classification
+    from compactnets.classification import setup
 
-    classification.train(make_tiny_recipe(batch_size=16), *digits_part(32, 10), folder)
+    setup.train(make_tiny_recipe(batch_size=16), *digits_part(32, 10), folder)
 
 
 def train_a_detector(folder: Path, scratch: Path) -> None:
-    from compactnets.detection.task import train_detector
+    from compactnets.detection.task import TASK
 
-    train_detector(tiny_recipe(), *scenes(scratch, train=4, val=2), folder)
+    TASK.train(tiny_recipe(), *scenes(scratch, train=4, val=2), folder)
 
 
 @pytest.mark.slow

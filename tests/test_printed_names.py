@@ -17,15 +17,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from compactnets.classification import evaluation, task
+from compactnets.classification.evaluation import Evaluation
+from compactnets.classification.prediction import Guess, Prediction
 from compactnets.console import PlainConsole
 from compactnets.detection import report as detection_report
 from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
-from compactnets.training.evaluation import Evaluation
-from compactnets.training.prediction import Guess, Prediction
 from compactnets_cli import main
 
+from .cli.helpers import stand_in
 from .detection.data.helpers import write_tree
 
 WIDE = "".join(map(chr, range(0x4E00, 0x4E00 + 60)))  # 120 columns, no blank
@@ -52,17 +55,16 @@ def parts_of(name: str) -> list[str]:
 
 def patch_loading(patch: pytest.MonkeyPatch) -> None:
     record = SimpleNamespace(model=NAMES[0], preprocess={}, class_names=NAMES)
-    patch.setattr("compactnets.deploy.artifact.load_network", lambda *_: (None, record))
-    patch.setattr("compactnets.deploy.artifact.device_for", lambda *_: "cpu")
+    stand_in(patch, task.TASK, torch.nn.Identity(), record)
     patch.setattr("compactnets.data.Preprocess.from_dict", lambda _: None)
 
 
 def evaluate(folder: Path, patch: pytest.MonkeyPatch) -> list[object]:
     patch_loading(patch)
     result = Evaluation(images=50_000, top1_correct=12_345, top5_correct=23_456, loss=1.23456, seconds=12.5)
-    patch.setattr("compactnets.training.evaluation.evaluate", lambda *_, **__: result)
-    patch.setattr("compactnets.training.evaluation.match_classes", lambda *_: None)
-    patch.setattr("compactnets.data.open_source", lambda *_, **__: None)
+    patch.setattr(task, "evaluate", lambda *_, **__: result)
+    patch.setattr(task, "match_classes", lambda *_: None)
+    patch.setattr(task, "open_source", lambda *_, **__: None)
     return ["eval", "--checkpoint", "a.safetensors", "--data", " ".join(NAMES)]
 
 
@@ -70,7 +72,7 @@ def predict(folder: Path, patch: pytest.MonkeyPatch) -> list[object]:
     patch_loading(patch)
     guesses = tuple(Guess(name, name, 0.125) for name in NAMES)
     found = [Prediction(name, guesses, name=name) for name in NAMES]
-    patch.setattr("compactnets.training.prediction.predict", lambda *_: iter(found))
+    patch.setattr(task, "predict", lambda *_: iter(found))
     return ["predict", "--checkpoint", "a.safetensors", "a.jpg"]
 
 
@@ -110,7 +112,8 @@ def printed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     console = PlainConsole(file=file)
     assert console.is_terminal == bool(columns)
     monkeypatch.setattr("compactnets.console.stdout", console)
-    monkeypatch.setattr(detection_report, "stdout", console)
+    for module in (detection_report, evaluation):
+        monkeypatch.setattr(module, "stdout", console)
     return file
 
 

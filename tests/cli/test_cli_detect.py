@@ -113,7 +113,6 @@ def test_what_a_detector_cannot_do_is_one_line(trained: Path, run: Run) -> None:
             "is of detection",
         ),
         (("benchmark", trained, "--formats", "eager"), "is of detection"),
-        (("web", "--checkpoint", trained, "--no-serve", "--output", x), "is of detection"),
     ):
         done = run(*arguments)
         assert done.code == 2, arguments

@@ -179,5 +179,5 @@ def test_data_check_says_what_anchors_reach(
     text = check("--split", "val", "--recipe", "voc/faster_rcnn")
     assert "val: voc/faster_rcnn sees them at a shorter side of 600 pixels" in text
     assert "of 4 (" in text
-    with pytest.raises(InputError, match="has no detector"):
+    with pytest.raises(InputError, match="is of classification"):
         load_recipe(DetectionRecipe, "cifar/short")
