@@ -23,7 +23,9 @@ Run = Callable[..., Outcome]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     detector, record = lively_detector("ssd")
     path = tmp_path_factory.mktemp("checkpoint") / "best.safetensors"
-    save_checkpoint(path, detector.state_dict(), record)
+    # chosen by the recipe among the classes of its data, as a run records it
+    chosen = record.model_copy(update={"training": {"recipe": {"classes": list(CLASS_NAMES)}}})
+    save_checkpoint(path, detector.state_dict(), chosen)
     return path
 
 
@@ -66,7 +68,16 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
             assert one["class_name"] == other["class_name"]
             assert one["score"] == pytest.approx(other["score"], abs=1e-5)
             assert one["box"] == pytest.approx(other["box"], abs=1e-2)
-    scores = [run("eval", "--checkpoint", one, "--data", photographs, "--json").json for one in (folder, checkpoint)]
+    file = photographs / "annotations" / "instances_val.json"
+    document = json.loads(file.read_text())
+    document["categories"].append({"id": 9, "name": "of no concern"})
+    document["annotations"].append({**document["annotations"][0], "id": 9, "category_id": 9})
+    file.write_text(json.dumps(document))
+    scores = []
+    for one in (folder, checkpoint):  # objects of classes that were not chosen are left out for both
+        done = run("eval", "--checkpoint", one, "--data", photographs, "--json")
+        assert "1 objects of other classes left out: of no concern" in done.err
+        scores.append(done.json)
     assert scores[0]["voc10"] == pytest.approx(scores[1]["voc10"])
     wrong = run("eval", "--checkpoint", folder, "--data", photographs, "--device", "cuda")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)

@@ -17,10 +17,11 @@ from compactnets.classification import setup as classification
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.classification.evaluation import evaluate, match_classes
 from compactnets.classification.prediction import predict
-from compactnets.classification.preparation import fit_batch, prepare
+from compactnets.classification.preparation import prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource, Preprocess
 from compactnets.training.distributed import World, pick_device
+from compactnets.training.preparation import fit_batch
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 
@@ -245,11 +246,12 @@ def test_compiled_step_trains(tiny_recipe: MakeRecipe, digits: tuple[ImageSource
 def test_a_batch_larger_than_the_source_is_cut_and_the_rate_with_it(
     tiny_recipe: MakeRecipe, digits: tuple[ImageSource, ImageSource], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = Part(digits[0], 21)
-    fitted = fit_batch(tiny_recipe(batch_size=64, lr=0.1, mix={"mixup": 0.2}), small, World())
+    fitted = fit_batch(tiny_recipe(batch_size=64, lr=0.1, mix={"mixup": 0.2}), 21, "digits", World(), 2)
     assert (fitted.batch_size, fitted.lr_batch_size) == (20, 64)
     assert fitted.peak_lr == pytest.approx(0.1 * 20 / 64)
     assert "batch_size is 20, not 64: digits has 21 training images" in capsys.readouterr().err
-    assert fit_batch(tiny_recipe(batch_size=16), small, World()) == tiny_recipe(batch_size=16)
-    with pytest.raises(InputError, match="gives each of 2 processes an odd number of images.*multiple of 4"):
-        fit_batch(tiny_recipe(batch_size=10, mix={"cutmix": 1.0}), small, World(size=2))
+    assert fit_batch(tiny_recipe(batch_size=16), 21, "digits", World()) == tiny_recipe(batch_size=16)
+    with pytest.raises(InputError, match="batch_size = 10 .* 2 processes .*multiple of 4"):
+        fit_batch(tiny_recipe(batch_size=10, mix={"cutmix": 1.0}), 21, "digits", World(size=2), 2)
+    with pytest.raises(InputError, match="digits has 3 training images: expected at least 4"):
+        fit_batch(tiny_recipe(batch_size=4), 3, "digits", World(size=4))

@@ -19,7 +19,6 @@ from compactnets.files import as_path
 from compactnets.models.registry import accepted_arguments, create_model
 from compactnets.nn import initialize
 from compactnets.training.checkpoint import load_weights, read_record
-from compactnets.training.distributed import World
 from compactnets.training.preparation import begin_with
 from compactnets.training.recipe import RunRecipe
 
@@ -92,22 +91,3 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
         weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
     load_weights(model, weights, recipe.model, init)
     return Prepared(preprocess, model, arguments)
-
-
-def fit_batch(recipe: ClassificationRecipe, source: ImageSource, world: World) -> ClassificationRecipe:
-    """Return the recipe with a batch that the source can fill: its learning rate is scaled to that.
-
-    Raises:
-        InputError: images that are mixed in pairs, of which a process would get an odd number.
-    """
-    if recipe.batch_size > len(source):
-        parts = world.size * recipe.accumulate * (2 if recipe.mix.active else 1)
-        fitting = max(len(source) // parts * parts, parts)  # fewer images than that are refused by the loader
-        say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
-        recipe = recipe.model_copy(update={"batch_size": fitting})
-    if recipe.mix.active and recipe.batch_size // world.size % 2:
-        raise InputError(
-            f"batch_size = {recipe.batch_size} gives each of {world.size} processes an odd number of images, which "
-            f"cannot be mixed in pairs: expected a multiple of {2 * world.size}"
-        )
-    return recipe

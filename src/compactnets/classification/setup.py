@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.evaluation import Evaluation, evaluate_batches
-from compactnets.classification.preparation import Prepare, fit_batch, prepare
+from compactnets.classification.preparation import Prepare, prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource
 from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_loader, make_train_loader
@@ -24,7 +24,7 @@ from compactnets.training.checkpoint import save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult, run
-from compactnets.training.preparation import fit_epochs
+from compactnets.training.preparation import fit_batch, fit_epochs
 from compactnets.training.run_folder import own_run_folder
 from compactnets.training.setup import TrainingSetup
 
@@ -128,7 +128,8 @@ class ClassificationSetup(TrainingSetup):
         world: World,
         prepare: Prepare,
     ) -> None:
-        fitted = fit_batch(recipe, train_source, world)
+        pairs = 2 if recipe.mix.active else 1  # images are mixed in pairs
+        fitted = fit_batch(recipe, len(train_source), train_source.spec, world, pairs)
         self.recipe = fit_epochs(fitted, len(train_source) // fitted.batch_size, train_source.spec)
         self.train_source, self.val_source, self.init = train_source, val_source, init
         self.prepared = prepare(self.recipe, train_source, init)

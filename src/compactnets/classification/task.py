@@ -29,7 +29,7 @@ from compactnets.deploy.artifact import load_artifact
 from compactnets.deploy.export import export
 from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
-from compactnets.deploy.report import ExportReport
+from compactnets.deploy.report import ExportReport, show
 from compactnets.errors import InputError
 from compactnets.tasks.contract import DataRequest, Model, Options, Task
 from compactnets.training.checkpoint import read_record
@@ -169,7 +169,8 @@ class Classification(Task[ClassificationRecipe]):
         return predict(model.network, model.record, images, options.top, every)
 
     def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
-        return ExportReport(export(model.network, model.record, format_name, output, **options.model_dump()), output)
+        record = export(model.network, model.record, format_name, output, **options.model_dump())
+        return ExportReport(record, output, show)
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
         return network_cost(name, arguments, **options.model_dump())

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compactnets.console import Table, stdout
-from compactnets.deploy.record import LAYERS, ArtifactRecord, Verification
+from compactnets.deploy.record import LAYERS, ArtifactRecord, ExportedRecord, Verification
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """An artifact that was written, and where."""
+    """An artifact that was written, of any task, and where.
 
-    record: ArtifactRecord
+    Attributes:
+        record: what its ``artifact.json`` holds.
+        output: its folder.
+        print_it: prints both for a person.
+    """
+
+    record: ExportedRecord
     output: Path
+    print_it: Callable[[Any, Path], None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -23,7 +31,7 @@ class ExportReport:
 
     def show(self) -> None:
         """Print what was written and how it was checked."""
-        show(self.record, self.output)
+        self.print_it(self.record, self.output)
 
 
 def show(record: ArtifactRecord, output: Path) -> None:

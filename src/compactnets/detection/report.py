@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compactnets.console import Table, stdout
 from compactnets.detection.data.base import DetectionSource
@@ -84,22 +82,6 @@ def write_examples(path: str | Path, evaluator: DetectionEvaluator, source: Dete
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} %"
-
-
-@dataclass(frozen=True)
-class DetectorExportReport:
-    """An exported detector that was written, and where."""
-
-    record: DetectorArtifact
-    output: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, for JSON."""
-        return {"output": str(self.output), **self.record.model_dump(mode="json")}
-
-    def show(self) -> None:
-        """Print what was exported, how to feed it and how it was checked."""
-        show_artifact(self.record, self.output)
 
 
 def show_artifact(artifact: DetectorArtifact, output: Path) -> None:

@@ -33,7 +33,7 @@ from compactnets.errors import InputError
 from compactnets.training.checkpoint import read_record, save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
-from compactnets.training.preparation import fit_epochs
+from compactnets.training.preparation import fit_batch, fit_epochs
 from compactnets.training.setup import TrainingSetup
 
 ANCHORS = "fitted anchors"  # what states keep of anchors=auto
@@ -191,7 +191,13 @@ class DetectionSetup(TrainingSetup):
         Args:
             anchors: those that the run has already, where they were fitted.
         """
-        fitted = _fit_batch(recipe, train_source, world)
+        fitted = fit_batch(recipe, len(train_source), train_source.spec, world)
+        parts = world.size * recipe.accumulate
+        if recipe.detector == "ssd" and fitted.batch_size == parts:
+            raise InputError(
+                f"batch_size = {fitted.batch_size} gives each of {parts} parts one image, and SSD's last map of 1x1 "
+                f"cannot be normalised over one: expected at least {2 * parts}"
+            )
         self.recipe = fit_epochs(fitted, len(train_source) // fitted.batch_size, train_source.spec)
         self.train_source, self.val_source, self.init = train_source, val_source, init
         if recipe.anchors == "auto" and anchors is None and init is not None and is_detector(init):
@@ -252,29 +258,3 @@ def _settings(recipe: DetectionRecipe, world: World) -> LoaderSettings:
         on_error=recipe.on_error,
         max_skipped=recipe.max_skipped,
     )
-
-
-def _fit_batch(recipe: DetectionRecipe, source: DetectionSource, world: World) -> DetectionRecipe:
-    """Return the recipe with a batch that the source can fill.
-
-    Raises:
-        InputError: a batch that processes and parts cannot share, or fewer images than those.
-    """
-    parts = world.size * recipe.accumulate
-    if recipe.batch_size % parts:
-        raise InputError(
-            f"batch_size = {recipe.batch_size} cannot be divided among {world.size} processes x {recipe.accumulate} "
-            f"parts: expected a multiple of {parts}"
-        )
-    if len(source) < parts:
-        raise InputError(f"{source.spec} has {len(source)} training images: expected at least {parts}")
-    if recipe.batch_size > len(source):
-        fitting = len(source) // parts * parts
-        say(f"batch_size is {fitting}, not {recipe.batch_size}: {source.spec} has {len(source)} training images")
-        recipe = recipe.model_copy(update={"batch_size": fitting})
-    if recipe.detector == "ssd" and recipe.batch_size == parts:
-        raise InputError(
-            f"batch_size = {recipe.batch_size} gives each of {parts} parts one image, and SSD's last map of 1x1 cannot "
-            f"be normalised over one: expected at least {2 * parts}"
-        )
-    return recipe

@@ -13,6 +13,7 @@ from torch import nn
 
 from compactnets.console import say
 from compactnets.data.inputs import Picture
+from compactnets.deploy.report import ExportReport
 from compactnets.detection.anchors import AnchorFit, check_anchors
 from compactnets.detection.checkpoint import DetectorRecord, load_detector
 from compactnets.detection.cost import DetectorCost, detector_cost, planned_record
@@ -28,7 +29,7 @@ from compactnets.detection.evaluation import evaluate_on
 from compactnets.detection.metrics import METRIC_TITLES, Metric
 from compactnets.detection.prediction import COLUMNS, ImageObjects, predict_objects
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.report import DetectorExportReport, write_examples
+from compactnets.detection.report import show_artifact, write_examples
 from compactnets.detection.results import CocoIds, write_coco_results
 from compactnets.detection.setup import ANCHORS, DetectionScore, DetectionSetup, review_run, write_page
 from compactnets.errors import InputError
@@ -251,7 +252,7 @@ class Detection(Task[DetectionRecipe]):
         if options.coco is not None:
             write_coco_results(options.coco, predictions, CocoIds(model.record.class_names, options.annotations))
 
-    def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> DetectorExportReport:
+    def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
         if format_name != "onnx":
             raise InputError(f"detectors are exported to onnx only, found --format {format_name}")
         fixed = None if options.size is None else parse_size(str(options.size))
@@ -264,7 +265,7 @@ class Detection(Task[DetectionRecipe]):
             tolerance=options.tolerance,
             precision=options.precision,
         )
-        return DetectorExportReport(record, output)
+        return ExportReport(record, output, show_artifact)
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> DetectorCost:
         if options.input_size is not None and options.input_size[0] != 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from compactnets.console import say
 from compactnets.errors import InputError
 from compactnets.models.form import compare, with_form
+from compactnets.training.distributed import World
 from compactnets.training.recipe import RunRecipe
 
 Kind = TypeVar("Kind", bound=RunRecipe)
@@ -30,6 +32,34 @@ def begin_with(weights: Mapping[str, Tensor], model: nn.Module, init: Path, how:
             )
         say(f"init_form is any: {init} is of a network with {told}; its tensors are taken, what they compute is not")
     return with_form(weights, model, replace=True)
+
+
+def fit_batch(recipe: Kind, images: int, spec: str, world: World, multiple: int = 1) -> Kind:
+    """Return the recipe with a batch that the training images can fill: its learning rate is scaled to that.
+
+    Args:
+        images: number of training images.
+        spec: what errors call the data.
+        multiple: images of which each process must get a multiple: 2 where they are mixed in pairs.
+
+    Raises:
+        InputError: a batch that processes and parts cannot share, or too few images to give each of them some.
+    """
+    parts = world.size * recipe.accumulate
+    least = math.lcm(parts, world.size * multiple)
+    if images < least:
+        raise InputError(f"{spec} has {images} training images: expected at least {least}")
+    if recipe.batch_size > images:
+        fitting = images // least * least
+        say(f"batch_size is {fitting}, not {recipe.batch_size}: {spec} has {images} training images")
+        return recipe.model_copy(update={"batch_size": fitting})
+    if recipe.batch_size % least:
+        pairs = f", each process with a multiple of {multiple} images" if multiple > 1 else ""
+        raise InputError(
+            f"batch_size = {recipe.batch_size} cannot be divided among {world.size} processes x {recipe.accumulate} "
+            f"parts{pairs}: expected a multiple of {least}"
+        )
+    return recipe
 
 
 def fit_epochs(recipe: Kind, steps: int, spec: str) -> Kind:
