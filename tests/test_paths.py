@@ -31,7 +31,7 @@ ENTRIES = {
     "deploy": ["export", "load_artifact"],
     "web.site": ["build_site"],
     "deploy.record": ["read_artifact"],
-    "tasks.opening": ["open_model", "look", "device_for", "open_to_write"],
+    "tasks.opening": ["open_model", "look", "open_to_write"],
     "api": ["load", "train", "evaluate", "predict", "export", "quantize", "profile", "check"],
     "latency.benchmark": ["benchmark"],
     "latency.report": ["write_results", "read_results", "draw"],

@@ -22,7 +22,7 @@ from compactnets.files import as_path, replace_csv
 from compactnets.folders import check_file
 from compactnets.tasks import DEFAULT, TASKS, find_task, task_of_data
 from compactnets.tasks.contract import DataRequest, Model, Prediction, Report, Result, Task, Verb
-from compactnets.tasks.opening import check_trained, device_for, look, open_model
+from compactnets.tasks.opening import check_trained, look, open_model
 from compactnets.training import recipe_files
 from compactnets.training.checkpoint import stated_task
 from compactnets.training.distributed import join_world
@@ -193,12 +193,11 @@ def evaluate(
     Raises:
         InputError: a network or data that cannot be used, or a class that the network does not know.
     """
-    to_load, rest = split_options(network, "evaluate", options)
-    task = look(network).task
-    chosen = task.take("evaluate", rest)
-    task.check_outputs("evaluate", chosen)
-    with join_world(device_for(network, device)) as world:
-        model = check_trained(open_model(network, world.device, options=to_load), "eval")
+    found = look(network)
+    task = found.task
+    to_load, chosen = take_options(task, "evaluate", options)
+    with join_world(found.device(device)) as world:
+        model = check_trained(open_model(found, world.device, options=to_load), "eval")
         asked = request(data, download=download, workers=workers)
         with _of_task(task, asked):
             source = task.open_split(model, asked, split, chosen)
@@ -253,13 +252,12 @@ def start_predicting(
     Returns:
         the network, the predictions as they come, and the function that writes the files once it has them all.
     """
-    to_load, rest = split_options(network, "predict", options)
     if csv is not None:
         check_file(as_path(csv), "--csv")
-    task = look(network).task
-    chosen = task.take("predict", rest)
-    task.check_outputs("predict", chosen)
-    model = check_trained(open_model(network, device_for(network, device), options=to_load), "predict")
+    found = look(network)
+    task = found.task
+    to_load, chosen = take_options(task, "predict", options)
+    model = check_trained(open_model(found, found.device(device), options=to_load), "predict")
 
     def finish(predictions: Sequence[Any]) -> None:
         if csv is not None:
@@ -294,14 +292,13 @@ def export(
         InputError: a network that cannot be used or written so.
         LimitError: (an InputError) the artifact differs from PyTorch; nothing is left behind.
     """
-    to_load, rest = split_options(network, "export", options)
     found = look(network)
-    chosen = found.task.take("export", rest)
+    to_load, chosen = take_options(found.task, "export", options)
     if found.kind == "artifact":
         raise InputError(
             f"{network} is of an exported network already: expected the checkpoint that it was made from (.safetensors)"
         )
-    model = open_model(network, "cpu", arguments=arguments, options=to_load)
+    model = open_model(found, "cpu", arguments=arguments, options=to_load)
     return found.task.export(model, as_path(output), format, chosen)
 
 
@@ -404,15 +401,17 @@ def request(data: str | Path | Sequence[str | Path], *, download: bool = False, 
     return DataRequest([str(name) for name in names], download, workers)
 
 
-def split_options(
-    network: str | Path | Model, verb: Verb, options: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the options of a call that are for opening the network, and those of the verb itself."""
-    fields = look(network).task.options
-    opening = fields["load"].model_fields if "load" in fields else {}
-    own = fields[verb].model_fields if verb in fields else {}
-    to_load = {key: value for key, value in options.items() if key in opening and key not in own}
-    return to_load, {key: value for key, value in options.items() if key not in to_load}
+def take_options(task: Task[Any], verb: Verb, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the options of a call that are for opening the network, and those of the verb itself, checked.
+
+    Raises:
+        InputError: an option that the task does not take, or a file that cannot be written.
+    """
+    fields = {name: set(kind.model_fields) for name, kind in task.options.items()}
+    opening = fields.get("load", set()) - fields.get(verb, set())
+    chosen = task.take(verb, {key: value for key, value in options.items() if key not in opening})
+    task.check_outputs(verb, chosen)
+    return {key: value for key, value in options.items() if key in opening}, chosen
 
 
 def task_taking(verb: Verb, given: Mapping[str, Any]) -> Task[Any]:

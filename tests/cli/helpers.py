@@ -29,6 +29,5 @@ class Outcome(NamedTuple):
 def stand_in(patch: pytest.MonkeyPatch, task: Task[Any], network: nn.Module, record: Any) -> None:
     """Have the verbs open this network, whatever they are given."""
     model = Model(task, network, record, "a", "checkpoint", torch.device("cpu"))
-    patch.setattr(api, "look", lambda _: Found("checkpoint", task))
-    patch.setattr(api, "device_for", lambda *_: "cpu")
+    patch.setattr(api, "look", lambda _: Found(model, "checkpoint", task))
     patch.setattr(api, "open_model", lambda *_, **__: model)

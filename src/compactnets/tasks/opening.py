@@ -27,10 +27,29 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a path, or behind a name: of which kind, and of which task."""
+    """What lies at a path, or behind a name: of which kind, and of which task.
 
+    Attributes:
+        what: that was asked for.
+        kind: see :class:`compactnets.tasks.contract.Model`.
+        task: what it is for.
+    """
+
+    what: str | Path | Model
     kind: Literal["network", "checkpoint", "artifact"]
     task: Task[Any]
+
+    def device(self, device: str) -> str:
+        """Return the device for it: an exported network runs on the CPU.
+
+        Raises:
+            InputError: another device for an exported network.
+        """
+        if self.kind != "artifact":
+            return device
+        if device not in ("auto", "cpu"):
+            raise InputError(f"{self.what} is an exported network, which runs on cpu, found --device {device}")
+        return "cpu"
 
 
 def look(what: str | Path | Model) -> Found:
@@ -40,30 +59,17 @@ def look(what: str | Path | Model) -> Found:
         InputError: nothing of the kind lies there; the message says what was found.
     """
     if isinstance(what, Model):
-        return Found(what.kind, what.task)
+        return Found(what, what.kind, what.task)
     path = as_path(what)
     if (folder := find_artifact(path)) is not None:
-        return Found("artifact", find_task(task_of_artifact(folder)))
+        return Found(what, "artifact", find_task(task_of_artifact(folder)))
     if path.suffix == SUFFIX or locate(path).exists() or (path.parent != Path() and ":" not in str(what)):
-        return Found("checkpoint", find_task(task_of(path)))  # which says what is wrong where there is none
-    return Found("network", find_task(DEFAULT))
-
-
-def device_for(what: str | Path | Model, device: str) -> str:
-    """Return the device for a network: an exported one runs on the CPU.
-
-    Raises:
-        InputError: another device for an exported network, or nothing lies there.
-    """
-    if isinstance(what, Model) or look(what).kind != "artifact":
-        return device
-    if device not in ("auto", "cpu"):
-        raise InputError(f"{what} is an exported network, which runs on cpu, found --device {device}")
-    return "cpu"
+        return Found(what, "checkpoint", find_task(task_of(path)))  # which says what is wrong where there is none
+    return Found(what, "network", find_task(DEFAULT))
 
 
 def open_model(
-    what: str | Path | Model,
+    what: str | Path | Model | Found,
     device: str | torch.device = "auto",
     *,
     threads: int | None = None,
@@ -79,7 +85,8 @@ def open_model(
             * an artifact: the folder of an exported network, of any format, or its main file;
             * the name of a network (``menet_108_8x1_g3``, ``timm:NAME``, ``pytorchcv:NAME``), which gets fresh weights
               that only serve to measure;
-            * a :class:`Model`, which is returned as it is.
+            * a :class:`Model`, which is returned as it is;
+            * what :func:`look` said of one of these.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an artifact runs on the CPU.
         threads: of an artifact's runtime; its own choice where not given.
         arguments: of a network by its name, such as ``num_classes``.
@@ -88,15 +95,16 @@ def open_model(
     Raises:
         InputError: nothing of the kind lies there, or it cannot be used; the message says what was found.
     """
+    found, given = what if isinstance(what, Found) else look(what), dict(arguments or {})
+    what = found.what
     if isinstance(what, Model):
         return what
-    found, given = look(what), dict(arguments or {})
     if given and found.kind != "network":
         raise InputError(f"{', '.join(given)} cannot be set for {what}: a {found.kind} has its own arguments")
     path, task = as_path(what), found.task
     chosen = task.take("load", options or {})
     if found.kind == "artifact":
-        device_for(what, str(device))
+        found.device(str(device))
         network, record = task.load_artifact(path, threads, chosen)
         return Model(task, network, record, str(what), "artifact", torch.device("cpu"))
     place = pick_device(device) if isinstance(device, str) else device
@@ -133,11 +141,12 @@ def open_to_write(
     Raises:
         InputError: what :func:`open_model` raises, an artifact, or a network of another task.
     """
-    if look(what).kind == "artifact":
+    found = look(what)
+    if found.kind == "artifact":
         raise InputError(
             f"{what} is of an exported network, and {verb} takes the checkpoint that it was made from (.safetensors)"
         )
-    model = open_model(what, "cpu", arguments=arguments)
+    model = open_model(found, "cpu", arguments=arguments)
     if not isinstance(model.record, kind):
         raise InputError(f"{what} is of {model.task.name}, and {verb} takes one of {task_name(kind)}")
     return model.network, model.record
