@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.deploy import FORMATS, export, load_artifact
-from compactnets.deploy.record import read_artifact
+from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.verify import TOLERANCES
 from compactnets.errors import InputError
 
@@ -134,7 +134,8 @@ def test_the_sizes_of_the_record(name: str, network: str, tmp_path: Path) -> Non
 def test_a_record_of_float16_states_what_was_checked(name: str, tolerance: float | None, tmp_path: Path) -> None:
     needs(name)
     export(Small().eval(), tiny_record(), name, tmp_path / "a", precision="float16", tolerance=tolerance)
-    record, form = read_artifact(tmp_path / "a")
+    record, _ = read_artifact(tmp_path / "a", ArtifactRecord)
+    form = FORMATS[name]
     assert record.precision == "float16"
     assert record.details["float16"] == form.float16
     assert record.verification.tolerance == (tolerance or TOLERANCES["float16"])
