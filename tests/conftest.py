@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import compactnets
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers share the cores
@@ -68,3 +73,22 @@ def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("own") / "found.safetensors"
     save_checkpoint(path, compactnets.create_model("muffnet_x0_5", **arguments).state_dict(), record)
     return path
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder in one process of the run; the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder = root / f"once-{name}"
+        with FileLock(root / f"once-{name}.lock"):
+            if not folder.exists():
+                partial = root / f"once-{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                write(partial)
+                partial.rename(folder)
+        return folder
+
+    return make

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from compactnets.deploy import FORMATS, export
 from compactnets.errors import InputError
 
+from ..conftest import Once
 from .helpers import tiny_network, tiny_record
 
 Make = Callable[[str], Path]
@@ -28,21 +27,9 @@ def needs(name: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def written(once: Once) -> Make:
     """Write each format once in a run of the tests, whichever of pytest's processes needs it first."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # which the processes of one run share
-
-    @cache
-    def make(name: str) -> Path:
-        folder = root / "artifacts" / name
-        with FileLock(root / f"artifacts-{name}.lock"):
-            if not folder.exists():
-                export(tiny_network(), tiny_record(), name, folder)
-        return folder
-
-    return make
+    return cache(lambda name: once(name, lambda folder: export(tiny_network(), tiny_record(), name, folder)))
 
 
 @pytest.fixture

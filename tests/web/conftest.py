@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from compactnets.errors import InputError
@@ -20,9 +19,8 @@ from compactnets.web.page import find_page
 from compactnets.web.server import address, open_server
 from compactnets.web.site import build_site
 
+from ..conftest import Once
 from .helpers import PREPROCESSINGS, Visit, write_artifacts
-
-Once = Callable[[str, Callable[[Path], object]], Path]
 
 # nothing that Chromium does by itself: it would ask for its maker's hosts at every start
 FLAGS = [
@@ -42,25 +40,6 @@ def missing(reason: str) -> None:
     if os.environ.get("COMPACTNETS_NEED_BROWSER"):
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Make a folder in one process of the run; the others wait for it."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-
-    def make(name: str, write: Callable[[Path], object]) -> Path:
-        folder = root / f"web-{name}"
-        with FileLock(root / f"web-{name}.lock"):
-            if not folder.exists():
-                partial = root / f"web-{name}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                write(partial)
-                partial.rename(folder)
-        return folder
-
-    return make
 
 
 @pytest.fixture(scope="session")
