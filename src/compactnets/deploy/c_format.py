@@ -1,0 +1,99 @@
+"""C: one file of source, made by the planar engine (``deploy/planar``). An artifact takes images of one size.
+
+What a compiler makes of a file runs with all rights of whoever runs it. So the source that lies in an artifact is never
+compiled: ``model.json`` has the network as operations, which are looked through, and the source is generated from that
+again; one that differs from it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from compactnets.console import stage
+from compactnets.deploy.formats import Runner
+from compactnets.deploy.metadata import PREFIX
+from compactnets.deploy.planar.build import find_compiler, load
+from compactnets.deploy.planar.emit import Program, emit, pack, plan, read_program
+from compactnets.deploy.planar.trace import trace
+from compactnets.errors import InputError
+
+SOURCES = ("model.c", "model.h", "example.c", "README.md")
+PROGRAM = "model.json"
+WEIGHTS = "model.bin"
+
+
+def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.c`` and the files beside it for the size of ``example``.
+
+    Raises:
+        InputError: an operator that the planar engine does not have, or no compiler to check the result with.
+    """
+    find_compiler()
+    graph, weights = trace(model, example[:1])
+    stage("generating C")
+    program = Program(graph=graph)
+    ready = plan(graph)
+    (folder / WEIGHTS).write_bytes(pack(ready, weights).astype("<f4").tobytes())
+    _save(program, folder)
+    return {"operations": len(ready.graph.operations), "arena_bytes": 4 * ready.layout.floats}
+
+
+def _save(program: Program, folder: Path) -> None:
+    text = program.model_dump_json(exclude_defaults=True)
+    (folder / PROGRAM).write_text(text + "\n", encoding="utf-8")
+    for name, source in emit(program).items():
+        (folder / name).write_text(source, encoding="utf-8")
+
+
+def embed(path: Path, metadata: Mapping[str, str]) -> None:
+    """Give the network its name, the normalisation of pixels and the names of its classes."""
+    program = read_program(path.parent / PROGRAM)
+    network = metadata[f"{PREFIX}network"]
+    preprocess = json.loads(metadata[f"{PREFIX}preprocess"])
+    name = re.sub(r"[^a-z0-9]+", "_", network.lower()).strip("_")
+    labels = json.loads(metadata.get(f"{PREFIX}class_labels", "null")) or json.loads(metadata[f"{PREFIX}class_names"])
+    update = {
+        "name": name[:64] if name[:1].isalpha() else f"network_{name}"[:64],
+        "network": network,
+        "mean": tuple(preprocess["mean"]),
+        "std": tuple(preprocess["std"]),
+        "labels": tuple(labels),
+    }
+    _save(program.model_copy(update=update), path.parent)
+
+
+def open_runner(path: Path, threads: int | None) -> Runner:
+    """Generate the source again, compile it, and load it.
+
+    Raises:
+        InputError: files that do not fit together, or no compiler.
+    """
+    folder = path.parent
+    try:
+        program = read_program(folder / PROGRAM)
+        texts = emit(program)
+        weights = (folder / WEIGHTS).read_bytes()
+        found = {name: (folder / name).read_text(encoding="utf-8") for name in ("model.c", "model.h")}
+    except (ValidationError, ValueError) as error:
+        raise InputError(f"{folder / PROGRAM} describes no network: {str(error).splitlines()[0]}") from None
+    for name, text in found.items():
+        if text != texts[name]:
+            raise InputError(
+                f"{folder / name} is not what this release generates from {PROGRAM}: it is not compiled; export again"
+            )
+    graph = program.graph
+    expected = 4 * plan(graph).floats
+    if len(weights) != expected:
+        raise InputError(f"{folder / WEIGHTS} has {len(weights):,} bytes, expected {expected:,}")
+    stage("compiling")
+    shape = (graph.channels, graph.height, graph.width)
+    library = load(texts, program.name, shape, len(graph.results), weights)
+    return lambda images: library.run(np.asarray(images), threads or 1)

@@ -1,0 +1,146 @@
+"""Compiling a generated network, and running it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from compactnets.errors import InputError
+
+FLAGS = ("-std=gnu99", "-O3", "-fPIC", "-shared")
+NATIVE = "-march=native"
+TIMEOUT = 600
+
+
+def find_compiler() -> list[str]:
+    """Return the command of a C compiler: ``$CC``, else ``cc``, else that of the ``ziglang`` wheel.
+
+    Raises:
+        InputError: there is none.
+    """
+    if chosen := shlex.split(os.environ.get("CC", "")):
+        if shutil.which(chosen[0]) is None:
+            raise InputError(f"$CC is {os.environ['CC']!r}, and {chosen[0]} is not a program on the PATH")
+        return chosen
+    if found := shutil.which("cc"):
+        return [found]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise InputError(
+        "the format c needs a C compiler to check and run what it writes, and there is none: neither $CC nor cc is "
+        "there; python -m pip install 'compactnets[c]' brings one"
+    )
+
+
+def compile_library(source: Path, output: Path, flags: Sequence[str] = ()) -> None:
+    """Compile ``model.c`` to a shared library for this machine.
+
+    Raises:
+        InputError: no compiler, or one that fails; its first error.
+    """
+    compiler = find_compiler()
+    errors = ""
+    for native in ([NATIVE], []):  # not every compiler knows the option for every machine
+        command = [*compiler, *FLAGS, *native, *flags, str(source), "-lm", "-o", str(output)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=TIMEOUT
+            )
+        except subprocess.TimeoutExpired:
+            raise InputError(f"{compiler[0]} took longer than {TIMEOUT} seconds for {source.name}") from None
+        except OSError as error:
+            raise InputError(f"{compiler[0]} cannot be started: {error.strerror}") from None
+        if done.returncode == 0:
+            return
+        errors = errors or done.stderr
+    lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["no message"]
+    raise InputError(f"{' '.join(compiler)} cannot compile {source.name}: {lines[0].strip()}")
+
+
+class Library:
+    """A compiled network, loaded: images in, logits out."""
+
+    def __init__(self, path: Path, name: str, shape: tuple[int, int, int], outputs: int, weights: bytes) -> None:
+        self.shape, self.outputs = shape, outputs
+        library = ctypes.CDLL(str(path))
+        self._run = library[f"{name}_run"]
+        self._run_pixels = library[f"{name}_run_pixels"]
+        self._run.restype = self._run_pixels.restype = None
+        self._run.argtypes = self._run_pixels.argtypes = [ctypes.c_void_p] * 4
+        bytes_ = library[f"{name}_arena_bytes"]
+        bytes_.restype = ctypes.c_size_t
+        self._arena_bytes = int(bytes_())
+        self._weights = aligned(len(weights))
+        self._weights[:] = np.frombuffer(weights, np.uint8)
+        self._arena = aligned(self._arena_bytes)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes that a run works in."""
+        return self._arena_bytes
+
+    def run(self, images: np.ndarray, threads: int = 1) -> np.ndarray:
+        """Run on (N, C, H, W) float32, or (N, H, W, C) uint8; return (N, outputs).
+
+        Args:
+            images: of the size that the network was made for.
+            threads: how many images are computed at once, each in an arena of its own.
+        """
+        pixels = images.dtype == np.uint8
+        expected = (*self.shape[1:], self.shape[0]) if pixels else self.shape
+        if images.shape[1:] != expected:
+            raise InputError(f"the network was made for images of {expected}, found {images.shape[1:]}")
+        images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
+        logits = np.empty((len(images), self.outputs), np.float32)
+        function = self._run_pixels if pixels else self._run
+
+        def run(indices: range, arena: np.ndarray) -> None:
+            for index in indices:
+                function(self._weights.ctypes.data, arena.ctypes.data, images[index].ctypes.data, logits[index].ctypes.data)
+
+        threads = min(threads, len(images))
+        if threads <= 1:
+            run(range(len(images)), self._arena)
+            return logits
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [range(start, len(images), threads) for start in range(threads)]
+            list(pool.map(run, parts, [aligned(self._arena_bytes) for _ in parts]))
+        return logits
+
+
+def aligned(size: int) -> np.ndarray:
+    """Return memory at an address that 64 divides."""
+    room = np.zeros(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size]
+
+
+def load(
+    texts: dict[str, str], name: str, shape: tuple[int, int, int], outputs: int, weights: bytes, flags: Sequence[str] = ()
+) -> Library:
+    """Compile the texts of a network in a temporary folder and load it.
+
+    Raises:
+        InputError: no compiler, or one that fails.
+    """
+    folder = tempfile.mkdtemp(prefix="compactnets-c-")
+    try:
+        for file, text in texts.items():
+            Path(folder, file).write_text(text, encoding="utf-8")
+        compile_library(Path(folder, "model.c"), Path(folder, "model.so"), flags)
+        library = Library(Path(folder, "model.so"), name, shape, outputs, weights)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what is loaded stays so without its file
+    return library

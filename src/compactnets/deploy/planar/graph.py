@@ -1,0 +1,153 @@
+"""A network as operations on planes: what the planar compiler works on, and what ``model.json`` keeps.
+
+A plane is one channel of one feature map: ``height x width`` numbers. It is made by one operation and has a number of
+its own, so that a shuffle, a split, a slice and a concatenation are no operations but lists of numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ACTIVATIONS = ("none", "relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu")
+Activation = Literal["none", "relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu"]
+LARGEST = 2**28  # floats of all planes together: offsets are 32-bit numbers
+
+Count = Annotated[int, Field(ge=1, le=2**20)]
+Plane = Annotated[int, Field(ge=0, le=2**24)]
+Pair = tuple[Count, Count]  # (vertical, horizontal)
+
+
+class Operation(BaseModel):
+    """One operation.
+
+    After what its kind says come, in this order: ``first``, the product with the planes ``times``, the sum with the
+    planes ``plus``, ``last``. Its outputs are the planes from ``output`` on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["convolution", "maximum", "average", "mean", "dense", "combine", "scale"]
+    inputs: tuple[Plane, ...] = Field(min_length=1)
+    output: Plane
+    outputs: Count
+    height: Count = Field(description="of the outputs")
+    width: Count
+    groups: Count = 1
+    window: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    top: Annotated[int, Field(ge=0, le=4096)] = 0
+    left: Annotated[int, Field(ge=0, le=4096)] = 0
+    first: Activation = "none"
+    times: tuple[Plane, ...] = ()
+    plus: tuple[Plane, ...] = ()
+    last: Activation = "none"
+    weights: int | None = Field(None, description="number of the layer's weights, for convolutions and dense layers")
+
+    @property
+    def made(self) -> range:
+        """The planes that it makes."""
+        return range(self.output, self.output + self.outputs)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """All planes that it reads."""
+        return (*self.inputs, *self.times, *self.plus)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of an output plane."""
+        return self.height * self.width
+
+    @property
+    def taps(self) -> int:
+        """Places of the window."""
+        return math.prod(self.window)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every output has one input of its own, with a window."""
+        return self.kind == "convolution" and self.groups == len(self.inputs) == self.outputs and self.taps > 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it is a convolution of single pixels at all pixels."""
+        plain = self.window == self.stride == (1, 1) and self.top == self.left == 0
+        return self.kind == "convolution" and plain
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns that the window spans with its dilation."""
+        return tuple((size - 1) * step + 1 for size, step in zip(self.window, self.dilation, strict=True))  # type: ignore[return-value]
+
+
+class Graph(BaseModel):
+    """A network for images of one size. The planes of the image are numbered first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    channels: Count
+    height: Count
+    width: Count
+    operations: tuple[Operation, ...] = Field(min_length=1)
+    results: tuple[Plane, ...] = Field(min_length=1, description="planes of one pixel: the outputs")
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Return height and width of every plane, after :meth:`check`."""
+        found = [(self.height, self.width)] * self.channels
+        for each in self.operations:
+            found += [(each.height, each.width)] * each.outputs
+        return found
+
+    def check(self) -> None:
+        """Raise :class:`ValueError` unless every operation reads what is there, of sizes that fit together."""
+        sizes = [(self.height, self.width)] * self.channels
+        for number, each in enumerate(self.operations):
+            where = f"operation {number} ({each.kind})"
+            if each.output != len(sizes):
+                raise ValueError(f"{where} makes the planes from {each.output} on, expected {len(sizes)}")
+            if any(plane >= len(sizes) for plane in each.read):
+                raise ValueError(f"{where} reads a plane that no operation before it makes")
+            if problem := _problem(each, {sizes[plane] for plane in each.inputs}):
+                raise ValueError(f"{where}: {problem}")
+            others = [sizes[plane] for plane in (*each.times, *each.plus)]
+            wanted = (1, 1) if each.kind == "scale" else (each.height, each.width)
+            if any(size != wanted for size in others):
+                raise ValueError(f"{where} joins planes of another size")
+            sizes += [(each.height, each.width)] * each.outputs
+            if sum(height * width for height, width in sizes) > LARGEST:
+                raise ValueError("too many pixels")
+        if any(plane >= len(sizes) or sizes[plane] != (1, 1) for plane in self.results):
+            raise ValueError("the outputs are no planes of one pixel")
+
+
+def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:
+    """Say what does not fit in one operation, whose inputs have these sizes."""
+    if len(sizes) > 1:
+        return "its inputs differ in size"
+    (size,) = sizes
+    for planes in (each.times, each.plus):
+        if planes and len(planes) != each.outputs:
+            return f"{len(planes)} planes are joined to {each.outputs}"
+    if (each.weights is not None) != (each.kind in ("convolution", "dense")):
+        return "weights where there are none, or none where there are some"
+    if each.kind in ("combine", "scale", "mean", "maximum", "average") and len(each.inputs) != each.outputs:
+        return f"{len(each.inputs)} inputs for {each.outputs} outputs"
+    if each.kind in ("mean", "dense"):
+        return None if (each.height, each.width) == (1, 1) else "its outputs are not of one pixel"
+    if each.kind in ("combine", "scale"):
+        if each.kind == "scale" and (not each.times or each.plus or each.first != "none"):
+            return "a scale is a product with planes of one pixel"
+        return None if size == (each.height, each.width) else "input and output differ in size"
+    if each.kind == "convolution" and (len(each.inputs) % each.groups or each.outputs % each.groups):
+        return f"{each.groups} groups do not divide its planes"
+    if any(step > 16 for step in each.stride):
+        return f"the stride {each.stride}"
+    for axis, margin in enumerate((each.top, each.left)):
+        start = ((each.height, each.width)[axis] - 1) * each.stride[axis]
+        if margin >= each.reach[axis] or start >= size[axis] + margin:
+            return "a window that lies outside of the plane"
+    return None

@@ -1,0 +1,75 @@
+/* What is done to whole planes. */
+
+/* activation, product, sum and activation of planes that no convolution has just made */
+INLINE void combine(const float *from, float *arena, const int32_t *in, const int32_t *out, const int32_t *mul,
+                    const int32_t *add, const int planes, const int pixels, const int exact, const int first,
+                    const int last) {
+    for (int c = 0; c < planes; c++) {
+        const float *source = from + in[c], *times = mul ? arena + mul[c] : 0, *plus = add ? arena + add[c] : 0;
+        float *to = arena + out[c];
+        const int whole = exact ? pixels / VEC * VEC : pixels;
+        for (int p = 0; p < whole; p += VEC)
+            finish(load(source + p), to + p, times ? times + p : 0, plus ? plus + p : 0, first, last);
+        if (whole < pixels) { /* the last pixels of an image, behind which nothing may be read */
+            float end[VEC];
+            for (int p = whole; p < pixels; p++) end[p - whole] = source[p];
+            for (int p = pixels; p < whole + VEC; p++) end[p - whole] = 0.0f;
+            finish(load(end), to + whole, times ? times + whole : 0, plus ? plus + whole : 0, first, last);
+        }
+    }
+}
+
+/* planes times one number each, which is the first pixel of a plane of its own (squeeze and excitation) */
+INLINE void scale(float *arena, const int32_t *in, const int32_t *by, const int32_t *out, const int planes,
+                  const int pixels, const int last) {
+    for (int c = 0; c < planes; c++) {
+        const vec factor = splat(arena[by[c]]);
+        for (int p = 0; p < pixels; p += VEC)
+            store(arena + out[c] + p, activate(load(arena + in[c] + p) * factor, last));
+    }
+}
+
+/* the mean of each plane, as a plane of one pixel */
+INLINE void mean(const float *from, float *arena, const int32_t *in, const int32_t *out, const int planes,
+                 const int pixels, const int last) {
+    const int whole = pixels / VEC * VEC;
+    for (int c = 0; c < planes; c++) {
+        const float *plane = from + in[c];
+        vec sum = splat(0.0f);
+        for (int p = 0; p < whole; p += VEC) sum += load(plane + p);
+        float total = sum_of(sum);
+        for (int p = whole; p < pixels; p++) total += plane[p];
+        store(arena + out[c], activate(splat(total / (float)pixels), last));
+    }
+}
+
+/* Dense layer: outputs[o] = weights[o] . x + biases[o], four outputs at a time, of the pixels of all input planes.
+ *
+ * `row`: floats of a row of weights, a multiple of 16, zeros at its end. `x`: scratch of as many floats. `out`: planes
+ * of one pixel, or 0 for one output behind the other at `to`. */
+INLINE void dense(const float *weights, const float *biases, const float *from, float *to, float *x,
+                  const int32_t *in, const int32_t *out, const int inputs, const int pixels, const int row,
+                  const int outputs, const int last) {
+    for (int c = 0; c < inputs; c++)
+        for (int p = 0; p < pixels; p++) x[c * pixels + p] = from[in[c] + p];
+    for (int i = inputs * pixels; i < row; i++) x[i] = 0.0f;
+    for (int o = 0; o < outputs; o += 4, weights += 4 * row) {
+        vec sum[4][2];
+        UNROLL for (int r = 0; r < 4; r++) sum[r][0] = sum[r][1] = splat(0.0f);
+        for (int i = 0; i < row / VEC / 2 * 2 * VEC; i += 2 * VEC)
+            UNROLL for (int r = 0; r < 4; r++) {
+                sum[r][0] = fma_(load(weights + r * row + i), load(x + i), sum[r][0]);
+                sum[r][1] = fma_(load(weights + r * row + i + VEC), load(x + i + VEC), sum[r][1]);
+            }
+        if (row / VEC % 2)
+            UNROLL for (int r = 0; r < 4; r++)
+                sum[r][0] = fma_(load(weights + r * row + row - VEC), load(x + row - VEC), sum[r][0]);
+        for (int r = 0; r < 4 && o + r < outputs; r++) {
+            const vec value = activate(splat(sum_of(sum[r][0] + sum[r][1]) + biases[o + r]), last);
+            if (out)
+                store(to + out[o + r], value);
+            else
+                to[o + r] = sum_of(first_of(value, 1, splat(0.0f)));
+        }
+    }
+}

@@ -1,0 +1,121 @@
+/* Pointwise (1x1) convolution: a product of matrices one dimension of which is pixels.
+ *
+ * A register tile is M output planes x N vectors of pixels: M * N sums, N vectors of the input and one weight. With 16
+ * registers 6 x 2, with 32 6 x 4. Weights lie tile by tile: M biases, then M weights for each input plane. Planes are
+ * found by tables of offsets, so that they may lie in any order: a shuffle, a split or a concatenation is a table. */
+#define ROWS 6
+#define WIDE (REGISTERS / 8)
+
+/* what becomes of a sum: activation, product with a plane, sum with a plane, activation */
+INLINE void finish(vec value, float *to, const float *times, const float *plus, const int first, const int last) {
+    value = activate(value, first);
+    if (times) value *= load(times);
+    if (plus) value += load(plus);
+    store(to, activate(value, last));
+}
+
+INLINE void pointwise_tile(const int M, const int N, const int inputs, const float *weights, const float *from,
+                           const int32_t *in, float *arena, const int32_t *out, const int32_t *mul,
+                           const int32_t *add, const int first, const int last) {
+    vec sum[ROWS][WIDE];
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++) sum[m][n] = splat(weights[m]);
+    weights += M;
+    for (int c = 0; c < inputs; c++, weights += M) {
+        const float *plane = from + in[c];
+        vec x[WIDE];
+        UNROLL for (int n = 0; n < N; n++) x[n] = load(plane + n * VEC);
+        UNROLL for (int m = 0; m < M; m++) {
+            const vec w = splat(weights[m]);
+            UNROLL for (int n = 0; n < N; n++) sum[m][n] = fma_(w, x[n], sum[m][n]);
+        }
+    }
+    UNROLL for (int m = 0; m < M; m++)
+        UNROLL for (int n = 0; n < N; n++)
+            finish(sum[m][n], arena + out[m] + n * VEC, mul ? arena + mul[m] + n * VEC : 0,
+                   add ? arena + add[m] + n * VEC : 0, first, last);
+}
+
+/* all outputs of one block of pixels: in every group `tall` tiles of `high` planes, then `small` tiles of one less */
+INLINE void pointwise_block(const int N, const float *weights, const float *from, float *arena, const int32_t *in,
+                            const int32_t *out, const int32_t *mul, const int32_t *add, const int groups,
+                            const int inputs, const int high, const int tall, const int small, const int first,
+                            const int last) {
+    for (int g = 0; g < groups; g++, in += inputs) {
+        for (int t = 0; t < tall; t++) {
+            pointwise_tile(high, N, inputs, weights, from, in, arena, out, mul, add, first, last);
+            weights += high * (1 + inputs), out += high;
+            if (mul) mul += high;
+            if (add) add += high;
+        }
+        for (int t = 0; t < small; t++) {
+            pointwise_tile(high - 1, N, inputs, weights, from, in, arena, out, mul, add, first, last);
+            weights += (high - 1) * (1 + inputs), out += high - 1;
+            if (mul) mul += high - 1;
+            if (add) add += high - 1;
+        }
+    }
+}
+
+/* how many vectors the next block has: WIDE as long as there are, the last two about equal */
+INLINE int next_block(const int left) {
+    return left >= 2 * WIDE || left == WIDE ? WIDE : left > WIDE ? (left + 1) / 2 : left;
+}
+
+#define SWITCH_WIDTH(N, CALL) \
+    switch (N) { \
+    case 1: CALL(1); break; \
+    case 2: CALL(2); break; \
+    case 3: if (WIDE >= 3) CALL(3); break; \
+    default: if (WIDE >= 4) CALL(4); break; \
+    }
+
+/* `from`: where the input planes are, the arena or the image. */
+INLINE void pointwise(const float *weights, const float *from, float *arena, const int32_t *in, const int32_t *out,
+                      const int32_t *mul, const int32_t *add, const int groups, const int inputs, const int high,
+                      const int tall, const int small, const int pixels, const int first, const int last) {
+    const int vectors = (pixels + VEC - 1) / VEC;
+    for (int v = 0, n; v < vectors; v += n) {
+        n = next_block(vectors - v);
+#define CALL(N) \
+    pointwise_block(N, weights, from + v * VEC, arena + v * VEC, in, out, mul, add, groups, inputs, high, tall, \
+                    small, first, last)
+        SWITCH_WIDTH(n, CALL)
+#undef CALL
+    }
+}
+
+/* the same for few pixels and many weights, which are read once: tile by tile, for each all blocks of pixels */
+INLINE void pointwise_rows(const int M, const int tiles, const float *weights, const float *from, float *arena,
+                           const int32_t *in, const int32_t *out, const int32_t *mul, const int32_t *add,
+                           const int inputs, const int pixels, const int first, const int last) {
+    const int vectors = (pixels + VEC - 1) / VEC;
+    for (int t = 0; t < tiles; t++) {
+        for (int v = 0, n; v < vectors; v += n) {
+            n = next_block(vectors - v);
+#define CALL(N) \
+    pointwise_tile(M, N, inputs, weights, from + v * VEC, in, arena + v * VEC, out, mul, add, first, last)
+            SWITCH_WIDTH(n, CALL)
+#undef CALL
+        }
+        weights += M * (1 + inputs), out += M;
+        if (mul) mul += M;
+        if (add) add += M;
+    }
+}
+
+INLINE void pointwise_few(const float *weights, const float *from, float *arena, const int32_t *in,
+                          const int32_t *out, const int32_t *mul, const int32_t *add, const int groups,
+                          const int inputs, const int high, const int tall, const int small, const int pixels,
+                          const int first, const int last) {
+    const int rows = high * tall, outputs = rows + (high - 1) * small;
+    for (int g = 0; g < groups; g++) {
+        pointwise_rows(high, tall, weights, from, arena, in, out, mul, add, inputs, pixels, first, last);
+        if (small)
+            pointwise_rows(high - 1, small, weights + rows * (1 + inputs), from, arena, in, out + rows,
+                           mul ? mul + rows : 0, add ? add + rows : 0, inputs, pixels, first, last);
+        weights += outputs * (1 + inputs), in += inputs, out += outputs;
+        if (mul) mul += outputs;
+        if (add) add += outputs;
+    }
+}

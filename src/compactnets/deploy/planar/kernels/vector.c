@@ -1,0 +1,193 @@
+/* Vectors of pixels.
+ *
+ * VEC floats wide, as wide as the compiler's target computes: 16 (AVX-512), 8 (AVX), 4 (SSE, NEON, WebAssembly SIMD)
+ * or 1, where a vector is a plain float and all of this is plain C. -DPLANAR_VEC=1 asks for that.
+ * REGISTERS is how many vector registers there are: the tiles of the convolutions are cut to them. */
+#if defined(PLANAR_VEC)
+#define VEC PLANAR_VEC
+#elif defined(__AVX512F__)
+#define VEC 16
+#elif defined(__AVX__)
+#define VEC 8
+#elif defined(__SSE2__) || defined(__ARM_NEON) || defined(__wasm_simd128__)
+#define VEC 4
+#else
+#define VEC 1
+#endif
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#define LAYER static __attribute__((noinline, unused))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
+
+#if VEC == 1
+typedef float vec;
+typedef int32_t ivec;
+typedef float loose;
+#else
+typedef float vec __attribute__((vector_size(4 * VEC)));
+typedef int32_t ivec __attribute__((vector_size(4 * VEC)));
+typedef float loose __attribute__((vector_size(4 * VEC), aligned(4), may_alias)); /* at any address of a float */
+#endif
+
+INLINE vec load(const float *from) { return *(const loose *)from; }
+INLINE void store(float *to, vec value) { *(loose *)to = value; }
+
+INLINE vec splat(float value) {
+#if VEC == 1
+    return value;
+#elif VEC == 4
+    vec all = {value, value, value, value};
+    return all;
+#elif VEC == 8
+    vec all = {value, value, value, value, value, value, value, value};
+    return all;
+#else
+    vec all = {value, value, value, value, value, value, value, value,
+               value, value, value, value, value, value, value, value};
+    return all;
+#endif
+}
+
+/* a * b + c, rounded once where the target can */
+INLINE vec fma_(vec a, vec b, vec c) {
+#if VEC == 16 && defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif VEC == 8 && defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif VEC == 4 && defined(__FMA__)
+    return (vec)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c);
+#elif VEC == 4 && defined(__aarch64__)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* the larger; b where it is not a number, so that one comes through as in PyTorch */
+INLINE vec max_(vec a, vec b) {
+#if VEC == 16 && defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VEC == 8 && defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#elif VEC == 4 && defined(__SSE2__)
+    return (vec)_mm_max_ps((__m128)a, (__m128)b);
+#elif VEC == 4 && defined(__aarch64__)
+    return (vec)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
+#elif VEC == 4 && defined(__wasm_simd128__)
+    return (vec)wasm_f32x4_pmax((v128_t)b, (v128_t)a);
+#elif VEC == 1
+    return a > b ? a : b;
+#else
+    ivec larger = (ivec)(a > b);
+    return (vec)((larger & (ivec)a) | (~larger & (ivec)b));
+#endif
+}
+
+/* the smaller; b where it is not a number */
+INLINE vec min_(vec a, vec b) { return -max_(-a, -b); }
+
+/* the first ones of a vector, then those of another */
+INLINE vec first_of(vec value, const int count, vec rest) {
+#if VEC == 1
+    return count > 0 ? value : rest;
+#else
+    ivec keep;
+    UNROLL for (int i = 0; i < VEC; i++) keep[i] = i < count ? -1 : 0;
+    return (vec)((keep & (ivec)value) | (~keep & (ivec)rest));
+#endif
+}
+
+INLINE float sum_of(vec value) {
+#if VEC == 1
+    return value;
+#else
+    float sum = 0.0f;
+    UNROLL for (int i = 0; i < VEC; i++) sum += value[i];
+    return sum;
+#endif
+}
+
+/* the even and the odd ones of the 2 * VEC floats at an address */
+#if VEC > 1
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+#endif
+
+INLINE vec even(vec a, vec b) {
+#if VEC == 1
+    (void)b;
+    return a;
+#elif VEC == 4
+    return SHUFFLE(a, b, 0, 2, 4, 6);
+#elif VEC == 8
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#endif
+}
+
+INLINE vec odd(vec a, vec b) {
+#if VEC == 1
+    (void)a;
+    return b;
+#elif VEC == 4
+    return SHUFFLE(a, b, 1, 3, 5, 7);
+#elif VEC == 8
+    return SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+    return SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#endif
+}
+
+/* e to the power of x: a polynomial on (-log(2) / 2, log(2) / 2) times a power of two; 1 or 2 units in the last place */
+INLINE vec exp_(vec x) {
+    x = min_(max_(x, splat(-87.0f)), splat(88.0f));
+    const vec magic = splat(12582912.0f); /* 1.5 * 2^23: what is added to it is rounded to a whole number */
+    vec power = fma_(x, splat(1.44269504f), magic) - magic;
+    vec r = fma_(power, splat(-0.693359375f), x);
+    r = fma_(power, splat(2.12194440e-4f), r);
+    vec sum = splat(1.9875691500e-4f);
+    sum = fma_(sum, r, splat(1.3981999507e-3f));
+    sum = fma_(sum, r, splat(8.3334519073e-3f));
+    sum = fma_(sum, r, splat(4.1665795894e-2f));
+    sum = fma_(sum, r, splat(1.6666665459e-1f));
+    sum = fma_(sum, r, splat(5.0000001201e-1f));
+    sum = fma_(sum, r * r, r) + splat(1.0f);
+#if VEC == 1
+    union { int32_t bits; float value; } scale;
+    scale.bits = ((int32_t)power + 127) << 23;
+    return sum * scale.value;
+#else
+    ivec scale = (__builtin_convertvector(power, ivec) + 127) << 23;
+    return sum * (vec)scale;
+#endif
+}
+
+/* what follows a convolution, a sum or a product; the number is in the generated code */
+enum { NONE = 0, RELU = 1, RELU6 = 2, SIGMOID = 3, HARDSIGMOID = 4, HARDSWISH = 5, SILU = 6 };
+
+INLINE vec activate(vec x, const int activation) {
+    const vec zero = splat(0.0f), one = splat(1.0f), six = splat(6.0f);
+    switch (activation) {
+    case RELU: return max_(zero, x);
+    case RELU6: return min_(six, max_(zero, x));
+    case SIGMOID: return one / (one + exp_(-x));
+    case HARDSIGMOID: return min_(six, max_(zero, x + splat(3.0f))) * splat(1.0f / 6.0f);
+    case HARDSWISH: return x * min_(six, max_(zero, x + splat(3.0f))) * splat(1.0f / 6.0f);
+    case SILU: return x / (one + exp_(-x));
+    default: return x;
+    }
+}

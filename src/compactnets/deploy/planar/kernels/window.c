@@ -1,0 +1,80 @@
+/* Depthwise convolution and pooling: every output plane has one input plane, which is padded first (padding.c).
+ *
+ * A register tile is N rows x X vectors. `places`: offsets of the window's places in the padded plane. */
+enum { DEPTHWISE = 0, MAXIMUM = 1, AVERAGE = 2 };
+#define ACROSS (REGISTERS / 4) /* vectors of a tile: 4 or 8 */
+
+INLINE void window_tile(const int kind, const int N, const int X, const float *weights, const float *padded,
+                        float *to, const float *times, const float *plus, const int32_t *places, const int taps,
+                        const int width, const int pitch, const int first, const int last) {
+    vec sum[2][ACROSS];
+    const vec start = splat(kind == DEPTHWISE ? weights[0] : kind == MAXIMUM ? -INFINITY : 0.0f);
+    UNROLL for (int n = 0; n < N; n++)
+        UNROLL for (int x = 0; x < X; x++) sum[n][x] = start;
+    UNROLL for (int t = 0; t < taps; t++) {
+        const float *place = padded + places[t];
+        const vec w = splat(kind == DEPTHWISE ? weights[1 + t] : 0.0f);
+        UNROLL for (int n = 0; n < N; n++)
+            UNROLL for (int x = 0; x < X; x++) {
+                const vec value = load(place + n * pitch + x * VEC);
+                sum[n][x] = kind == DEPTHWISE ? fma_(w, value, sum[n][x])
+                            : kind == MAXIMUM ? max_(sum[n][x], value)
+                                              : sum[n][x] + value;
+            }
+    }
+    UNROLL for (int n = 0; n < N; n++)
+        UNROLL for (int x = 0; x < X; x++) {
+            const int at = n * width + x * VEC;
+            finish(kind == AVERAGE ? sum[n][x] * splat(1.0f / (float)taps) : sum[n][x], to + at,
+                   times ? times + at : 0, plus ? plus + at : 0, first, last);
+        }
+}
+
+/* N rows from right to left: what the last vectors write behind a row's end is the start of the next row */
+INLINE void window_rows(const int kind, const int N, const float *weights, const float *padded, float *to,
+                        const float *times, const float *plus, const int32_t *places, const int taps, const int width,
+                        const int pitch, const int first, const int last) {
+    const int vectors = (width + VEC - 1) / VEC;
+    for (int v = vectors, n = (vectors - 1) % ACROSS + 1; v > 0; n = ACROSS) {
+        v -= n;
+        const int at = v * VEC;
+#define CALL(X) \
+    window_tile(kind, N, X, weights, padded + at, to + at, times ? times + at : 0, plus ? plus + at : 0, places, \
+                taps, width, pitch, first, last)
+        switch (n) {
+        case 1: CALL(1); break;
+        case 2: CALL(2); break;
+        case 3: CALL(3); break;
+        case 4: CALL(4); break;
+        case 5: if (ACROSS >= 5) CALL(5); break;
+        case 6: if (ACROSS >= 6) CALL(6); break;
+        case 7: if (ACROSS >= 7) CALL(7); break;
+        default: if (ACROSS >= 8) CALL(8); break;
+        }
+#undef CALL
+    }
+}
+
+INLINE void window(const float *weights, const float *from, float *arena, float *padded, const int32_t *places,
+                   const int32_t *in, const int32_t *out, const int32_t *mul, const int32_t *add, const int kind,
+                   const int planes, const int taps, const int height, const int width,
+                   const int out_height, const int out_width, const int reach, const int top, const int left,
+                   const int step_y, const int step_x, const int pitch, const int size, const int exact,
+                   const int first, const int last) {
+    const float margin = kind == MAXIMUM ? -INFINITY : 0.0f;
+    clear(padded, step_y * step_x * size, margin);
+    for (int c = 0; c < planes; c++) {
+        float *to = arena + out[c];
+        const float *times = mul ? arena + mul[c] : 0, *plus = add ? arena + add[c] : 0;
+        pad_rows(padded, from + in[c], 0, (out_height - 1) * step_y + reach, height, width, top, left, step_y, step_x,
+                 pitch, size, margin, exact);
+        int y = 0;
+        for (; y + 2 <= out_height; y += 2)
+            window_rows(kind, 2, weights, padded + y * pitch, to + y * out_width, times ? times + y * out_width : 0,
+                        plus ? plus + y * out_width : 0, places, taps, out_width, pitch, first, last);
+        if (y < out_height)
+            window_rows(kind, 1, weights, padded + y * pitch, to + y * out_width, times ? times + y * out_width : 0,
+                        plus ? plus + y * out_width : 0, places, taps, out_width, pitch, first, last);
+        if (kind == DEPTHWISE) weights += 1 + taps;
+    }
+}

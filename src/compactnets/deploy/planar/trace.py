@@ -1,0 +1,505 @@
+"""From a traced deploy form to a graph of operations on planes.
+
+A tensor of four dimensions or more is an array of planes: reshaping, transposing, slicing, splitting and concatenating its
+leading dimensions is done here, on numbers of planes, and leaves no operation. An operation that changes its input in
+place changes what every view of it sees: an array holds cells, and a cell holds a plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from compactnets.deploy.formats import trace_program
+from compactnets.deploy.planar.graph import Graph, Operation
+from compactnets.errors import InputError
+
+UNARY = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "hardsigmoid",
+    "hardswish": "hardswish",
+    "silu": "silu",
+}
+NOTHING = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "identity", "detach", "lift_fresh_copy")
+JOINING = {"add": "plus", "mul": "times"}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of a convolution ``(outputs, inputs of a group, rows, columns)`` or a dense layer ``(outputs, inputs)``."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass
+class Value:
+    """A tensor: an array of cells, and whether two dimensions of ``size`` follow those of the array."""
+
+    cells: np.ndarray
+    size: tuple[int, int]
+    spatial: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As PyTorch has it."""
+        return (*self.cells.shape, *self.size) if self.spatial else self.cells.shape
+
+
+@dataclass
+class Builder:
+    """The graph so far."""
+
+    operations: list[Operation] = field(default_factory=list)
+    weights: list[Weights] = field(default_factory=list)
+    planes: int = 0
+    cells: list[int] = field(default_factory=list)  # cell -> plane
+
+    def new_cells(self, planes: Sequence[int]) -> np.ndarray:
+        """Return an array of new cells with these planes."""
+        first = len(self.cells)
+        self.cells += planes
+        return np.arange(first, first + len(planes))
+
+    def read(self, value: Value) -> list[int]:
+        """Return the planes of a tensor, as they are now."""
+        return [self.cells[cell] for cell in value.cells.flat]
+
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[int],
+        outputs: int,
+        size: tuple[int, int],
+        weights: Weights | None = None,
+        **more: Any,
+    ) -> range:
+        """Append an operation; return the planes that it makes."""
+        number = None
+        if weights is not None:
+            number = len(self.weights)
+            self.weights.append(weights)
+        made = Operation(
+            kind=kind,  # type: ignore[arg-type]
+            inputs=tuple(inputs),
+            output=self.planes,
+            outputs=outputs,
+            height=size[0],
+            width=size[1],
+            weights=number,
+            **more,
+        )
+        self.operations.append(made)
+        self.planes += outputs
+        return made.made
+
+
+class _Refused(Exception):
+    """What an operator does that planes cannot express."""
+
+
+def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights]]:
+    """Trace a deploy form on one image, (1, C, H, W).
+
+    Raises:
+        InputError: an operator that the planar engine does not have; its name and place in the network.
+    """
+    program = trace_program(model, example, any_shape=False)
+    signature = program.graph_signature
+    state = {**program.state_dict, **program.constants}
+    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    _, channels, height, width = example.shape
+    builder = Builder(planes=channels)
+    found: dict[Node, Any] = {}
+    result: Any = None
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            if node.name in held:
+                found[node] = state[held[node.name]].detach()
+            else:
+                cells = builder.new_cells(range(channels)).reshape(1, channels)
+                found[node] = Value(cells, (height, width), spatial=True)
+        elif node.op == "call_function":
+            arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+            try:
+                found[node] = _apply(builder, node, arguments, options)
+            except _Refused as refused:
+                raise InputError(_refusal(node, str(refused))) from None
+        elif node.op == "output":
+            # first come what an operation in place has changed
+            result = found[next(n for n, spec in zip(node.args[0], signature.output_specs, strict=True) if _is_result(spec))]
+    if not isinstance(result, Value) or result.cells.shape[0] != 1 or result.size != (1, 1):
+        shape = list(result.shape) if isinstance(result, Value) else type(result).__name__
+        raise InputError(f"the planar engine gives one vector for an image, this network gives {shape}")
+    graph = Graph(
+        channels=channels,
+        height=height,
+        width=width,
+        operations=tuple(builder.operations),
+        results=tuple(builder.read(result)),
+    )
+    graph.check()
+    return graph, builder.weights
+
+
+def _is_result(spec: Any) -> bool:
+    return bool(spec.kind == torch.export.graph_signature.OutputKind.USER_OUTPUT)
+
+
+def _refusal(node: Node, what: str) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    place = next((path for path, _ in reversed(list(stack.values())) if path), "")
+    name = str(node.target).removesuffix(".default")
+    return f"the planar engine does not have {name}{f' at {place}' if place else ''}{f' with {what}' if what else ''}"
+
+
+def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Interpret one node; arguments are :class:`Value`, tensors and plain ones."""
+    target = node.target
+    if getattr(target, "__name__", "") == "getitem":
+        return arguments[0][arguments[1]]
+    name = getattr(target, "_opname", str(target))
+    names = [argument.name for argument in target._schema.arguments] if hasattr(target, "_schema") else []
+    given = {**dict(zip(names, arguments, strict=False)), **options}
+    in_place = name.endswith("_") and not name.startswith("_")
+    name = name.removesuffix("_") if in_place else name
+    if name in NOTHING:
+        return arguments[0]
+    activation = UNARY.get(name) or _clamp(name, given)
+    if activation:
+        source = arguments[0]
+        if not isinstance(source, Value):
+            raise _Refused("something else than an image")
+        made = builder.add("combine", builder.read(source), source.cells.size, source.size, last=activation)
+        return _results(builder, source, made, in_place)
+    if name in JOINING:
+        return _join(builder, JOINING[name], given, in_place)
+    if in_place or name not in RULES or not isinstance(arguments[0], (Value, list, tuple)):
+        raise _Refused("")
+    return RULES[name](builder, given)
+
+
+def _results(builder: Builder, like: Value, made: Sequence[int], in_place: bool) -> Value:
+    """Return the planes in the place of those of a tensor, or as one of its shape."""
+    if in_place:
+        for cell, plane in zip(like.cells.flat, made, strict=True):
+            builder.cells[cell] = plane
+        return like
+    return Value(builder.new_cells(list(made)).reshape(like.cells.shape), like.size, like.spatial)
+
+
+def _clamp(name: str, given: dict[str, Any]) -> str | None:
+    if name == "hardtanh" and (given.get("min_val", -1), given.get("max_val", 1)) == (0, 6):
+        return "relu6"
+    if name == "clamp" and (given.get("min"), given.get("max")) == (0, 6):
+        return "relu6"
+    return "relu" if name == "clamp" and (given.get("min"), given.get("max")) == (0, None) else None
+
+
+def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) -> Value:
+    one, other = given["self"], given["other"]
+    if not isinstance(one, Value) or not isinstance(other, Value):
+        raise _Refused("a number or a tensor of the network's own")
+    if given.get("alpha", 1) != 1:
+        raise _Refused(f"alpha {given['alpha']}")
+    if one.size != other.size and role == "times" and (1, 1) in (one.size, other.size):
+        if one.size == (1, 1):
+            one, other = other, one
+        if one.cells.shape != other.cells.shape:
+            raise _Refused(f"shapes {one.shape} and {other.shape}")
+        planes, by = builder.read(one), builder.read(other)
+        made = builder.add("scale", planes, len(planes), one.size, times=tuple(by))
+        if in_place and one is not given["self"]:
+            raise _Refused("a result of another shape in place")
+        return _results(builder, one, made, in_place)
+    if one.shape != other.shape:
+        raise _Refused(f"shapes {one.shape} and {other.shape}")
+    planes = builder.read(one)
+    made = builder.add("combine", planes, len(planes), one.size, **{role: tuple(builder.read(other))})
+    return _results(builder, one, made, in_place)
+
+
+def _image(value: Any) -> Value:
+    if not isinstance(value, Value) or not value.spatial or value.cells.ndim != 2:
+        raise _Refused(f"an input of shape {value.shape}" if isinstance(value, Value) else "something else than an image")
+    return value
+
+
+def _pair(value: Any, default: int | None = None) -> tuple[int, int]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values and default is not None:
+        values = [default]
+    return (int(values[0]), int(values[-1]))
+
+
+def _spread(size: tuple[int, int], window: Any, stride: Any, padding: Any, dilation: Any) -> list[int]:
+    return [
+        (size[i] + 2 * padding[i] - dilation[i] * (window[i] - 1) - 1) // stride[i] + 1 for i in range(2)
+    ]
+
+
+def _made(builder: Builder, planes: Sequence[int], size: tuple[int, int]) -> Value:
+    return Value(builder.new_cells(list(planes)).reshape(1, -1), size, spatial=True)
+
+
+def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
+    source, weight, bias = _image(given["input"]), given["weight"], given.get("bias")
+    if not isinstance(weight, Tensor):
+        raise _Refused("weights that the network computes")
+    stride, dilation = _pair(given.get("stride", 1), 1), _pair(given.get("dilation", 1), 1)
+    padding = given.get("padding", 0)
+    groups = given.get("groups", 1)
+    window = tuple(weight.shape[2:])
+    if isinstance(padding, str):
+        extra = [(size - 1) * step for size, step in zip(window, dilation, strict=True)]
+        if padding == "same" and any(each % 2 for each in extra):
+            raise _Refused("more padding on one side")
+        padding = [each // 2 for each in extra] if padding == "same" else 0
+    padding = _pair(padding, 0)
+    size = _spread(source.size, window, stride, padding, dilation)
+    outputs = weight.shape[0]
+    values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
+    made = builder.add(
+        "convolution",
+        builder.read(source),
+        outputs,
+        (size[0], size[1]),
+        Weights(weight.float().numpy(), values),
+        groups=groups,
+        window=window,
+        stride=stride,
+        dilation=dilation,
+        top=padding[0],
+        left=padding[1],
+    )
+    return _made(builder, made, (size[0], size[1]))
+
+
+def _batch_norm(builder: Builder, given: dict[str, Any]) -> Value:
+    source = _image(given["input"])
+    if given.get("training"):
+        raise _Refused("training=True")
+    mean, variance = given["running_mean"].double(), given["running_var"].double()
+    scale = (variance + given["eps"]).rsqrt() * (1 if given["weight"] is None else given["weight"].double())
+    shift = (0 if given["bias"] is None else given["bias"].double()) - mean * scale
+    channels = source.cells.size
+    made = builder.add(
+        "convolution",
+        builder.read(source),
+        channels,
+        source.size,
+        Weights(scale.float().numpy().reshape(-1, 1, 1, 1), shift.float().numpy()),
+        groups=channels,
+    )
+    return _made(builder, made, source.size)
+
+
+def _linear(builder: Builder, given: dict[str, Any]) -> Value:
+    source, weight, bias = given["input"], given["weight"], given.get("bias")
+    if not isinstance(source, Value) or source.spatial or source.cells.shape[0] != 1 or source.cells.ndim != 2:
+        raise _Refused(f"an input of shape {getattr(source, 'shape', None)}")
+    outputs = weight.shape[0]
+    values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
+    made = builder.add("dense", builder.read(source), outputs, (1, 1), Weights(weight.float().numpy(), values))
+    return Value(builder.new_cells(list(made)).reshape(1, -1), (1, 1), spatial=False)
+
+
+def _pool(kind: str) -> Callable[[Builder, dict[str, Any]], Value]:
+    def rule(builder: Builder, given: dict[str, Any]) -> Value:
+        source = _image(given["self"])
+        window = _pair(given["kernel_size"])
+        stride = _pair(given.get("stride") or window)
+        padding, dilation = _pair(given.get("padding", 0), 0), _pair(given.get("dilation", 1), 1)
+        size = []
+        for axis in range(2):
+            span = source.size[axis] + 2 * padding[axis] - dilation[axis] * (window[axis] - 1) - 1
+            places = span // stride[axis] + 1
+            if given.get("ceil_mode") and span % stride[axis]:
+                places += places * stride[axis] < source.size[axis] + padding[axis]
+            size.append(places)
+            outside = padding[axis] or (places - 1) * stride[axis] + window[axis] > source.size[axis]
+            counted = given.get("count_include_pad", True) and not given.get("ceil_mode")
+            if kind == "average" and outside and not counted:
+                raise _Refused("a mean over what lies inside of the image only")
+        if kind == "average" and given.get("divisor_override"):
+            raise _Refused("a divisor of its own")
+        planes = builder.read(source)
+        made = builder.add(
+            kind,
+            planes,
+            len(planes),
+            (size[0], size[1]),
+            window=window,
+            stride=stride,
+            dilation=dilation,
+            top=padding[0],
+            left=padding[1],
+        )
+        return _made(builder, made, (size[0], size[1]))
+
+    return rule
+
+
+def _adaptive(builder: Builder, given: dict[str, Any]) -> Value:
+    source, wanted = _image(given["self"]), _pair(given["output_size"])
+    if wanted == source.size:
+        return source
+    if wanted == (1, 1):
+        planes = builder.read(source)
+        return _made(builder, builder.add("mean", planes, len(planes), (1, 1)), (1, 1))
+    if source.size[0] % wanted[0] or source.size[1] % wanted[1]:
+        raise _Refused(f"{source.size} pixels to {wanted}")
+    window = [source.size[0] // wanted[0], source.size[1] // wanted[1]]
+    return _pool("average")(builder, {"self": source, "kernel_size": window})
+
+
+def _mean(builder: Builder, given: dict[str, Any]) -> Value:
+    source = _image(given["self"])
+    if sorted(axis % 4 for axis in given.get("dim") or ()) != [2, 3]:
+        raise _Refused(f"dimensions {given.get('dim')}")
+    planes = builder.read(source)
+    made = builder.add("mean", planes, len(planes), (1, 1))
+    return Value(builder.new_cells(list(made)).reshape(1, -1), (1, 1), spatial=bool(given.get("keepdim")))
+
+
+def _arrange(change: Callable[[np.ndarray, dict[str, Any]], np.ndarray]) -> Callable[[Builder, dict[str, Any]], Value]:
+    """Make a rule of what is done to an array of cells alone."""
+
+    def rule(builder: Builder, given: dict[str, Any]) -> Value:
+        source = given["self"]
+        return Value(change(source.cells, {**given, "rank": len(source.shape)}), source.size, source.spatial)
+
+    return rule
+
+
+def _axis(axis: int, given: dict[str, Any], cells: np.ndarray) -> int:
+    """Return a dimension as it is counted in the array of cells."""
+    axis %= given["rank"]
+    if axis >= cells.ndim:
+        raise _Refused("a change of rows or columns")
+    return axis
+
+
+def _transpose(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    return cells.swapaxes(_axis(given["dim0"], given, cells), _axis(given["dim1"], given, cells))
+
+
+def _permute(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    dims = [axis % given["rank"] for axis in given["dims"]]
+    if dims[cells.ndim :] != list(range(cells.ndim, given["rank"])):
+        raise _Refused("a change of rows or columns")
+    return cells.transpose(dims[: cells.ndim])
+
+
+def _slice(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    axis = _axis(given.get("dim", 0), given, cells)
+    index = [slice(None)] * cells.ndim
+    index[axis] = slice(given.get("start"), given.get("end"), given.get("step", 1))
+    return cells[tuple(index)]
+
+
+def _select(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    return cells.take(given["index"], axis=_axis(given["dim"], given, cells))
+
+
+def _index_select(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    return cells.take(given["index"].numpy(), axis=_axis(given["dim"], given, cells))
+
+
+def _unflatten(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    axis = _axis(given["dim"], given, cells)
+    return cells.reshape(*cells.shape[:axis], *given["sizes"], *cells.shape[axis + 1 :])
+
+
+def _reshape(builder: Builder, given: dict[str, Any]) -> Value:
+    source = given["self"]
+    shape = list(given["size"] if "size" in given else given["shape"])
+    if -1 in shape:
+        known = -int(np.prod(shape))
+        shape[shape.index(-1)] = int(np.prod(source.shape)) // max(known, 1)
+    return _shaped(source, shape)
+
+
+def _shaped(source: Value, shape: list[int]) -> Value:
+    if source.spatial and tuple(shape[-2:]) == source.size and len(shape) > 2:
+        return Value(source.cells.reshape(shape[:-2]), source.size, spatial=True)
+    if not source.spatial and source.size == (1, 1) and shape[-2:] == [1, 1] and len(shape) > 2:
+        return Value(source.cells.reshape(shape[:-2]), source.size, spatial=True)
+    if len(shape) == 2 and shape[0] == 1:  # rows and columns come behind the planes: their order stays
+        return Value(source.cells.reshape(1, -1), source.size, spatial=False)
+    raise _Refused(f"shapes {source.shape} and {tuple(shape)}")
+
+
+def _flatten(builder: Builder, given: dict[str, Any]) -> Value:
+    source = given["self"]
+    shape, rank = list(source.shape), len(source.shape)
+    start, end = given.get("start_dim", 0) % rank, given.get("end_dim", -1) % rank
+    return _shaped(source, [*shape[:start], int(np.prod(shape[start : end + 1])), *shape[end + 1 :]])
+
+
+def _squeeze(builder: Builder, given: dict[str, Any]) -> Value:
+    source = given["self"]
+    dims = given.get("dim", range(len(source.shape)))
+    dims = [axis % len(source.shape) for axis in (dims if isinstance(dims, (list, tuple, range)) else [dims])]
+    if not source.spatial or source.size != (1, 1) or source.cells.ndim != 2:
+        raise _Refused(f"an input of shape {source.shape}")
+    if set(dims) >= {2, 3} and 0 not in dims:
+        return Value(source.cells, source.size, spatial=False)
+    raise _Refused(f"dimensions {dims}")
+
+
+def _concatenate(builder: Builder, given: dict[str, Any]) -> Value:
+    parts = given["tensors"]
+    if any(part.size != parts[0].size or part.spatial != parts[0].spatial for part in parts):
+        raise _Refused("tensors of several sizes")
+    rank = {"rank": len(parts[0].shape)}
+    # a concatenation is a copy: what is done to its parts in place later does not touch it
+    cells = np.concatenate([part.cells for part in parts], axis=_axis(given.get("dim", 0), rank, parts[0].cells))
+    planes = [builder.cells[cell] for cell in cells.flat]
+    return Value(builder.new_cells(planes).reshape(cells.shape), parts[0].size, parts[0].spatial)
+
+
+def _parts(builder: Builder, given: dict[str, Any]) -> list[Value]:
+    source = given["self"]
+    axis = _axis(given.get("dim", 0), {"rank": len(source.shape)}, source.cells)
+    total = source.cells.shape[axis]
+    sizes = given.get("split_sizes") or given.get("split_size")
+    if "chunks" in given:
+        sizes = -(-total // given["chunks"])
+    ends = np.cumsum(sizes)[:-1] if isinstance(sizes, (list, tuple)) else range(int(sizes), total, int(sizes))
+    return [Value(part, source.size, source.spatial) for part in np.split(source.cells, list(ends), axis=axis)]
+
+
+RULES: dict[str, Callable[[Builder, dict[str, Any]], Any]] = {
+    "conv2d": _convolution,
+    "batch_norm": _batch_norm,
+    "linear": _linear,
+    "max_pool2d": _pool("maximum"),
+    "avg_pool2d": _pool("average"),
+    "adaptive_avg_pool2d": _adaptive,
+    "mean": _mean,
+    "transpose": _arrange(_transpose),
+    "permute": _arrange(_permute),
+    "slice": _arrange(_slice),
+    "select": _arrange(_select),
+    "index_select": _arrange(_index_select),
+    "unflatten": _arrange(_unflatten),
+    "view": _reshape,
+    "reshape": _reshape,
+    "_unsafe_view": _reshape,
+    "flatten": _flatten,
+    "squeeze": _squeeze,
+    "cat": _concatenate,
+    "concat": _concatenate,
+    "split": _parts,
+    "split_with_sizes": _parts,
+    "chunk": _parts,
+}
