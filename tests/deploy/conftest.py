@@ -15,6 +15,8 @@ from compactnets.errors import InputError
 from ..conftest import Once
 from .helpers import tiny_network, tiny_record
 
+os.environ.setdefault("CFLAGS", "-O1")  # networks that run once are compiled quickly
+
 Make = Callable[[str], Path]
 
 

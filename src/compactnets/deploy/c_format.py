@@ -37,7 +37,9 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         InputError: an operator that the planar engine does not have, or no compiler to check the result with.
     """
     find_compiler()
-    graph, weights = trace(model, example[:1])
+    graph, weights, shapes = trace(model, example[:1])
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise InputError(f"the format c gives one vector for an image, this network gives {shapes}")
     stage("generating C")
     program = Program(graph=graph)
     ready = plan(graph)
@@ -65,6 +67,7 @@ def embed(path: Path, metadata: Mapping[str, str]) -> None:
         "network": network,
         "mean": tuple(preprocess["mean"]),
         "std": tuple(preprocess["std"]),
+        "crop": preprocess["size"] / preprocess["resize"] if preprocess.get("resize") else 1.0,
         "labels": tuple(labels),
     }
     _save(program.model_copy(update=update), path.parent)
@@ -95,5 +98,5 @@ def open_runner(path: Path, threads: int | None) -> Runner:
         raise InputError(f"{folder / WEIGHTS} has {len(weights):,} bytes, expected {expected:,}")
     stage("compiling")
     shape = (graph.channels, graph.height, graph.width)
-    library = load(texts, program.name, shape, len(graph.results), weights)
+    library = load(texts, program.name, shape, graph.outputs, weights)
     return lambda images: library.run(np.asarray(images), threads or 1)

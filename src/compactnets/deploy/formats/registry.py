@@ -318,6 +318,16 @@ FORMATS = {
             runs_on="darwin",
         ),
         Format("torch", "model.pt2", float16="stored"),
+        Format(
+            "c",
+            "model.c",
+            ("model.h", "model.bin", "model.json", "example.c", "README.md"),
+            runtime="ctypes",
+            extra="c",
+            any_size=False,
+            metadata=True,
+            scratch=2.0,
+        ),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import os
 import shlex
@@ -10,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,13 +45,13 @@ def find_compiler() -> list[str]:
 
 
 def compile_library(source: Path, output: Path, flags: Sequence[str] = ()) -> None:
-    """Compile ``model.c`` to a shared library for this machine.
+    """Compile ``model.c`` to a shared library for this machine; ``$CFLAGS`` comes last.
 
     Raises:
         InputError: no compiler, or one that fails; its first error.
     """
-    compiler = find_compiler()
-    errors = ""
+    compiler, errors = find_compiler(), ""
+    flags = [*flags, *shlex.split(os.environ.get("CFLAGS", ""))]
     for native in ([NATIVE], []):  # not every compiler knows the option for every machine
         command = [*compiler, *FLAGS, *native, *flags, str(source), "-lm", "-o", str(output)]
         try:
@@ -72,9 +72,10 @@ def compile_library(source: Path, output: Path, flags: Sequence[str] = ()) -> No
 class Library:
     """A compiled network, loaded: images in, logits out."""
 
-    def __init__(self, path: Path, name: str, shape: tuple[int, int, int], outputs: int, weights: bytes) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, name: str, shape: tuple[int, int, int], outputs: int, weights: bytes
+    ) -> None:
         self.shape, self.outputs = shape, outputs
-        library = ctypes.CDLL(str(path))
         self._run = library[f"{name}_run"]
         self._run_pixels = library[f"{name}_run_pixels"]
         self._run.restype = self._run_pixels.restype = None
@@ -108,7 +109,9 @@ class Library:
 
         def run(indices: range, arena: np.ndarray) -> None:
             for index in indices:
-                function(self._weights.ctypes.data, arena.ctypes.data, images[index].ctypes.data, logits[index].ctypes.data)
+                function(
+                    self._weights.ctypes.data, arena.ctypes.data, images[index].ctypes.data, logits[index].ctypes.data
+                )
 
         threads = min(threads, len(images))
         if threads <= 1:
@@ -127,20 +130,29 @@ def aligned(size: int) -> np.ndarray:
     return room[start : start + size]
 
 
+_LOADED: dict[str, ctypes.CDLL] = {}  # by what they were compiled from and with; a library stays loaded in any case
+
+
 def load(
-    texts: dict[str, str], name: str, shape: tuple[int, int, int], outputs: int, weights: bytes, flags: Sequence[str] = ()
+    texts: dict[str, str],
+    name: str,
+    shape: tuple[int, int, int],
+    outputs: int,
+    weights: bytes,
+    flags: Sequence[str] = (),
 ) -> Library:
     """Compile the texts of a network in a temporary folder and load it.
 
     Raises:
         InputError: no compiler, or one that fails.
     """
-    folder = tempfile.mkdtemp(prefix="compactnets-c-")
-    try:
-        for file, text in texts.items():
-            Path(folder, file).write_text(text, encoding="utf-8")
-        compile_library(Path(folder, "model.c"), Path(folder, "model.so"), flags)
-        library = Library(Path(folder, "model.so"), name, shape, outputs, weights)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # what is loaded stays so without its file
-    return library
+    compiled_from = repr([texts["model.c"], texts["model.h"], find_compiler(), flags, os.environ.get("CFLAGS")])
+    key = hashlib.sha256(compiled_from.encode()).hexdigest()
+    if key not in _LOADED:
+        # what is loaded stays so without its file, but for Windows, where the folder is left
+        with tempfile.TemporaryDirectory(prefix="compactnets-c-", ignore_cleanup_errors=True) as folder:
+            for file in ("model.c", "model.h"):
+                Path(folder, file).write_text(texts[file], encoding="utf-8")
+            compile_library(Path(folder, "model.c"), Path(folder, "model.so"), flags)
+            _LOADED[key] = ctypes.CDLL(str(Path(folder, "model.so")))
+    return Library(_LOADED[key], name, shape, outputs, weights)

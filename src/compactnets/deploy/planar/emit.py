@@ -39,6 +39,7 @@ class Program(BaseModel):
     precision: str = Field("float32", pattern="^float(16|32)$")
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    crop: float = Field(1.0, gt=0, le=1, description="of the shorter edge, what the network sees")
     labels: tuple[str, ...] = ()
     network: str = ""
 
@@ -246,14 +247,14 @@ def emit(program: Program) -> dict[str, str]:
         "CHANNELS": str(program.graph.channels),
         "HEIGHT": str(program.graph.height),
         "WIDTH": str(program.graph.width),
-        "OUTPUTS": str(len(program.graph.results)),
+        "OUTPUTS": str(program.graph.outputs),
         "ARENA_FLOATS": str(ready.layout.floats),
         "WEIGHT_FLOATS": str(ready.floats),
         "WEIGHT_BYTES": str(4 * ready.floats),
         "SCALES": _list(_scales(program)[0]),
         "SHIFTS": _list(_scales(program)[1]),
+        "CROP": f"{program.crop:.9g}",
         "IMAGE": str(ready.layout.planes[0]),
-        "IMAGE_STEP": str(_image_step(ready)),
         "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in PARTS),
         "PLANES": _wrapped(text.table),
         "LAYERS": "\n".join(text.bodies),
@@ -272,11 +273,6 @@ def _filled(name: str, values: Mapping[str, str]) -> str:
     return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], _kernel(name))
 
 
-def _image_step(ready: Plan) -> int:
-    planes = ready.layout.planes[: ready.graph.channels]
-    return planes[1] - planes[0] if len(planes) > 1 else 0
-
-
 def _scales(program: Program) -> tuple[list[float], list[float]]:
     channels = program.graph.channels
     mean, std = program.mean or (0.0,) * channels, program.std or (1.0,) * channels
@@ -284,7 +280,7 @@ def _scales(program: Program) -> tuple[list[float], list[float]]:
 
 
 def _list(values: Iterable[float]) -> str:
-    return ", ".join(f"{float(np.float32(value)):.9g}".replace("inf", "INFINITY") + "F" if "." in f"{float(np.float32(value)):.9g}" or "e" in f"{float(np.float32(value)):.9g}" else f"{float(np.float32(value)):.1f}F" for value in values)
+    return ", ".join(f"{float(np.float32(value)):.8e}f" for value in values)
 
 
 def _wrapped(values: Sequence[int]) -> str:
@@ -303,7 +299,9 @@ def _comment(text: str) -> str:
 
 def _literal(text: str) -> str:
     """Return a string of C: anything but letters, digits and spaces by the number of each byte."""
-    plain = [chr(byte) if chr(byte).isalnum() and byte < 128 or byte == 32 else f"\\{byte:03o}" for byte in text.encode()]
+    plain = [
+        chr(byte) if chr(byte).isalnum() and byte < 128 or byte == 32 else f"\\{byte:03o}" for byte in text.encode()
+    ]
     return f'"{"".join(plain)}"'
 
 
@@ -315,10 +313,11 @@ def _note(each: Operation, size: tuple[int, int]) -> str:
         what += f" {each.window[0]}x{each.window[1]}"
     if each.stride != (1, 1):
         what += f" stride {each.stride[0]}"
+    planes = f"{len(each.inputs)} x {size[0]} x {size[1]} -> {each.outputs} x {each.height} x {each.width}"
     groups = f", {each.groups} groups" if each.groups > 1 and not each.is_depthwise else ""
     ends = [each.first, "product" if each.times else "", "sum" if each.plus else "", each.last]
     after = "".join(f", {end}" for end in ends if end not in ("", "none"))
-    return f"{what}: {len(each.inputs)} x {size[0]} x {size[1]} -> {each.outputs} x {each.height} x {each.width}{groups}{after}"
+    return f"{what}: {planes}{groups}{after}"
 
 
 def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> None:
@@ -400,10 +399,19 @@ def _emit_window(
 
 
 def _emit_results(text: _Text, ready: Plan) -> None:
-    where = [ready.layout.planes[plane] for plane in ready.graph.results]
-    text.calls.append(
-        f"    for (int i = 0; i < {len(where)}; i++) logits[i] = arena[({text.offsets(where)})[i]];\n"
-    )
+    """Copy the outputs, runs of planes of one size at a time."""
+    sizes, start, at = ready.graph.sizes(), 0, 0
+    results = ready.graph.results
+    while start < len(results):
+        size = sizes[results[start]]
+        end = start
+        while end < len(results) and sizes[results[end]] == size:
+            end += 1
+        pixels = size[0] * size[1]
+        table = text.offsets([ready.layout.planes[plane] for plane in results[start:end]])
+        text.calls.append(f"    copy(arena, logits + {at}, {table}, {end - start}, {pixels});\n")
+        at += (end - start) * pixels
+        start = end
 
 
 def read_program(path: Path) -> Program:

@@ -19,7 +19,9 @@ def separate_image(graph: Graph) -> Graph:
 
     def takes(each: Operation) -> bool:
         exact = each.kind in ("convolution", "maximum", "average", "combine") and not each.is_pointwise
-        return exact and all(plane in own for plane in each.inputs) and not any(p in own for p in each.times + each.plus)
+        return (
+            exact and all(plane in own for plane in each.inputs) and not any(p in own for p in each.times + each.plus)
+        )
 
     reading = [each for each in graph.operations if any(plane in own for plane in each.read)]
     if all(takes(each) for each in reading) and not any(plane in own for plane in graph.results):
@@ -33,9 +35,7 @@ def separate_image(graph: Graph) -> Graph:
         height=graph.height,
         width=graph.width,
     )
-    moved = [
-        _renamed(each, shift).model_copy(update={"output": shift[each.output]}) for each in graph.operations
-    ]
+    moved = [_renamed(each, shift).model_copy(update={"output": shift[each.output]}) for each in graph.operations]
     results = tuple(shift[plane] for plane in graph.results)
     return graph.model_copy(update={"operations": (copy, *moved), "results": results})
 
@@ -44,8 +44,8 @@ def fuse(graph: Graph) -> Graph:
     """Join products, sums and activations to what makes their input, where nothing else reads that.
 
     The network is walked once, in order; each operation of the kind "combine" moves into the operation that makes the
-    planes it starts from, or, by the laws of sums and products, that it joins to them. One over planes of several makers
-    (an activation after a concatenation) moves into each of them.
+    planes it starts from, or, as sums and products may be turned around, those that it joins to them. One over planes
+    of several makers (an activation after a concatenation) moves into each of them.
     """
     readers = Counter(plane for each in graph.operations for plane in each.read)
     readers.update(graph.results)
@@ -76,9 +76,7 @@ def _renamed(each: Operation, renamed: dict[int, int]) -> Operation:
     def new(planes: Sequence[int]) -> tuple[int, ...]:
         return tuple(renamed.get(plane, plane) for plane in planes)
 
-    return each.model_copy(
-        update={"inputs": new(each.inputs), "times": new(each.times), "plus": new(each.plus)}
-    )
+    return each.model_copy(update={"inputs": new(each.inputs), "times": new(each.times), "plus": new(each.plus)})
 
 
 def _hosts(
@@ -169,9 +167,7 @@ def _renumbered(graph: Graph, operations: list[Operation], results: list[int]) -
     for each in reversed(kept):
         for plane in each.made:
             number[plane] = len(number)
-    renumbered = [
-        _renamed(each, number).model_copy(update={"output": number[each.output]}) for each in reversed(kept)
-    ]
+    renumbered = [_renamed(each, number).model_copy(update={"output": number[each.output]}) for each in reversed(kept)]
     return graph.model_copy(
         update={"operations": tuple(renumbered), "results": tuple(number[plane] for plane in results)}
     )

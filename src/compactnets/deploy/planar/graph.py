@@ -93,7 +93,7 @@ class Graph(BaseModel):
     height: Count
     width: Count
     operations: tuple[Operation, ...] = Field(min_length=1)
-    results: tuple[Plane, ...] = Field(min_length=1, description="planes of one pixel: the outputs")
+    results: tuple[Plane, ...] = Field(min_length=1, description="the outputs, of which pixel follows pixel")
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return height and width of every plane, after :meth:`check`."""
@@ -101,6 +101,12 @@ class Graph(BaseModel):
         for each in self.operations:
             found += [(each.height, each.width)] * each.outputs
         return found
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a run gives."""
+        sizes = self.sizes()
+        return sum(math.prod(sizes[plane]) for plane in self.results)
 
     def check(self) -> None:
         """Raise :class:`ValueError` unless every operation reads what is there, of sizes that fit together."""
@@ -120,8 +126,8 @@ class Graph(BaseModel):
             sizes += [(each.height, each.width)] * each.outputs
             if sum(height * width for height, width in sizes) > LARGEST:
                 raise ValueError("too many pixels")
-        if any(plane >= len(sizes) or sizes[plane] != (1, 1) for plane in self.results):
-            raise ValueError("the outputs are no planes of one pixel")
+        if any(plane >= len(sizes) for plane in self.results):
+            raise ValueError("the outputs are planes that no operation makes")
 
 
 def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:

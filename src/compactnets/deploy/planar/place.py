@@ -99,7 +99,10 @@ def place(graph: Graph, scratch: list[int]) -> Layout:
 
 
 def _taken(each: Operation, index: int, read: list[int], channels: int) -> list[tuple[int, int]]:
-    """Return which outputs can be written over which planes: those that are read here for the last time, at the same pixel."""
+    """Return which outputs can be written over which planes.
+
+    These are read here for the last time, and at the very pixels that are written.
+    """
     if each.kind != "combine" and not each.is_pointwise:
         return []
     own = () if each.kind == "combine" else each.inputs

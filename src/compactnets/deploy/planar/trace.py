@@ -1,8 +1,8 @@
 """From a traced deploy form to a graph of operations on planes.
 
-A tensor of four dimensions or more is an array of planes: reshaping, transposing, slicing, splitting and concatenating its
-leading dimensions is done here, on numbers of planes, and leaves no operation. An operation that changes its input in
-place changes what every view of it sees: an array holds cells, and a cell holds a plane.
+A tensor of four dimensions or more is an array of planes: reshaping, transposing, slicing, splitting and concatenating
+its leading dimensions is done here, on numbers of planes, and leaves no operation. An operation that changes its input
+in place changes what every view of it sees: an array holds cells, and a cell holds a plane.
 """
 
 from __future__ import annotations
@@ -102,12 +102,15 @@ class Builder:
         return made.made
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """What an operator does that planes cannot express."""
 
 
-def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights]]:
+def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list[tuple[int, ...]]]:
     """Trace a deploy form on one image, (1, C, H, W).
+
+    Returns:
+        the graph, its weights, and the shapes of the network's outputs, which follow each other in the graph's.
 
     Raises:
         InputError: an operator that the planar engine does not have; its name and place in the network.
@@ -115,11 +118,15 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights]]:
     program = trace_program(model, example, any_shape=False)
     signature = program.graph_signature
     state = {**program.state_dict, **program.constants}
-    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    held = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
     _, channels, height, width = example.shape
     builder = Builder(planes=channels)
     found: dict[Node, Any] = {}
-    result: Any = None
+    results: list[Any] = []
     for node in program.graph.nodes:
         if node.op == "placeholder":
             if node.name in held:
@@ -131,23 +138,25 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights]]:
             arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
             try:
                 found[node] = _apply(builder, node, arguments, options)
-            except _Refused as refused:
+            except _RefusedError as refused:
                 raise InputError(_refusal(node, str(refused))) from None
         elif node.op == "output":
-            # first come what an operation in place has changed
-            result = found[next(n for n, spec in zip(node.args[0], signature.output_specs, strict=True) if _is_result(spec))]
-    if not isinstance(result, Value) or result.cells.shape[0] != 1 or result.size != (1, 1):
-        shape = list(result.shape) if isinstance(result, Value) else type(result).__name__
-        raise InputError(f"the planar engine gives one vector for an image, this network gives {shape}")
+            pairs = zip(node.args[0], signature.output_specs, strict=True)
+            # besides the outputs there is what an operation has changed in place
+            results = [found.get(each) for each, spec in pairs if _is_result(spec)]
+    if not results or not all(isinstance(result, Value) and result.cells.shape[0] == 1 for result in results):
+        raise InputError(
+            "the planar engine gives tensors that are made of the image, this network gives something else"
+        )
     graph = Graph(
         channels=channels,
         height=height,
         width=width,
         operations=tuple(builder.operations),
-        results=tuple(builder.read(result)),
+        results=tuple(plane for result in results for plane in builder.read(result)),
     )
     graph.check()
-    return graph, builder.weights
+    return graph, builder.weights, [result.shape for result in results]
 
 
 def _is_result(spec: Any) -> bool:
@@ -177,13 +186,13 @@ def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: di
     if activation:
         source = arguments[0]
         if not isinstance(source, Value):
-            raise _Refused("something else than an image")
+            raise _RefusedError("something else than an image")
         made = builder.add("combine", builder.read(source), source.cells.size, source.size, last=activation)
         return _results(builder, source, made, in_place)
     if name in JOINING:
         return _join(builder, JOINING[name], given, in_place)
     if in_place or name not in RULES or not isinstance(arguments[0], (Value, list, tuple)):
-        raise _Refused("")
+        raise _RefusedError("")
     return RULES[name](builder, given)
 
 
@@ -207,21 +216,21 @@ def _clamp(name: str, given: dict[str, Any]) -> str | None:
 def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) -> Value:
     one, other = given["self"], given["other"]
     if not isinstance(one, Value) or not isinstance(other, Value):
-        raise _Refused("a number or a tensor of the network's own")
+        raise _RefusedError("a number or a tensor of the network's own")
     if given.get("alpha", 1) != 1:
-        raise _Refused(f"alpha {given['alpha']}")
+        raise _RefusedError(f"alpha {given['alpha']}")
     if one.size != other.size and role == "times" and (1, 1) in (one.size, other.size):
         if one.size == (1, 1):
             one, other = other, one
         if one.cells.shape != other.cells.shape:
-            raise _Refused(f"shapes {one.shape} and {other.shape}")
+            raise _RefusedError(f"shapes {one.shape} and {other.shape}")
         planes, by = builder.read(one), builder.read(other)
         made = builder.add("scale", planes, len(planes), one.size, times=tuple(by))
         if in_place and one is not given["self"]:
-            raise _Refused("a result of another shape in place")
+            raise _RefusedError("a result of another shape in place")
         return _results(builder, one, made, in_place)
     if one.shape != other.shape:
-        raise _Refused(f"shapes {one.shape} and {other.shape}")
+        raise _RefusedError(f"shapes {one.shape} and {other.shape}")
     planes = builder.read(one)
     made = builder.add("combine", planes, len(planes), one.size, **{role: tuple(builder.read(other))})
     return _results(builder, one, made, in_place)
@@ -229,7 +238,9 @@ def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) ->
 
 def _image(value: Any) -> Value:
     if not isinstance(value, Value) or not value.spatial or value.cells.ndim != 2:
-        raise _Refused(f"an input of shape {value.shape}" if isinstance(value, Value) else "something else than an image")
+        raise _RefusedError(
+            f"an input of shape {value.shape}" if isinstance(value, Value) else "something else than an image"
+        )
     return value
 
 
@@ -241,9 +252,7 @@ def _pair(value: Any, default: int | None = None) -> tuple[int, int]:
 
 
 def _spread(size: tuple[int, int], window: Any, stride: Any, padding: Any, dilation: Any) -> list[int]:
-    return [
-        (size[i] + 2 * padding[i] - dilation[i] * (window[i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
+    return [(size[i] + 2 * padding[i] - dilation[i] * (window[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
 
 
 def _made(builder: Builder, planes: Sequence[int], size: tuple[int, int]) -> Value:
@@ -253,7 +262,7 @@ def _made(builder: Builder, planes: Sequence[int], size: tuple[int, int]) -> Val
 def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     source, weight, bias = _image(given["input"]), given["weight"], given.get("bias")
     if not isinstance(weight, Tensor):
-        raise _Refused("weights that the network computes")
+        raise _RefusedError("weights that the network computes")
     stride, dilation = _pair(given.get("stride", 1), 1), _pair(given.get("dilation", 1), 1)
     padding = given.get("padding", 0)
     groups = given.get("groups", 1)
@@ -261,7 +270,7 @@ def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     if isinstance(padding, str):
         extra = [(size - 1) * step for size, step in zip(window, dilation, strict=True)]
         if padding == "same" and any(each % 2 for each in extra):
-            raise _Refused("more padding on one side")
+            raise _RefusedError("more padding on one side")
         padding = [each // 2 for each in extra] if padding == "same" else 0
     padding = _pair(padding, 0)
     size = _spread(source.size, window, stride, padding, dilation)
@@ -286,7 +295,7 @@ def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
 def _batch_norm(builder: Builder, given: dict[str, Any]) -> Value:
     source = _image(given["input"])
     if given.get("training"):
-        raise _Refused("training=True")
+        raise _RefusedError("training=True")
     mean, variance = given["running_mean"].double(), given["running_var"].double()
     scale = (variance + given["eps"]).rsqrt() * (1 if given["weight"] is None else given["weight"].double())
     shift = (0 if given["bias"] is None else given["bias"].double()) - mean * scale
@@ -305,7 +314,7 @@ def _batch_norm(builder: Builder, given: dict[str, Any]) -> Value:
 def _linear(builder: Builder, given: dict[str, Any]) -> Value:
     source, weight, bias = given["input"], given["weight"], given.get("bias")
     if not isinstance(source, Value) or source.spatial or source.cells.shape[0] != 1 or source.cells.ndim != 2:
-        raise _Refused(f"an input of shape {getattr(source, 'shape', None)}")
+        raise _RefusedError(f"an input of shape {getattr(source, 'shape', None)}")
     outputs = weight.shape[0]
     values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
     made = builder.add("dense", builder.read(source), outputs, (1, 1), Weights(weight.float().numpy(), values))
@@ -328,9 +337,9 @@ def _pool(kind: str) -> Callable[[Builder, dict[str, Any]], Value]:
             outside = padding[axis] or (places - 1) * stride[axis] + window[axis] > source.size[axis]
             counted = given.get("count_include_pad", True) and not given.get("ceil_mode")
             if kind == "average" and outside and not counted:
-                raise _Refused("a mean over what lies inside of the image only")
+                raise _RefusedError("a mean over what lies inside of the image only")
         if kind == "average" and given.get("divisor_override"):
-            raise _Refused("a divisor of its own")
+            raise _RefusedError("a divisor of its own")
         planes = builder.read(source)
         made = builder.add(
             kind,
@@ -356,7 +365,7 @@ def _adaptive(builder: Builder, given: dict[str, Any]) -> Value:
         planes = builder.read(source)
         return _made(builder, builder.add("mean", planes, len(planes), (1, 1)), (1, 1))
     if source.size[0] % wanted[0] or source.size[1] % wanted[1]:
-        raise _Refused(f"{source.size} pixels to {wanted}")
+        raise _RefusedError(f"{source.size} pixels to {wanted}")
     window = [source.size[0] // wanted[0], source.size[1] // wanted[1]]
     return _pool("average")(builder, {"self": source, "kernel_size": window})
 
@@ -364,7 +373,7 @@ def _adaptive(builder: Builder, given: dict[str, Any]) -> Value:
 def _mean(builder: Builder, given: dict[str, Any]) -> Value:
     source = _image(given["self"])
     if sorted(axis % 4 for axis in given.get("dim") or ()) != [2, 3]:
-        raise _Refused(f"dimensions {given.get('dim')}")
+        raise _RefusedError(f"dimensions {given.get('dim')}")
     planes = builder.read(source)
     made = builder.add("mean", planes, len(planes), (1, 1))
     return Value(builder.new_cells(list(made)).reshape(1, -1), (1, 1), spatial=bool(given.get("keepdim")))
@@ -384,7 +393,7 @@ def _axis(axis: int, given: dict[str, Any], cells: np.ndarray) -> int:
     """Return a dimension as it is counted in the array of cells."""
     axis %= given["rank"]
     if axis >= cells.ndim:
-        raise _Refused("a change of rows or columns")
+        raise _RefusedError("a change of rows or columns")
     return axis
 
 
@@ -395,7 +404,7 @@ def _transpose(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 def _permute(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
     dims = [axis % given["rank"] for axis in given["dims"]]
     if dims[cells.ndim :] != list(range(cells.ndim, given["rank"])):
-        raise _Refused("a change of rows or columns")
+        raise _RefusedError("a change of rows or columns")
     return cells.transpose(dims[: cells.ndim])
 
 
@@ -435,7 +444,7 @@ def _shaped(source: Value, shape: list[int]) -> Value:
         return Value(source.cells.reshape(shape[:-2]), source.size, spatial=True)
     if len(shape) == 2 and shape[0] == 1:  # rows and columns come behind the planes: their order stays
         return Value(source.cells.reshape(1, -1), source.size, spatial=False)
-    raise _Refused(f"shapes {source.shape} and {tuple(shape)}")
+    raise _RefusedError(f"shapes {source.shape} and {tuple(shape)}")
 
 
 def _flatten(builder: Builder, given: dict[str, Any]) -> Value:
@@ -450,16 +459,16 @@ def _squeeze(builder: Builder, given: dict[str, Any]) -> Value:
     dims = given.get("dim", range(len(source.shape)))
     dims = [axis % len(source.shape) for axis in (dims if isinstance(dims, (list, tuple, range)) else [dims])]
     if not source.spatial or source.size != (1, 1) or source.cells.ndim != 2:
-        raise _Refused(f"an input of shape {source.shape}")
+        raise _RefusedError(f"an input of shape {source.shape}")
     if set(dims) >= {2, 3} and 0 not in dims:
         return Value(source.cells, source.size, spatial=False)
-    raise _Refused(f"dimensions {dims}")
+    raise _RefusedError(f"dimensions {dims}")
 
 
 def _concatenate(builder: Builder, given: dict[str, Any]) -> Value:
     parts = given["tensors"]
     if any(part.size != parts[0].size or part.spatial != parts[0].spatial for part in parts):
-        raise _Refused("tensors of several sizes")
+        raise _RefusedError("tensors of several sizes")
     rank = {"rank": len(parts[0].shape)}
     # a concatenation is a copy: what is done to its parts in place later does not touch it
     cells = np.concatenate([part.cells for part in parts], axis=_axis(given.get("dim", 0), rank, parts[0].cells))

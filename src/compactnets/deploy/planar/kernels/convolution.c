@@ -11,13 +11,10 @@ INLINE void convolution_tiles(const int M, const int tiles, const float *weights
     int32_t to[ROWS];
     for (int m = 0; m < M; m++) to[m] = m * vectors * VEC;
     for (int t = 0; t < tiles; t++) {
-        for (int v = 0, n; v < vectors; v += n) {
-            n = next_block(vectors - v);
-#define CALL(N) \
-    pointwise_tile(M, N, depth, weights, padded + v * VEC, places, flat + v * VEC, to, 0, 0, NONE, NONE)
-            SWITCH_WIDTH(n, CALL)
+#define CALL(N, V) \
+    pointwise_tile(M, N, depth, weights, padded + (V) * VEC, places, flat + (V) * VEC, to, 0, 0, NONE, NONE)
+        FOR_BLOCKS(vectors, CALL)
 #undef CALL
-        }
         for (int m = 0; m < M; m++)
             for (int y = 0; y < rows; y++)
                 for (int x = 0; x < width; x += VEC) {

@@ -73,3 +73,9 @@ INLINE void dense(const float *weights, const float *biases, const float *from, 
         }
     }
 }
+
+/* planes one behind the other, without what is behind their ends */
+LAYER void copy(const float *arena, float *to, const int32_t *in, const int planes, const int pixels) {
+    for (int c = 0; c < planes; c++)
+        for (int p = 0; p < pixels; p++) *to++ = arena[in[c] + p];
+}

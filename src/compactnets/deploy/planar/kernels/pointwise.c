@@ -57,32 +57,26 @@ INLINE void pointwise_block(const int N, const float *weights, const float *from
     }
 }
 
-/* how many vectors the next block has: WIDE as long as there are, the last two about equal */
-INLINE int next_block(const int left) {
-    return left >= 2 * WIDE || left == WIDE ? WIDE : left > WIDE ? (left + 1) / 2 : left;
-}
-
-#define SWITCH_WIDTH(N, CALL) \
-    switch (N) { \
-    case 1: CALL(1); break; \
-    case 2: CALL(2); break; \
-    case 3: if (WIDE >= 3) CALL(3); break; \
-    default: if (WIDE >= 4) CALL(4); break; \
-    }
+/* How a number of vectors is cut into blocks: WHOLE of WIDE vectors, then up to two that share what is left. */
+#define REST(V) ((V) % WIDE == 0 ? 0 : (V) < WIDE ? (V) : WIDE + (V) % WIDE)
+#define WHOLE(V) (((V) - REST(V)) / WIDE)
+#define NEXT(V) ((V) < WIDE ? REST(V) : (REST(V) + 1) / 2)
+#define LAST(V) (REST(V) - NEXT(V))
+#define FOR_BLOCKS(V, CALL) \
+    for (int block = 0; block < WHOLE(V); block++) CALL(WIDE, block * WIDE); \
+    if (NEXT(V)) CALL(NEXT(V), WHOLE(V) * WIDE); \
+    if (LAST(V)) CALL(LAST(V), WHOLE(V) * WIDE + NEXT(V));
 
 /* `from`: where the input planes are, the arena or the image. */
 INLINE void pointwise(const float *weights, const float *from, float *arena, const int32_t *in, const int32_t *out,
                       const int32_t *mul, const int32_t *add, const int groups, const int inputs, const int high,
                       const int tall, const int small, const int pixels, const int first, const int last) {
     const int vectors = (pixels + VEC - 1) / VEC;
-    for (int v = 0, n; v < vectors; v += n) {
-        n = next_block(vectors - v);
-#define CALL(N) \
-    pointwise_block(N, weights, from + v * VEC, arena + v * VEC, in, out, mul, add, groups, inputs, high, tall, \
+#define CALL(N, V) \
+    pointwise_block(N, weights, from + (V) * VEC, arena + (V) * VEC, in, out, mul, add, groups, inputs, high, tall, \
                     small, first, last)
-        SWITCH_WIDTH(n, CALL)
+    FOR_BLOCKS(vectors, CALL)
 #undef CALL
-    }
 }
 
 /* the same for few pixels and many weights, which are read once: tile by tile, for each all blocks of pixels */
@@ -91,13 +85,10 @@ INLINE void pointwise_rows(const int M, const int tiles, const float *weights, c
                            const int inputs, const int pixels, const int first, const int last) {
     const int vectors = (pixels + VEC - 1) / VEC;
     for (int t = 0; t < tiles; t++) {
-        for (int v = 0, n; v < vectors; v += n) {
-            n = next_block(vectors - v);
-#define CALL(N) \
-    pointwise_tile(M, N, inputs, weights, from + v * VEC, in, arena + v * VEC, out, mul, add, first, last)
-            SWITCH_WIDTH(n, CALL)
+#define CALL(N, V) \
+    pointwise_tile(M, N, inputs, weights, from + (V) * VEC, in, arena + (V) * VEC, out, mul, add, first, last)
+        FOR_BLOCKS(vectors, CALL)
 #undef CALL
-        }
         weights += M * (1 + inputs), out += M;
         if (mul) mul += M;
         if (add) add += M;

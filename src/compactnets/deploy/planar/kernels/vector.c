@@ -15,7 +15,9 @@
 #define VEC 1
 #endif
 
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(PLANAR_REGISTERS)
+#define REGISTERS PLANAR_REGISTERS
+#elif defined(__AVX512F__) || defined(__aarch64__)
 #define REGISTERS 32
 #else
 #define REGISTERS 16

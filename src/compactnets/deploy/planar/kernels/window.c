@@ -35,24 +35,13 @@ INLINE void window_rows(const int kind, const int N, const float *weights, const
                         const float *times, const float *plus, const int32_t *places, const int taps, const int width,
                         const int pitch, const int first, const int last) {
     const int vectors = (width + VEC - 1) / VEC;
-    for (int v = vectors, n = (vectors - 1) % ACROSS + 1; v > 0; n = ACROSS) {
-        v -= n;
-        const int at = v * VEC;
-#define CALL(X) \
-    window_tile(kind, N, X, weights, padded + at, to + at, times ? times + at : 0, plus ? plus + at : 0, places, \
-                taps, width, pitch, first, last)
-        switch (n) {
-        case 1: CALL(1); break;
-        case 2: CALL(2); break;
-        case 3: CALL(3); break;
-        case 4: CALL(4); break;
-        case 5: if (ACROSS >= 5) CALL(5); break;
-        case 6: if (ACROSS >= 6) CALL(6); break;
-        case 7: if (ACROSS >= 7) CALL(7); break;
-        default: if (ACROSS >= 8) CALL(8); break;
-        }
+    const int rest = (vectors - 1) % ACROSS + 1;
+#define CALL(X, AT) \
+    window_tile(kind, N, X, weights, padded + (AT), to + (AT), times ? times + (AT) : 0, plus ? plus + (AT) : 0, \
+                places, taps, width, pitch, first, last)
+    CALL(rest, (vectors - rest) * VEC);
+    for (int v = vectors - rest; v > 0; v -= ACROSS) CALL(ACROSS, (v - ACROSS) * VEC);
 #undef CALL
-    }
 }
 
 INLINE void window(const float *weights, const float *from, float *arena, float *padded, const int32_t *places,

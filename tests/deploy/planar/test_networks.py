@@ -1,0 +1,267 @@
+"""Whole networks: the registered ones, random ones, sanitizers, and the passes that make them."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compactnets.deploy import deploy_form
+from compactnets.deploy.planar.build import find_compiler
+from compactnets.deploy.planar.emit import Program, emit, pack, plan
+from compactnets.deploy.planar.fuse import fuse
+from compactnets.deploy.planar.place import plane_floats
+from compactnets.deploy.planar.trace import trace
+from compactnets.errors import InputError
+from compactnets.models.registry import list_models
+from compactnets.nn import channel_shuffle
+
+from ..helpers import SIZE, small_form, tiny_network
+from .helpers import check_module, needs_compiler
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "muffnet_x0_5" else pytest.param(name, marks=pytest.mark.slow) for name in list_models()],
+)
+def test_registered_networks(name: str) -> None:
+    model, side = small_form(name)
+    torch.manual_seed(1)
+    check_module(model, torch.randn(2, 3, side, side + 3 if side == 64 else side), tolerance=1e-4)
+
+
+class Random(nn.Module):
+    """Random layers of the kinds that the engine has, over feature maps that share channels at random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        torch.manual_seed(seed)
+        self.layers = nn.ModuleDict()
+        self.plan: list[tuple[str, list[int], str]] = []
+        self.side = self.random.choice([5, 8, 11, 20])
+        channels = [3]
+        for index in range(self.random.randint(6, 12)):
+            kind = self.random.choice(
+                ["conv", "conv", "depthwise", "shuffle", "add", "mul", "cat", "split", "scale", "relu"]
+            )
+            a = self.random.randrange(len(channels))
+            partners = [b for b, count in enumerate(channels) if count == channels[a]]
+            b = self.random.choice(partners if kind in ("add", "mul") else range(len(channels)))
+            width = channels[a]
+            key = f"layer{index}"
+            if kind == "conv":
+                groups = self.random.choice([g for g in (1, 2, 3) if width % g == 0])
+                outputs, window = groups * self.random.randint(1, 7), self.random.choice([1, 1, 3])
+                self.layers[key] = nn.Conv2d(width, outputs, window, padding=window // 2, groups=groups)
+                width = outputs
+            elif kind == "depthwise":
+                window = self.random.choice([3, 5])
+                self.layers[key] = nn.Conv2d(width, width, window, padding=window // 2, groups=width)
+            elif kind == "cat":
+                width += channels[b]
+            elif kind == "split":
+                width = max(1, width // 2)
+            if width > 48:
+                continue
+            self.plan.append((kind, [a, b], key))
+            channels.append(width)
+        self.head = nn.Linear(sum(channels[-2:]), 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = [x]
+        for kind, (a, b), key in self.plan:
+            one, other = maps[a], maps[b]
+            if key in self.layers:
+                new = self.layers[key](one)
+            elif kind == "shuffle":
+                new = channel_shuffle(one, 2) if one.shape[1] % 2 == 0 else one.flip(0)[:, :]
+            elif kind == "add":
+                new = F.relu(one + other)
+            elif kind == "mul":
+                new = one * torch.sigmoid(other)
+            elif kind == "cat":
+                new = torch.cat((one, other), 1)
+            elif kind == "split":
+                new = one.chunk(2, 1)[-1] if one.shape[1] > 1 else one
+                new = new[:, : max(1, one.shape[1] // 2)]
+            elif kind == "scale":
+                new = one * F.hardsigmoid(one.mean((2, 3), keepdim=True))
+            else:
+                new = F.relu(one)
+            maps.append(new)
+        last = torch.cat(maps[-2:], 1)
+        return self.head(last.mean((2, 3))), last, maps[len(maps) // 2]
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow if seed else []) for seed in range(30)])
+def test_random_networks(seed: int) -> None:
+    model = Random(seed)
+    check_module(model, torch.randn(1, 3, model.side, model.side + seed % 3), tolerance=1e-4)
+
+
+MAIN = """
+#include <stdio.h>
+#include <stdlib.h>
+#include "model.h"
+static void *read(const char *path, size_t bytes, size_t align) {
+    FILE *file = fopen(path, "rb");
+    void *memory = 0;
+    if (posix_memalign(&memory, align, bytes) || !file || fread(memory, 1, bytes, file) != bytes) exit(9);
+    fclose(file);
+    return memory;
+}
+int main(void) {
+    void *weights = read("model.bin", MODEL_WEIGHT_BYTES, 64), *arena = 0;
+    size_t pixels = MODEL_CHANNELS * MODEL_HEIGHT * MODEL_WIDTH;
+    float *image = (float *)read("image", 4 * pixels, 4), *logits = (float *)malloc(4 * MODEL_OUTPUTS);
+    uint8_t *bytes = (uint8_t *)read("pixels", pixels, 1);
+    if (posix_memalign(&arena, 64, model_arena_bytes())) return 9;
+    model_run(weights, arena, image, logits);
+    fwrite(logits, 4, MODEL_OUTPUTS, stdout);
+    model_run_pixels(weights, arena, bytes, logits);
+    fwrite(logits, 4, MODEL_OUTPUTS, stdout);
+    return 0;
+}
+"""
+
+
+def run_alone(model: nn.Module, shape: tuple[int, int, int], flags: list[str], folder: Path) -> None:
+    """Compile with a main function of its own, run it on one image, and compare."""
+    needs_compiler()
+    graph, weights, _ = trace(deploy_form(model), torch.zeros(1, *shape))
+    mean, std = (0.4, 0.5, 0.6)[: shape[0]], (0.2, 0.3, 0.4)[: shape[0]]
+    for name, text in emit(Program(graph=graph, mean=mean, std=std)).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    torch.manual_seed(1)
+    image, pixels = torch.randn(1, *shape), torch.randint(0, 256, (1, *shape))
+    (folder / "main.c").write_text(MAIN, encoding="utf-8")
+    (folder / "model.bin").write_bytes(pack(plan(graph), weights).tobytes())
+    (folder / "image").write_bytes(image.numpy().tobytes())
+    (folder / "pixels").write_bytes(pixels[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy().tobytes())
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = [*find_compiler(), *flags, *warnings, "-D_GNU_SOURCE", "main.c", "model.c", "-lm", "-o", "main"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run(["./main"], cwd=folder, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr.decode(errors="replace")
+    found = torch.from_numpy(np.frombuffer(ran.stdout, np.float32).copy()).view(2, -1)
+    normalised = (pixels / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    with torch.inference_mode():
+        expected = torch.cat([model(image), model(normalised)])
+    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+
+
+SANITIZED = ["-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("menet_108_8x1_g3", "muffnet_x0_5", "shufflenetv2_x0_5", "googlenet", "densenet40_k12")
+        ),
+    ],
+)
+def test_sanitizers_find_nothing(name: str, tmp_path: Path) -> None:
+    """In memory of exactly the size that is asked for: nothing is read behind an image, or written elsewhere."""
+    model, side = (tiny_network(), SIZE) if name == "tiny" else small_form(name)
+    run_alone(model, (3, side, side), SANITIZED, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["-O1", "-std=c99"], ["-O1", "-x", "c++"], ["-O2", "-DPLANAR_VEC=1", "-std=c99"]])
+def test_other_languages(flags: list[str], tmp_path: Path) -> None:
+    run_alone(tiny_network(), (3, SIZE, SIZE), flags, tmp_path)
+
+
+def test_planes_that_live_at_one_time_lie_apart() -> None:
+    """By the order of the operations, and an operation's scratch beside all that it reads and writes."""
+    model, side = small_form("muffnet_x0_5")
+    graph, weights, _ = trace(deploy_form(model), torch.zeros(1, 3, side, side))
+    ready = plan(graph)
+    sizes = ready.graph.sizes()
+    last = {plane: index for index, each in enumerate(ready.graph.operations) for plane in each.read}
+    last |= dict.fromkeys(ready.graph.results, len(ready.graph.operations))
+    content: dict[int, int] = {}  # start -> plane
+    for index, each in enumerate(ready.graph.operations):
+        for plane in each.made:
+            start = ready.layout.planes[plane]
+            end = start + plane_floats(*sizes[plane])
+            assert end <= ready.layout.floats
+            for other_start, other in list(content.items()):
+                other_end = other_start + plane_floats(*sizes[other])
+                if other_start < end and start < other_end:
+                    rewritten = other_start == start and (other in each.plus or other in each.times)
+                    assert last.get(other, -1) < index or (last[other] == index and rewritten), (plane, other)
+                    del content[other_start]
+            content[start] = plane
+    assert ready.layout.floats < sum(plane_floats(*size) for size in sizes) / 4
+    assert pack(ready, weights).size == ready.floats
+
+
+def test_what_follows_is_fused() -> None:
+    """Nothing is left of a MENet but convolutions, pooling, the mean and the classifier."""
+    model, side = small_form("menet_108_8x1_g3")
+    graph, _, _ = trace(deploy_form(model), torch.zeros(1, 3, side, side))
+    kinds = [each.kind for each in graph.operations]
+    fused = [each.kind for each in fuse(graph).operations]
+    assert {"combine"} < set(kinds)
+    assert set(fused) == {"convolution", "maximum", "average", "mean", "dense"}
+    assert fused.count("convolution") == kinds.count("convolution")
+    assert fuse(fuse(graph)) == fuse(graph)
+
+
+def test_text_and_weights_are_the_same_every_time() -> None:
+    texts, numbers = [], []
+    for _ in range(2):
+        graph, weights, _ = trace(deploy_form(tiny_network()), torch.zeros(1, 3, SIZE, SIZE))
+        texts.append(emit(Program(graph=graph)))
+        numbers.append(pack(plan(graph), weights).tobytes())
+    assert texts[0] == texts[1]
+    assert numbers[0] == numbers[1]
+
+
+class Unknown(nn.Module):
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1))
+        self.operator = operator
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        if self.operator == "gelu":
+            x = F.gelu(x)
+        elif self.operator == "interpolate":
+            x = F.interpolate(x, scale_factor=2.0)
+        elif self.operator == "transpose":
+            x = x.transpose(2, 3)
+        elif self.operator == "add":
+            x = x + 1.5
+        else:
+            x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("operator", "named"),
+    [
+        ("gelu", "aten.gelu"),
+        ("transpose", "aten.transpose"),
+        ("add", "aten.add"),
+        ("avg_pool2d", "aten.avg_pool2d"),
+    ],
+)
+def test_an_operator_that_is_not_there_is_named(operator: str, named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        trace(Unknown(operator), torch.zeros(1, 3, 8, 8))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
