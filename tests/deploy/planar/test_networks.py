@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from compactnets.deploy import deploy_form
 from compactnets.deploy.planar.build import find_compiler
 from compactnets.deploy.planar.emit import Program, emit, pack, plan
 from compactnets.deploy.planar.fuse import fuse
+from compactnets.deploy.planar.graph import Graph
 from compactnets.deploy.planar.place import plane_floats
-from compactnets.deploy.planar.trace import trace
+from compactnets.deploy.planar.trace import Weights, trace
 from compactnets.errors import InputError
 from compactnets.models.registry import list_models
 from compactnets.nn import channel_shuffle
@@ -26,10 +28,8 @@ from ..helpers import SIZE, small_form, tiny_network
 from .helpers import check_module, needs_compiler
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "muffnet_x0_5" else pytest.param(name, marks=pytest.mark.slow) for name in list_models()],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
 def test_registered_networks(name: str) -> None:
     model, side = small_form(name)
     torch.manual_seed(1)
@@ -67,11 +67,14 @@ class Random(nn.Module):
             elif kind == "cat":
                 width += channels[b]
             elif kind == "split":
-                width = max(1, width // 2)
-            if width > 48:
+                width = width // 2
+            elif kind == "shuffle" and width % 2:
+                continue
+            if not 0 < width <= 48:
                 continue
             self.plan.append((kind, [a, b], key))
             channels.append(width)
+        self.widths = channels
         self.head = nn.Linear(sum(channels[-2:]), 3)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -81,7 +84,7 @@ class Random(nn.Module):
             if key in self.layers:
                 new = self.layers[key](one)
             elif kind == "shuffle":
-                new = channel_shuffle(one, 2) if one.shape[1] % 2 == 0 else one.flip(0)[:, :]
+                new = channel_shuffle(one, 2)
             elif kind == "add":
                 new = F.relu(one + other)
             elif kind == "mul":
@@ -89,8 +92,7 @@ class Random(nn.Module):
             elif kind == "cat":
                 new = torch.cat((one, other), 1)
             elif kind == "split":
-                new = one.chunk(2, 1)[-1] if one.shape[1] > 1 else one
-                new = new[:, : max(1, one.shape[1] // 2)]
+                new = torch.split(one, [self.widths[a] - self.widths[a] // 2, self.widths[a] // 2], 1)[1]
             elif kind == "scale":
                 new = one * F.hardsigmoid(one.mean((2, 3), keepdim=True))
             else:
@@ -113,7 +115,7 @@ MAIN = """
 static void *read(const char *path, size_t bytes, size_t align) {
     FILE *file = fopen(path, "rb");
     void *memory = 0;
-    if (posix_memalign(&memory, align, bytes) || !file || fread(memory, 1, bytes, file) != bytes) exit(9);
+    if ((align > 4 ? posix_memalign(&memory, align, bytes) : !(memory = malloc(bytes))) || !file || fread(memory, 1, bytes, file) != bytes) exit(9);
     fclose(file);
     return memory;
 }
@@ -161,15 +163,9 @@ def run_alone(model: nn.Module, shape: tuple[int, int, int], flags: list[str], f
 SANITIZED = ["-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [
-        "tiny",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("menet_108_8x1_g3", "muffnet_x0_5", "shufflenetv2_x0_5", "googlenet", "densenet40_k12")
-        ),
-    ],
+    "name", ["tiny", "menet_108_8x1_g3", "muffnet_x0_5", "shufflenetv2_x0_5", "googlenet", "densenet40_k12"]
 )
 def test_sanitizers_find_nothing(name: str, tmp_path: Path) -> None:
     """In memory of exactly the size that is asked for: nothing is read behind an image, or written elsewhere."""
@@ -183,10 +179,16 @@ def test_other_languages(flags: list[str], tmp_path: Path) -> None:
     run_alone(tiny_network(), (3, SIZE, SIZE), flags, tmp_path)
 
 
+@cache
+def traced() -> tuple[Graph, list[Weights]]:
+    """The small network, which has modules of MENet and MuffNet."""
+    graph, weights, _ = trace(deploy_form(tiny_network()), torch.zeros(1, 3, SIZE, SIZE))
+    return graph, weights
+
+
 def test_planes_that_live_at_one_time_lie_apart() -> None:
     """By the order of the operations, and an operation's scratch beside all that it reads and writes."""
-    model, side = small_form("muffnet_x0_5")
-    graph, weights, _ = trace(deploy_form(model), torch.zeros(1, 3, side, side))
+    graph, weights = traced()
     ready = plan(graph)
     sizes = ready.graph.sizes()
     last = {plane: index for index, each in enumerate(ready.graph.operations) for plane in each.read}
@@ -204,30 +206,27 @@ def test_planes_that_live_at_one_time_lie_apart() -> None:
                     assert last.get(other, -1) < index or (last[other] == index and rewritten), (plane, other)
                     del content[other_start]
             content[start] = plane
-    assert ready.layout.floats < sum(plane_floats(*size) for size in sizes) / 4
+    assert ready.layout.floats < sum(plane_floats(*size) for size in sizes) / 2
     assert pack(ready, weights).size == ready.floats
 
 
 def test_what_follows_is_fused() -> None:
-    """Nothing is left of a MENet but convolutions, pooling, the mean and the classifier."""
-    model, side = small_form("menet_108_8x1_g3")
-    graph, _, _ = trace(deploy_form(model), torch.zeros(1, 3, side, side))
+    """Nothing is left of these networks but convolutions, pooling, the mean and the classifier."""
+    graph, _ = traced()
     kinds = [each.kind for each in graph.operations]
     fused = [each.kind for each in fuse(graph).operations]
-    assert {"combine"} < set(kinds)
-    assert set(fused) == {"convolution", "maximum", "average", "mean", "dense"}
+    assert kinds.count("combine") > 10
+    assert set(fused) == {"convolution", "average", "mean", "dense"}
     assert fused.count("convolution") == kinds.count("convolution")
     assert fuse(fuse(graph)) == fuse(graph)
 
 
 def test_text_and_weights_are_the_same_every_time() -> None:
-    texts, numbers = [], []
-    for _ in range(2):
-        graph, weights, _ = trace(deploy_form(tiny_network()), torch.zeros(1, 3, SIZE, SIZE))
-        texts.append(emit(Program(graph=graph)))
-        numbers.append(pack(plan(graph), weights).tobytes())
-    assert texts[0] == texts[1]
-    assert numbers[0] == numbers[1]
+    graph, weights = traced()
+    again, weights_again, _ = trace(deploy_form(tiny_network()), torch.zeros(1, 3, SIZE, SIZE))
+    assert graph == again
+    assert emit(Program(graph=graph)) == emit(Program(graph=Graph.model_validate_json(graph.model_dump_json())))
+    assert pack(plan(graph), weights).tobytes() == pack(plan(again), weights_again).tobytes()
 
 
 class Unknown(nn.Module):

@@ -219,7 +219,7 @@ def _packed(each: Operation, own: Weights, graph: Graph) -> np.ndarray:
         matrix, biases = np.zeros((rows, row), np.float32), np.zeros(rows, np.float32)
         values = own.weight.reshape(each.outputs, -1)
         matrix[: each.outputs, : values.shape[1]], biases[: each.outputs] = values, own.bias
-        return np.concatenate([matrix.ravel(), biases])
+        return np.concatenate([matrix.reshape(rows // 4, 4, row // LINE, LINE).swapaxes(1, 2).ravel(), biases])
     matrix = own.weight.reshape(each.outputs, -1)  # (outputs, inputs of a group x places of the window)
     columns = np.concatenate([own.bias.reshape(-1, 1), matrix], axis=1)
     if each.is_depthwise:

@@ -45,32 +45,23 @@ INLINE void mean(const float *from, float *arena, const int32_t *in, const int32
 
 /* Dense layer: outputs[o] = weights[o] . x + biases[o], four outputs at a time, of the pixels of all input planes.
  *
- * `row`: floats of a row of weights, a multiple of 16, zeros at its end. `x`: scratch of as many floats. `out`: planes
- * of one pixel, or 0 for one output behind the other at `to`. */
-INLINE void dense(const float *weights, const float *biases, const float *from, float *to, float *x,
+ * `row`: numbers of a row of weights, a multiple of 16, zeros at its end. The weights of four rows alternate, 16 of
+ * each, so that they are read one behind the other. `x`: scratch of `row` floats. `out`: planes of one pixel. */
+INLINE void dense(const float *weights, const float *biases, const float *from, float *arena, float *x,
                   const int32_t *in, const int32_t *out, const int inputs, const int pixels, const int row,
                   const int outputs, const int last) {
     for (int c = 0; c < inputs; c++)
         for (int p = 0; p < pixels; p++) x[c * pixels + p] = from[in[c] + p];
     for (int i = inputs * pixels; i < row; i++) x[i] = 0.0f;
-    for (int o = 0; o < outputs; o += 4, weights += 4 * row) {
+    for (int o = 0; o < outputs; o += 4) {
         vec sum[4][2];
         UNROLL for (int r = 0; r < 4; r++) sum[r][0] = sum[r][1] = splat(0.0f);
-        for (int i = 0; i < row / VEC / 2 * 2 * VEC; i += 2 * VEC)
-            UNROLL for (int r = 0; r < 4; r++) {
-                sum[r][0] = fma_(load(weights + r * row + i), load(x + i), sum[r][0]);
-                sum[r][1] = fma_(load(weights + r * row + i + VEC), load(x + i + VEC), sum[r][1]);
-            }
-        if (row / VEC % 2)
+        for (int i = 0; i < row; i += 16, weights += 64)
             UNROLL for (int r = 0; r < 4; r++)
-                sum[r][0] = fma_(load(weights + r * row + row - VEC), load(x + row - VEC), sum[r][0]);
-        for (int r = 0; r < 4 && o + r < outputs; r++) {
-            const vec value = activate(splat(sum_of(sum[r][0] + sum[r][1]) + biases[o + r]), last);
-            if (out)
-                store(to + out[o + r], value);
-            else
-                to[o + r] = sum_of(first_of(value, 1, splat(0.0f)));
-        }
+                UNROLL for (int j = 0; j < 16 / VEC; j++)
+                    sum[r][j % 2] = fma_(load(weights + 16 * r + j * VEC), load(x + i + j * VEC), sum[r][j % 2]);
+        for (int r = 0; r < 4 && o + r < outputs; r++)
+            store(arena + out[o + r], activate(splat(sum_of(sum[r][0] + sum[r][1]) + biases[o + r]), last));
     }
 }
 

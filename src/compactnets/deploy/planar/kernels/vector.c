@@ -96,7 +96,19 @@ INLINE vec max_(vec a, vec b) {
 }
 
 /* the smaller; b where it is not a number */
-INLINE vec min_(vec a, vec b) { return -max_(-a, -b); }
+INLINE vec min_(vec a, vec b) {
+#if VEC == 16 && defined(__AVX512F__)
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif VEC == 8 && defined(__AVX__)
+    return (vec)_mm256_min_ps((__m256)a, (__m256)b);
+#elif VEC == 4 && defined(__SSE2__)
+    return (vec)_mm_min_ps((__m128)a, (__m128)b);
+#elif VEC == 4 && defined(__aarch64__)
+    return (vec)vminq_f32((float32x4_t)a, (float32x4_t)b);
+#else
+    return -max_(-a, -b);
+#endif
+}
 
 /* the first ones of a vector, then those of another */
 INLINE vec first_of(vec value, const int count, vec rest) {
@@ -154,28 +166,28 @@ INLINE vec odd(vec a, vec b) {
 #endif
 }
 
-/* e to the power of x: a polynomial on (-log(2) / 2, log(2) / 2) times a power of two; 1 or 2 units in the last place */
+/* e to the power of x, to 1 or 2 units in the last place: x is n log(2) + t, the power of t is a polynomial, and that
+ * of n log(2) is put together from n, which the sum with a large number has left in its lowest bits */
 INLINE vec exp_(vec x) {
-    x = min_(max_(x, splat(-87.0f)), splat(88.0f));
-    const vec magic = splat(12582912.0f); /* 1.5 * 2^23: what is added to it is rounded to a whole number */
-    vec power = fma_(x, splat(1.44269504f), magic) - magic;
-    vec r = fma_(power, splat(-0.693359375f), x);
-    r = fma_(power, splat(2.12194440e-4f), r);
-    vec sum = splat(1.9875691500e-4f);
-    sum = fma_(sum, r, splat(1.3981999507e-3f));
-    sum = fma_(sum, r, splat(8.3334519073e-3f));
-    sum = fma_(sum, r, splat(4.1665795894e-2f));
-    sum = fma_(sum, r, splat(1.6666665459e-1f));
-    sum = fma_(sum, r, splat(5.0000001201e-1f));
-    sum = fma_(sum, r * r, r) + splat(1.0f);
+    const vec large = splat(12583039.0f); /* 1.5 * 2^23 + 127 */
+    x = min_(splat(88.0f), max_(splat(-87.0f), x)); /* what is not a number stays so */
+    vec n = fma_(x, splat(1.44269504f), large);
 #if VEC == 1
-    union { int32_t bits; float value; } scale;
-    scale.bits = ((int32_t)power + 127) << 23;
-    return sum * scale.value;
+    union { float value; int32_t bits; } scaled;
+    scaled.value = n;
+    scaled.bits = (int32_t)((uint32_t)scaled.bits << 23);
+    const vec power = scaled.value;
 #else
-    ivec scale = (__builtin_convertvector(power, ivec) + 127) << 23;
-    return sum * (vec)scale;
+    const vec power = (vec)((ivec)n << 23);
 #endif
+    n = n - large;
+    vec t = fma_(n, splat(-0.693145752f), x);
+    t = fma_(n, splat(-1.42860677e-6f), t);
+    vec p = fma_(splat(8.28929059e-3f), t, splat(4.18978221e-2f));
+    p = fma_(p, t, splat(1.66676521e-1f));
+    p = fma_(p, t, splat(4.99991506e-1f));
+    p = fma_(p, t, splat(9.99999702e-1f));
+    return fma_(p, t * power, power);
 }
 
 /* what follows a convolution, a sum or a product; the number is in the generated code */
