@@ -20,7 +20,7 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            "--format", help="onnx, openvino, executorch, ncnn, coreml (an extra each) or torch; detectors: onnx."
+            "--format", help="onnx, openvino, executorch, ncnn, coreml (an extra each), torch or c; detectors: onnx."
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its artifact.json.")],
@@ -35,7 +35,7 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch."
+            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch, c."
         ),
     ] = None,
     tolerance: Annotated[

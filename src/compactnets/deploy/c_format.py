@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compactnets.console import stage
@@ -85,7 +84,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
         texts = emit(program)
         weights = (folder / WEIGHTS).read_bytes()
         found = {name: (folder / name).read_text(encoding="utf-8") for name in ("model.c", "model.h")}
-    except (ValidationError, ValueError) as error:
+    except (ValueError, RecursionError) as error:  # pydantic's errors are among them
         raise InputError(f"{folder / PROGRAM} describes no network: {str(error).splitlines()[0]}") from None
     for name, text in found.items():
         if text != texts[name]:

@@ -115,7 +115,9 @@ MAIN = """
 static void *read(const char *path, size_t bytes, size_t align) {
     FILE *file = fopen(path, "rb");
     void *memory = 0;
-    if ((align > 4 ? posix_memalign(&memory, align, bytes) : !(memory = malloc(bytes))) || !file || fread(memory, 1, bytes, file) != bytes) exit(9);
+    if (align <= 4) memory = malloc(bytes);
+    else if (posix_memalign(&memory, align, bytes)) exit(9);
+    if (!memory || !file || fread(memory, 1, bytes, file) != bytes) exit(9);
     fclose(file);
     return memory;
 }

@@ -323,7 +323,6 @@ FORMATS = {
             "model.c",
             ("model.h", "model.bin", "model.json", "example.c", "README.md"),
             runtime="ctypes",
-            extra="c",
             any_size=False,
             metadata=True,
             scratch=2.0,

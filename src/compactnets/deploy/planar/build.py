@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import importlib.util
 import os
@@ -22,6 +23,7 @@ from compactnets.errors import InputError
 FLAGS = ("-std=gnu99", "-O3", "-fPIC", "-shared")
 NATIVE = "-march=native"
 TIMEOUT = 600
+FULL = 2**16  # bytes free: with fewer a disk counts as full
 
 
 def find_compiler() -> list[str]:
@@ -64,6 +66,8 @@ def compile_library(source: Path, output: Path, flags: Sequence[str] = ()) -> No
             raise InputError(f"{compiler[0]} cannot be started: {error.strerror}") from None
         if done.returncode == 0:
             return
+        if shutil.disk_usage(output.parent).free < FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output.parent))
         errors = errors or done.stderr
     lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["no message"]
     raise InputError(f"{' '.join(compiler)} cannot compile {source.name}: {lines[0].strip()}")
@@ -85,7 +89,7 @@ class Library:
         self._arena_bytes = int(bytes_())
         self._weights = aligned(len(weights))
         self._weights[:] = np.frombuffer(weights, np.uint8)
-        self._arena = aligned(self._arena_bytes)
+        self._arenas: list[np.ndarray] = []  # that nobody works in
 
     @property
     def arena_bytes(self) -> int:
@@ -104,23 +108,26 @@ class Library:
         if images.shape[1:] != expected:
             raise InputError(f"the network was made for images of {expected}, found {images.shape[1:]}")
         images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
-        logits = np.empty((len(images), self.outputs), np.float32)
+        rows = np.empty((len(images), self.outputs), np.float32)
         function = self._run_pixels if pixels else self._run
 
-        def run(indices: range, arena: np.ndarray) -> None:
+        def run(indices: range) -> None:
+            try:  # whoever calls meanwhile takes another one
+                arena = self._arenas.pop()
+            except IndexError:
+                arena = aligned(self._arena_bytes)
             for index in indices:
-                function(
-                    self._weights.ctypes.data, arena.ctypes.data, images[index].ctypes.data, logits[index].ctypes.data
-                )
+                image, row = images[index], rows[index]
+                function(self._weights.ctypes.data, arena.ctypes.data, image.ctypes.data, row.ctypes.data)
+            self._arenas.append(arena)
 
         threads = min(threads, len(images))
         if threads <= 1:
-            run(range(len(images)), self._arena)
-            return logits
+            run(range(len(images)))
+            return rows
         with ThreadPoolExecutor(threads) as pool:
-            parts = [range(start, len(images), threads) for start in range(threads)]
-            list(pool.map(run, parts, [aligned(self._arena_bytes) for _ in parts]))
-        return logits
+            list(pool.map(run, (range(start, len(images), threads) for start in range(threads))))
+        return rows
 
 
 def aligned(size: int) -> np.ndarray:
