@@ -163,14 +163,6 @@ def _cases(
         for batch, prepared in itertools.product(BATCHES, (kept, other)):
             yield batch, prepared, runner
         return
-    if form.any_batch:
-        yield from ((batch, kept, runner) for batch in BATCHES)
-        with tempfile.TemporaryDirectory() as scratch:
-            stage(f"writing again for {other.size} x {other.size} pixels")
-            write(example_input(other), Path(scratch))
-            stage("comparing with PyTorch")
-            yield BATCHES[-1], other, form.open(Path(scratch) / form.file)
-        return
     yield batch_size, kept, runner
     batch = max(each for each in BATCHES if each != batch_size)
     with scratch_folder() as scratch:  # once: to write takes these formats seconds

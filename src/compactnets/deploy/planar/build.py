@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 
 FLAGS = ("-std=gnu99", "-O3", "-fPIC", "-shared")
 NATIVE = "-march=native"
@@ -156,8 +156,7 @@ def load(
     compiled_from = repr([texts["model.c"], texts["model.h"], find_compiler(), flags, os.environ.get("CFLAGS")])
     key = hashlib.sha256(compiled_from.encode()).hexdigest()
     if key not in _LOADED:
-        # what is loaded stays so without its file, but for Windows, where the folder is left
-        with tempfile.TemporaryDirectory(prefix="compactnets-c-", ignore_cleanup_errors=True) as folder:
+        with scratch_folder() as folder:  # what is loaded stays so without its file
             for file in ("model.c", "model.h"):
                 Path(folder, file).write_text(texts[file], encoding="utf-8")
             compile_library(Path(folder, "model.c"), Path(folder, "model.so"), flags)
