@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from compactnets.deploy.formats import trace_program
+from compactnets.deploy.formats.registry import trace_program
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.errors import InputError
 

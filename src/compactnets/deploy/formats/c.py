@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from compactnets.console import stage
-from compactnets.deploy.formats import Runner
+from compactnets.deploy.formats.registry import Runner
 from compactnets.deploy.metadata import PREFIX
 from compactnets.deploy.planar.build import find_compiler, load
 from compactnets.deploy.planar.emit import Program, emit, pack, plan, read_program
