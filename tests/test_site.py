@@ -34,6 +34,15 @@ def pages(entries: list[Any]) -> Iterator[str]:
                 yield from pages(target)
 
 
+def found(name: str) -> Any:
+    """The module, class or function of this name; ``None`` where there is none."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return getattr(importlib.import_module(module), attribute, None)
+
+
 def test_the_navigation_reaches_every_page_once() -> None:
     reached = sorted(pages(SITE["nav"]))
     assert reached == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -54,9 +63,7 @@ def test_the_reference_names_what_there_is() -> None:
     text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     names = re.findall(r"^::: (\S+)", text, flags=re.MULTILINE)
     for name in names:
-        module, _, attribute = name.rpartition(".")
-        found = getattr(importlib.import_module(module), attribute)
-        assert found.__doc__, name
+        assert found(name).__doc__, name
     assert len(names) == len(set(names))
     public = {each for each in compactnets.__all__ if each != "__version__"}
     assert public <= {name.rpartition(".")[2] for name in names}
@@ -72,21 +79,17 @@ def test_the_architecture_page_has_the_layers() -> None:
 @pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
 def test_names_of_the_package_are_there(page: str) -> None:
     for name in re.findall(r"`(compactnets(?:_cli)?(?:\.\w+)+)`", (ROOT / page).read_text(encoding="utf-8")):
-        module, _, attribute = name.rpartition(".")
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError:
-            assert hasattr(importlib.import_module(module), attribute), f"{page}: {name}"
+        assert found(name) is not None, f"{page}: {name}"
 
 
 def test_the_citation_is_of_this_version_and_of_both_papers() -> None:
-    found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert {"cff-version", "message", "title", "authors"} <= set(found)  # what the format requires
-    assert found["cff-version"] == "1.2.0"
-    assert str(found["version"]) == compactnets.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what the format requires
+    assert citation["cff-version"] == "1.2.0"
+    assert str(citation["version"]) == compactnets.__version__
     for paper in ("menet", "muffnet"):
         stated = yaml.safe_load((ROOT / "src/compactnets/papers" / f"{paper}.yaml").read_text(encoding="utf-8"))
-        cited = next(each for each in found["references"] if each["title"] == stated["title"])
+        cited = next(each for each in citation["references"] if each["title"] == stated["title"])
         people = [f"{each['given-names']} {each['family-names']}" for each in cited["authors"]]
         assert ", ".join(people) == stated["authors"]
 
