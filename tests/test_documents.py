@@ -64,7 +64,7 @@ NOT_RUN = {
 PATH = r"`((?:src|tests|docs|benchmarks|environments|web|\.ci|\.github)/[\w./-]+)`"  # of this repository
 RECORDS = "docs/results.md"  # generated from records: commands of days of work, which are parsed
 # verbs that take seconds, or run the whole of something
-SLOW = re.compile(r"^compactnets (train|export|quantize|benchmark|papers|list 'm\*net|profile .*(--recipe|--detector))")
+SLOW = re.compile(r"^compactnets (train|export|quantize|benchmark|papers|list|profile .*(--recipe|--detector))")
 SLOW_CALLS = {"train", "export", "quantize", "benchmark"}
 
 CLASSES = ("cat", "dog")  # known to the weights that come with the package
@@ -409,6 +409,7 @@ def test_the_blocks_of_a_page_run(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("page", pages(slow=True))
 def test_the_blocks_of_a_page_run_with_training(
