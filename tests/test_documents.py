@@ -52,6 +52,7 @@ NOT_RUN = {
     r"^git |^python -m venv|^source ": "sets a checkout up",
     r"^python (environments|benchmarks)/": "makes environments, or measures for minutes",
     r"^python -m pip wheel": "builds the package; tests/test_packaging.py does",
+    r"^cd .* && cc ": "compiles for this machine; tests/deploy/planar compiles and runs the same files",
     r"^torchrun": "needs several GPUs or machines; tests/training/test_distributed.py runs two processes",
     r"^compactnets web (?!.*--no-serve)": "serves until Ctrl-C; tests/web runs it in a browser",
     r"^compactnets web": "needs the built page; tests/web builds it",
@@ -171,7 +172,7 @@ def command_line() -> Any:
 
 def check_program(words: list[str], where: str) -> None:
     """Whether a line names a program that this repository speaks of, and files and extras that are there."""
-    assert words[0] in ("python", "pytest", "ruff", "mypy", "git", "source", ".ci/run"), where
+    assert words[0] in ("python", "pytest", "ruff", "mypy", "git", "source", ".ci/run", "cd", "cc", "./example"), where
     if words[0] == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file(), where
     extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
