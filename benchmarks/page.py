@@ -12,8 +12,8 @@ from typing import Any
 
 from compactnets.classification.cost import build_by_name
 from compactnets.latency.benchmark import parse_format
-from compactnets.latency.report import COLUMNS as LATENCY_COLUMNS
-from compactnets.latency.report import (
+from compactnets.latency.results import COLUMNS as LATENCY_COLUMNS
+from compactnets.latency.results import (
     cells,
     describe_operators,
     draw,
@@ -21,7 +21,7 @@ from compactnets.latency.report import (
 )
 from compactnets.papers.ablation import describe, own_sharings, rank_correlation
 from compactnets.plots import draw_sharing
-from compactnets.recorded import load_records, network_label
+from compactnets.recorded import load_results, network_label
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = (
@@ -55,8 +55,8 @@ def render() -> str:
         ("detection", _detection),
     )
     for kind, section in sections:
-        parts += [section(name, record) for name, record in load_records(kind).items()]
-    parts += _int8(list(load_records("int8").values()))
+        parts += [section(name, record) for name, record in load_results(kind).items()]
+    parts += _int8(list(load_results("int8").values()))
     return "\n".join(parts)
 
 
@@ -248,9 +248,9 @@ def _detection_cells(run: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Write the page and its plots."""
     (ROOT / "docs" / "results.md").write_text(render(), encoding="utf-8")
-    for name, record in load_records("latency").items():
+    for name, record in load_results("latency").items():
         draw(record, ROOT / "docs" / f"latency-{name}.svg")
-    for name, row in own_sharings(load_records("ablation").values()).items():
+    for name, row in own_sharings(load_results("ablation").values()).items():
         draw_sharing(build_by_name(row["model"], row["arguments"]), ROOT / "docs" / f"sharing-{name}.svg")
 
 

@@ -24,8 +24,8 @@ from compactnets import create_model
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
+from compactnets.training.cpu import keep_freed_memory
 from compactnets.training.distributed import World, pick_device
-from compactnets.training.processor import keep_freed_memory
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 

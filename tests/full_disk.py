@@ -92,7 +92,7 @@ def convert(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]
 
     model = create_model("menet_108_8x1_g3")
     (base / "a.pth.tar").touch()
-    patch.setattr("compactnets.classification.conversion.load_legacy", lambda _: model.state_dict())
+    patch.setattr("compactnets.classification.legacy.load_legacy", lambda _: model.state_dict())
     return ["convert", base / "a.pth.tar", "--model", "menet_108_8x1_g3", "--output", output / "new" / "a.safetensors"]
 
 

@@ -15,7 +15,7 @@ from compactnets.detection.cost import detector_cost, planned_record
 from compactnets.papers.ablation import describe
 from compactnets.papers.cost import count_network, measure_rows
 from compactnets.papers.stated import load_paper, stated_rows
-from compactnets.recorded import load_records
+from compactnets.recorded import load_results
 
 ROOT = Path(__file__).parents[1]
 RUNTIMES = ("onnx", "openvino", "ncnn", "executorch")  # in float32
@@ -29,7 +29,7 @@ def text_of(name: str) -> str:
 
 
 def times(name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(row["network"], row["format"]): row for row in load_records("latency")[name]["rows"]}
+    return {(row["network"], row["format"]): row for row in load_results("latency")[name]["rows"]}
 
 
 def milliseconds(row: dict[str, Any]) -> float:
@@ -37,7 +37,7 @@ def milliseconds(row: dict[str, Any]) -> float:
 
 
 def speed(name: str) -> dict[str, dict[str, Any]]:
-    return {row["network"]: row for row in load_records("speed")[name]["rows"]}
+    return {row["network"]: row for row in load_results("speed")[name]["rows"]}
 
 
 def rate(row: dict[str, Any]) -> float:
@@ -47,7 +47,7 @@ def rate(row: dict[str, Any]) -> float:
 def bccd(detector: str, begun: bool, anchors: str = "given", side: int = 600) -> dict[str, Any]:
     (run,) = (
         run
-        for run in load_records("detection")["bccd"]["runs"]
+        for run in load_results("detection")["bccd"]["runs"]
         if run["detector"] == detector
         and bool(run["init"]) is begun
         and run["recipe"].get("anchors", "given") == anchors
@@ -66,11 +66,11 @@ def on_val(*run: Any, **which: Any) -> float:
 
 
 def int8(name: str) -> dict[str, Any]:
-    return load_records("int8")[name]["evaluation"]
+    return load_results("int8")[name]["evaluation"]
 
 
 def top1(name: str) -> float:
-    (run,) = (run for run in load_records("training")["cifar10-modern"]["runs"] if run["model"] == name)
+    (run,) = (run for run in load_results("training")["cifar10-modern"]["runs"] if run["model"] == name)
     return run["epochs"][-1]["top1_percent"]
 
 
@@ -102,10 +102,10 @@ def choosing() -> list[str]:
     best = [f"MuffNet {size}, {stated['muffnet_x' + size.replace('.', '_')]:.1f} %" for size in ("0.5", "1.0", "1.5")]
     faster = {
         record["format"]
-        for record in load_records("int8").values()
+        for record in load_results("int8").values()
         if milliseconds(record["latency"]["rows"][1]) < milliseconds(record["latency"]["rows"][0])
     }
-    assert len({record["format"] for record in load_records("int8").values()}) == 3
+    assert len({record["format"] for record in load_results("int8").values()}) == 3
     gains = [on_test(each, begun=True) - on_test(each, begun=False) for each in ("faster_rcnn", "ssd")]
     return [
         f"At about 40 M, MENet takes {ratios['menet_108_8x1_g3', 'onnx']:.2f} times as long as MuffNet in ONNX Runtime",
@@ -119,7 +119,7 @@ def choosing() -> list[str]:
 def detection() -> list[str]:
     both = [on_test("faster_rcnn", True), on_test("ssd", True)]
     small = on_test("faster_rcnn", True, side=480)
-    assert all(run["epochs"][-1]["seconds"] < 2 * 3600 for run in load_records("detection")["bccd"]["runs"])
+    assert all(run["epochs"][-1]["seconds"] < 2 * 3600 for run in load_results("detection")["bccd"]["runs"])
     gap, other = both[0] - small, on_val("faster_rcnn", True, side=480) - on_val("faster_rcnn", True)
     return [
         f"a VOC 2007 mAP of {min(both):.0f} to {max(both):.0f} % on BCCD's 72 test images",
@@ -158,12 +158,12 @@ def deploy() -> list[str]:
     assert 0.8 < median(again) < 1.2
     tenth = [
         row["milliseconds"]["p10"] / milliseconds(row)
-        for record in load_records("latency").values()
+        for record in load_results("latency").values()
         for row in record["rows"]
     ]
     largest = max(
         row["relative_difference"]
-        for record in load_records("latency").values()
+        for record in load_results("latency").values()
         for row in record["rows"]
         if row["format"] != "eager"
     )
@@ -211,7 +211,7 @@ def dependencies() -> list[str]:
 
 
 def menet() -> list[str]:
-    (record,) = load_records("evaluation").values()
+    (record,) = load_results("evaluation").values()
     right = [record[key] * record["images"] / 100 for key in ("top1_percent", "top5_percent")]
     # that the paper's own are exact, and which peers miss, tests/papers/test_papers_cost.py holds
     costs = measure_rows(row for row in stated_rows("menet", "II") if row.note)
@@ -225,7 +225,7 @@ def menet() -> list[str]:
 
 
 def muffnet() -> list[str]:
-    rows = {row["key"]: row for row in load_records("ablation")["cifar10-sharing"]["rows"]}
+    rows = {row["key"]: row for row in load_results("ablation")["cifar10-sharing"]["rows"]}
     found, start = (rows[key]["arguments"]["sharing"] for key in ("found", "start"))
     factors = []
     for stage, before in zip(found, start, strict=True):
@@ -236,9 +236,9 @@ def muffnet() -> list[str]:
             if one and other
         ]
         factors.append(math.exp(math.sqrt(sum(log**2 for log in logs) / len(logs))))
-    (search,) = load_records("training")["cifar10-search"]["runs"]
+    (search,) = load_results("training")["cifar10-search"]["runs"]
     variant = count_network("muffnet_x0_5", (("num_classes", 10), ("stem", "cifar")), (3, 32, 32))[0]
-    rows_5 = {row["key"]: row for row in load_records("ablation")["cifar10-sharing-5"]["rows"]}
+    rows_5 = {row["key"]: row for row in load_results("ablation")["cifar10-sharing-5"]["rows"]}
     gains = [
         float(describe(each["found"])[1].split()[0]) - float(describe(each["average+geometric+none"])[1].split()[0])
         for each in (rows, rows_5)

@@ -14,13 +14,13 @@ from compactnets.deploy import load_artifact
 from compactnets.detection.checkpoint import load_detector
 from compactnets.errors import InputError
 from compactnets.files import as_path
-from compactnets.latency.report import read_results, write_results
+from compactnets.latency.results import read_results, write_results
 from compactnets.plots import draw_sharing
 from compactnets.training.checkpoint import save_checkpoint
 
 ENTRIES = {
     "classification.setup": ["train"],
-    "classification.conversion": ["convert"],
+    "classification.legacy": ["convert"],
     "classification.checkpoint": ["load_checkpoint"],
     "training.checkpoint": ["save_checkpoint", "read_record"],
     "classification.discretization": ["discretize_checkpoint"],
@@ -34,15 +34,14 @@ ENTRIES = {
     "tasks.opening": ["open_model", "look", "open_to_write"],
     "api": ["load", "train", "evaluate", "predict", "export", "quantize", "profile", "check"],
     "latency.benchmark": ["benchmark"],
-    "latency.report": ["write_results", "read_results", "draw"],
+    "latency.results": ["write_results", "read_results", "draw"],
     "classification.quantization": ["quantize", "quantize_model"],
     "detection.checkpoint": ["load_detector"],
     "detection.data": ["convert"],
     "detection.deploy.export": ["export_detector"],
     "detection.deploy.runtime": ["load_detector_artifact"],
-    "detection.examples": ["examples_page"],
+    "detection.examples": ["examples_page", "write_examples"],
     "detection.prediction": ["predict_objects"],
-    "detection.report": ["write_examples"],
     "papers.ablation": ["run_ablation"],
     "pictures": ["save_figure"],
     "plots": ["draw_sharing"],

@@ -15,7 +15,7 @@ from compactnets.deploy import FORMATS, export
 from compactnets.detection.examples import examples_page
 from compactnets.errors import InputError
 from compactnets.folders import writing
-from compactnets.latency.report import write_results
+from compactnets.latency.results import write_results
 from compactnets.plots import draw_sharing
 from compactnets.report.page import write_report
 from compactnets.training.checkpoint import save_checkpoint

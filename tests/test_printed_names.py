@@ -24,7 +24,7 @@ from compactnets.classification import evaluation, task
 from compactnets.classification.evaluation import Evaluation
 from compactnets.classification.prediction import Guess, Prediction
 from compactnets.console import PlainConsole
-from compactnets.detection import report as detection_report
+from compactnets.detection import tables as detection_tables
 from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
 from compactnets_cli import main
 
@@ -112,7 +112,7 @@ def printed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     console = PlainConsole(file=file)
     assert console.is_terminal == bool(columns)
     monkeypatch.setattr("compactnets.console.stdout", console)
-    for module in (detection_report, evaluation):
+    for module in (detection_tables, evaluation):
         monkeypatch.setattr(module, "stdout", console)
     return file
 
@@ -142,7 +142,7 @@ def test_scores_of_detection(classes: int, printed: io.StringIO) -> None:
     coco = CocoScores(**dict.fromkeys(CocoScores.__dataclass_fields__, 33.33))
     confusion = Confusion((0.5,) * classes, ((1234,) * (classes + 1),) * (classes + 1))
     scores = DetectionScores("coco", 0.5, 10, 12.34, 56.78, coco, rows, confusion)
-    detection_report.show(scores, 1.0, f"ssd, {' '.join(NAMES)} (val)")
+    detection_tables.show(scores, 1.0, f"ssd, {' '.join(NAMES)} (val)")
     text = printed.getvalue()
     assert "…" not in text
     for name in NAMES:

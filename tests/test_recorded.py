@@ -14,7 +14,7 @@ from compactnets.classification.setup import train
 from compactnets.data import open_source
 from compactnets.errors import InputError
 from compactnets.papers.ablation import ablation_rows
-from compactnets.recorded import FOLDER, add_runs, load_records, read_classifier_run
+from compactnets.recorded import FOLDER, add_runs, load_results, read_classifier_run
 from compactnets.training.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def page() -> ModuleType:
 
 
 def records(kind: str) -> list:
-    found = load_records(kind)
+    found = load_results(kind)
     assert found
     return [pytest.param(record, id=name) for name, record in found.items()]
 
@@ -102,7 +102,7 @@ def test_a_run_becomes_a_record(page: ModuleType, tmp_path: Path, monkeypatch: p
     assert [each["command"] for each in record["runs"]] == [run["command"], "another"]  # the first was replaced
     assert record["note"] == "A test."
     assert str(tmp_path) not in path.read_text()
-    monkeypatch.setattr(page, "load_records", lambda kind: load_records(kind, tmp_path))
+    monkeypatch.setattr(page, "load_results", lambda kind: load_results(kind, tmp_path))
     text = page.render()
     assert f"{result.final['top1_percent']:.2f}" in text
     assert "| shufflenet_g3_x0_25 |" in text

@@ -21,11 +21,11 @@ import timm
 from compactnets import catalogue, quickstart
 from compactnets.complexity import profile, render
 from compactnets.console import LEAST_TEXT, Table, stdout
-from compactnets.deploy import report as deploy_report
-from compactnets.detection import report as detection_report
+from compactnets.deploy import tables as deploy_tables
+from compactnets.detection import tables as detection_tables
 from compactnets.detection.cost import DetectorCost, PartCost, render_cost
 from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
-from compactnets.latency import report as latency_report
+from compactnets.latency import results as latency_results
 from compactnets.papers import ablation
 from compactnets.papers.cost import measure_rows, select_rows
 from compactnets.papers.cost import render as render_papers
@@ -44,8 +44,8 @@ def quantized_table() -> None:
         "bytes": {"float32": 123_456_789, "int8": 34_567_890}, "layers": [row], "kept_in_float": [NAME],
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deploy_report, "show", lambda *_: None)
-        deploy_report.show_quantized(None, report, Path("out [v2]"))  # type: ignore[arg-type]
+        patch.setattr(deploy_tables, "show", lambda *_: None)
+        deploy_tables.show_quantized(None, report, Path("out [v2]"))  # type: ignore[arg-type]
 
 
 def found_table() -> None:
@@ -56,7 +56,7 @@ def found_table() -> None:
     coco = CocoScores(**dict.fromkeys(CocoScores.__dataclass_fields__, 33.33))
     confusion = Confusion((0.5,) * 3, ((1234,) * 4,) * 4)
     scores = DetectionScores("coco", 0.5, 10, 12.34, 56.78, coco, classes, confusion)
-    detection_report.show(scores, 1.0, f"ssd on {NAME}, cells [v2] (val)")
+    detection_tables.show(scores, 1.0, f"ssd on {NAME}, cells [v2] (val)")
 
 
 def artifact_table() -> None:
@@ -72,14 +72,14 @@ def artifact_table() -> None:
         network=network, input=taken, verification=verification, files={"a.onnx": ""}, bytes=10, cost={"macs": 10**9},
         heads="boxes", outputs={}, precision="float32",
     )  # fmt: skip
-    detection_report.show_artifact(artifact, NAME)  # type: ignore[arg-type]
+    detection_tables.show_artifact(artifact, NAME)  # type: ignore[arg-type]
 
 
 def checks_table() -> None:
     check = SimpleNamespace(
         batch=8, size=224, images=16, max_difference=1e-5, relative_difference=2e-6, top1_agreement=0.875
     )
-    stdout.print(deploy_report._checks(SimpleNamespace(checks=[check])))  # type: ignore[arg-type]
+    stdout.print(deploy_tables._checks(SimpleNamespace(checks=[check])))  # type: ignore[arg-type]
 
 
 def ablation_table() -> None:
@@ -97,7 +97,7 @@ def latency_table() -> None:
     }  # fmt: skip
     environment = {"processor": "a", "system": "b", "cpu_features": ["avx2"], "versions": {"torch": "2"}}
     settings = {"threads": 1, "batch_size": 1, "rounds": 2, "calls": 2, "matrix": 1024}
-    latency_report.show({"environment": environment, "settings": settings, "limit_gflops": 99.0, "rows": [row] * 2})
+    latency_results.show({"environment": environment, "settings": settings, "limit_gflops": 99.0, "rows": [row] * 2})
 
 
 def quickstart_table() -> None:

@@ -17,7 +17,7 @@ deploy = typer.Typer()
 )
 def export(
     network: Annotated[str, typer.Argument(metavar="CHECKPOINT|NAME", help="A .safetensors file, or a network.")],
-    form: Annotated[
+    format_name: Annotated[
         str,
         typer.Option(
             "--format", help="onnx, openvino, executorch, ncnn, coreml (an extra each), torch or c; detectors: onnx."
@@ -83,7 +83,7 @@ def export(
 
     result = api.export(
         network,
-        form,
+        format_name,
         output,
         arguments=parse_arguments(arguments or []),
         size=size,
@@ -104,7 +104,7 @@ def export(
 )
 def quantize(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of train.")],
-    form: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
+    format_name: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
     calibration: Annotated[str, typer.Option(help="Source of the images that ranges are measured on.")],
     evaluation: Annotated[
         str, typer.Option("--eval", help="Source of the images to compare on; calibrated ones are left out.")
@@ -139,7 +139,7 @@ def quantize(
 
     result = api.quantize(
         checkpoint,
-        form,
+        format_name,
         output,
         calibration=calibration,
         evaluation=evaluation,
@@ -193,7 +193,7 @@ def benchmark(
     from compactnets.console import say
     from compactnets.folders import check_file
     from compactnets.latency.benchmark import benchmark as run
-    from compactnets.latency.report import (
+    from compactnets.latency.results import (
         draw,
         moved,
         read_results,

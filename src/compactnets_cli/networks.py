@@ -53,7 +53,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Turn a checkpoint of the MENet repository into a checkpoint of this package."""
-    from compactnets.classification.conversion import convert as run
+    from compactnets.classification.legacy import convert as run
     from compactnets.console import stdout
 
     record = run(legacy, model, output)

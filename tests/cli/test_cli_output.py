@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[list[str], str]] = {  # a verb, with its task where it ha
     ),
     "benchmark": (["muffnet_x0_5"], "latency.benchmark.benchmark"),
     "web": (["--checkpoint", "{network}", "--no-serve"], "web.site.export"),
-    "convert": (["a.pth.tar", "--model", "menet_108_8x1_g3"], "classification.conversion.load_legacy"),
+    "convert": (["a.pth.tar", "--model", "menet_108_8x1_g3"], "classification.legacy.load_legacy"),
     "discretize": (["{network}"], "classification.discretization.load_checkpoint"),
     "draw": (["{network}"], "plots.sharing_figure"),
     "data convert": (["{boxes}", "--to", "coco"], "detection.data.conversion.writing"),

@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageOps
 
 from compactnets.data import Augment, ImageSource, Preprocess, decoding, make_eval_loader, make_train_loader
-from compactnets.data.decoding import Box, decode_region, read_frame
 from compactnets.data.examination import examine
 from compactnets.data.images import FORMATS, decode_image, read_image, read_size
+from compactnets.data.jpeg import Box, decode_region, read_frame
 from compactnets.data.opening import open_source
 from compactnets.data.order import Draws
 from compactnets.data.orientation import TURNS, stored_box, turn_boxes, turn_pixels, turned_size, upright_size

@@ -27,7 +27,7 @@ from compactnets.latency.benchmark import (
     measure,
     parse_format,
 )
-from compactnets.latency.report import (
+from compactnets.latency.results import (
     describe_change,
     describe_operators,
     draw,

@@ -30,15 +30,6 @@ from compactnets.deploy.formats.registry import Format
 from compactnets.deploy.int8 import Settings
 from compactnets.deploy.int8 import training as qat
 from compactnets.deploy.int8.comparison import Comparison
-from compactnets.deploy.int8.form import (
-    drop_output_quantizer,
-    layers,
-    output_quantizer,
-    quantized_form,
-    quantizers,
-    set_mode,
-    without_quantizers,
-)
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.layers import (
     HIGH,
@@ -54,6 +45,15 @@ from compactnets.deploy.int8.learned import (
     learn_scales,
 )
 from compactnets.deploy.int8.noise import relative_error
+from compactnets.deploy.int8.quantized import (
+    drop_output_quantizer,
+    layers,
+    output_quantizer,
+    quantized_network,
+    quantizers,
+    set_mode,
+    without_quantizers,
+)
 from compactnets.deploy.int8.ranges import calibrate
 from compactnets.errors import InputError, LimitError
 from compactnets.models.form import KEY, decode
@@ -123,7 +123,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def form(images: Tensor) -> GraphModule:
-    found = quantized_form(plain_graph(tiny_network(), images[:1]), quantize_output=True)
+    found = quantized_network(plain_graph(tiny_network(), images[:1]), quantize_output=True)
     calibrate(found, images.split(8), "minmax")
     set_mode(found, Mode.SIMULATE)
     return found

@@ -19,13 +19,6 @@ from compactnets.deploy import FORMATS, deploy_form, load_artifact
 from compactnets.deploy.formats import onnx as onnx_format
 from compactnets.deploy.int8 import Settings
 from compactnets.deploy.int8.equalization import equalize
-from compactnets.deploy.int8.form import (
-    freeze,
-    layers,
-    quantized_form,
-    quantizers,
-    set_mode,
-)
 from compactnets.deploy.int8.graph import module_of, plain_graph
 from compactnets.deploy.int8.layers import Mode, Quantizer
 from compactnets.deploy.int8.lowering import (
@@ -40,6 +33,13 @@ from compactnets.deploy.int8.noise import (
     layer_errors,
     relative_error,
     sensitivities,
+)
+from compactnets.deploy.int8.quantized import (
+    freeze,
+    layers,
+    quantized_network,
+    quantizers,
+    set_mode,
 )
 from compactnets.deploy.int8.ranges import METHODS, calibrate
 from compactnets.deploy.int8.rounding import correct_biases, output_means, round_weights
@@ -65,7 +65,7 @@ def pictures(count: int = 16, side: int = SIZE) -> Tensor:
 
 def form_of(model: nn.Module, images: Tensor, *, quantize_output: bool = False) -> GraphModule:
     """A calibrated form, its weights not rounded yet."""
-    form = quantized_form(plain_graph(model, images[:1]), quantize_output=quantize_output)
+    form = quantized_network(plain_graph(model, images[:1]), quantize_output=quantize_output)
     calibrate(form, images.split(8), "minmax")
     return form
 

@@ -28,7 +28,7 @@ from compactnets.models.sharing import PATTERNS, DenseSharing, Sharing, SharingM
 from compactnets.nn import ConvNormAct
 from compactnets.papers.ablation import describe
 from compactnets.papers.stated import load_paper
-from compactnets.recorded import load_records
+from compactnets.recorded import load_results
 
 
 def random_matrix(layers: int, seed: int) -> SharingMatrix:
@@ -352,7 +352,7 @@ def test_the_accuracies_of_the_document() -> None:
     learning = (DOCS / "muffnet.md").read_text(encoding="utf-8").partition("## Learning M")[2]
     table = [line.strip("| ").split(" | ") for line in learning.splitlines() if line.startswith("| ")]
     names = {"average + geometric + none": "average+geometric+none", "where the search begins": "start"}
-    records = load_records("ablation")
+    records = load_results("ablation")
     for column, name in ((2, "cifar10-sharing"), (3, "cifar10-sharing-5")):
         rows = {row["key"]: row for row in records[name]["rows"]}
         seeds = len(rows["found"]["runs"])

@@ -13,7 +13,7 @@ from compactnets import InputError
 from compactnets.console import PlainConsole
 from compactnets.errors import missing_extra
 from compactnets.papers.cost import NEEDS_PEERS, Comparison, RowCost, measure_rows, render, summary, to_json
-from compactnets.papers.records import Row
+from compactnets.papers.schema import Row
 from compactnets.papers.stated import load_paper, stated_rows
 
 STATING = [row for row in stated_rows() if row.states_cost]

@@ -17,7 +17,7 @@ import compactnets
 from compactnets import InputError
 from compactnets.models.budget import reduction_block_macs
 from compactnets.papers.computed import agrees, compute
-from compactnets.papers.records import METRICS, Claim, Computed, Paper, Row
+from compactnets.papers.schema import METRICS, Claim, Computed, Paper, Row
 from compactnets.papers.stated import PAPERS, load_paper, load_papers, stated_rows
 
 ROWS = {

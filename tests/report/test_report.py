@@ -18,9 +18,9 @@ import pytest
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.errors import InputError
 from compactnets.papers.ablation import ABLATIONS, ablation_rows
-from compactnets.papers.records import METRICS
+from compactnets.papers.schema import METRICS
 from compactnets.papers.stated import load_paper, load_papers, stated_rows
-from compactnets.recorded import load_records
+from compactnets.recorded import load_results
 from compactnets.report import diagrams, write_report
 from compactnets.report.evidence import Evidence, command_for
 from compactnets.report.page import word_columns
@@ -128,7 +128,7 @@ def test_the_command_of_a_row() -> None:
 
 def test_numbers_are_the_records(values: dict) -> None:
     """What is shown for MuffNet 0.5 on CIFAR-10 is the last accuracy of the longest recorded run."""
-    runs = [run for record in load_records("training").values() for run in record["runs"]]
+    runs = [run for record in load_results("training").values() for run in record["runs"]]
     own = [run for run in runs if run["model"] == "muffnet_x0_5" and run["data"] == "cifar10"]
     longest = max(len(run["epochs"]) for run in own)
     accuracies = [run["epochs"][-1]["top1_percent"] for run in own if len(run["epochs"]) == longest]
@@ -176,7 +176,7 @@ def test_settings_are_not_mixed() -> None:
 
 def test_networks_of_one_name_are_told_apart() -> None:
     """A searched M is another network than the paper's of that name, and each matrix another than the next."""
-    run = next(run for run in load_records("training")["cifar10-short"]["runs"] if run["model"] == "muffnet_x0_5")
+    run = next(run for run in load_results("training")["cifar10-short"]["runs"] if run["model"] == "muffnet_x0_5")
     found = [[[1, 1], [0, 1]], [[2, 1], [0, 2]]]
 
     def made(sharing: object) -> dict:
@@ -207,7 +207,7 @@ def test_a_short_run_leaves_the_full_one_to_do(values: dict) -> None:
 
 def test_a_sample_cannot_pass_for_the_papers_images(values: dict, report: Path) -> None:
     """What the authors' weights reach on photographs of the training split stands below the table, in a sentence."""
-    (record,) = load_records("evaluation").values()
+    (record,) = load_results("evaluation").values()
     numbers = [f"{record[key]:.2f}" for key in ("top1_percent", "top5_percent")]
     tables = [table for part in values["papers"] for table in part["tables"]]
     told = [(table, sample) for table in tables for sample in table["samples"]]
@@ -231,7 +231,7 @@ def test_a_sample_cannot_pass_for_the_papers_images(values: dict, report: Path) 
 def test_runs_count_on_the_papers_data_only() -> None:
     """A folder that is called imagenet and has other classes is another data set."""
     row = load_paper("menet").row("IV", "menet_108_8x1_g3")
-    run = {**next(iter(load_records("training").values()))["runs"][0], "note": "", "model": row.model}
+    run = {**next(iter(load_results("training").values()))["runs"][0], "note": "", "model": row.model}
     lines = [{"top1_percent": 56.0, "top5_percent": 79.0, "images_per_second": 1.0}]
     for data, classes, counts in (("imagenet", 1000, True), ("imagenet", 5, False), ("imagenet_sample", 1000, False)):
         evidence = Evidence()
@@ -311,7 +311,7 @@ LAYOUT = """() => {
 
 
 def test_networks_of_an_ablation_that_were_not_run_are_told(values: dict, report: Path) -> None:
-    run = {(record["name"], row["key"]) for record in load_records("ablation").values() for row in record["rows"]}
+    run = {(record["name"], row["key"]) for record in load_results("ablation").values() for row in record["rows"]}
     text = (report / "report.md").read_text(encoding="utf-8")
     for shown, name in zip(values["ablations"], ABLATIONS, strict=True):
         rows = [row for row in ablation_rows(name) if (name, row.key) not in run]

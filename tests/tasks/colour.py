@@ -88,7 +88,7 @@ def make_network() -> nn.Module:
 
 
 class Objective:
-    def parts(self, batch: Any, step: int) -> Sequence[Tensor]:
+    def micro_batches(self, batch: Any, step: int) -> Sequence[Tensor]:
         return [batch.images]
 
     def losses(self, forward: Callable[..., Any], part: Tensor) -> Mapping[str, Tensor]:

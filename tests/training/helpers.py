@@ -10,10 +10,10 @@ from compactnets.data import ImageSource, open_source
 TINY = "shufflenet_g3_x0_25"
 
 
-class Part(ImageSource):
+class FirstImages(ImageSource):
     """The first images of a source, under other class names if given."""
 
-    kind = "part"
+    kind = "first images"
 
     def __init__(self, whole: ImageSource, count: int, class_names: list[str] | None = None) -> None:
         super().__init__(whole.spec, whole.split, class_names or whole.class_names, whole.labels[:count])
@@ -28,7 +28,7 @@ class Part(ImageSource):
 
 def digits_part(train: int, val: int) -> tuple[ImageSource, ImageSource]:
     """The first images of both splits of the digits."""
-    return Part(open_source("digits", "train"), train), Part(open_source("digits", "val"), val)
+    return FirstImages(open_source("digits", "train"), train), FirstImages(open_source("digits", "val"), val)
 
 
 def make_tiny_recipe(**changes: Any) -> ClassificationRecipe:

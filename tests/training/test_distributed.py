@@ -23,7 +23,7 @@ from torch import nn
 from compactnets import create_model
 from compactnets.classification import setup as classification
 from compactnets.classification.preparation import prepare
-from compactnets.training.distributed import ProcessorSyncBatchNorm, World, _agree_on_name, synchronize_batchnorm
+from compactnets.training.distributed import CPUSyncBatchNorm, World, _agree_on_name, synchronize_batchnorm
 
 from .helpers import digits_part, make_tiny_recipe
 
@@ -105,11 +105,11 @@ def test_statistics_of_each_process_alone_are_others(tmp_path: Path) -> None:
     assert distance(run_processes(tmp_path, 2, **settings), tmp_path / "one") > 10 * TOLERANCE
 
 
-def test_processor_statistics_are_those_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_statistics_are_those_of_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one process, forward, gradients and running statistics equal torch's."""
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
     torch.manual_seed(0)
-    theirs, ours = nn.BatchNorm2d(5), ProcessorSyncBatchNorm(5)
+    theirs, ours = nn.BatchNorm2d(5), CPUSyncBatchNorm(5)
     nn.init.normal_(theirs.weight)
     nn.init.normal_(theirs.bias)
     ours.load_state_dict(theirs.state_dict())
@@ -132,11 +132,11 @@ def test_processor_statistics_are_those_of_batch_norm(monkeypatch: pytest.Monkey
 UNEQUAL = """
 import sys, torch
 from pathlib import Path
-from compactnets.training.distributed import ProcessorSyncBatchNorm, join_world
+from compactnets.training.distributed import CPUSyncBatchNorm, join_world
 with join_world("cpu") as world:
     torch.manual_seed(world.rank)
     x = torch.randn(1 + world.rank, 5, 3 + world.rank, 4, requires_grad=True)
-    norm = ProcessorSyncBatchNorm(5)
+    norm = CPUSyncBatchNorm(5)
     y = norm(x * 2 + world.rank)
     (y * torch.arange(y.numel()).view_as(y).sin()).sum().backward()
     torch.save([x.detach(), y.detach(), x.grad, norm.running_mean, norm.running_var], sys.argv[1] + str(world.rank))
@@ -174,7 +174,7 @@ def test_every_batch_norm_is_converted_and_keeps_its_state() -> None:
     converted = synchronize_batchnorm(model, World(size=2))
     layers = [layer for layer in converted.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert layers
-    assert all(isinstance(layer, ProcessorSyncBatchNorm) for layer in layers)
+    assert all(isinstance(layer, CPUSyncBatchNorm) for layer in layers)
     assert before.keys() == converted.state_dict().keys()
     assert all(torch.equal(before[key], value) for key, value in converted.state_dict().items())
 

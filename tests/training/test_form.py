@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compactnets import InputError, create_model
 from compactnets.classification.checkpoint import load_checkpoint
-from compactnets.classification.conversion import convert
+from compactnets.classification.legacy import convert
 from compactnets.classification.preparation import prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource

@@ -25,7 +25,7 @@ from compactnets.training.preparation import fit_batch
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 
-from .helpers import Part, digits_part
+from .helpers import FirstImages, digits_part
 
 MakeRecipe = Callable[..., ClassificationRecipe]
 
@@ -86,7 +86,9 @@ def test_same_seed_same_weights(
 def test_every_setting_runs(
     tiny_recipe: MakeRecipe, digits: tuple[ImageSource, ImageSource], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    result = classification.train(tiny_recipe(**changes), Part(digits[0], 64), Part(digits[1], 32), tmp_path / "run")
+    result = classification.train(
+        tiny_recipe(**changes), FirstImages(digits[0], 64), FirstImages(digits[1], 32), tmp_path / "run"
+    )
     assert np.isfinite(result.final["loss"])
 
 
@@ -95,7 +97,9 @@ def test_label_smoothing_and_clipping_have_an_effect(
 ) -> None:
     weights = []
     for index, changes in enumerate(({}, {"label_smoothing": 0.2}, {"clip_grad_norm": 0.01})):
-        classification.train(tiny_recipe(**changes), Part(digits[0], 64), Part(digits[1], 32), tmp_path / str(index))
+        classification.train(
+            tiny_recipe(**changes), FirstImages(digits[0], 64), FirstImages(digits[1], 32), tmp_path / str(index)
+        )
         weights.append(load_checkpoint(tmp_path / str(index) / "last.safetensors")[0].state_dict()["classifier.weight"])
     assert not torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -191,13 +195,13 @@ def test_classes_are_matched_by_name(
     tiny_checkpoint: Callable[..., Path], digits: tuple[ImageSource, ImageSource]
 ) -> None:
     record = load_checkpoint(tiny_checkpoint())[1]
-    named = [Part(digits[1], 3, names) for names in (["cat", "dog", "owl"], ["owl", "cat"], ["cat", "fox"])]
+    named = [FirstImages(digits[1], 3, names) for names in (["cat", "dog", "owl"], ["owl", "cat"], ["cat", "fox"])]
     assert match_classes(record, named[0]) is None
     assert match_classes(record, named[1]) == [2, 0]
     with pytest.raises(InputError, match=r"1 classes that this checkpoint .* does not know \(fox\)"):
         match_classes(record, named[2])
     labelled = CheckpointRecord.model_validate({**record.model_dump(), "class_labels": ["a cat", "a dog", "an owl"]})
-    assert match_classes(labelled, Part(digits[1], 3, ["an owl", "a cat"])) == [2, 0]
+    assert match_classes(labelled, FirstImages(digits[1], 3, ["an owl", "a cat"])) == [2, 0]
 
 
 def test_evaluation_uses_the_class_map(digits: tuple[ImageSource, ImageSource]) -> None:
@@ -207,7 +211,7 @@ def test_evaluation_uses_the_class_map(digits: tuple[ImageSource, ImageSource]) 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.tensor([[0.0, 0.0, 5.0]]).expand(len(x), 3)
 
-    source = Part(digits[1], 50, ["owl", *"abcdefghi"])
+    source = FirstImages(digits[1], 50, ["owl", *"abcdefghi"])
     preprocess = Preprocess(size=8, resize=None, mean=(0.0,), std=(1.0,))
     result = evaluate(Always(), source, preprocess, class_map=[2] + [0] * 9)
     assert result.top1_correct == int((source.labels == 0).sum()) > 0

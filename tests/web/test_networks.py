@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from compactnets.classification.checkpoint import load_checkpoint
-from compactnets.classification.conversion import convert
+from compactnets.classification.legacy import convert
 from compactnets.classification.quantization import quantize
 from compactnets.data import Preprocess, open_source
 from compactnets.deploy.int8 import Settings

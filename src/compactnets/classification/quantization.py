@@ -22,15 +22,15 @@ from compactnets.data.part import PartOfSource
 from compactnets.deploy.export import check_float, check_output, finish_artifact, weight_bytes, weights_digest
 from compactnets.deploy.formats.registry import Format, find_format
 from compactnets.deploy.int8.comparison import compare_accuracy
-from compactnets.deploy.int8.form import (
-    drop_output_quantizer,
-    quantized_form,
-    set_mode,
-    without_quantizers,
-)
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.layers import Mode
 from compactnets.deploy.int8.noise import layer_errors, relative_error, sensitivities
+from compactnets.deploy.int8.quantized import (
+    drop_output_quantizer,
+    quantized_network,
+    set_mode,
+    without_quantizers,
+)
 from compactnets.deploy.int8.ranges import check_method
 from compactnets.deploy.int8.steps import (
     IMAGES_AT_ONCE,
@@ -42,8 +42,8 @@ from compactnets.deploy.int8.steps import (
     spread_over,
 )
 from compactnets.deploy.record import LAYERS, ArtifactRecord, size_in_bytes
-from compactnets.deploy.report import show_quantized
 from compactnets.deploy.rewrite import deploy_form
+from compactnets.deploy.tables import show_quantized
 from compactnets.deploy.verify import example_input
 from compactnets.errors import InputError, LimitError
 from compactnets.failures import Space, one_line, scratch_folder
@@ -155,7 +155,7 @@ def quantize(
     """
     output = as_path(output)
     settings = settings or Settings()
-    form = _format(format_name)
+    fmt = _format(format_name)
     if not -100 <= max_drop <= 100:
         raise InputError(f"--max-drop must be points from -100 to 100, found {max_drop:g}")
     check_method(settings.ranges)
@@ -163,16 +163,16 @@ def quantize(
     space = Space(output, weight_bytes(model) // 4, weight_bytes(model))
     space.check()
     model = copy.deepcopy(model).cpu().float().eval()
-    if settings.keep:  # before any image is read, and again when the form is as it is written
-        with one_line(f"{network.model} cannot be quantised for {form.name}"):
-            check_names(_names_of(model, network, form), settings.keep)
+    if settings.keep:  # before any image is read, and again on the network that is written
+        with one_line(f"{network.model} cannot be quantised for {fmt.name}"):
+            check_names(_names_of(model, network, fmt), settings.keep)
     images, rest = _sources(calibration, evaluation, settings.calibration_images)
     class_map = match_classes(network, rest)
     if beside is not None:
         _check_comparable(*beside, network)
-    with one_line(f"{network.model} cannot be quantised for {form.name}", space):
+    with one_line(f"{network.model} cannot be quantised for {fmt.name}", space):
         return _quantize(
-            form,
+            fmt,
             model,
             network,
             output,
@@ -189,17 +189,17 @@ def quantize(
         )
 
 
-def _names_of(model: nn.Module, network: CheckpointRecord, form: Format) -> GraphModule:
-    """Return a form with the names of layers and quantizers, whose ranges say nothing."""
+def _names_of(model: nn.Module, network: CheckpointRecord, fmt: Format) -> GraphModule:
+    """Return a quantised network that has the names of layers and quantizers, but no ranges yet."""
     if network.int8 is not None:
         assert isinstance(model, GraphModule)
         return model
     example = example_input(Preprocess.from_dict(network.preprocess))
-    return quantized_form(plain_graph(copy.deepcopy(model), example), quantize_output=form.int8_output)
+    return quantized_network(plain_graph(copy.deepcopy(model), example), quantize_output=fmt.int8_output)
 
 
 def _quantize(
-    form: Format,
+    fmt: Format,
     model: nn.Module,
     network: CheckpointRecord,
     output: Path,
@@ -221,12 +221,12 @@ def _quantize(
     pixels = read_pixels(images, preprocess)
     say(f"quantising {network.model} on {len(pixels)} images")
     if network.int8 is None:
-        reference = calibrated(model, pixels, settings, quantize_output=form.int8_output)
+        reference = calibrated(model, pixels, settings, quantize_output=fmt.int8_output)
         floating = deploy_form(model)
     else:
         assert isinstance(model, GraphModule)
         settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
-        reference = model if form.int8_output else drop_output_quantizer(model)
+        reference = model if fmt.int8_output else drop_output_quantizer(model)
         floating = without_quantizers(model)
         check_names(reference, settings.keep)
         model = create_model(network.model, **network.arguments).eval()  # whose multiply-adds are counted
@@ -235,15 +235,15 @@ def _quantize(
     example = example_input(preprocess)
     weights = weights_digest(model)
     with scratch_folder() as plain, writing(output) as folder:
-        with stages(f"{network.model} to {form.name}"):
-            form.write(floating, example, plain)
+        with stages(f"{network.model} to {fmt.name}"):
+            fmt.write(floating, example, plain)
         for kept in _choices(reference, pixels, settings):
             simulation = settled(reference, kept, pixels, settings)
             for file in folder.iterdir():
                 file.unlink()
-            with stages(f"{network.model} int8 to {form.name}"):
-                details = form.write_int8(simulation, example, folder)
-            compared = compare_accuracy(form, plain, folder, rest, preprocess, class_map)
+            with stages(f"{network.model} int8 to {fmt.name}"):
+                details = fmt.write_int8(simulation, example, folder)
+            compared = compare_accuracy(fmt, plain, folder, rest, preprocess, class_map)
             if compared.drop <= max_drop:
                 break
             say(f"{compared.drop:.2f} points lost, more than {max_drop:g}, with {len(kept)} parts in float")
@@ -253,24 +253,24 @@ def _quantize(
                 f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; "
                 + (TRAIN if network.int8 is None else "train longer, or allow more")
             )
-        with stages(f"{network.model} int8 to {form.name}"):
+        with stages(f"{network.model} int8 to {fmt.name}"):
             record = finish_artifact(
-                form,
+                fmt,
                 model,
                 network,
                 folder,
                 details,
-                lambda x, to: form.write_int8(simulation, x, to),
+                lambda x, to: fmt.write_int8(simulation, x, to),
                 tolerance=TOLERANCE_INT8,
                 weights=weights,
                 precision="int8",
                 simulation=simulation,
             )
-        sizes = {"float32": sum(size_in_bytes(plain / name) for name in form.files), "int8": record.bytes}
+        sizes = {"float32": sum(size_in_bytes(plain / name) for name in fmt.files), "int8": record.bytes}
         timed = measure(
             [
-                _entry(network.model, form, record, plain, sizes["float32"]),
-                _entry(f"{network.model} int8", form, record, folder, sizes["int8"]),
+                _entry(network.model, fmt, record, plain, sizes["float32"]),
+                _entry(f"{network.model} int8", fmt, record, folder, sizes["int8"]),
             ],
             threads=threads,
             rounds=rounds,
@@ -283,7 +283,7 @@ def _quantize(
             "network": network.model,
             "trained_for_int8": None if network.int8 is None else network.int8.model_dump(),
             "float": beside[0] if beside else "the same weights",
-            "format": form.name,
+            "format": fmt.name,
             "versions": record.versions,
             "settings": {**asdict(settings), "keep": list(settings.keep)},
             "calibration": {"source": calibration, "images": len(pixels)},
@@ -305,23 +305,23 @@ def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, net
             raise InputError(f"{name} and the network to quantise differ in {field}: they cannot be compared")
 
 
-def _choices(form: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
+def _choices(quantized: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
     """Yield what to keep in float: what the settings name, then ever more of what hurts most."""
     yield list(settings.keep)
-    ranking = [name for name, _ in sensitivities(copy.deepcopy(form), pixels[:PROBES])]
+    ranking = [name for name, _ in sensitivities(copy.deepcopy(quantized), pixels[:PROBES])]
     for number in IN_FLOAT:
         yield [*settings.keep, *ranking[:number]]
 
 
 def _format(name: str) -> Format:
-    form = find_format(name)
-    if not form.int8:
+    fmt = find_format(name)
+    if not fmt.int8:
         from compactnets.deploy.formats.registry import FORMATS
 
         able = ", ".join(other.name for other in FORMATS.values() if other.int8)
         raise InputError(f"int8 is made for {able}, found --format {name}")
-    form.versions()
-    return form
+    fmt.versions()
+    return fmt
 
 
 def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource, ImageSource]:
@@ -343,12 +343,12 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
     return PartOfSource(images, chosen.tolist()), rest
 
 
-def _entry(name: str, form: Format, record: ArtifactRecord, folder: Path, size: int) -> Entry:
+def _entry(name: str, fmt: Format, record: ArtifactRecord, folder: Path, size: int) -> Entry:
     side, channels = record.network.preprocess["size"], len(record.network.preprocess["mean"])
     return Entry(
         network=name,
-        variant=Variant(form.name),
-        path=folder / form.file,
+        variant=Variant(fmt.name),
+        path=folder / fmt.file,
         shape=(1, channels, side, side),
         macs=record.macs,
         params=record.params,

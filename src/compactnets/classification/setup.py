@@ -56,7 +56,7 @@ def train(
         return run(ClassificationSetup(recipe, train_source, val_source, init, world, prepare), output, world)
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Images that go through the network at once."""
 
     images: Tensor  # (B, C, S, S)
@@ -87,13 +87,13 @@ class ClassificationObjective:
             else None
         )
 
-    def parts(self, batch: Batch, step: int) -> Sequence[Part]:
+    def micro_batches(self, batch: Batch, step: int) -> Sequence[MicroBatch]:
         """Mix a batch and cut it into the recipe's ``accumulate`` parts."""
         images, targets = self._mix(batch, step)
         count = self.recipe.accumulate
-        return [Part(*part) for part in zip(images.chunk(count), targets.chunk(count), strict=True)]
+        return [MicroBatch(*part) for part in zip(images.chunk(count), targets.chunk(count), strict=True)]
 
-    def losses(self, forward: Callable[..., Any], part: Part) -> Mapping[str, Tensor]:
+    def losses(self, forward: Callable[..., Any], part: MicroBatch) -> Mapping[str, Tensor]:
         """Return the cross-entropy of every image, ``(B,)``."""
         logits = forward(part.images)
         mixed = part.targets.is_floating_point()  # those are smoothed already

@@ -29,7 +29,7 @@ from compactnets.deploy.artifact import load_artifact
 from compactnets.deploy.export import export
 from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
-from compactnets.deploy.report import ExportReport, show
+from compactnets.deploy.tables import ExportReport, show
 from compactnets.errors import InputError
 from compactnets.tasks.contract import DataRequest, Model, Options, Task
 from compactnets.training.checkpoint import read_record

@@ -48,7 +48,7 @@ def make_train_loader(
         on_error: what to do with an image that cannot be read: ``"raise"``, or ``"skip"``: the next of the epoch's
             order that can be read takes its place, and a line on standard error names it once.
         max_skipped: images that may be unreadable before that is an error after all.
-        decoding: ``"fast"`` (:mod:`compactnets.data.decoding`) or ``"exact"``: whole images, resized by Pillow.
+        decoding: ``"fast"`` (:mod:`compactnets.data.jpeg`) or ``"exact"``: whole images, resized by Pillow.
 
     Raises:
         InputError: a batch that cannot be divided, or a transform that leaves nothing of an image.

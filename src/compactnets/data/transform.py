@@ -14,8 +14,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from compactnets.data.augment import Augment
-from compactnets.data.decoding import Box, Frame, decode_region, read_frame
 from compactnets.data.images import to_channels
+from compactnets.data.jpeg import Box, Frame, decode_region, read_frame
 from compactnets.data.order import Draws
 from compactnets.data.preprocess import (
     INTERPOLATIONS,
@@ -82,7 +82,7 @@ class TrainTransform:
         return to_pixels(self._change(self._crop(image, draws), draws, flip=True))
 
     def decode(self, data: bytes, draws: Draws[int]) -> Tensor | None:
-        """Do the same from the bytes of a file with :mod:`compactnets.data.decoding`; ``None`` where that refuses."""
+        """Do the same from the bytes of a file with :mod:`compactnets.data.jpeg`; ``None`` where that refuses."""
         preprocess, size = self.preprocess, self.preprocess.size
         if preprocess.channels != 3 or preprocess.interpolation == "nearest" or not preprocess.antialias:
             return None

@@ -65,9 +65,9 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
             or a runtime that is not installed.
     """
     record, folder = read_artifact(path, ArtifactRecord)
-    form = FORMATS[record.format]
-    with one_line(f"{folder / form.file} cannot be opened"):
-        runner = form.open(folder / form.file, threads)
+    fmt = FORMATS[record.format]
+    with one_line(f"{folder / fmt.file} cannot be opened"):
+        runner = fmt.open(folder / fmt.file, threads)
     artifact = Artifact(runner, record).eval()
     preprocess = Preprocess.from_dict(record.network.preprocess)
     artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs, now

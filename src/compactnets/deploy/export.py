@@ -80,46 +80,46 @@ def export(
     """
     output = as_path(output)
     check_float(record)
-    form = find_format(format_name)
-    form.check_precision(precision)
-    form.versions()
-    if lanes is not None and not form.lanes:
-        raise InputError(f"the runtime of {form.name} gains nothing from --lanes: leave it out")
+    fmt = find_format(format_name)
+    fmt.check_precision(precision)
+    fmt.versions()
+    if lanes is not None and not fmt.lanes:
+        raise InputError(f"the runtime of {fmt.name} gains nothing from --lanes: leave it out")
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     check_share(tolerance, "--tolerance")
     check_output(output)
     preprocess = resized(Preprocess.from_dict(record.preprocess), size)
-    space = Space(output, weight_bytes(model, precision), round(form.scratch * weight_bytes(model)))
+    space = Space(output, weight_bytes(model, precision), round(fmt.scratch * weight_bytes(model)))
     space.check()
-    computed = precision == FLOAT16 and form.float16 == "computed" and not form.runs_here
-    pictures = load_pictures(images) if form.runs_here or computed else None
+    computed = precision == FLOAT16 and fmt.float16 == "computed" and not fmt.runs_here
+    pictures = load_pictures(images) if fmt.runs_here or computed else None
     with (
-        stages(f"{record.model} to {form.name}"),
+        stages(f"{record.model} to {fmt.name}"),
         writing(output) as partial,
-        one_line(f"{record.model} cannot be exported to {form.name}", space),
+        one_line(f"{record.model} cannot be exported to {fmt.name}", space),
     ):
         stage("rewriting")
         model = exported_form(model)
         with torch.inference_mode():
             check_outputs(record, model(example_input(preprocess)).shape[1])
-        if form.any_size:
-            _check_any_size(model, record.model, form, preprocess)
+        if fmt.any_size:
+            _check_any_size(model, record.model, fmt, preprocess)
         weights = weights_digest(model)
         deployed = deploy_form(model)
         if lanes is not None:
             deployed = align_depthwise(deployed, lanes)
 
         def write(example: Tensor, folder: Path) -> dict[str, Any]:
-            return form.write(deployed, example, folder, precision)
+            return fmt.write(deployed, example, folder, precision)
 
         details = write(example_input(preprocess, batch_size), partial)
         details |= {} if lanes is None else {"lanes": lanes}
-        details |= {"float16": form.float16} if precision == FLOAT16 else {}
+        details |= {"float16": fmt.float16} if precision == FLOAT16 else {}
         if computed and pictures:
-            found = check_float16(form, deployed, model, preprocess, pictures, tolerance)
+            found = check_float16(fmt, deployed, model, preprocess, pictures, tolerance)
             details |= {"float16_difference": found}
         return finish_artifact(
-            form,
+            fmt,
             model,
             record.model_copy(update={"preprocess": preprocess.to_dict()}),
             partial,
@@ -147,7 +147,7 @@ def check_float(record: CheckpointRecord) -> None:
         )
 
 
-def _check_any_size(model: nn.Module, name: str, form: Format, preprocess: Preprocess) -> None:
+def _check_any_size(model: nn.Module, name: str, fmt: Format, preprocess: Preprocess) -> None:
     """Raise where a network takes its own size only, for a format whose artifacts take any.
 
     Raises:
@@ -157,7 +157,7 @@ def _check_any_size(model: nn.Module, name: str, form: Format, preprocess: Prepr
     if not takes_size(model, resized(preprocess, side + STEP)):
         fixed = ", ".join(each.name for each in FORMATS.values() if not each.any_size)
         raise InputError(
-            f"{name} takes {side} x {side} pixels only, and artifacts of {form.name} take any size: export it to one "
+            f"{name} takes {side} x {side} pixels only, and artifacts of {fmt.name} take any size: export it to one "
             f"of {fixed}, which fix it"
         )
 
@@ -192,7 +192,7 @@ def check_share(value: float, option: str) -> None:
 
 
 def finish_artifact(
-    form: Format,
+    fmt: Format,
     model: nn.Module,
     network: CheckpointRecord,
     folder: Path,
@@ -210,7 +210,7 @@ def finish_artifact(
     """Write metadata into the artifact in a folder, verify it, and write its record.
 
     Args:
-        form: the format.
+        fmt: the format.
         model: the network, on the processor, in evaluation mode.
         network: its record.
         folder: with the artifact's files.
@@ -231,10 +231,10 @@ def finish_artifact(
     preprocess = Preprocess.from_dict(network.preprocess)
     with torch.inference_mode():
         check_outputs(network, model(example_input(preprocess)).shape[1])
-    shape = _input_shape(form, preprocess, batch_size)
-    form.embed(folder, classifier_metadata(network, shape, precision))  # before the comparison: what is kept is run
+    shape = _input_shape(fmt, preprocess, batch_size)
+    fmt.embed(folder, classifier_metadata(network, shape, precision))  # before the comparison: what is kept is run
     verification = verify(
-        form,
+        fmt,
         simulation or model,
         write,
         folder,
@@ -247,16 +247,16 @@ def finish_artifact(
     )
     macs, params = count(model, (preprocess.channels, preprocess.size, preprocess.size))
     result = ArtifactRecord(
-        format=form.name,
-        files={name: digest(folder / name) for name in form.files},
-        bytes=sum(size_in_bytes(folder / name) for name in form.files),
+        format=fmt.name,
+        files={name: digest(folder / name) for name in fmt.files},
+        bytes=sum(size_in_bytes(folder / name) for name in fmt.files),
         precision=precision,
         input=shape,
         network=network,
         weights=weights,
         macs=macs,
         params=params,
-        versions={**software_versions(), **form.versions()},
+        versions={**software_versions(), **fmt.versions()},
         details=details,
         verification=verification,
     )
@@ -272,9 +272,9 @@ def resized(preprocess: Preprocess, size: int | None) -> Preprocess:
     return dataclasses.replace(preprocess, size=size, resize=resize)
 
 
-def _input_shape(form: Format, preprocess: Preprocess, batch_size: int) -> list[int | None]:
-    side = None if form.any_size else preprocess.size
-    return [None if form.any_batch else batch_size, preprocess.channels, side, side]
+def _input_shape(fmt: Format, preprocess: Preprocess, batch_size: int) -> list[int | None]:
+    side = None if fmt.any_size else preprocess.size
+    return [None if fmt.any_batch else batch_size, preprocess.channels, side, side]
 
 
 def check_output(output: Path, files: Iterable[str] = ()) -> None:
@@ -287,7 +287,7 @@ def check_output(output: Path, files: Iterable[str] = ()) -> None:
     folder = check_folder(output)
     if not folder.exists():
         return
-    known = {NAME, LAYERS, *files, *(name for form in FORMATS.values() for name in form.files)}
+    known = {NAME, LAYERS, *files, *(name for fmt in FORMATS.values() for name in fmt.files)}
     found = entries(folder)
     if found and not (NAME in found and found <= known):
         foreign = sorted(found - known) or sorted(found)

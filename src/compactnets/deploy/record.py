@@ -61,8 +61,8 @@ class ExportedRecord(BaseModel):
 
     def expected_files(self) -> tuple[str, ...] | None:
         """Return the names that ``files`` must have, in order; ``None`` where the format is not known."""
-        form = FORMATS.get(self.format)
-        return None if form is None else form.files
+        fmt = FORMATS.get(self.format)
+        return None if fmt is None else fmt.files
 
 
 class ArtifactRecord(ExportedRecord):

@@ -34,11 +34,11 @@ def deploy_form(model: nn.Module) -> nn.Module:
 
     The outputs equal those of ``model`` in evaluation mode but for rounding, for every input size and memory format.
     """
-    form = copy.deepcopy(model).cpu().eval()
-    move_shuffles(form)
-    fold_normalization(form)
-    _drop_dropout(form)
-    return form.eval().requires_grad_(False)
+    deployed = copy.deepcopy(model).cpu().eval()
+    move_shuffles(deployed)
+    fold_normalization(deployed)
+    _drop_dropout(deployed)
+    return deployed.eval().requires_grad_(False)
 
 
 def move_shuffles(model: nn.Module) -> None:
@@ -107,13 +107,15 @@ def separate_padding(model: nn.Module) -> nn.Module:
     XNNPACK averages over what lies inside the image only, so it does not take a pooling that counts its padding;
     ExecuTorch's own kernel for the three of menet_228_12x1_g3 took 15 of 22 ms.
     """
-    form = copy.deepcopy(model)
-    for name, pool in list(form.named_modules()):
+    deployed = copy.deepcopy(model)
+    for name, pool in list(deployed.named_modules()):
         if isinstance(pool, nn.AvgPool2d) and pool.padding and pool.count_include_pad:
             plain = nn.AvgPool2d(pool.kernel_size, pool.stride, ceil_mode=pool.ceil_mode)
             padding = pool.padding if isinstance(pool.padding, tuple) else (pool.padding, pool.padding)
-            _replace(form, name, nn.Sequential(nn.ZeroPad2d((padding[1], padding[1], padding[0], padding[0])), plain))
-    return form
+            _replace(
+                deployed, name, nn.Sequential(nn.ZeroPad2d((padding[1], padding[1], padding[0], padding[0])), plain)
+            )
+    return deployed
 
 
 class AlignedConv(nn.Module):
@@ -148,13 +150,13 @@ def align_depthwise(model: nn.Module, lanes: int) -> nn.Module:
     ONNX Runtime's fast depthwise convolution on x86 takes whole vectors of channels only (16 with AVX-512, 8 with
     AVX2), and the widths of these networks are seldom such multiples.
     """
-    form = copy.deepcopy(model)
-    for name, conv in list(form.named_modules()):
+    deployed = copy.deepcopy(model)
+    for name, conv in list(deployed.named_modules()):
         if not isinstance(conv, nn.Conv2d) or not 1 < conv.groups == conv.in_channels == conv.out_channels:
             continue
         if conv.groups % lanes:
-            _replace(form, name, AlignedConv(conv, lanes).requires_grad_(False))
-    return form
+            _replace(deployed, name, AlignedConv(conv, lanes).requires_grad_(False))
+    return deployed
 
 
 class _Stored(nn.Module):
@@ -170,11 +172,11 @@ def store_float16(model: nn.Module) -> nn.Module:
     Weights are parameters of more than one dimension; biases, normalisations and values beyond the range of float16
     stay float32.
     """
-    form = copy.deepcopy(model)
-    for module, name, stored in list(_in_float16(form)):
+    deployed = copy.deepcopy(model)
+    for module, name, stored in list(_in_float16(deployed)):
         setattr(module, name, nn.Parameter(stored, requires_grad=False))
         register_parametrization(module, name, _Stored(), unsafe=True)  # which changes the kind of number
-    return form.requires_grad_(False)
+    return deployed.requires_grad_(False)
 
 
 def round_to_float16(model: nn.Module) -> None:

@@ -42,7 +42,7 @@ Write = Callable[[Tensor, Path], dict[str, Any]]  # (example, folder) -> what th
 
 
 def verify(
-    form: Format,
+    fmt: Format,
     model: nn.Module,
     write: Write,
     folder: Path,
@@ -72,13 +72,13 @@ def verify(
         LimitError: a difference past the tolerance, or a result that is not finite.
         InputError: images or an artifact that cannot be used.
     """
-    if not form.runs_here:
-        note = f"{form.name} runs on {form.runs_on} only: the specification was checked, the network was not run"
+    if not fmt.runs_here:
+        note = f"{fmt.name} runs on {fmt.runs_on} only: the specification was checked, the network was not run"
         return Verification(ran=False, note=note, tolerance=tolerance)
     chosen, origin = pictures or load_pictures(images)
     other = _other_size(model, preprocess)
     checks = []
-    for batch, prepared, runner in _cases(form, write, folder, preprocess, other, batch_size):
+    for batch, prepared, runner in _cases(fmt, write, folder, preprocess, other, batch_size):
         pixels = torch.stack([prepared(picture) for picture in chosen])
         with torch.inference_mode():
             expected = model(pixels).numpy()
@@ -87,7 +87,7 @@ def verify(
         difference = getattr(checks[-1], measure)
         if not difference <= tolerance:  # also where it is not a number
             raise LimitError(
-                f"the {form.name} artifact differs from PyTorch by {difference:.2g} of {MEASURES[measure]} at batch "
+                f"the {fmt.name} artifact differs from PyTorch by {difference:.2g} of {MEASURES[measure]} at batch "
                 f"{batch} and {prepared.size} x {prepared.size} pixels, past the tolerance of {tolerance:.2g}: it was "
                 f"not kept"
             )
@@ -110,12 +110,12 @@ def _other_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
 
 
 def check_float16(
-    form: Format, deployed: nn.Module, model: nn.Module, preprocess: Preprocess, pictures: Pictures, tolerance: float
+    fmt: Format, deployed: nn.Module, model: nn.Module, preprocess: Preprocess, pictures: Pictures, tolerance: float
 ) -> float:
     """Compute in float16 with PyTorch what a runtime that is not here would, so that an overflow is seen.
 
     Args:
-        deployed: the deploy form.
+        deployed: the deploy fmt.
         model: the network as it was trained.
 
     Returns:
@@ -131,7 +131,7 @@ def check_float16(
     difference = compare(expected.numpy(), found.numpy(), len(pixels), preprocess.size).relative_difference
     if not difference <= tolerance:
         raise LimitError(
-            f"in float16, as {form.name} computes, the logits differ by {difference:.2g} of the largest, past the "
+            f"in float16, as {fmt.name} computes, the logits differ by {difference:.2g} of the largest, past the "
             f"tolerance of {tolerance:.2g}: it was not kept"
         )
     return difference
@@ -154,12 +154,12 @@ def compare(expected: np.ndarray, found: np.ndarray, batch: int, size: int) -> C
 
 
 def _cases(
-    form: Format, write: Write, folder: Path, kept: Preprocess, other: Preprocess, batch_size: int
+    fmt: Format, write: Write, folder: Path, kept: Preprocess, other: Preprocess, batch_size: int
 ) -> Iterator[tuple[int, Preprocess, Runner]]:
     """Yield every batch and size to compare, with an artifact that takes them."""
     stage("comparing with PyTorch")
-    runner = form.open(folder / form.file)
-    if form.any_batch and form.any_size:
+    runner = fmt.open(folder / fmt.file)
+    if fmt.any_batch and fmt.any_size:
         for batch, prepared in itertools.product(BATCHES, (kept, other)):
             yield batch, prepared, runner
         return
@@ -169,7 +169,7 @@ def _cases(
         stage(f"writing again for a batch of {batch} at {other.size} x {other.size} pixels")
         write(example_input(other, batch), scratch)
         stage("comparing with PyTorch")
-        yield batch, other, form.open(scratch / form.file)
+        yield batch, other, fmt.open(scratch / fmt.file)
 
 
 def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.drawing import LabelledBox, class_colour, detection_boxes, draw_boxes, object_boxes
 from compactnets.detection.lettering import Legend
 from compactnets.detection.matching import Matches, match
-from compactnets.detection.metrics import METRIC_TITLES, DetectionScores
+from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
 from compactnets.detection.objects import Detections, Objects
 from compactnets.files import as_path, replace_text
 
@@ -100,6 +101,28 @@ def examples_page(
         ],
     )
     replace_text(path, page)
+
+
+def write_examples(path: str | Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
+    """Write the page of the best and the worst images of an evaluation of ``source``.
+
+    Raises:
+        InputError: an image that cannot be read, or a file that cannot be written.
+    """
+    path = as_path(path)
+
+    def example(index: int) -> Example:
+        detections, objects = found[index]
+        return Example(source.name(index), lambda: source.image(index), detections, objects)
+
+    found = {index: (detections, objects) for index, detections, objects in evaluator}
+    examples_page(
+        path,
+        [example(index) for index in found],
+        source.class_names,
+        scores=evaluator.compute(),
+        title=f"{source.spec} ({source.split})",
+    )
 
 
 def _rank(matches: Matches) -> tuple[float, int, int]:

@@ -23,10 +23,11 @@ from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.reviewing import announce, review_both
 from compactnets.detection.detectors import describe_maps
 from compactnets.detection.evaluation import evaluate_detector, evaluate_on, input_sides
+from compactnets.detection.examples import write_examples
 from compactnets.detection.loading import DetectionBatch, DetectionEvalLoader, DetectionLoader, Target
 from compactnets.detection.metrics import METRIC_LABELS, DetectionEvaluator, DetectionScores
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.report import show, write_examples
+from compactnets.detection.tables import show
 from compactnets.detection.transform import BoxTransform
 from compactnets.environment import software_versions
 from compactnets.errors import InputError
@@ -96,7 +97,7 @@ def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
     )
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """Images that go through the detector at once."""
 
     images: list[Tensor]
@@ -109,13 +110,13 @@ class DetectionObjective:
     def __init__(self, recipe: DetectionRecipe) -> None:
         self.recipe = recipe
 
-    def parts(self, batch: DetectionBatch, step: int) -> Sequence[Part]:
+    def micro_batches(self, batch: DetectionBatch, step: int) -> Sequence[MicroBatch]:
         """Cut a batch into the recipe's ``accumulate`` parts."""
         size = len(batch.images) // self.recipe.accumulate
         starts = range(0, len(batch.images), size)
-        return [Part(batch.images[start : start + size], batch.targets[start : start + size]) for start in starts]
+        return [MicroBatch(batch.images[start : start + size], batch.targets[start : start + size]) for start in starts]
 
-    def losses(self, forward: Callable[..., Any], part: Part) -> Mapping[str, Tensor]:
+    def losses(self, forward: Callable[..., Any], part: MicroBatch) -> Mapping[str, Tensor]:
         """Return the losses of the part for each of its images, ``(B,)``: torchvision gives their means alone."""
         found: Mapping[str, Tensor] = forward(part.images, part.targets)
         return {LOSSES[name]: loss.float().expand(len(part.images)) for name, loss in found.items()}

@@ -13,7 +13,7 @@ from torch import nn
 
 from compactnets.console import say
 from compactnets.data.inputs import Picture
-from compactnets.deploy.report import ExportReport
+from compactnets.deploy.tables import ExportReport
 from compactnets.detection.anchors import AnchorFit, check_anchors
 from compactnets.detection.checkpoint import DetectorRecord, load_detector
 from compactnets.detection.cost import DetectorCost, detector_cost, planned_record
@@ -26,12 +26,13 @@ from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.deploy.export import export_detector, parse_size
 from compactnets.detection.deploy.runtime import load_detector_artifact
 from compactnets.detection.evaluation import evaluate_on
+from compactnets.detection.examples import write_examples
 from compactnets.detection.metrics import METRIC_TITLES, Metric
 from compactnets.detection.prediction import COLUMNS, ImageObjects, predict_objects
 from compactnets.detection.recipe import DetectionRecipe
-from compactnets.detection.report import show_artifact, write_examples
 from compactnets.detection.results import CocoIds, write_coco_results
 from compactnets.detection.setup import ANCHORS, DetectionScore, DetectionSetup, review_run, write_page
+from compactnets.detection.tables import show_artifact
 from compactnets.errors import InputError
 from compactnets.folders import check_file, check_folder
 from compactnets.tasks.contract import DataRequest, Model, Options, Task, Verb

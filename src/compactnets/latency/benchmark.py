@@ -311,13 +311,13 @@ def parse_format(text: str) -> Variant:
         InputError: an unknown format, or something that it does not have.
     """
     name, _, option = text.partition("@")
-    form = None if name == EAGER else find_format(name)
-    if form and form.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
+    fmt = None if name == EAGER else find_format(name)
+    if fmt and fmt.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
         return Variant(name, lanes=int(lanes[1]))
     precision = option or FLOAT32
     allowed: list[str] = [FLOAT32]
-    if form:
-        allowed += [*([FLOAT16] if form.float16 else []), *form.precisions, *(["lanes16"] if form.lanes else [])]
+    if fmt:
+        allowed += [*([FLOAT16] if fmt.float16 else []), *fmt.precisions, *(["lanes16"] if fmt.lanes else [])]
     if precision not in allowed:
         raise InputError(f"{name} runs in {', '.join(allowed)}, found {precision!r}")
     return Variant(name, precision)

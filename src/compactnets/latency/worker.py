@@ -25,13 +25,13 @@ _call: Callable[[], object]
 _memory_before: int | None = None
 
 
-def open_artifact(form: str, path: Path, precision: str, shape: tuple[int, ...], threads: int) -> None:
+def open_artifact(format_name: str, path: Path, precision: str, shape: tuple[int, ...], threads: int) -> None:
     """Load an artifact into its runtime, ready for images of ``shape``, (N, C, H, W)."""
     global _call, _memory_before
     torch.set_num_threads(threads)
-    find_format(form).load_runtime()
+    find_format(format_name).load_runtime()
     _memory_before = _resident()
-    runner = find_format(form).open(path, threads, precision)
+    runner = find_format(format_name).open(path, threads, precision)
     images = example_images(shape)
     _call = lambda: runner(images)  # noqa: E731
 
@@ -81,10 +81,10 @@ def peak_memory() -> int | None:
 
 
 def operators_of_artifact(
-    form: str, path: Path, precision: str, shape: tuple[int, ...], threads: int, calls: int
+    format_name: str, path: Path, precision: str, shape: tuple[int, ...], threads: int, calls: int
 ) -> list[dict[str, Any]]:
     """Return the time of each kind of operator, loading the artifact anew with its runtime's profiler on."""
-    found = find_format(form).time_operators(path, example_images(shape), threads, calls, precision)
+    found = find_format(format_name).time_operators(path, example_images(shape), threads, calls, precision)
     return [asdict(operator) for operator in found]
 
 

@@ -5,7 +5,7 @@ draws and the places where a paper disagrees with itself; :mod:`compactnets.pape
 multiply-adds and parameters with a count of our networks.
 """
 
-from compactnets.papers.records import Paper, Row
+from compactnets.papers.schema import Paper, Row
 from compactnets.papers.stated import PAPERS, load_paper, load_papers, stated_rows
 
 __all__ = ["PAPERS", "Paper", "Row", "load_paper", "load_papers", "stated_rows"]

@@ -38,7 +38,7 @@ from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path, json_text, replace_text
 from compactnets.locks import own_folder
 from compactnets.models.registry import build_on_meta, own_arguments
-from compactnets.papers.records import Row
+from compactnets.papers.schema import Row
 from compactnets.papers.stated import stated_rows
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import pick_device
@@ -160,12 +160,12 @@ def run_ablation(
     }
     with own_folder(output):
         outcomes = train_grid(list(members.values()), data, output, place, download=download)
-        record = _record(name, data, recipe, settings, place, entries, members, outcomes)
-        replace_text(output / NAME, json_text(record, indent=1) + "\n")
-    return record
+        result = _result(name, data, recipe, settings, place, entries, members, outcomes)
+        replace_text(output / NAME, json_text(result, indent=1) + "\n")
+    return result
 
 
-def _record(
+def _result(
     name: str,
     data: str,
     recipe: str,
@@ -202,20 +202,20 @@ def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
     return mean(accuracies), stdev(accuracies) if len(accuracies) > 1 else None, len(accuracies)
 
 
-def rank_correlation(record: Mapping[str, Any]) -> float | None:
+def rank_correlation(result: Mapping[str, Any]) -> float | None:
     """Return Spearman's rank correlation of our means with the paper's accuracies; ``None`` of less than three rows."""
-    stated = [row for row in record["rows"] if row["stated_top1"] is not None]
+    stated = [row for row in result["rows"] if row["stated_top1"] is not None]
     pairs = [(row["stated_top1"], summary[0]) for row in stated if (summary := summarize(row))]
     return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
 
 
-def own_sharings(records: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def own_sharings(results: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Return the rows whose M is none of the paper's, such as one that was learned, each M once, by a name of its own.
 
     The name is the row's key, numbered from the second on where several M have the same.
     """
     found: dict[str, Mapping[str, Any]] = {}
-    for row in (row for record in records for row in record["rows"]):
+    for row in (row for result in results for row in result["rows"]):
         if row["stated_top1"] is not None or not isinstance(row["arguments"].get("sharing"), list):
             continue
         names = itertools.chain([row["key"]], (f"{row['key']}-{number}" for number in itertools.count(2)))
@@ -227,16 +227,16 @@ def _same_network(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return (row["model"], row["arguments"]) == (other["model"], other["arguments"])
 
 
-def show(record: Mapping[str, Any]) -> None:
-    """Print the rows of a record as a table, with the paper's accuracies beside ours."""
+def show(result: Mapping[str, Any]) -> None:
+    """Print the rows of a result as a table, with the paper's accuracies beside ours."""
     table = Table("row")
     table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs")
-    for row in record["rows"]:
+    for row in result["rows"]:
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
         table.add_row(row["label"], *cost, *describe(row))
     stdout.print(table)
-    stdout.print(f"accuracies: the paper's on ImageNet; here on {record['data']}, mean and deviation over seeds")
-    if (correlation := rank_correlation(record)) is not None:
+    stdout.print(f"accuracies: the paper's on ImageNet; here on {result['data']}, mean and deviation over seeds")
+    if (correlation := rank_correlation(result)) is not None:
         stdout.print(f"rank correlation of the two accuracies: {correlation:.2f}")
 
 

@@ -13,7 +13,7 @@ from compactnets.complexity import count
 from compactnets.complexity.groups import lost_share
 from compactnets.models.registry import create_model
 from compactnets.models.staged import StagedNet
-from compactnets.papers.records import Computed
+from compactnets.papers.schema import Computed
 
 
 def compute(computed: Computed) -> float:

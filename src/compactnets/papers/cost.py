@@ -18,7 +18,7 @@ import compactnets
 from compactnets.complexity import CONVENTION, count
 from compactnets.console import Group, Table
 from compactnets.errors import InputError
-from compactnets.papers.records import Row
+from compactnets.papers.schema import Row
 from compactnets.papers.stated import PAPERS, load_paper, stated_rows
 
 NEEDS_PEERS = "needs compactnets[peers]"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from compactnets.errors import InputError, did_you_mean
-from compactnets.papers.records import Paper, Row
+from compactnets.papers.schema import Paper, Row
 
 PAPERS = ("menet", "muffnet")
 

@@ -1,4 +1,4 @@
-"""Where the records of the package lie."""
+"""The recorded results that ship with the package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from typing import Any
 FOLDER = Path(__file__).parent
 
 
-def load_records(kind: str, folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
-    """Return the records of one kind, such as ``"training"``, by name; none where there is no such folder."""
+def load_results(kind: str, folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
+    """Return the recorded results of one kind, such as ``"training"``, by name; empty if there is no such folder."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / kind).glob("*.json"))}

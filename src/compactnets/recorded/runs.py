@@ -1,4 +1,4 @@
-"""From the folder of a finished run to its record."""
+"""From the folder of a finished run to a recorded result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = dict[str, Any]
 
 
 def read_classifier_run(folder: str | Path) -> Run:
-    """Return the record of a finished training run: where it comes from, its recipe, and its metrics per epoch.
+    """Return the result of a finished training run: where it comes from, its recipe, and its metrics per epoch.
 
     Raises:
         InputError: not the folder of a finished run.
@@ -49,7 +49,7 @@ def read_classifier_run(folder: str | Path) -> Run:
 
 
 def read_detector_run(folder: str | Path, test: str | Path) -> Run:
-    """Return the record of a finished training run of a detector, with its scores on the test split.
+    """Return the result of a finished training run of a detector, with its scores on the test split.
 
     Args:
         test: what ``compactnets eval --json`` printed.
@@ -83,20 +83,20 @@ def network_label(run: Mapping[str, Any]) -> str:
 
 
 def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None, folder: str | Path = FOLDER) -> Path:
-    """Add runs to the record ``KIND/NAME.json``, in place of those with the same command, and return its path.
+    """Add runs to the recorded results in ``KIND/NAME.json``, replacing those with the same command; return the path.
 
     Args:
-        note: what a reader must know of all runs together; a record that exists keeps its own where it is not given.
+        note: what a reader must know of all runs together; an existing file keeps its own if none is given.
 
     Raises:
-        InputError: a new record without a note, or a folder that cannot be written.
+        InputError: a new file without a note, or a folder that cannot be written.
     """
     folder = as_path(folder)
     path = folder / kind / f"{name}.json"
     before: Run = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": []}
     told: str | None = note or before.get("note")
     if told is None:
-        raise InputError(f"the record {name} is new: say with --note what a reader must know of it")
+        raise InputError(f"no results are recorded as {name} yet: describe them with --note")
     again = {run["command"] for run in runs}
     kept = [run for run in before["runs"] if run["command"] not in again]
     replace_text(path, json_text({"name": name, "note": told, "runs": [*kept, *runs]}, indent=1) + "\n")
@@ -113,7 +113,7 @@ def _describe(folder: Path) -> tuple[Run, dict[str, Any], list[dict[str, Any]]]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder} is not the folder of a training run: {error}") from None
     if finished[0] != finished[1]:
-        raise InputError(f"{folder} has {finished[0]} of {finished[1]} epochs: a record is of a finished run")
+        raise InputError(f"{folder} has {finished[0]} of {finished[1]} epochs: only finished runs are recorded")
     first, last = sessions[0], sessions[-1]
     device = last["device"] if last["device"] != "cpu" else last["processor"]
     described = {

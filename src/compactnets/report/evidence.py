@@ -18,8 +18,8 @@ from compactnets.latency.benchmark import parse_format
 from compactnets.models.registry import own_arguments
 from compactnets.papers.ablation import NAME as ABLATION
 from compactnets.papers.cost import count_network
-from compactnets.papers.records import Reproduction, Row
-from compactnets.recorded import FOLDER, load_records, network_label, read_classifier_run
+from compactnets.papers.schema import Reproduction, Row
+from compactnets.recorded import FOLDER, load_results, network_label, read_classifier_run
 from compactnets.training.recipe_files import load_recipe
 
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
@@ -81,13 +81,13 @@ class Evidence:
     """
 
     def __init__(self, runs: Iterable[Path] = (), folder: Path = FOLDER) -> None:
-        self._latency = load_records("latency", folder)
-        self._detection = load_records("detection", folder)
-        self._evaluations = list(load_records("evaluation", folder).values())
-        self.ablations = list(load_records("ablation", folder).values())
+        self._latency = load_results("latency", folder)
+        self._detection = load_results("detection", folder)
+        self._evaluations = list(load_results("evaluation", folder).values())
+        self.ablations = list(load_results("ablation", folder).values())
         self.runs: list[dict[str, Any]] = []
-        for record in load_records("training", folder).values():
-            self.runs += [{**run, "note": record["note"]} for run in record["runs"]]
+        for result in load_results("training", folder).values():
+            self.runs += [{**run, "note": result["note"]} for run in result["runs"]]
         for path in runs:
             if (path / ABLATION).is_file():
                 self.ablations.append(_read_ablation(path / ABLATION))
@@ -116,29 +116,29 @@ class Evidence:
 
         It does not compare with what the paper states.
         """
-        for record in self._evaluations if metric in EVALUATED else ():
-            if _same_network(record, row):
-                return _evaluated(record, EVALUATED[metric])
+        for result in self._evaluations if metric in EVALUATED else ():
+            if _same_network(result, row):
+                return _evaluated(result, EVALUATED[metric])
         return None
 
     def latency(self, row: Row) -> Measured | None:
         """Return the fastest float32 format of a row's network at the row's input size, in milliseconds."""
         found = [
-            (each["milliseconds"]["median"], record, each)
-            for record in self._latency.values()
-            for each in record["rows"]
+            (each["milliseconds"]["median"], result, each)
+            for result in self._latency.values()
+            for each in result["rows"]
             if each["network"] == row.model and tuple(each["input"][1:]) == row.input_size
             if not own_arguments(row.arguments) and parse_format(each["format"]).precision == "float32"
         ]
         if not found:
             return None
-        value, record, each = min(found, key=lambda entry: entry[0])
-        time, environment = each["milliseconds"], record["environment"]
+        value, result, each = min(found, key=lambda entry: entry[0])
+        time, environment = each["milliseconds"], result["environment"]
         origin = Origin(
-            what=f"latency of one image, {record['settings']['threads']} thread, {time['n']} calls",
-            command=" ".join(record["command"]),
-            commit=record["commit"],
-            date=record["date"],
+            what=f"latency of one image, {result['settings']['threads']} thread, {time['n']} calls",
+            command=" ".join(result["command"]),
+            commit=result["commit"],
+            date=result["date"],
             device=environment["processor"],
             versions=_versions(environment["versions"]),
         )
@@ -174,8 +174,8 @@ class Evidence:
         kind = reproduction.recipe.partition("/")[2].removesuffix("512")
         paces = [
             median(1 / epoch["images_per_second"] for epoch in run["epochs"]) / count_network(run["model"])[0]
-            for record in self._detection.values()
-            for run in record["runs"]
+            for result in self._detection.values()
+            for run in result["runs"]
             if run["detector"] == kind
         ]
         return min(paces) * macs * reproduction.images * epochs / 3600 if paces else None
@@ -247,18 +247,18 @@ def _mean(runs: Sequence[dict[str, Any]]) -> float:
     return mean(_finals(runs))
 
 
-def _evaluated(record: Mapping[str, Any], key: str) -> Measured:
+def _evaluated(result: Mapping[str, Any], key: str) -> Measured:
     """Return an accuracy on a sample, with what it is of."""
     origin = Origin(
         what="evaluation",
-        command=record["command"],
-        commit=record["commit"],
-        date=record["date"],
-        device=record["environment"]["processor"],
-        versions=_versions(record["environment"]["versions"]),
-        note=record["note"],
+        command=result["command"],
+        commit=result["commit"],
+        date=result["date"],
+        device=result["environment"]["processor"],
+        versions=_versions(result["environment"]["versions"]),
+        note=result["note"],
     )
-    return Measured(record[key], origin, remark=f"{record['weights']} on {record['images']} {record['of']}")
+    return Measured(result[key], origin, remark=f"{result['weights']} on {result['images']} {result['of']}")
 
 
 def _recipe(run: Mapping[str, Any]) -> str:
@@ -272,9 +272,9 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 def _read_ablation(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record["rows"], list):
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result["rows"], list):
             raise TypeError
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is not the record of 'compactnets papers ablation'") from None
-    return record
+        raise InputError(f"{path} is not the result of 'compactnets papers ablation'") from None
+    return result

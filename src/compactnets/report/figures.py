@@ -14,7 +14,7 @@ from compactnets.complexity import profile
 from compactnets.complexity.groups import lost_share
 from compactnets.models.registry import create_model
 from compactnets.nn import channel_shuffle
-from compactnets.papers.records import Paper
+from compactnets.papers.schema import Paper
 from compactnets.papers.theory import (
     crossing_frequency,
     equal_budget_width,

@@ -21,7 +21,7 @@ from compactnets.files import as_bytes, as_path, json_text, replace_files
 from compactnets.folders import check_folder
 from compactnets.papers.ablation import own_sharings
 from compactnets.papers.cost import RowCost, measure_rows, select_rows, summary
-from compactnets.papers.records import Paper
+from compactnets.papers.schema import Paper
 from compactnets.papers.stated import load_papers
 from compactnets.papers.theory import crossing_frequency, equal_budget_width, federated_macs
 from compactnets.report import diagrams, figures

@@ -14,7 +14,7 @@ from compactnets.models.staged import StagedNet
 from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank_correlation
 from compactnets.papers.computed import agrees, compute
 from compactnets.papers.cost import Comparison, RowCost, count_network
-from compactnets.papers.records import Paper, Reproduction, Row, Table
+from compactnets.papers.schema import Paper, Reproduction, Row, Table
 from compactnets.report.evidence import Evidence, Measured, Origin, command_for
 
 TITLES = {
@@ -47,7 +47,7 @@ def paper_tables(
     """Return every table of a paper: heading, rows of stated and measured values, and what was not run.
 
     Args:
-        costs: our counts by the name of the row (:attr:`compactnets.papers.records.Row.name`).
+        costs: our counts by the name of the row (:attr:`compactnets.papers.schema.Row.name`).
     """
     return [_table(table, costs, evidence, origins) for table in paper.tables]
 
@@ -243,8 +243,8 @@ def ablations(evidence: Evidence) -> list[dict[str, Any]]:
 def _ablation(name: str, evidence: Evidence) -> dict[str, Any]:
     paper, tables = ABLATIONS[name]
     epochs, seeds = 5, 3
-    records = [record for record in evidence.ablations if record["name"] == name]
-    run = {row["key"] for record in records for row in record["rows"]}
+    results = [result for result in evidence.ablations if result["name"] == name]
+    run = {row["key"] for result in results for row in result["rows"]}
     rows = ablation_rows(name)
     left = [row for row in rows if row.key not in run]
     macs = [
@@ -257,16 +257,16 @@ def _ablation(name: str, evidence: Evidence) -> dict[str, Any]:
         f"--output runs/{name}",
         "cost": describe_hours(evidence.training_hours(sum(macs) * seeds, 50_000, epochs)),
         "not_run": "" if not left else f"{len(left)} of {len(rows)} networks, {len(left) * seeds} runs",
-        "records": [_ablation_record(record) for record in records],
+        "results": [_ablation_result(result) for result in results],
     }
 
 
-def _ablation_record(record: Mapping[str, Any]) -> dict[str, Any]:
+def _ablation_result(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **{key: record[key] for key in ("command", "commit", "date", "data", "recipe", "epochs")},
-        "device": record["environment"]["processor"],
-        "correlation": rank_correlation(record),
-        "rows": [[row["label"], f"{row['macs'] / 1e6:.1f}", *describe(row)] for row in record["rows"]],
+        **{key: result[key] for key in ("command", "commit", "date", "data", "recipe", "epochs")},
+        "device": result["environment"]["processor"],
+        "correlation": rank_correlation(result),
+        "rows": [[row["label"], f"{row['macs'] / 1e6:.1f}", *describe(row)] for row in result["rows"]],
     }
 
 

@@ -154,13 +154,13 @@ def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
         if type(child) is nn.BatchNorm2d:
-            own = ProcessorSyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
+            own = CPUSyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             own.track_running_stats = child.track_running_stats
             own.train(child.training)
             own.load_state_dict(child.state_dict())
             setattr(model, name, own)
             continue
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, ProcessorSyncBatchNorm):
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, CPUSyncBatchNorm):
             warnings.warn(
                 f"{type(child).__name__} is not synchronised between processes on {world.device.type}", stacklevel=2
             )
@@ -168,7 +168,7 @@ def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
     return model
 
 
-class ProcessorSyncBatchNorm(nn.BatchNorm2d):
+class CPUSyncBatchNorm(nn.BatchNorm2d):
     """What torch's ``SyncBatchNorm`` computes, which runs on accelerators only: (N, C, H, W) -> the same shape.
 
     N, H and W may differ between the processes, as the images of a detector do.

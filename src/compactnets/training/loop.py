@@ -17,10 +17,10 @@ from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.training.compiling import Compiling, without_cuda_warnings
+from compactnets.training.cpu import keep_freed_memory
 from compactnets.training.distributed import World
 from compactnets.training.interruption import Interrupted, Interruption
 from compactnets.training.optimization import describe_lr
-from compactnets.training.processor import keep_freed_memory
 from compactnets.training.run_folder import RunFolder, own_run_folder
 from compactnets.training.setup import EvaluationStopped, NotFiniteError, Score, TrainingSetup
 from compactnets.training.state import Progress, describe_run, load_state, save_state
@@ -67,7 +67,7 @@ def run(task: TrainingSetup, output: str | Path, world: World | None = None) -> 
     """Train a task as its recipe says and write a run folder to ``output``; a run that stopped there goes on.
 
     On a processor a run that was stopped after any step ends with the same bits as one that was not, and the process
-    keeps the memory that tensors free (:func:`compactnets.training.processor.keep_freed_memory`).
+    keeps the memory that tensors free (:func:`compactnets.training.cpu.keep_freed_memory`).
 
     Args:
         world: this process and its device (:func:`compactnets.training.distributed.join_world`); the processor where

@@ -86,7 +86,7 @@ class EvalBatches(Protocol):
 class Objective(Protocol):
     """From a batch to losses."""
 
-    def parts(self, batch: Any, step: int) -> Sequence[Any]:
+    def micro_batches(self, batch: Any, step: int) -> Sequence[Any]:
         """Cut a batch into the recipe's ``accumulate`` parts; ``step`` is the number of the step in the run."""
 
     def losses(self, forward: Callable[..., Any], part: Any) -> Mapping[str, Tensor]:

@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compactnets.data.order import mix_seed
 from compactnets.models.form import with_form
+from compactnets.training.cpu import optimize_for_cpu
 from compactnets.training.distributed import World, synchronize_batchnorm
 from compactnets.training.optimization import lr_factor, make_optimizer, set_lr
-from compactnets.training.processor import processor_form
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.setup import Objective
 
@@ -52,7 +52,7 @@ class Learner:
         """Compile the steps from now on, ``True`` or by a mode of torch's, or not; several processes do so once."""
         recipe, forward = self.recipe, self.model
         if self.world.device.type == "cpu" and recipe.channels_last:
-            forward = processor_form(forward, half=recipe.precision != "float32", compiled=bool(compile)).train()
+            forward = optimize_for_cpu(forward, half=recipe.precision != "float32", compiled=bool(compile)).train()
         if self.world.size > 1:
             forward = DistributedDataParallel(forward)
         # only the training step is compiled: evaluation would compile again, for another mode and batch
@@ -74,12 +74,12 @@ class Learner:
         set_lr(self.optimizer, self.lr(step))
         torch.manual_seed(mix_seed(recipe.seed, step, self.world.rank))
         losses: dict[str, list[Tensor]] = {}
-        parts = self.objective.parts(batch, step)
-        for number, part in enumerate(parts, start=1):
-            with nullcontext() if number == len(parts) or self.world.size == 1 else self.forward.no_sync():
-                found = self.objective.losses(self._forward, part)
+        micro_batches = self.objective.micro_batches(batch, step)
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with nullcontext() if number == len(micro_batches) or self.world.size == 1 else self.forward.no_sync():
+                found = self.objective.losses(self._forward, micro_batch)
                 loss = torch.stack(list(found.values())).sum(0).mean()
-                self.scaler.scale(loss / len(parts)).backward()
+                self.scaler.scale(loss / len(micro_batches)).backward()
             for name, per_image in found.items():
                 losses.setdefault(name, []).append(per_image.detach())
         if recipe.clip_grad_norm is not None:

@@ -22,8 +22,8 @@ from compactnets.deploy.formats.registry import (
     Runner,
     trace_program,
 )
-from compactnets.deploy.int8.form import freeze
 from compactnets.deploy.int8.lowering import leave_float_outputs
+from compactnets.deploy.int8.quantized import freeze
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 

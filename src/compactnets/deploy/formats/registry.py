@@ -132,7 +132,7 @@ class Format:
             hint = did_you_mean(precision, (FLOAT32, FLOAT16))
             raise InputError(f"--precision is float32 or float16, found {precision!r}{hint}")
         if precision == FLOAT16 and not self.float16:
-            able = ", ".join(form.name for form in FORMATS.values() if form.float16)
+            able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.float16)
             raise InputError(f"the format {self.name} has no float16: --precision float16 is for {able}")
 
     def write(self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class Format:
         """
         self.versions()
         if not self.profiles:
-            able = ", ".join(form.name for form in FORMATS.values() if form.profiles)
+            able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.profiles)
             raise InputError(f"the runtime of {self.name} does not time operators; those of {able} do")
         more = {} if precision == "float32" else {"precision": precision}
         times: list[OperatorTime] = self._module().time_operators(path, images, threads, calls, **more)
@@ -254,8 +254,8 @@ class Format:
 
 
 FORMATS = {
-    form.name: form
-    for form in (
+    fmt.name: fmt
+    for fmt in (
         Format(
             "onnx",
             "model.onnx",

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from compactnets.deploy.int8.form import layers, quantizers
 from compactnets.deploy.int8.layers import (
     HIGH,
     LOW,
@@ -38,6 +37,7 @@ from compactnets.deploy.int8.layers import (
     QuantizedLinear,
     Quantizer,
 )
+from compactnets.deploy.int8.quantized import layers, quantizers
 
 
 class LearnedQuantizer(Quantizer):
@@ -90,55 +90,55 @@ class LearnedLinear(QuantizedLinear):
         return F.linear(x, _weight(self), self.bias)
 
 
-def compile_rounding(form: GraphModule) -> None:
-    """Compile the rounding of activations where it is trained, once for all quantizers of a form."""
-    for module in form.modules():
+def compile_rounding(quantized: GraphModule) -> None:
+    """Compile the rounding of activations where it is trained, once for all quantizers of a network."""
+    for module in quantized.modules():
         if isinstance(module, LearnedQuantizer):
             module.compiled = True
 
 
-def learn_scales(form: GraphModule) -> GraphModule:
-    """Make weights, biases and scales of a quantised form parameters that are trained, in place, and return it.
+def learn_scales(quantized: GraphModule) -> GraphModule:
+    """Make weights, biases and scales of a quantised network parameters that are trained, in place, and return it.
 
     What stays: zero points, prescribed quantizers, and averages that are written as convolutions, which int8 holds
     exactly.
 
     Args:
-        form: calibrated, with all of its parts in int8.
+        quantized: calibrated, with every layer in int8.
     """
-    for name, quantizer in list(quantizers(form)):
+    for name, quantizer in list(quantizers(quantized)):
         if quantizer.fixed:
             quantizer.mode = Mode.SIMULATE
         else:
-            form.set_submodule(name, LearnedQuantizer(quantizer))
-    for name, layer in list(layers(form)):
+            quantized.set_submodule(name, LearnedQuantizer(quantizer))
+    for name, layer in list(layers(quantized)):
         if not layer.trainable:
             layer.mode = Mode.SIMULATE
         elif isinstance(layer, QuantizedConv2d):
-            form.set_submodule(name, LearnedConv2d(layer))
+            quantized.set_submodule(name, LearnedConv2d(layer))
         else:
-            form.set_submodule(name, LearnedLinear(layer))
-    form.requires_grad_(True)
-    for _, layer in layers(form):
+            quantized.set_submodule(name, LearnedLinear(layer))
+    quantized.requires_grad_(True)
+    for _, layer in layers(quantized):
         layer.requires_grad_(layer.trainable)
-    return form
+    return quantized
 
 
-def fix_scales(form: GraphModule) -> GraphModule:
-    """Turn what :func:`learn_scales` made into a plain quantised form that computes the same, in place; return it."""
-    for name, quantizer in list(quantizers(form)):
+def fix_scales(quantized: GraphModule) -> GraphModule:
+    """Turn what :func:`learn_scales` made into a plain quantised network that computes the same, in place; return it."""
+    for name, quantizer in list(quantizers(quantized)):
         if isinstance(quantizer, LearnedQuantizer):
             plain = Quantizer()
             plain.scale, plain.zero_point = quantizer.log_scale.detach().exp(), quantizer.zero_point
             plain.mode = Mode.SIMULATE
-            form.set_submodule(name, plain)
-    for name, layer in list(layers(form)):
+            quantized.set_submodule(name, plain)
+    for name, layer in list(layers(quantized)):
         if isinstance(layer, (LearnedConv2d, LearnedLinear)):
             fixed = QuantizedConv2d(layer) if isinstance(layer, LearnedConv2d) else QuantizedLinear(layer)
             fixed._parameters = {key: value for key, value in layer._parameters.items() if key != "log_scales"}
             fixed.scales, fixed.mode = _scales(layer.log_scales.detach()), Mode.SIMULATE
-            form.set_submodule(name, fixed)
-    return form.requires_grad_(False)
+            quantized.set_submodule(name, fixed)
+    return quantized.requires_grad_(False)
 
 
 def _learn_layer(layer: LearnedConv2d | LearnedLinear, original: Quantized) -> None:

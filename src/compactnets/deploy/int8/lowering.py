@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from compactnets.deploy.int8.form import layers
 from compactnets.deploy.int8.graph import RELUS, module_of
 from compactnets.deploy.int8.layers import (
     QuantizedConv2d,
@@ -16,6 +15,7 @@ from compactnets.deploy.int8.layers import (
     Quantizer,
     one_group,
 )
+from compactnets.deploy.int8.quantized import layers
 from compactnets.nn import ChannelShuffle
 
 QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default

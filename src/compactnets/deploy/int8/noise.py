@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.deploy.int8.form import layers, quantizers, set_mode
 from compactnets.deploy.int8.graph import module_of
 from compactnets.deploy.int8.layers import (
     Mode,
@@ -17,6 +16,7 @@ from compactnets.deploy.int8.layers import (
     QuantizedLinear,
     Quantizer,
 )
+from compactnets.deploy.int8.quantized import layers, quantizers, set_mode
 
 
 def layer_errors(network: nn.Module, reference: nn.Module, images: Tensor) -> list[dict[str, Any]]:

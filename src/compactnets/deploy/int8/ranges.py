@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from compactnets.deploy.int8.form import quantizers, set_mode
 from compactnets.deploy.int8.layers import HIGH, LOW, Mode
+from compactnets.deploy.int8.quantized import quantizers, set_mode
 from compactnets.errors import InputError, did_you_mean
 
 SAMPLE = 1 << 17  # values of one tensor that a range is chosen by

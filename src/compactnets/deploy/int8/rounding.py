@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compactnets.deploy.int8.form import layers, set_mode
 from compactnets.deploy.int8.layers import (
     WEIGHT_HIGH,
     Mode,
     Quantized,
     QuantizedConv2d,
 )
+from compactnets.deploy.int8.quantized import layers, set_mode
 
 COLUMNS = 20_000  # positions of a layer's input that its rounding is chosen by
 DAMPING = 0.01  # of the mean variance, added to all, so that few positions suffice

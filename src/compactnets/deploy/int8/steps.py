@@ -16,15 +16,15 @@ from compactnets.data import ImageSource, Preprocess
 from compactnets.data.base import ImageDataset, readable
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.int8.equalization import equalize
-from compactnets.deploy.int8.form import (
-    layers,
-    quantized_form,
-    quantizers,
-    set_mode,
-)
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.layers import Mode
 from compactnets.deploy.int8.noise import keep_float
+from compactnets.deploy.int8.quantized import (
+    layers,
+    quantized_network,
+    quantizers,
+    set_mode,
+)
 from compactnets.deploy.int8.ranges import calibrate
 from compactnets.deploy.int8.rounding import correct_biases, output_means, round_weights
 from compactnets.deploy.record import LAYERS
@@ -53,7 +53,7 @@ class Settings:
 
 
 def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool) -> GraphModule:
-    """Return the quantised form of a network with its ranges set and its weights as they were.
+    """Return the quantised network of a network with its ranges set and its weights as they were.
 
     Args:
         model: the network, in evaluation mode.
@@ -68,19 +68,19 @@ def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize
     batches = pixels.split(16)
     if settings.equalize:
         equalize(graph, batches)
-    form = quantized_form(graph, quantize_output=quantize_output)
-    check_names(form, settings.keep)
-    calibrate(form, batches, settings.ranges)
-    return form
+    quantized = quantized_network(graph, quantize_output=quantize_output)
+    check_names(quantized, settings.keep)
+    calibrate(quantized, batches, settings.ranges)
+    return quantized
 
 
-def check_names(form: GraphModule, keep: Sequence[str]) -> None:
-    """Raise unless every name is that of a layer or quantizer of a form.
+def check_names(quantized: GraphModule, keep: Sequence[str]) -> None:
+    """Raise unless every name is that of a layer or quantizer of a quantised network.
 
     Raises:
         InputError: the name that is none, with one that is near.
     """
-    known = [*(name for name, _ in layers(form)), *(name for name, _ in quantizers(form))]
+    known = [*(name for name, _ in layers(quantized)), *(name for name, _ in quantizers(quantized))]
     for name in keep:
         if name not in known:
             raise InputError(
@@ -89,27 +89,27 @@ def check_names(form: GraphModule, keep: Sequence[str]) -> None:
             )
 
 
-def settled(form: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Settings) -> GraphModule:
-    """Return a copy of a calibrated form that simulates int8, with rounded weights and corrected biases.
+def settled(quantized: GraphModule, kept: Sequence[str], pixels: Tensor, settings: Settings) -> GraphModule:
+    """Return a copy of a calibrated network that simulates int8, with rounded weights and corrected biases.
 
     Args:
-        form: the form.
+        quantized: the quantised network.
         kept: names of the parts that stay in float.
         pixels: ``(N, C, H, W)``.
         settings: whether to round and to correct.
     """
-    form = copy.deepcopy(form)
+    quantized = copy.deepcopy(quantized)
     for name in kept:
-        keep_float(form, name)
-    set_mode(form, Mode.OFF)
+        keep_float(quantized, name)
+    set_mode(quantized, Mode.OFF)
     # now: rounding the weights is part of what shifts them
-    means = output_means(form, pixels) if settings.correction else {}
+    means = output_means(quantized, pixels) if settings.correction else {}
     if settings.rounding:
-        round_weights(form, pixels[:IMAGES_AT_ONCE])
+        round_weights(quantized, pixels[:IMAGES_AT_ONCE])
     if settings.correction:
-        correct_biases(form, pixels, means)
-    set_mode(form, Mode.SIMULATE)
-    return form
+        correct_biases(quantized, pixels, means)
+    set_mode(quantized, Mode.SIMULATE)
+    return quantized
 
 
 def read_pixels(images: ImageSource, preprocess: Preprocess) -> Tensor:

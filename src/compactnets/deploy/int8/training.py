@@ -1,6 +1,6 @@
 """Quantisation-aware training: from a float checkpoint to one whose weights and scales were trained as int8 uses them.
 
-The training loop is that of float networks; what it trains is the quantised form that ``quantize`` writes for the
+The training loop is that of float networks; what it trains is the quantised network that ``quantize`` writes for the
 runtimes, where that ends: normalisation folded, channels equalised, ranges calibrated, weights rounded and biases
 corrected (starting there, and folding before training: Nagel et al. 2021, arXiv:2106.08295, sections 4.2 and 4.3).
 """
@@ -18,9 +18,9 @@ from compactnets.classification.preparation import Prepared, prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess
-from compactnets.deploy.int8.form import output_quantizer, quantized_form, quantizers
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.learned import compile_rounding, fix_scales, learn_scales
+from compactnets.deploy.int8.quantized import output_quantizer, quantized_network, quantizers
 from compactnets.deploy.int8.steps import (
     Settings,
     calibrated,
@@ -36,7 +36,7 @@ from compactnets.training.checkpoint import load_weights, read_record, read_tens
 
 
 def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
-    """Build the quantised form of a checkpoint's network, calibrated on images of ``source``, to be trained.
+    """Build the quantised network of a checkpoint's network, calibrated on images of ``source``, to be trained.
 
     For :func:`compactnets.classification.setup.train`. The calibration images are spread evenly over the source,
     without augmentation; every process of a run finds the same ranges.
@@ -65,16 +65,16 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
     images = calibration_part(source, settings.calibration_images, passes_over)
     pixels = read_pixels(images, prepared.preprocess)
     say(f"calibrating {recipe.model} on {len(pixels)} images of {source.spec}")
-    form = calibrated(prepared.model.eval(), pixels, settings, quantize_output=True)
-    form = learn_scales(settled(form, (), pixels, settings))
-    carry_form(form, form_of(prepared.model))
+    quantized = calibrated(prepared.model.eval(), pixels, settings, quantize_output=True)
+    quantized = learn_scales(settled(quantized, (), pixels, settings))
+    carry_form(quantized, form_of(prepared.model))
     int8 = Int8Training(
         init=str(init),
         calibration_images=len(pixels),
-        quantizers=[name for name, _ in quantizers(form)],
-        logits=output_quantizer(form),
+        quantizers=[name for name, _ in quantizers(quantized)],
+        logits=output_quantizer(quantized),
     )
-    return replace(prepared, model=form, int8=int8, compile=lambda: compile_rounding(form))
+    return replace(prepared, model=quantized, int8=int8, compile=lambda: compile_rounding(quantized))
 
 
 def network_of(init: str | Path | None) -> str:
@@ -90,18 +90,18 @@ def network_of(init: str | Path | None) -> str:
 
 
 def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[GraphModule, CheckpointRecord]:
-    """Build the quantised form of a checkpoint of ``train --qat``: (N, C, H, W) -> (N, classes), as int8 computes it.
+    """Load the quantised network of a ``train --qat`` checkpoint: (N, C, H, W) -> (N, classes), as int8 computes it.
 
     Args:
         path: the checkpoint.
         device: where the simulation runs.
 
     Returns:
-        the form, which simulates int8 with the logits quantised, in evaluation mode; and the record.
+        the network, which simulates int8 with the logits quantised, in evaluation mode; and the record.
 
     Raises:
         InputError: a file or record that cannot be read, a checkpoint that was not trained for int8, or one of a
-            quantised form that this version builds in another way.
+            quantised network that this version builds in another way.
     """
     path = as_path(path)
     record = read_record(path, CheckpointRecord)
@@ -110,8 +110,8 @@ def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[Gra
     preprocess = Preprocess.from_dict(record.preprocess)
     example = torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size)
     model = create_model(record.model, **record.arguments).eval()
-    form = learn_scales(quantized_form(plain_graph(model, example), quantize_output=True))
-    names = [name for name, _ in quantizers(form)]
+    quantized = learn_scales(quantized_network(plain_graph(model, example), quantize_output=True))
+    names = [name for name, _ in quantizers(quantized)]
     if names != record.int8.quantizers:
         odd = sorted(set(names) ^ set(record.int8.quantizers))
         raise InputError(
@@ -123,6 +123,6 @@ def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[Gra
     for key, values in tensors.items():
         if not torch.isfinite(values).all():
             raise InputError(f"{path} holds numbers that are not finite, in {key}: it cannot be used")
-    carry_form(form, form_of(model))
-    load_weights(form, tensors, record.model, path)
-    return fix_scales(form).to(device).eval(), record
+    carry_form(quantized, form_of(model))
+    load_weights(quantized, tensors, record.model, path)
+    return fix_scales(quantized).to(device).eval(), record

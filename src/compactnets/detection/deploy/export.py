@@ -88,10 +88,10 @@ def export_detector(
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
     """
     output = as_path(output)
-    form = FORMATS["onnx"]
-    form.check_precision(precision)
+    fmt = FORMATS["onnx"]
+    fmt.check_precision(precision)
     float16 = precision == FLOAT16
-    versions = {**software_versions(), **form.versions()}
+    versions = {**software_versions(), **fmt.versions()}
     from compactnets.deploy.formats.onnx import OPSET, embed, store_float16
 
     usual = TOLERANCE_FLOAT16 if float16 else TOLERANCE

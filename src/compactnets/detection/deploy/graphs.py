@@ -24,12 +24,12 @@ Graphs = dict[str, tuple[list[TensorRecord], list[TensorRecord]]]  # file -> inp
 
 
 def write_graphs(
-    form: FasterRCNN | SSD, decoding: Decoding, size: tuple[int, int] | None, heads: Heads, folder: Path
+    deployed: FasterRCNN | SSD, decoding: Decoding, size: tuple[int, int] | None, heads: Heads, folder: Path
 ) -> Graphs:
     """Write the files of an artifact.
 
     Args:
-        form: the detector as ``deploy_detector`` gives it.
+        deployed: the detector as ``deploy_detector`` gives it.
         decoding: its numbers.
         size: height and width; ``None`` leaves both open.
         heads: see :func:`compactnets.detection.deploy.export.export_detector`.
@@ -47,10 +47,10 @@ def write_graphs(
             ("labels", {0: "detections"}, "index into network.class_names"),
             ("scores", {0: "detections"}, "from 0 to 1"),
         )
-        return {WHOLE: _save(Whole(form, decoding), (image,), folder / WHOLE, (images,), outputs)}
+        return {WHOLE: _save(Whole(deployed, decoding), (image,), folder / WHOLE, (images,), outputs)}
     if decoding.proposals is None:
         outputs = (("scores", {}, PROBABILITIES), ("boxes", {}, f"{CORNERS}, decoded and clipped"))
-        return {WHOLE: _save(SSDHeads(form), (image,), folder / WHOLE, (images,), outputs)}
+        return {WHOLE: _save(SSDHeads(deployed), (image,), folder / WHOLE, (images,), outputs)}
     anchors: Open = {0: "anchors"} if sides else {}
     maps: Open = {2: "rows", 3: "columns"} if sides else {}
     first = (
@@ -58,14 +58,14 @@ def write_graphs(
         ("objectness", anchors, "from 0 to 1, whether there is an object of any class"),
         ("boxes", anchors, f"{CORNERS}, decoded and clipped"),
     )
-    regions = torch.rand(3, form.backbone.out_channels, decoding.roi_size, decoding.roi_size)
+    regions = torch.rand(3, deployed.backbone.out_channels, decoding.roi_size, decoding.roi_size)
     each: Open = {0: "proposals"}
     inputs = (("regions", each, "what RoIAlign gives"), ("proposals", each, CORNERS))
     second = (("scores", each, PROBABILITIES), ("boxes", each, f"for every column of scores: {CORNERS}, not clipped"))
     proposals = torch.tensor([[0.0, 0, 32, 32]]).repeat(3, 1)
     return {
-        FIRST: _save(RegionHeads(form, decoding.stride), (image,), folder / FIRST, (images,), first),
-        SECOND: _save(BoxHeads(form), (regions, proposals), folder / SECOND, inputs, second),
+        FIRST: _save(RegionHeads(deployed, decoding.stride), (image,), folder / FIRST, (images,), first),
+        SECOND: _save(BoxHeads(deployed), (regions, proposals), folder / SECOND, inputs, second),
     }
 
 

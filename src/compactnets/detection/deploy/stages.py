@@ -33,15 +33,15 @@ def deploy_detector(detector: Detector, record: DetectorRecord) -> FasterRCNN | 
     _load_part(network, {key.partition(".body.")[2]: value for key, value in weights.items() if ".body." in key})
     move_shuffles(network)
     # frozen and plain batch normalisation compute the same in evaluation; the plain one can be folded
-    form: FasterRCNN | SSD = build_detector(record.model_copy(update={"frozen_batchnorm": False}), network).eval()
-    _load_part(form, {key: value for key, value in weights.items() if ".body." not in key})
-    if isinstance(form, SSD):
-        parts = [form.backbone.levels.body, *form.backbone.extras]
+    deployed: FasterRCNN | SSD = build_detector(record.model_copy(update={"frozen_batchnorm": False}), network).eval()
+    _load_part(deployed, {key: value for key, value in weights.items() if ".body." not in key})
+    if isinstance(deployed, SSD):
+        parts = [deployed.backbone.levels.body, *deployed.backbone.extras]
     else:
-        parts = [form.backbone.body, form.roi_heads.box_head.body]
+        parts = [deployed.backbone.body, deployed.roi_heads.box_head.body]
     for part in parts:
         fold_normalization(part)
-    return form.eval().requires_grad_(False)
+    return deployed.eval().requires_grad_(False)
 
 
 def _load_part(module: nn.Module, weights: dict[str, Tensor]) -> None:

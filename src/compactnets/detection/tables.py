@@ -1,15 +1,12 @@
-"""The scores of a detector as a table, its best and worst images as a page, and what was exported."""
+"""The tables that a detector's evaluation and export print."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from compactnets.console import Table, stdout
-from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.deploy.artifact import DetectorArtifact
-from compactnets.detection.examples import Example, examples_page
-from compactnets.detection.metrics import METRIC_TITLES, ClassScores, DetectionEvaluator, DetectionScores
-from compactnets.files import as_path
+from compactnets.detection.metrics import METRIC_TITLES, ClassScores, DetectionScores
 
 FEW_CLASSES = 10  # of which a matrix of what is found as what can be read
 
@@ -56,28 +53,6 @@ def _show_confusion(scores: DetectionScores) -> None:
     elif pairs := scores.confusion.mistaken(names)[:FEW_CLASSES]:
         told = ", ".join(f"{one} found as {other} {number:,}" for one, other, number in pairs)
         stdout.print(f"confused most often: {told}")
-
-
-def write_examples(path: str | Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
-    """Write the page of the best and the worst images of an evaluation of ``source``.
-
-    Raises:
-        InputError: an image that cannot be read, or a file that cannot be written.
-    """
-    path = as_path(path)
-
-    def example(index: int) -> Example:
-        detections, objects = found[index]
-        return Example(source.name(index), lambda: source.image(index), detections, objects)
-
-    found = {index: (detections, objects) for index, detections, objects in evaluator}
-    examples_page(
-        path,
-        [example(index) for index in found],
-        source.class_names,
-        scores=evaluator.compute(),
-        title=f"{source.spec} ({source.split})",
-    )
 
 
 def _percent(value: float | None) -> str:

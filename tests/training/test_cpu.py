@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets import create_model
-from compactnets.training.processor import Float32, RowBatchNorm, processor_form
+from compactnets.training.cpu import Float32, RowBatchNorm, optimize_for_cpu
 
 NETWORKS = ("menet_108_8x1_g3", "muffnet_x0_5", "mobilenetv2_x0_75", "mobilenetv2_x1_0", "shufflenetv2_x0_5")
 
@@ -36,7 +36,7 @@ def test_form_computes_what_the_network_computes(name: str) -> None:
     for replaced in (False, True):
         torch.manual_seed(0)
         model = create_model(name, num_classes=5, stem="cifar").double().train()
-        form = processor_form(model, half=False, compiled=True) if replaced else model
+        form = optimize_for_cpu(model, half=False, compiled=True) if replaced else model
         assert any(isinstance(module, RowBatchNorm) for module in form.modules()) == replaced
         logits = form(images(4, 3, 16, 16))
         F.cross_entropy(logits, torch.arange(4)).backward()
@@ -52,14 +52,14 @@ def test_form_computes_what_the_network_computes(name: str) -> None:
 def test_form_shares_and_leaves_the_network() -> None:
     model = create_model("muffnet_x0_5", num_classes=5, stem="cifar").train()
     kinds = [type(module) for module in model.modules()]
-    form = processor_form(model, half=True, compiled=True)
+    form = optimize_for_cpu(model, half=True, compiled=True)
     assert [type(module) for module in model.modules()] == kinds
     assert {id(p) for p in form.parameters()} == {id(p) for p in model.parameters()}
     assert {id(b) for b in form.buffers()} == {id(b) for b in model.buffers()}
     slow = [module.layer for module in form.modules() if isinstance(module, Float32)]
     assert slow
     assert all(conv.kernel_size == (5, 5) or conv.stride == (2, 2) for conv in slow)
-    assert not any(isinstance(m, RowBatchNorm) for m in processor_form(model, half=True, compiled=False).modules())
+    assert not any(isinstance(m, RowBatchNorm) for m in optimize_for_cpu(model, half=True, compiled=False).modules())
 
 
 @pytest.mark.parametrize("limit", [None, float("inf"), 1.0])
@@ -109,7 +109,7 @@ def test_float32_is_outside_autocast() -> None:
 
 FAULTS = """
 import resource, torch
-from compactnets.training.processor import keep_freed_memory
+from compactnets.training.cpu import keep_freed_memory
 if {keep} and not keep_freed_memory():
     raise SystemExit(3)
 def faults():

@@ -1,4 +1,4 @@
-"""The quantised form of a network: a quantizer wherever a runtime holds a tensor."""
+"""The quantised network: a quantizer wherever a runtime holds a tensor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from compactnets.deploy.int8.layers import (
 SIGMOID = (1 / 256, LOW)  # scale and zero point that XNNPACK prescribes, and that nothing is lost by
 
 
-def quantized_form(network: GraphModule, *, quantize_output: bool = False) -> GraphModule:
+def quantized_network(network: GraphModule, *, quantize_output: bool = False) -> GraphModule:
     """Put quantizers into a :func:`plain_graph`, in place, and return it.
 
     Every convolution and linear layer has int8 weights. A tensor is quantised where it is made: after a convolution or
@@ -94,7 +94,7 @@ def output_quantizer(network: GraphModule) -> str | None:
 
 
 def drop_output_quantizer(network: GraphModule) -> GraphModule:
-    """Make of a :func:`quantized_form` with ``quantize_output`` one without, in place, and return it."""
+    """Make of a :func:`quantized_network` with ``quantize_output`` one without, in place, and return it."""
     output = next(node for node in network.graph.nodes if node.op == "output")
     last = output.args[0]
     assert isinstance(last, Node)
@@ -107,7 +107,7 @@ def drop_output_quantizer(network: GraphModule) -> GraphModule:
 
 
 def without_quantizers(network: GraphModule) -> GraphModule:
-    """Return a copy that computes in float what the form's weights say."""
+    """Return a copy that computes in float what the quantised weights say."""
     network = copy.deepcopy(network)
     for _, part in [*quantizers(network), *layers(network)]:
         part.enabled = False
@@ -138,12 +138,12 @@ def set_mode(network: nn.Module, mode: Mode) -> None:
 
 
 def freeze(network: GraphModule, *, unsigned: bool, integer_bias: bool) -> None:
-    """Make a :func:`quantized_form` ready to be exported, in place and for good.
+    """Make a :func:`quantized_network` ready to be exported, in place and for good.
 
     A ReLU before a quantizer that holds nothing negative does nothing, and is dropped.
 
     Args:
-        network: the form.
+        network: the quantised network.
         unsigned: whether activations are uint8 (ONNX Runtime, OpenVINO) or int8 (XNNPACK).
         integer_bias: whether biases become int32, as ONNX writes them.
     """

@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
     return done == [1, 1, 1]
 
 
-def processor_form(model: nn.Module, *, half: bool, compiled: bool) -> nn.Module:
+def optimize_for_cpu(model: nn.Module, *, half: bool, compiled: bool) -> nn.Module:
     """Return a network that computes what ``model`` computes in training, in less time on a processor.
 
     (N, C, H, W) images in, (N, classes) logits out. It shares parameters and buffers with ``model``, and leaves
@@ -49,15 +49,18 @@ def processor_form(model: nn.Module, *, half: bool, compiled: bool) -> nn.Module
         half: it will run under autocast to bfloat16 or float16.
         compiled: it will be compiled, without which the batch normalisation here is slower than torch's.
     """
-    form: nn.Module = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
-    for module in list(form.modules()):
+    tensors = (*model.parameters(), *model.buffers())
+    network: nn.Module = copy.deepcopy(
+        model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    )
+    for module in list(network.modules()):
         if compiled:
             _replace_norms(module)
         if half:
             for name, child in module.named_children():
                 if isinstance(child, nn.Conv2d) and _is_slow_in_half(child):
                     setattr(module, name, Float32(child))
-    return form
+    return network
 
 
 def _is_slow_in_half(conv: nn.Conv2d) -> bool:

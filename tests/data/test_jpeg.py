@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from compactnets.data import Augment, Preprocess, decoding, open_source
-from compactnets.data.decoding import Box, decode_region, read_frame
+from compactnets.data.jpeg import Box, decode_region, read_frame
 from compactnets.data.order import Draws
 from compactnets.data.presets import IMAGENET
 from compactnets.data.transform import TrainTransform
