@@ -85,7 +85,7 @@ def load(
     Args:
         what: see :func:`compactnets.tasks.opening.open_model`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
-        threads: of an exported network's runtime; its own choice where not given.
+        threads: of an exported network's runtime; its own choice if not given.
         arguments: of a network by its name, such as ``num_classes``.
         options: of the task: ``class_agnostic_nms`` of detection.
 
@@ -290,7 +290,7 @@ def export(
 
     Raises:
         InputError: a network that cannot be used or written so.
-        LimitError: (an InputError) the artifact differs from PyTorch; nothing is left behind.
+        LimitError: (an InputError) the artifact differs from PyTorch; nothing is kept.
     """
     found = look(network)
     to_load, chosen = take_options(found.task, "export", options)
@@ -323,7 +323,7 @@ def quantize(
         calibration: source of the images that ranges are measured on.
         evaluation: source of the images to compare on; calibrated ones are left out.
         max_drop: points of top-1 accuracy that may be lost.
-        beside: float network to compare with; that of the same weights where it is not given.
+        beside: float network to compare with; that of the same weights if not given.
         threads: while latency is measured.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
 
@@ -332,7 +332,7 @@ def quantize(
 
     Raises:
         InputError: a network, format or images that cannot be used.
-        LimitError: (an InputError) it loses more than ``max_drop``; nothing is left behind.
+        LimitError: (an InputError) it loses more than ``max_drop``; nothing is kept.
     """
     from compactnets.classification.quantization import quantize_model
 
@@ -380,7 +380,7 @@ def check(
     Args:
         data: as for :func:`train`.
         split: one split, or ``"both"`` for all.
-        workers: processes that decode; one per core, or none for under 1,000 images, where not given.
+        workers: processes that decode; one per core, or none for under 1,000 images, if not given.
         download: fetch public data where they are missing.
         options: of the task: ``recipe`` of detection, whose anchors are compared with the objects.
 

@@ -25,7 +25,7 @@ SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's na
 class ListedNetwork:
     """A network and its cost in the form that its paper measures: 224 x 224 and 1000 classes, or 32 x 32 and 10.
 
-    ``macs`` and ``params`` are ``None`` where the library that builds it is not installed; ``note`` says so.
+    ``macs`` and ``params`` are ``None`` if the library that builds it is not installed; ``note`` says so.
     """
 
     name: str

@@ -27,7 +27,7 @@ def software_versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the CPU's name as the system gives it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line for line in lines if line.startswith("model name")]
@@ -35,7 +35,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> list[str]:
-    """Return the vector and matrix instructions of the processor that decide how fast a network runs on it."""
+    """Return the vector and matrix instructions of the CPU that decide how fast a network runs on it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
@@ -59,7 +59,7 @@ def portable_command(arguments: Sequence[str]) -> str:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, system, processor, threads and device, for JSON."""
+    """Return versions, system, CPU, threads and device, for JSON."""
     return {
         "versions": software_versions(),
         "system": platform.platform(),

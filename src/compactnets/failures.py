@@ -49,7 +49,7 @@ class Space:
                 )
 
     def full(self, *, certain: bool) -> str | None:
-        """Return a line about the folder that is full, after something failed; ``None`` where none seems to be.
+        """Return a line about the folder that is full, after something failed; ``None`` if none seems to be.
 
         Args:
             certain: whether the system said that there is no space.
@@ -182,7 +182,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _free(folder: Path) -> int | None:
-    """Return the bytes that are free where a folder is, or will be; ``None`` where the system does not say."""
+    """Return the bytes that are free where a folder is, or will be; ``None`` if the system does not say."""
     folder = Path(os.path.realpath(folder))
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

@@ -168,7 +168,7 @@ def _exchange(stage: Path, target: Path, before: set[str]) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder until the process ends, however it ends; ``None`` where the system has no such locks."""
+    """Lock a folder until the process ends, however it ends; ``None`` if the system has no such locks."""
     try:
         import fcntl
     except ImportError:

@@ -21,7 +21,7 @@ DIRTY = "+"
 def checkout_commit(root: Path, paths: Sequence[str] = ("src",)) -> str | None:
     """Return the commit of a checkout, with ``+`` behind it where files below ``paths`` differ from it.
 
-    ``None`` where ``root`` is not the root of a checkout, or git cannot tell.
+    ``None`` if ``root`` is not the root of a checkout, or git cannot tell.
     """
     if not (root / ".git").exists():
         return None

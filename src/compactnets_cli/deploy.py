@@ -54,7 +54,7 @@ def export(
     images: Annotated[
         str | None,
         typer.Option(
-            help="Source of the images to compare on; two photographs where it is not given.", rich_help_panel=LABELS
+            help="Source of the images to compare on; two photographs if not given.", rich_help_panel=LABELS
         ),
     ] = None,
     lanes: Annotated[
@@ -76,7 +76,7 @@ def export(
 ) -> None:
     """Write a network for a runtime, compare it there with PyTorch, and keep it if they agree.
 
-    Exit code 3 where they do not; then nothing is left behind.
+    Exit code 3 where they do not; then nothing is kept.
     """
     from compactnets import api
     from compactnets.classification.cost import parse_arguments
@@ -132,7 +132,7 @@ def quantize(
 ) -> None:
     """Quantise a network to int8, compare accuracy and latency with float, and keep it if it loses little.
 
-    Exit code 3 where it loses more than --max-drop; then nothing is left behind. A checkpoint of train --qat keeps its
+    Exit code 3 where it loses more than --max-drop; then nothing is kept. A checkpoint of train --qat keeps its
     weights and ranges as they are.
     """
     from compactnets import api
@@ -186,7 +186,7 @@ def benchmark(
     compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run to compare with.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency of networks in their runtimes, in turns, beside the limit of the processor.
+    """Measure the latency of networks in their runtimes, in turns, beside the limit of the CPU.
 
     Exit code 3 where a network could not be exported to a format; the others are measured all the same.
     """

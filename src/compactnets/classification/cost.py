@@ -55,7 +55,7 @@ def network_cost(
     Args:
         name: of a network, or the path of a classifier's checkpoint.
         arguments: ``key=value`` pairs of the network.
-        input_size: (C, H, W); that of the network's form, or of the checkpoint's preprocessing, where not given.
+        input_size: (C, H, W); that of the network's form, or of the checkpoint's preprocessing, if not given.
         batch_size: images at once, for the activation memory.
         per_layer: whether :meth:`NetworkCost.show` has a row for each layer.
 

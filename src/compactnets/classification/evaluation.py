@@ -87,9 +87,9 @@ def evaluate(
 
     Args:
         class_map: for each label of the source, the output of the network that stands for it
-            (:func:`match_classes`); ``None`` where they are the same.
+            (:func:`match_classes`); ``None`` if they are the same.
         batch_size: images per step; the result does not depend on it.
-        world: this process and its device; the processor where it is not given.
+        world: this process and its device; the CPU if not given.
 
     Raises:
         InputError: an image that cannot be read; none is replaced or left out.
@@ -162,7 +162,7 @@ def match_classes(record: CheckpointRecord, source: ImageSource) -> list[int] | 
     """Return, for each class of ``source``, the output of the checkpoint's network with the same name.
 
     Classes are matched by name (identifier or label), never by position alone; a source may hold some of them only.
-    ``None`` where the order is the same.
+    ``None`` if the order is the same.
 
     Raises:
         InputError: a class that the network does not know.

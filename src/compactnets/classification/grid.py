@@ -128,7 +128,7 @@ def _train(member: Member, data: str, output: Path, place: Place, index: int | N
 
 
 def _pick(place: Place, index: int | None) -> torch.device:
-    """Return the device of a run, and divide the processor among those beside it."""
+    """Return the device of a run, and divide the CPU among those beside it."""
     device = pick_device(place.device)
     if index is None:
         return device

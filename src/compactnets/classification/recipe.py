@@ -38,7 +38,7 @@ class Mix(Section):
 class ClassificationRecipe(RunRecipe):
     """A training run of a classifier.
 
-    ``preprocess`` and ``in_chans`` follow the data where they are not given.
+    ``preprocess`` and ``in_chans`` follow the data if not given.
     """
 
     task: Literal["classification"] = "classification"
@@ -49,7 +49,7 @@ class ClassificationRecipe(RunRecipe):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mix: Mix = Mix()
     augment: Augment = Augment()
-    preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data where not given")
+    preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data if not given")
 
     @field_validator("augment", mode="before")
     @classmethod

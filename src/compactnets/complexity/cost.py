@@ -21,7 +21,7 @@ class LayerCost:
     Attributes:
         name: qualified name of the module; ``""`` is the network itself.
         type: class of the module.
-        output_shape: shape of its output, batch first; ``None`` where it returns no tensor, or did not run.
+        output_shape: shape of its output, batch first; ``None`` if it returns no tensor, or did not run.
         macs: multiply-adds of its convolutions and matrix products, per image.
         other_operations: all other arithmetic, per image, by the rule of :mod:`compactnets.complexity.operations`.
         moved_elements: elements that it copies without arithmetic (concatenation, channel shuffle), per image.
@@ -55,7 +55,7 @@ class Cost:
         peak_activation_bytes: largest sum of the activation tensors that eager inference holds at once in float32, for
             the whole batch: with the input, without weights, without the scratch memory inside an operator.
         peak_layer: name of the module whose work reached that peak.
-        inter_group: inter-group connections (MENet, equations 1 to 3), or ``None`` where no two grouped pointwise
+        inter_group: inter-group connections (MENet, equations 1 to 3), or ``None`` if no two grouped pointwise
             convolutions follow each other.
         layers: one entry per module with work or parameters of its own, in the order of ``named_modules``; their
             ``macs``, ``other_operations``, ``moved_elements`` and ``params`` sum to the network's.

@@ -155,7 +155,7 @@ class GroupTracker:
         self._note(out, origin)
 
     def summary(self) -> InterGroup | None:
-        """Return the sums over all pairs, or ``None`` where there is none."""
+        """Return the sums over all pairs, or ``None`` if there is none."""
         if not self._pairs:
             return None
         total, actual = (sum(pair[i] for pair in self._pairs) for i in (0, 1))

@@ -123,7 +123,7 @@ def listed_classes(shard: Path) -> tuple[str, ...] | None:
 
     That is ``classes.txt``, ``classnames.txt``, ``class_names.txt`` or ``labels.txt`` with a name per line, or
     ``class_names``, ``classes``, ``label_names`` or ``labels`` in ``_info.json`` or ``info.json``: a list, or an object
-    from index to name. ``None`` where there is none of them.
+    from index to name. ``None`` if there is none of them.
 
     Raises:
         InputError: the list is not what it should be, or has a name twice.

@@ -70,7 +70,7 @@ class ImageSource(ABC):
         """
 
     def encoded(self, index: int) -> bytes | None:
-        """Return the file of image ``index``, undecoded, or ``None`` where there is none.
+        """Return the file of image ``index``, undecoded, or ``None`` if there is none.
 
         Training decodes JPEG files from it no further than it needs; what is missing is :meth:`image`'s to report.
         """

@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, C, S, S) float32, normalised, on the device; in channels_last where that was asked for
     labels: Tensor  # (B,) int64, on the device
-    indices: Tensor  # (B,) int64, on the processor: the images' places in the source
+    indices: Tensor  # (B,) int64, on the CPU: the images' places in the source
 
 
 @dataclass(frozen=True, kw_only=True)

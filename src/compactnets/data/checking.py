@@ -64,7 +64,7 @@ def check_images(sources: Sequence[ImageSource], *, workers: int | None = None) 
 
 
 def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> np.ndarray:
-    """Add a split to the report; return the digests, ``(N, 2)`` uint64, zero where an image cannot be read."""
+    """Add a split to the report; return the digests, ``(N, 2)`` uint64, zero if an image cannot be read."""
     seen = examine(source, workers, Fits(source.readable_preprocess))
     report.left_out[source.split] = list(source.left_out)
     report.unreadable.extend(_found(source, index, reason) for index, reason in seen.unreadable.items())

@@ -46,8 +46,8 @@ class Examination:
     """What decoding N images showed.
 
     Attributes:
-        digests: ``(N, 2)`` uint64, equal where all pixels are equal as RGB; zero where an image cannot be read.
-        sizes: ``(N, 2)`` int32, width and height; zero where an image cannot be read.
+        digests: ``(N, 2)`` uint64, equal where all pixels are equal as RGB; zero if an image cannot be read.
+        sizes: ``(N, 2)`` int32, width and height; zero if an image cannot be read.
         unreadable: index -> why the image cannot be read.
         modes: Pillow's, and the images of each.
         formats: of encoded images, and the images of each.
@@ -60,7 +60,7 @@ class Examination:
     formats: Counter[str] = field(default_factory=Counter)
 
     def spread(self, axis: int) -> tuple[int, int, int] | None:
-        """Return the smallest, median and largest width (axis 0) or height (1); ``None`` where nothing is readable."""
+        """Return the smallest, median and largest width (axis 0) or height (1); ``None`` if nothing is readable."""
         readable = self.sizes[self.sizes[:, 0] > 0][:, axis]
         return (int(readable.min()), int(np.median(readable)), int(readable.max())) if len(readable) else None
 
@@ -122,7 +122,7 @@ class _Examined(Dataset[tuple[Any, ...]]):
                     raise InputError(f"{self.source.name(index)}: {error}") from None
         except InputError as error:
             return index, str(error)
-        digest = hashlib.sha256(str(image.size).encode())  # twice as quick as blake2b where the processor helps
+        digest = hashlib.sha256(str(image.size).encode())  # twice as quick as blake2b where the CPU helps
         digest.update(pixels)
         return index, digest.digest()[:DIGEST], image.size, image.mode, image.format
 

@@ -97,7 +97,7 @@ class FlatSource(ImageSource):
 
 
 def find_flat(root: Path, spec: str) -> tuple[Path, Path] | None:
-    """Return the folder of a flat validation split and its ground truth; ``None`` where the split is not flat.
+    """Return the folder of a flat validation split and its ground truth; ``None`` if the split is not flat.
 
     The folder is ``val`` (``valid``, ``validation``, ``test``) or ``images`` within it, as in Tiny ImageNet, or
     ``root`` itself; ground truth is looked for in it, above it, in ``root``, in ImageNet's development kit beside it,

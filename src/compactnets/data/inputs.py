@@ -27,7 +27,7 @@ class Picture:
 
     Attributes:
         path: of the file, as it was named or found.
-        image: upright, of any mode; ``None`` where it cannot be read.
+        image: upright, of any mode; ``None`` if it cannot be read.
         frame: number of the frame, from 0; ``None`` for an image.
         seconds: of the frame from the start of the video, where that is known.
         error: why there is no image; the line names the file.

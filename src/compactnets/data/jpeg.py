@@ -137,7 +137,7 @@ def decode_region(
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased.
 
     Returns:
-        ``None`` where the decoder refuses the data.
+        ``None`` if the decoder refuses the data.
     """
     if frame.orientation != UPRIGHT:
         lying = Box(*stored_box(*box, frame.size, frame.orientation))
@@ -176,7 +176,7 @@ def decode_region(
 
 
 def _decode_simplejpeg(data: bytes, size: tuple[int, int], factor: int) -> np.ndarray | None:
-    """Decode at 1 / factor to (H, W, 3) uint8, valid until the next call; ``None`` where that does not give ``size``.
+    """Decode at 1 / factor to (H, W, 3) uint8, valid until the next call; ``None`` if that does not give ``size``.
 
     The memory is used again, because the system hands out a fresh array page by page, as the decoder writes to it.
     """
@@ -197,7 +197,7 @@ def _decode_simplejpeg(data: bytes, size: tuple[int, int], factor: int) -> np.nd
 
 
 def _decode_pillow(data: bytes, size: tuple[int, int], factor: int) -> Image.Image | None:
-    """Decode at 1 / factor, or return ``None`` where that does not give ``size``."""
+    """Decode at 1 / factor, or return ``None`` if that does not give ``size``."""
     try:
         image = Image.open(io.BytesIO(data), formats=("JPEG",))
         if factor > 1:

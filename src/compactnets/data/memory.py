@@ -31,7 +31,7 @@ LIMIT = 2 << 30  # bytes of pixels, padding included
 class SmallImages(NamedTuple):
     """A split after the resize of its preprocessing."""
 
-    pixels: Tensor  # (N, H, W, C) uint8, on the processor; zeros where an image cannot be read
+    pixels: Tensor  # (N, H, W, C) uint8, on the CPU; zeros if an image cannot be read
     unreadable: dict[int, str]  # what is wrong with these
 
 
@@ -53,7 +53,7 @@ def small_images(source: ImageSource, preprocess: Preprocess, pad: int = 0) -> S
         pad: zeros that will be put around each image, which count towards the limit.
 
     Returns:
-        ``None`` where the images are of different sizes, larger than 64 pixels a side, or too many for 2 GiB.
+        ``None`` if the images are of different sizes, larger than 64 pixels a side, or too many for 2 GiB.
     """
     kept = _KEPT.setdefault(source, {})
     if preprocess not in kept:

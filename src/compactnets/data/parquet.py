@@ -210,7 +210,7 @@ class ParquetSource(ImageSource):
 
 
 def find_shards(folder: Path) -> Path | None:
-    """Return the folder of the Parquet shards, ``folder`` or ``folder/data``, or ``None`` where there are none."""
+    """Return the folder of the Parquet shards, ``folder`` or ``folder/data``, or ``None`` if there are none."""
     for candidate in (folder, folder / "data"):
         if candidate.is_dir() and any(not path.name.startswith(".") for path in candidate.glob("*.parquet")):
             return candidate

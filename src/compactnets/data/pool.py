@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
     """What became of it."""
 
     items: Any  # what the data set joined: (B, C, S, S) uint8 of a classifier; None where the batch is incomplete
-    indices: Tensor  # (B,) int64, of the images that were loaded; empty where the batch is incomplete
+    indices: Tensor  # (B,) int64, of the images that were loaded; empty if the batch is incomplete
     replaced: int  # how many are not those that were wanted
     failures: list[tuple[int, str]]  # images that could not be read, and why; the batch is incomplete if it may not be
 

@@ -21,7 +21,7 @@ from compactnets.errors import InputError, did_you_mean
 INTERPOLATIONS = {
     mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.NEAREST)
 }
-CHUNK = 1 << 17  # numbers that the processor normalises at a time: small enough to stay in its cache
+CHUNK = 1 << 17  # numbers that the CPU normalises at a time: small enough to stay in its cache
 MAX_PIXELS = 1 << 27  # after resizing the shorter edge; a 1 x 60,000 image would become 256 x 15 million
 
 

@@ -51,7 +51,7 @@ class TarIndex:
     offsets: np.ndarray  # (N,) int64, first byte of the image in it
     sizes: np.ndarray  # (N,) int64, bytes
     labels: np.ndarray  # (N,) int64, as the shards state them, or indices into label_names
-    label_names: np.ndarray  # (C,) str, sorted; empty where the shards state numbers
+    label_names: np.ndarray  # (C,) str, sorted; empty if the shards state numbers
     names: np.ndarray  # uint8, the members' names in UTF-8, one behind the other
     name_ends: np.ndarray  # (N,) int64
     left_out: np.ndarray  # (K,) str, shard and name of members that belong to no sample
@@ -204,7 +204,7 @@ def _not_tar(shard: Path, error: Exception) -> str:
 
 
 def _load(path: Path, stamps: np.ndarray) -> TarIndex | None:
-    """Return what was remembered, or ``None`` where that is nothing, damaged, or of files that have changed."""
+    """Return what was remembered, or ``None`` if that is nothing, damaged, or of files that have changed."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamps"], stamps):

@@ -82,7 +82,7 @@ class TrainTransform:
         return to_pixels(self._change(self._crop(image, draws), draws, flip=True))
 
     def decode(self, data: bytes, draws: Draws[int]) -> Tensor | None:
-        """Do the same from the bytes of a file with :mod:`compactnets.data.jpeg`; ``None`` where that refuses."""
+        """Do the same from the bytes of a file with :mod:`compactnets.data.jpeg`; ``None`` if that refuses."""
         preprocess, size = self.preprocess, self.preprocess.size
         if preprocess.channels != 3 or preprocess.interpolation == "nearest" or not preprocess.antialias:
             return None

@@ -19,7 +19,7 @@ from compactnets.failures import one_line
 
 
 class Artifact(nn.Module):
-    """Runs an exported network in its own runtime, on the processor: (N, C, H, W) float32 -> (N, classes).
+    """Runs an exported network in its own runtime, on the CPU: (N, C, H, W) float32 -> (N, classes).
 
     Where the format fixes the batch, images go through in batches of that size, the last one filled up with zeros.
     """
@@ -58,7 +58,7 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
     """Load an artifact into its runtime, by its folder or main file, and run it once.
 
     Args:
-        threads: threads of the runtime; its own choice where not given.
+        threads: threads of the runtime; its own choice if not given.
 
     Raises:
         InputError: a record or file that cannot be used, a record with more or fewer classes than there are outputs,

@@ -66,9 +66,9 @@ def export(
         output: folder for the artifact; it appears whole or not at all. An artifact that is there is replaced.
         size: side of the images, where it differs from the preprocessing's.
         batch_size: images at once, for the formats that fix it.
-        images: source of the images to compare on; two photographs of scikit-learn where it is not given.
+        images: source of the images to compare on; two photographs of scikit-learn if not given.
         tolerance: largest difference allowed, as a share of the largest absolute logit; ``verify.TOLERANCES`` has what
-            holds for a precision where it is not given.
+            holds for a precision if not given.
         lanes: pad the channels of depthwise convolutions to multiples of this, for the formats whose runtime gains from
             it (``onnx``, on x86).
         precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are float32 in any case.
@@ -76,7 +76,7 @@ def export(
     Raises:
         InputError: an unknown format, a precision that it does not have, ``lanes`` for one that gains nothing from it,
             a missing extra, a folder that holds something else, a network that the format cannot express.
-        LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
+        LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
     check_float(record)
@@ -211,7 +211,7 @@ def finish_artifact(
 
     Args:
         fmt: the format.
-        model: the network, on the processor, in evaluation mode.
+        model: the network, on the CPU, in evaluation mode.
         network: its record.
         folder: with the artifact's files.
         details: what writing them said.

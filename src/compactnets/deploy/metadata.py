@@ -27,7 +27,7 @@ def classifier_metadata(network: CheckpointRecord, shape: Sequence[int | None], 
 
     Args:
         network: its record.
-        shape: (N, C, H, W) of the input; ``None`` where any number is taken.
+        shape: (N, C, H, W) of the input; ``None`` if any number is taken.
         precision: ``"float32"``, ``"float16"`` or ``"int8"``, of the weights.
     """
     layout = "(N, C, H, W): pixels from 0 to 1, less preprocess.mean, divided by preprocess.std"

@@ -60,7 +60,7 @@ class ExportedRecord(BaseModel):
     versions: dict[str, str] = Field(description="what wrote and checked it")
 
     def expected_files(self) -> tuple[str, ...] | None:
-        """Return the names that ``files`` must have, in order; ``None`` where the format is not known."""
+        """Return the names that ``files`` must have, in order; ``None`` if the format is not known."""
         fmt = FORMATS.get(self.format)
         return None if fmt is None else fmt.files
 

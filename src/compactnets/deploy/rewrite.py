@@ -30,7 +30,7 @@ from compactnets.nn import ChannelShuffle, ConvNormAct, channel_shuffle
 
 
 def deploy_form(model: nn.Module) -> nn.Module:
-    """Return a copy on the processor, in evaluation mode, for export; ``model`` is left alone.
+    """Return a copy on the CPU, in evaluation mode, for export; ``model`` is left alone.
 
     The outputs equal those of ``model`` in evaluation mode but for rounding, for every input size and memory format.
     """

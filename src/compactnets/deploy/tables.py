@@ -96,7 +96,7 @@ def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path)
     for line in (
         f"same best class on {100 * compared['agreement']:.1f} % of the images; the logits differ by "
         f"{compared['logits_error']:.3f} of their deviation",
-        f"int8 of this processor: {', '.join(int8_features) or 'nothing'}",
+        f"int8 of this CPU: {', '.join(int8_features) or 'nothing'}",
         f"in float: {', '.join(report['kept_in_float']) or 'nothing'}",
         "least signal to noise: "
         + ", ".join(

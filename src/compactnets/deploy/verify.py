@@ -62,7 +62,7 @@ def verify(
     Args:
         model: what is right: the network as it was trained, in evaluation mode, or the simulation of an int8 one.
         write: called with (example, folder) to write further artifacts.
-        images: a source of images; two photographs of scikit-learn where it is not given.
+        images: a source of images; two photographs of scikit-learn if not given.
         pictures: what :func:`load_pictures` gave for ``images``, where it was called before.
         tolerance: the largest difference allowed, of what ``measure`` names.
         measure: the field of :class:`Check` that the tolerance is for: ``"relative_difference"``, or

@@ -271,7 +271,7 @@ def anchors_of(record: DetectorRecord, recipe: DetectionRecipe) -> dict[str, Any
 
 
 def anchors_of_record(record: DetectorRecord) -> dict[str, Any] | None:
-    """Return the settings of a detector's anchors, with SSD's scales in full; ``None`` where its record has none."""
+    """Return the settings of a detector's anchors, with SSD's scales in full; ``None`` if its record has none."""
     settings = record.ssd if record.detector == "ssd" else record.faster_rcnn
     if settings is None:
         return None
@@ -288,7 +288,7 @@ def describe_anchors(recipe: DetectionRecipe) -> str:
 
 
 def anchor_fit(name: str, recipe: DetectionRecipe, objects: SeenObjects, fitted_to: SeenObjects) -> AnchorFit | None:
-    """Return how a recipe's anchors fit the objects of a split; ``None`` where it has none.
+    """Return how a recipe's anchors fit the objects of a split; ``None`` if it has none.
 
     Args:
         name: of the recipe.

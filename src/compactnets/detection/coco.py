@@ -21,7 +21,7 @@ DETECTIONS = (1, 10, 100)  # per image and class, from the highest score down; a
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's figures, in percent; ``None`` where no object counts.
+    """COCO's figures, in percent; ``None`` if no object counts.
 
     Attributes:
         ap: mean over the overlaps 0.50, 0.55, … 0.95 and over the classes that have objects.

@@ -103,7 +103,7 @@ def detector_cost(record: DetectorRecord, size: tuple[int, int] | None = None) -
 
     Args:
         record: of the detector.
-        size: height and width of the image as the detector has scaled it; :func:`default_size` where it is not given.
+        size: height and width of the image as the detector has scaled it; :func:`default_size` if not given.
 
     Raises:
         InputError: a size that is not positive, or another one than SSD's own.
@@ -140,9 +140,9 @@ def planned_record(
 
     Args:
         model: the backbone.
-        detector: which; that of the recipe where it is not given.
-        recipe: its settings; the defaults of every setting where it is not given.
-        num_classes: of objects; 20, as in Pascal VOC, where it is not given.
+        detector: which; that of the recipe if not given.
+        recipe: its settings; the defaults of every setting if not given.
+        num_classes: of objects; 20, as in Pascal VOC, if not given.
         settings: ``key=value`` over the recipe's.
 
     Raises:

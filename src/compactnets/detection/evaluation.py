@@ -26,7 +26,7 @@ PARTS = ("backbone", "head", "rpn.head", "roi_heads.box_predictor")  # of torchv
 
 
 def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
-    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results lie on the processor.
+    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results lie on the CPU.
 
     Raises:
         InputError: an image that is too narrow for the detector's input.
@@ -42,7 +42,7 @@ def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
 
 
 def input_sides(detector: nn.Module) -> tuple[int, int] | None:
-    """Return shorter and longer side to which a detector scales an image; ``None`` where it has one size for all."""
+    """Return shorter and longer side to which a detector scales an image; ``None`` if it has one size for all."""
     if isinstance(scaling := getattr(detector, "transform", None), GeneralizedRCNNTransform):  # torchvision's
         return None if scaling.fixed_size is not None else (int(scaling.min_size[-1]), int(scaling.max_size))
     found = getattr(getattr(getattr(detector, "artifact", None), "input", None), "longer_side", None)  # an exported one

@@ -41,7 +41,7 @@ class ClassScores:
         voc07: at eleven recalls.
         voc10: the area.
         coco: mean over ten overlaps; ``None`` also where the metric is not COCO's.
-        threshold: the score from which on detections have the highest F1; ``None`` where none is right.
+        threshold: the score from which on detections have the highest F1; ``None`` if none is right.
         precision: share of the detections from that score on that are right, in percent.
         recall: share of the objects that these find, in percent.
         f1: harmonic mean of both, in percent.
@@ -92,9 +92,9 @@ class DetectionScores:
         metric: which figure is the :attr:`headline`.
         iou_threshold: from which overlap VOC's metrics take a detection as right.
         images: how many were evaluated.
-        voc07: mean over the classes that have objects, ``None`` where none has.
+        voc07: mean over the classes that have objects, ``None`` if none has.
         voc10: likewise.
-        coco: ``None`` where the metric is not COCO's.
+        coco: ``None`` if the metric is not COCO's.
         classes: one entry for each class name, in their order.
         confusion: which classes are taken for which.
     """
@@ -110,7 +110,7 @@ class DetectionScores:
 
     @property
     def headline(self) -> float | None:
-        """The mean average precision of the metric, in percent; ``None`` where no class has objects."""
+        """The mean average precision of the metric, in percent; ``None`` if no class has objects."""
         if self.metric == "coco":
             return None if self.coco is None else self.coco.ap
         return self.voc07 if self.metric == "voc07" else self.voc10

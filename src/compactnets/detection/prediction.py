@@ -93,7 +93,7 @@ def predict_objects(
         detector: a checkpoint's or an exported one, in evaluation mode.
         record: its classes.
         images: what :func:`compactnets.data.inputs.find_files` gives.
-        output: folder for the images with boxes, ``NAME.jpg`` each; none are drawn where it is not given. No file that
+        output: folder for the images with boxes, ``NAME.jpg`` each; none are drawn if not given. No file that
             is searched is replaced.
         score: least score of an object.
         every: of a video, one frame in so many.

@@ -136,7 +136,7 @@ class DetectionScore:
 
     @property
     def value(self) -> float:
-        """The headline; zero where no class has objects."""
+        """The headline; zero if no class has objects."""
         return self.scores.headline or 0.0
 
     def metrics(self) -> dict[str, float]:

@@ -282,7 +282,7 @@ class Detection(Task[DetectionRecipe]):
 
 
 def share_of(split: str) -> float | None:
-    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` where it is the name of a split.
+    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` if it is the name of a split.
 
     Raises:
         InputError: a number that is no share.

@@ -27,7 +27,7 @@ class BoxTransform:
 
     Args:
         augment: the changes.
-        sides: shorter and longer side to which the detector will scale the result; ``None`` where it has one size.
+        sides: shorter and longer side to which the detector will scale the result; ``None`` if it has one size.
     """
 
     def __init__(self, augment: BoxAugment, sides: tuple[int, int] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 Every network in every format runs in a process of its own, whose memory is then its own. All are loaded first; then
 they take turns, a few calls each, so that what the machine does besides touches all alike. A large matrix multiply
-takes turns with them: the time that it would need for a network's multiply-adds is the limit that the processor sets.
+takes turns with them: the time that it would need for a network's multiply-adds is the limit that the CPU sets.
 """
 
 from __future__ import annotations
@@ -113,12 +113,11 @@ def benchmark(
             float16, ``openvino@bf16`` for another arithmetic.
         threads: threads of every runtime.
         batch_size: images at once.
-        size: side of the images; each network's own where it is not given.
+        size: side of the images; each network's own if not given.
         rounds: turns of every entry.
         calls: calls in a turn that count; two before them do not.
         operators: whether each kind of operator is timed as well, where the runtime has a profiler.
-        artifacts: folder that keeps the artifacts; those that are there and fit are used again. A temporary one where
-            it is not given.
+        artifacts: folder that keeps the artifacts; those that are there and fit are used again. A temporary one if not given.
 
     Returns:
         environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and the share of it,
@@ -324,7 +323,7 @@ def parse_format(text: str) -> Variant:
 
 
 def _operators(entry: Entry, process: Worker, threads: int) -> list[dict[str, Any]] | None:
-    """Time each kind of operator in the entry's process; ``None`` where its runtime has no profiler."""
+    """Time each kind of operator in the entry's process; ``None`` if its runtime has no profiler."""
     found: list[dict[str, Any]] | None = None
     if entry.path is None:
         found = process.call(worker.operators_of_eager, entry.network, entry.shape, PROFILED)

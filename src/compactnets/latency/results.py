@@ -157,7 +157,7 @@ def draw(results: Results, path: str | Path) -> None:
     """Draw accuracy, or multiply-adds where it is not known of every network, against latency, a series per format.
 
     Accuracy is that of a checkpoint's record, on the data that it was trained on. Over multiply-adds the limit of the
-    processor is drawn as well.
+    CPU is drawn as well.
 
     Raises:
         InputError: a format of picture that is not known, or a file that cannot be written.

@@ -95,7 +95,7 @@ def operators_of_eager(network: str, shape: tuple[int, ...], calls: int) -> list
 
 
 def _resident() -> int | None:
-    """Return the resident memory now, in bytes, and start the peak afresh; ``None`` where the system does not say."""
+    """Return the resident memory now, in bytes, and start the peak afresh; ``None`` if the system does not say."""
     gc.collect()
     if not sys.platform.startswith("linux"):  # where CDLL(None) need not be the C library, or is an error (Windows)
         return None

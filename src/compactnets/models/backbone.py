@@ -41,8 +41,7 @@ def create_backbone(name: str, arguments: Mapping[str, Any], num_classes: int | 
     """Build a network of this package or of timm, whole, for :func:`levels_of` and the cuts below.
 
     Args:
-        num_classes: of the classifier, which a detector does not use but weights may have; the network's own where it
-            is not given.
+        num_classes: of the classifier, which a detector does not use but weights may have; the network's own if not given.
 
     Raises:
         InputError: no such network, or arguments that it does not take.
@@ -191,7 +190,7 @@ def _extract(model: nn.Module, levels: Sequence[Level], name: str) -> fx.GraphMo
 
 
 def _part(whole: fx.GraphModule, start: fx.Node | None, end: fx.Node) -> fx.GraphModule | None:
-    """Return the graph from ``start`` (the image where it is ``None``) to ``end``; ``None`` where that needs more."""
+    """Return the graph from ``start`` (the image where it is ``None``) to ``end``; ``None`` if that needs more."""
     needed: set[fx.Node] = set()
     waiting = [end]
     while waiting:

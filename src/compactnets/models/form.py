@@ -45,7 +45,7 @@ def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
 
     Args:
         module: a network, or what holds its layers without being one (a feature extractor, a graph).
-        form: the values of what tensors do not tell, as JSON has them; empty where there is nothing to tell.
+        form: the values of what tensors do not tell, as JSON has them; empty if there is nothing to tell.
     """
     plain: dict[str, Any] = json.loads(json.dumps(form))  # as it is read back: lists, no tuples
     if (writer := _writer(module)) is not None:
@@ -56,7 +56,7 @@ def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
 
 
 def form_of(module: nn.Module) -> dict[str, Any]:
-    """Return the form of a network; empty where it carries none."""
+    """Return the form of a network; empty if it carries none."""
     writer = _writer(module)
     return {} if writer is None else writer.form
 

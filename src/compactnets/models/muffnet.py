@@ -48,7 +48,7 @@ class MuffNet(StagedNet):
     Args:
         sharing: patterns of the low-, mid- and high-level stage, joined by ``+``, or a sequence of three patterns or
             matrices (:func:`compactnets.models.sharing.make_sharing`).
-        widths: the scale of each stage's pattern; ``None`` where the stage is given as a matrix.
+        widths: the scale of each stage's pattern; ``None`` if the stage is given as a matrix.
         reading: ``"entry"`` or ``"row"``.
         stem_channels: output channels of the first convolution.
         head_channels: output channels of the 1x1 convolution before the pooling.

@@ -63,7 +63,7 @@ class RowCost:
 
     Attributes:
         row: the row.
-        macs, params: the comparisons; ``None`` where the row does not state the count, or the network is unavailable.
+        macs, params: the comparisons; ``None`` if the row does not state the count, or the network is unavailable.
         unavailable: why the network could not be built (:data:`NEEDS_PEERS`), or ``None``.
     """
 

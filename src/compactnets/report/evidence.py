@@ -162,7 +162,7 @@ class Evidence:
         return results
 
     def hours(self, reproduction: Reproduction, macs: int) -> float | None:
-        """Return about how long a run would take on the device of the records, or ``None`` where they do not tell.
+        """Return about how long a run would take on the device of the records, or ``None`` if they do not tell.
 
         A classifier: three times its multiply-adds for each image (forward, and twice that backward) at the rate of
         the fastest recorded run (:attr:`training_rate`). A detector: the seconds per image of the recorded ones of its

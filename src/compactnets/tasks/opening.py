@@ -88,7 +88,7 @@ def open_model(
             * a :class:`Model`, which is returned as it is;
             * what :func:`look` said of one of these.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an artifact runs on the CPU.
-        threads: of an artifact's runtime; its own choice where not given.
+        threads: of an artifact's runtime; its own choice if not given.
         arguments: of a network by its name, such as ``num_classes``.
         options: of the task (its ``options["load"]``), such as ``class_agnostic_nms``.
 

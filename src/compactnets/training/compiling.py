@@ -38,7 +38,7 @@ class Compiling:
     So a run that was stopped computes what one that was not would have.
 
     Args:
-        compile: what compiles the steps from then on; ``None`` where nothing is to be decided.
+        compile: what compiles the steps from then on; ``None`` if nothing is to be decided.
         progress: of the run.
         total: its steps.
     """

@@ -1,6 +1,6 @@
-"""The same network and the same memory, used in the way that a processor is fast with.
+"""The same network and the same memory, used in the way that a CPU is fast with.
 
-What a training step of a compact network costs on a processor is seldom its multiply-adds. Measured on two cores with
+What a training step of a compact network costs on a CPU is seldom its multiply-adds. Measured on two cores with
 PyTorch 2.15 at CIFAR size (``benchmarks/step_time.py``; docs/results.md has the ratios): bfloat16 kernels for the
 gradients of depthwise convolutions of stride 2 or more than 3 x 3 that take many times as long as their float32
 ones, batch normalisation over channel counts that no vector length divides, and memory that is given back to the
@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
 
 
 def optimize_for_cpu(model: nn.Module, *, half: bool, compiled: bool) -> nn.Module:
-    """Return a network that computes what ``model`` computes in training, in less time on a processor.
+    """Return a network that computes what ``model`` computes in training, in less time on a CPU.
 
     (N, C, H, W) images in, (N, classes) logits out. It shares parameters and buffers with ``model``, and leaves
     ``model`` as it is. Its results differ by rounding.
@@ -49,10 +49,8 @@ def optimize_for_cpu(model: nn.Module, *, half: bool, compiled: bool) -> nn.Modu
         half: it will run under autocast to bfloat16 or float16.
         compiled: it will be compiled, without which the batch normalisation here is slower than torch's.
     """
-    tensors = (*model.parameters(), *model.buffers())
-    network: nn.Module = copy.deepcopy(
-        model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    )
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    network: nn.Module = copy.deepcopy(model, shared)
     for module in list(network.modules()):
         if compiled:
             _replace_norms(module)

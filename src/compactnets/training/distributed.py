@@ -28,7 +28,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     size: int = 1
-    control: Any = None  # a gloo group: small messages between processors do not wait for an accelerator
+    control: Any = None  # a gloo group: small messages between CPUs do not wait for an accelerator
 
     @property
     def is_main(self) -> bool:
@@ -61,7 +61,7 @@ class World:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of this name; ``auto`` is the first GPU, or the processor where there is none.
+    """Return the device of this name; ``auto`` is the first GPU, or the CPU where there is none.
 
     Raises:
         InputError: a device that this machine does not have.
@@ -80,8 +80,8 @@ def pick_device(name: str = "auto") -> torch.device:
 def join_world(device: str = "auto") -> Iterator[World]:
     """Join the processes that ``torchrun`` started; alone where it did not.
 
-    Each process gets the GPU of its local rank, or the processor; NCCL carries the gradients between GPUs, gloo
-    between processors. All but the first process are silent.
+    Each process gets the GPU of its local rank, or the CPU; NCCL carries the gradients between GPUs, gloo
+    between CPUs. All but the first process are silent.
 
     Raises:
         InputError: a device that this machine does not have, or fewer GPUs than processes.
@@ -145,9 +145,9 @@ def _agree_on_name(store: distributed.Store, rank: int, size: int) -> str:
 
 
 def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
-    """Let every batch normalisation take its statistics over all processes: torch's on GPUs, ours on processors.
+    """Let every batch normalisation take its statistics over all processes: torch's on GPUs, ours on CPUs.
 
-    Changes ``model`` in place and returns it. On processors a kind of batch normalisation other than
+    Changes ``model`` in place and returns it. On CPUs a kind of batch normalisation other than
     ``torch.nn.BatchNorm2d`` keeps its own statistics, with a warning.
     """
     if world.device.type == "cuda":

@@ -66,12 +66,11 @@ class TrainResult:
 def run(task: TrainingSetup, output: str | Path, world: World | None = None) -> TrainResult:
     """Train a task as its recipe says and write a run folder to ``output``; a run that stopped there goes on.
 
-    On a processor a run that was stopped after any step ends with the same bits as one that was not, and the process
+    On a CPU a run that was stopped after any step ends with the same bits as one that was not, and the process
     keeps the memory that tensors free (:func:`compactnets.training.cpu.keep_freed_memory`).
 
     Args:
-        world: this process and its device (:func:`compactnets.training.distributed.join_world`); the processor where
-            it is not given.
+        world: this process and its device (:func:`compactnets.training.distributed.join_world`); the CPU if not given.
 
     Raises:
         InputError: a setting or source that does not fit, an output folder that holds another run or that another

@@ -52,7 +52,7 @@ class Optimizer(Section):
     betas: Pair[float] = Field((0.9, 0.999), description="adam, adamw")
     alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop: how slowly the mean square moves")
     rho: float = Field(0.9, ge=0, lt=1, description="adadelta: how slowly the mean square moves")
-    eps: float | None = Field(None, gt=0, le=1, description="all but sgd; torch's own value where it is not given")
+    eps: float | None = Field(None, gt=0, le=1, description="all but sgd; torch's own value if not given")
     centered: bool = Field(False, description="rmsprop: divide by the variance instead of the mean square")
     weight_decay: float = Field(1e-4, ge=0, le=100)
     decay_norm_and_bias: bool = Field(True, description="also decay batch normalisation and biases")

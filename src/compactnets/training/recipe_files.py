@@ -22,7 +22,7 @@ def list_recipes(task: str | None = None) -> list[str]:
     """Return the names of the recipes in the package, such as ``cifar/muffnet``.
 
     Args:
-        task: only those of this task; all where it is not given.
+        task: only those of this task; all if not given.
     """
     return [name for name in _list_all() if task in (None, stated_task(read_recipe(name)))]
 

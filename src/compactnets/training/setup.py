@@ -103,7 +103,7 @@ class TrainingSetup(ABC):
         recipe: how to train, fitted to the data.
         train_source, val_source: what is trained and evaluated on.
         init: the checkpoint that the first weights come from.
-        model: the network with its first weights, on the processor.
+        model: the network with its first weights, on the CPU.
         objective: the loss.
         compile: where the network compiles what the recipe's ``compile`` asks for: what lets it do so from then on.
         curves: what the plot of a run shows.

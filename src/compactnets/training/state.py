@@ -80,7 +80,7 @@ def save_state(output: Path, described: Mapping[str, Any], progress: Progress, l
 
 
 def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, dict[str, Any]] | None:
-    """Read the newest state of a run that can be read; ``None`` where it has none yet.
+    """Read the newest state of a run that can be read; ``None`` if it has none yet.
 
     Raises:
         InputError: states of another run, or of one with more epochs (the message says what differs), or none that can
@@ -130,7 +130,7 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
 
 
 def read_run(output: Path) -> dict[str, Any] | None:
-    """Return what the newest state that can be read says of its run; ``None`` where there is none."""
+    """Return what the newest state that can be read says of its run; ``None`` if there is none."""
     for path in _states(output):
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)["run"]

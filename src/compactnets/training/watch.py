@@ -18,7 +18,7 @@ NOT_FINITE = (
 class LossWatch:
     """Collects the losses of the images of an epoch.
 
-    On a processor every step is checked. An accelerator runs ahead of the program, and reading a number waits for it,
+    On a CPU every step is checked. An accelerator runs ahead of the program, and reading a number waits for it,
     so there the check comes every ``interval`` steps and before anything is saved; it still names the step.
 
     Args:

@@ -43,7 +43,7 @@ def is_current(page: Path, web: Path) -> bool:
 
 
 def missing_program() -> str | None:
-    """Return what of Node.js and npm is missing or too old here, ``None`` where both are there."""
+    """Return what of Node.js and npm is missing or too old here, ``None`` if both are there."""
     needed = f"Node.js {'.'.join(map(str, NODE))} or newer with npm"
     node = shutil.which("node")
     absent = [name for name, path in (("node", node), ("npm", shutil.which("npm"))) if path is None]

@@ -70,7 +70,7 @@ class _Handler(SimpleHTTPRequestHandler):
         return self._send_file(path)
 
     def _send_file(self, path: str) -> Any:
-        """Send the head of an answer and return its content: a file, or ``None`` where the browser has it already."""
+        """Send the head of an answer and return its content: a file, or ``None`` if the browser has it already."""
         try:
             file = open(path, "rb")  # noqa: SIM115 (closed by who asked)
             state = os.fstat(file.fileno())

@@ -51,7 +51,7 @@ def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path 
         networks: each a ``.safetensors`` checkpoint or the name of a network, which are exported to ONNX and compared
             with PyTorch, or the folder of an ONNX artifact.
         output: the folder; it appears whole or not at all. One that this function wrote is replaced.
-        page: folder of the built page; the package's own where it is not given.
+        page: folder of the built page; the package's own if not given.
 
     Returns:
         what ``networks.json`` holds.

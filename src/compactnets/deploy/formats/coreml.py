@@ -93,7 +93,7 @@ def _own_scratch() -> Iterator[None]:
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into Core ML, on the processor alone."""
+    """Load into Core ML, on the CPU alone."""
     import coremltools
 
     package = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)

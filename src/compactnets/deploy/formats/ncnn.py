@@ -81,7 +81,7 @@ def _shape(example: Tensor) -> str:
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into ncnn on the processor, in float32."""
+    """Load into ncnn on the CPU, in float32."""
     import ncnn
 
     net = ncnn.Net()

@@ -111,7 +111,7 @@ def _drop_notes(path: Path) -> None:
 def store_float16(path: Path) -> dict[str, int]:
     """Store the weights of a file in float16, each with a Cast to float32, which runtimes do once when they load.
 
-    So processors without arithmetic in float16 are as fast as before, and no value between the layers can overflow:
+    So CPUs without arithmetic in float16 are as fast as before, and no value between the layers can overflow:
     onnxconverter-common's conversion, and ONNX Runtime's, give every operator float16, which ONNX Runtime surrounds by
     casts where it computes in float32. Biases and normalisations stay float32: their small variances would be lost.
 
@@ -168,7 +168,7 @@ def embed(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into ONNX Runtime on the processor."""
+    """Load into ONNX Runtime on the CPU."""
     session = open_session(path, threads)
     name = session.get_inputs()[0].name
 
@@ -224,11 +224,11 @@ def _kinds(model: Any) -> dict[str, str]:
 
 
 def open_session(path: Path, threads: int | None = None, **settings: Any) -> Any:
-    """Load a file into ONNX Runtime, on the processor.
+    """Load a file into ONNX Runtime, on the CPU.
 
     Args:
         path: of the file.
-        threads: to run on; the runtime's own choice where it is not given.
+        threads: to run on; the runtime's own choice if not given.
         settings: further attributes of its ``SessionOptions``.
 
     Raises:

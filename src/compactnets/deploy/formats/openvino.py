@@ -65,7 +65,7 @@ def _save(
 
 
 def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runner:
-    """Compile for the processor, once for each shape that comes: open shapes would run slower."""
+    """Compile for the CPU, once for each shape that comes: open shapes would run slower."""
     _read(path)
     lock = threading.Lock()
     compiled: dict[tuple[int, ...], Any] = {}

@@ -51,7 +51,7 @@ class Format:
         others: its further files.
         runtime: module that runs it.
         packages: distributions that write and run it; their versions go into the record.
-        extra: the extra of this package that installs them; ``None`` where nothing more is needed.
+        extra: the extra of this package that installs them; ``None`` if nothing more is needed.
         any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
         any_size: whether one artifact takes images of any size.
         precisions: arithmetic other than float32 that the runtime can be asked for.
@@ -195,7 +195,7 @@ class Format:
 
         Args:
             path: the main file.
-            threads: threads to run on; the runtime's own choice where it is not given.
+            threads: threads to run on; the runtime's own choice if not given.
             precision: ``"float32"`` or one of :attr:`precisions`.
 
         Raises:

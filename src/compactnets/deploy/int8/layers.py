@@ -158,7 +158,7 @@ def freeze_layer(layer: Quantized, input_scale: float | None, *, integer_bias: b
 
     Args:
         layer: a layer; one that is not enabled keeps its weights.
-        input_scale: scale of what the layer reads; ``None`` where that is not quantised.
+        input_scale: scale of what the layer reads; ``None`` if that is not quantised.
         integer_bias: whether the bias becomes int32 as well.
         small: whether zero points, which are all 0, are left out.
     """

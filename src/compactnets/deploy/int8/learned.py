@@ -125,7 +125,7 @@ def learn_scales(quantized: GraphModule) -> GraphModule:
 
 
 def fix_scales(quantized: GraphModule) -> GraphModule:
-    """Turn what :func:`learn_scales` made into a plain quantised network that computes the same, in place; return it."""
+    """Turn the result of :func:`learn_scales` into a plain quantised network that computes the same, in place."""
     for name, quantizer in list(quantizers(quantized)):
         if isinstance(quantizer, LearnedQuantizer):
             plain = Quantizer()

@@ -153,7 +153,7 @@ class DetectionSource(ABC):
         return self.table.objects(index)
 
     def size(self, index: int) -> tuple[int, int] | None:
-        """Return width and height of image ``index`` as the annotation says, ``None`` where it does not."""
+        """Return width and height of image ``index`` as the annotation says, ``None`` if it does not."""
         width, height = self.table.sizes[index].tolist()
         return (width, height) if width > 0 and height > 0 else None
 

@@ -229,7 +229,7 @@ def _check_annotation(record: dict[str, Any], where: str) -> None:
 
 
 def _box_of(mask: Any) -> list[float] | None:
-    """Return x, y, width and height of a mask: polygons, or run lengths; ``None`` where it is none.
+    """Return x, y, width and height of a mask: polygons, or run lengths; ``None`` if it is none.
 
     Raises:
         InputError: run lengths, without the library that reads them.

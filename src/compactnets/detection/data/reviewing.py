@@ -120,7 +120,7 @@ def _readable_annotations(source: DetectionSource, bad_boxes: OnBad) -> Detectio
 def _readable_images(
     source: DetectionSource, role: Role, on_error: OnError, max_skipped: int, workers: int | None
 ) -> tuple[DetectionSource, np.ndarray]:
-    """Return the split and the size of each of its images, ``(N, 2)``; zeros where it cannot be read."""
+    """Return the split and the size of each of its images, ``(N, 2)``; zeros if it cannot be read."""
     if role == "val" and workers is not None:
         seen = examine(source, workers)
         sizes, unreadable = seen.sizes, seen.unreadable

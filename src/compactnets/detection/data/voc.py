@@ -180,7 +180,7 @@ class VocTree(DetectionTree):
 
 
 def find(root: Path, spec: str) -> VocTree | None:
-    """Return the tree of the folder ``root`` itself; ``None`` where there is none.
+    """Return the tree of the folder ``root`` itself; ``None`` if there is none.
 
     It holds, with any capitals in the names of folders,
 

@@ -37,7 +37,7 @@ class VocAnnotation(NamedTuple):
     """What an annotation says of its image."""
 
     filename: str  # "" where there is none
-    size: tuple[int, int]  # width, height; zeros where there is none
+    size: tuple[int, int]  # width, height; zeros if there is none
     objects: list[VocObject]
     extras: set[str]  # what it says beyond that
 

@@ -186,7 +186,7 @@ def _read_lines(path: Path, keypoints: bool) -> list[_Line]:
 
 
 def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
-    """Return the tree of the folder ``root`` itself; ``None`` where there is none.
+    """Return the tree of the folder ``root`` itself; ``None`` if there is none.
 
     It has a ``data.yaml``, or text files beside images or in ``labels`` for ``images``, and a file with the names of
     the classes (``classes.txt``).
@@ -265,7 +265,7 @@ def _images(root: Path, folder: Path) -> list[str]:
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
-    """Return the settings of a ``data.yaml``, every value as text; ``None`` where it is another YAML file.
+    """Return the settings of a ``data.yaml``, every value as text; ``None`` if it is another YAML file.
 
     Raises:
         InputError: it is called like one and is no YAML.

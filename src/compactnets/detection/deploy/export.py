@@ -85,7 +85,7 @@ def export_detector(
     Raises:
         InputError: a precision that cannot be had, a missing extra, a folder that holds something else, a size that the
             detector cannot have, more or fewer classes than it has outputs, or outputs that are not finite.
-        LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is left behind.
+        LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
     fmt = FORMATS["onnx"]

@@ -23,7 +23,7 @@ from compactnets.training.setup import NotFiniteError
 
 
 class ArtifactDetector(nn.Module):
-    """Runs an exported detector on the processor, for images of any size, one after the other.
+    """Runs an exported detector on the CPU, for images of any size, one after the other.
 
     It is called like torchvision's detectors: a list of images (3, H, W) float32 from 0 to 1 gives a list of
     dictionaries with ``boxes`` in pixels of the image, ``labels`` counted from 1, and ``scores``.
@@ -108,7 +108,7 @@ def load_detector_artifact(
 
     Args:
         path: folder or file.
-        threads: threads of the runtime; its own choice where not given.
+        threads: threads of the runtime; its own choice if not given.
         class_agnostic_nms: suppress boxes by better ones of other classes, too.
 
     Raises:

@@ -21,7 +21,7 @@ from compactnets.models.backbone import create_backbone
 
 
 def deploy_detector(detector: Detector, record: DetectorRecord) -> FasterRCNN | SSD:
-    """Return a copy on the processor for export, in evaluation mode, that computes the same but for rounding.
+    """Return a copy on the CPU for export, in evaluation mode, that computes the same but for rounding.
 
     Batch normalisation, frozen or not, is folded into convolutions, and the channel shuffles of MENet and ShuffleNet
     units lie where they cost least (:mod:`compactnets.deploy.rewrite`).

@@ -59,7 +59,7 @@ def verify_detector(
     """Run the artifact in ``folder`` on parts of photographs with thresholds that leave many, one and no detections.
 
     Args:
-        detector: what is right, on the processor, in evaluation mode.
+        detector: what is right, on the CPU, in evaluation mode.
         artifact: its record so far.
         folder: with its files.
         tolerance: the largest difference of a score, and of a box as a share of the input's longer side.
