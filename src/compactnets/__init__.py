@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name -> module; imported at first use, so that registering the families takes no data reader and no exporter along
+# name -> module; imported on first use, so that registering the families loads neither data readers nor exporters
 LAZY = {
     **dict.fromkeys(("check", "evaluate", "export", "load", "predict", "profile", "quantize", "train"), "api"),
     "list_weights": "catalogue",

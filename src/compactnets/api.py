@@ -1,8 +1,8 @@
-"""What the command line does, as functions: open, train, evaluate, predict, export, quantise, count and time networks.
+"""The Python API: load, train, evaluate, predict, export, quantise and profile networks.
 
-Every function takes a network as :func:`load` does: by the path of a checkpoint or an exported network, by the name of
-weights, or as the :class:`Model` that :func:`load` gave. What a task takes besides (``options``) is listed where the
-task is: :class:`compactnets.classification.task.Classification` and :class:`compactnets.detection.task.Detection`.
+Every function takes a network as :func:`load` does: the path of a checkpoint or exported network, the name of weights,
+or the :class:`Model` that :func:`load` returned. Task-specific ``options`` are listed with the task:
+:class:`compactnets.classification.task.Classification` and :class:`compactnets.detection.task.Detection`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Images = str | Path | Image.Image | np.ndarray
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a network is on a split, and on which.
+    """The result of evaluating a network on one split.
 
     Attributes:
-        model: that was evaluated.
+        model: the network that was evaluated.
         data, split: what it was evaluated on.
         figures: what its task measures, such as :class:`compactnets.classification.evaluation.Evaluation` with ``top1``
             and ``loss``, or :class:`compactnets.detection.setup.DetectionScore` with ``scores``.
-        is_main: whether this process, of several, is the one that says it.
+        is_main: whether this process is the one that prints the result.
     """
 
     model: Model
@@ -62,12 +62,12 @@ class Evaluation:
         }
 
     def show(self) -> None:
-        """Print what a person reads."""
+        """Print the results."""
         self.figures.show(f"{describe(self.model)} on {self.data} ({self.split})")
 
 
 def describe(model: Model) -> str:
-    """Return what a line calls a network."""
+    """Return a network's display name."""
     detector = getattr(model.record, "detector", None)
     return f"{detector} on {model.record.model}" if detector else str(model.record.model)
 
@@ -80,20 +80,20 @@ def load(
     arguments: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Model:
-    """Open a network, of any task: a checkpoint, an exported network, the name of weights or of a network.
+    """Load a network of any task from a checkpoint, an exported network, or the name of weights or of a network.
 
     Args:
         what: see :func:`compactnets.tasks.opening.open_model`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
-        threads: of an exported network's runtime; its own choice if not given.
-        arguments: of a network by its name, such as ``num_classes``.
-        options: of the task: ``class_agnostic_nms`` of detection.
+        threads: threads of an exported network's runtime; default: the runtime's own choice.
+        arguments: arguments of a network given by name, such as ``num_classes``.
+        options: task-specific: ``class_agnostic_nms`` of detection.
 
     Returns:
-        the network, with the record that says how to feed and read it. It can be called like a module.
+        the network, with the record of its preprocessing and classes. It can be called like a module.
 
     Raises:
-        InputError: nothing of the kind lies there, or it cannot be used.
+        InputError: no such network, or one that cannot be used.
     """
     return open_model(what, device, threads=threads, arguments=arguments, options=options)
 
@@ -105,14 +105,14 @@ def open_recipe(
     init: str | Path | None = None,
     **options: Any,
 ) -> tuple[Task[Any], RunRecipe]:
-    """Read a recipe, of whatever task it states.
+    """Read a recipe of any task.
 
     Args:
-        recipe: a recipe of the package (``compactnets recipes``) or a ``.yaml`` file.
-        settings: ``key=value`` over it: ``epochs=2``.
+        recipe: a built-in recipe (``compactnets recipes``) or a ``.yaml`` file.
+        settings: ``key=value`` overrides: ``epochs=2``.
         model: network, instead of the recipe's.
-        init: checkpoint to start from, from which the network may follow.
-        options: of the task, as for :func:`train`.
+        init: checkpoint to start from; it may also determine the network.
+        options: task-specific, as for :func:`train`.
 
     Raises:
         InputError: no such recipe, or one that cannot be used.
@@ -135,21 +135,22 @@ def train(
     download: bool = False,
     **options: Any,
 ) -> TrainResult:
-    """Train a network as a recipe says; the same call resumes a run that stopped.
+    """Train a network by a recipe. Repeat the call to resume an interrupted run.
 
     Args:
-        recipe: a recipe of the package (``"cifar/muffnet"``), a ``.yaml`` file, or one that was made in Python.
-        data: folder of images, or what else ``--data`` takes; several folders of images with boxes are one set.
+        recipe: a built-in recipe (``"cifar/muffnet"``), a ``.yaml`` file, or a recipe object.
+        data: folder of images, or anything else that ``--data`` takes; several folders of images with boxes form one
+            set.
         output: folder for checkpoints and metrics.
         model: network, instead of the recipe's.
-        settings: ``key=value`` over the recipe: ``["epochs=2", "optimizer.nesterov=true"]``.
+        settings: ``key=value`` overrides of the recipe: ``["epochs=2", "optimizer.nesterov=true"]``.
         init: checkpoint to start from.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …
-        download: fetch public data where they are missing.
-        options: of the task: ``qat`` of classification.
+        download: download public data that is missing.
+        options: task-specific: ``qat`` of classification.
 
     Returns:
-        what the last evaluation gave, the best value in percent, and the seconds that it took.
+        the last evaluation's metrics, the best value in percent, and the duration in seconds.
 
     Raises:
         InputError: a recipe, data, network or folder that cannot be used.
@@ -157,7 +158,7 @@ def train(
     if isinstance(recipe, RunRecipe):
         task, resolved = find_task(getattr(recipe, "task", "")), recipe
         if model is not None or list(settings):
-            raise InputError("model and settings change a recipe by its name: this one was made in Python")
+            raise InputError("model and settings only apply to a recipe given by name: edit this recipe object instead")
     else:
         task, resolved = open_recipe(recipe, settings, model, init, **options)
     chosen = task.take("train", options)
@@ -178,20 +179,20 @@ def evaluate(
     download: bool = False,
     **options: Any,
 ) -> Evaluation:
-    """Measure how good a network is on a split of images: accuracy, or average precision.
+    """Evaluate a network on a split: accuracy, or average precision.
 
     Args:
         network: a checkpoint, an exported network, or the name of weights.
         data: as for :func:`train`.
-        split: its name; of images with boxes that are not divided also the share that was trained on: ``"0.8"``.
-        workers: processes that load images, besides the main one.
+        split: its name. For undivided images with boxes, it may be the share used for training: ``"0.8"``.
+        workers: worker processes that load images.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
-        download: fetch public data where they are missing.
-        options: of the task: ``batch_size`` of classification; ``metric``, ``bad_boxes``, ``on_error``, ``examples``
+        download: download public data that is missing.
+        options: task-specific: ``batch_size`` of classification; ``metric``, ``bad_boxes``, ``on_error``, ``examples``
             and ``class_agnostic_nms`` of detection.
 
     Raises:
-        InputError: a network or data that cannot be used, or a class that the network does not know.
+        InputError: a network or data that cannot be used, or a class unknown to the network.
     """
     found = look(network)
     task = found.task
@@ -214,20 +215,20 @@ def predict(
     device: str = "auto",
     **options: Any,
 ) -> list[Any]:
-    """Say what images show: classes with probabilities, or objects with boxes.
+    """Predict what images show: classes with probabilities, or objects with boxes.
 
     Args:
         network: a checkpoint, an exported network, or the name of weights.
         images: one or many; each the path of an image, a video, a folder or a pattern, a Pillow image, or an array
             (H, W, 3) or (H, W) of uint8, RGB or grey.
-        every: of a video, take one frame in so many.
-        csv: file to write, with a row for each result.
+        every: use every n-th frame of a video.
+        csv: CSV file to write, one row per result.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
-        options: of the task: ``top`` of classification; ``score``, ``output``, ``coco``, ``annotations`` and
+        options: task-specific: ``top`` of classification; ``score``, ``output``, ``coco``, ``annotations`` and
             ``class_agnostic_nms`` of detection.
 
     Returns:
-        one prediction for each image or frame, in order. What cannot be read has an ``error`` and costs no other.
+        one prediction per image or frame, in order. An unreadable image gets an ``error``; the others are unaffected.
 
     Raises:
         InputError: a network that cannot be used, or a file that cannot be written.
@@ -247,10 +248,10 @@ def start_predicting(
     device: str = "auto",
     **options: Any,
 ) -> tuple[Model, Iterator[Prediction], Any]:
-    """Do what :func:`predict` does, one by one.
+    """Predict lazily; see :func:`predict`.
 
     Returns:
-        the network, the predictions as they come, and the function that writes the files once it has them all.
+        the network, an iterator of predictions, and the function that writes the output files once all are done.
     """
     if csv is not None:
         check_file(as_path(csv), "--csv")
@@ -275,29 +276,27 @@ def export(
     arguments: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Result:
-    """Write a network for a runtime, compare it there with PyTorch, and keep it if they agree.
+    """Export a network to a runtime, compare the two, and keep the artifact if they agree.
 
     Args:
         network: a checkpoint, or the name of weights or of a network.
         format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"ncnn"``, ``"coreml"`` or ``"torch"``.
-        output: folder for the artifact; it appears whole or not at all.
-        arguments: of a network by its name, such as ``num_classes``.
-        options: of the task: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance`` and ``lanes`` of
+        output: folder for the artifact; written completely or not at all.
+        arguments: arguments of a network given by name, such as ``num_classes``.
+        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance`` and ``lanes`` of
             classification; ``heads``, ``size``, ``precision``, ``tolerance`` and ``class_agnostic_nms`` of detection.
 
     Returns:
-        what was written: its ``record`` is what ``artifact.json`` holds.
+        the report; its ``record`` is the content of ``artifact.json``.
 
     Raises:
-        InputError: a network that cannot be used or written so.
+        InputError: a network that cannot be used or exported.
         LimitError: (an InputError) the artifact differs from PyTorch; nothing is kept.
     """
     found = look(network)
     to_load, chosen = take_options(found.task, "export", options)
     if found.kind == "artifact":
-        raise InputError(
-            f"{network} is of an exported network already: expected the checkpoint that it was made from (.safetensors)"
-        )
+        raise InputError(f"{network} is already exported: expected the checkpoint it was made from (.safetensors)")
     model = open_model(found, "cpu", arguments=arguments, options=to_load)
     return found.task.export(model, as_path(output), format, chosen)
 
@@ -314,17 +313,18 @@ def quantize(
     threads: int = 1,
     **settings: Any,
 ) -> Result:
-    """Quantise a classifier to int8, compare accuracy and latency with float, and keep it if it loses little.
+    """Quantise a classifier to int8, compare accuracy and latency with float, and keep it if the loss is within
+    ``max_drop``.
 
     Args:
-        network: a checkpoint, or the name of weights; one of ``train`` with ``qat`` keeps its weights and ranges.
+        network: a checkpoint, or the name of weights. A checkpoint trained with ``qat`` keeps its weights and ranges.
         format: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
         output: folder for the artifact and its report.
-        calibration: source of the images that ranges are measured on.
-        evaluation: source of the images to compare on; calibrated ones are left out.
-        max_drop: points of top-1 accuracy that may be lost.
-        beside: float network to compare with; that of the same weights if not given.
-        threads: while latency is measured.
+        calibration: images for measuring ranges.
+        evaluation: images to compare on, without those used for calibration.
+        max_drop: largest acceptable loss, in points of top-1 accuracy.
+        beside: float network to compare with; default: the same weights.
+        threads: threads for measuring latency.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
 
     Returns:
@@ -350,12 +350,12 @@ def quantize(
 
 
 def profile(network: str | Path, *, arguments: Sequence[str] = (), **options: Any) -> Result:
-    """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part.
+    """Count a network's multiply-adds, other operations, parameters and memory; for a detector, per part.
 
     Args:
         network: the name of a network, or a checkpoint.
-        arguments: ``key=value`` of a network by its name, or of a detector's recipe.
-        options: of the task: ``input_size``, ``stem``, ``num_classes``, ``batch_size`` and ``per_layer`` of
+        arguments: ``key=value`` arguments of a network given by name, or settings of a detector's recipe.
+        options: task-specific: ``input_size``, ``stem``, ``num_classes``, ``batch_size`` and ``per_layer`` of
             classification; ``input_size``, ``detector``, ``recipe`` and ``num_classes`` of detection.
 
     Raises:
@@ -375,17 +375,17 @@ def check(
     download: bool = False,
     **options: Any,
 ) -> Report:
-    """Look at every image and its labels or boxes before a run does.
+    """Check every image and its labels or boxes before training.
 
     Args:
         data: as for :func:`train`.
         split: one split, or ``"both"`` for all.
-        workers: processes that decode; one per core, or none for under 1,000 images, if not given.
-        download: fetch public data where they are missing.
-        options: of the task: ``recipe`` of detection, whose anchors are compared with the objects.
+        workers: processes that decode; default: one per core, or none below 1,000 images.
+        download: download public data that is missing.
+        options: task-specific: ``recipe`` of detection, whose anchors are compared with the annotated objects.
 
     Returns:
-        what was found; ``clean`` where there is no problem.
+        the report; ``clean`` if there is no problem.
 
     Raises:
         InputError: data that cannot be opened.
@@ -396,13 +396,13 @@ def check(
 
 
 def request(data: str | Path | Sequence[str | Path], *, download: bool = False, workers: int | None = 0) -> DataRequest:
-    """Return what a call was told of data, one name or several."""
+    """Bundle the data arguments of a call."""
     names = [data] if isinstance(data, str | Path) else list(data)
     return DataRequest([str(name) for name in names], download, workers)
 
 
 def take_options(task: Task[Any], verb: Verb, options: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return the options of a call that are for opening the network, and those of the verb itself, checked.
+    """Split the options of a call into those for opening the network and those of the verb, and check the latter.
 
     Raises:
         InputError: an option that the task does not take, or a file that cannot be written.
@@ -415,17 +415,17 @@ def take_options(task: Task[Any], verb: Verb, options: Mapping[str, Any]) -> tup
 
 
 def task_taking(verb: Verb, given: Mapping[str, Any]) -> Task[Any]:
-    """Return the task that takes the most of the options that were given, classification where that settles nothing."""
+    """Return the task that accepts the most of the given options; classification on a tie."""
     tasks = [find_task(name) for name in TASKS]
     fields = [set(task.options[verb].model_fields) if verb in task.options else set() for task in tasks]
-    own = [set(given) & mine - fields[0] for mine in fields]  # those that classification does not take
+    own = [set(given) & mine - fields[0] for mine in fields]  # options that classification does not take
     most = max(range(len(tasks)), key=lambda index: len(own[index]))
     return tasks[most] if own[most] else find_task(DEFAULT)
 
 
 @contextmanager
 def _of_task(task: Task[Any], asked: DataRequest) -> Iterator[None]:
-    """Say of data that cannot be opened, where they are of another task, which that is."""
+    """If data cannot be opened because it belongs to another task, name that task."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""What there is to choose from: the networks with their cost, and the recipes."""
+"""Lists of the networks with their cost, the weights and the recipes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find
 from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
 from compactnets.training.recipe_files import list_recipes
 
-SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's name
+SUFFIX = ".safetensors"  # tells a checkpoint's path from a network's name
 
 
 @dataclass(frozen=True)
 class ListedNetwork:
-    """A network and its cost in the form that its paper measures: 224 x 224 and 1000 classes, or 32 x 32 and 10.
+    """A network and its cost as its paper measures it: 224 x 224 and 1000 classes, or 32 x 32 and 10.
 
-    ``macs`` and ``params`` are ``None`` if the library that builds it is not installed; ``note`` says so.
+    ``macs`` and ``params`` are ``None`` if the library that builds it is not installed; ``note`` explains.
     """
 
     name: str
@@ -79,7 +79,7 @@ def show(rows: Iterable[ListedNetwork]) -> None:
 
 
 def list_weights() -> list[dict[str, Any]]:
-    """Return the weights that are here, and how to get the MENet authors' where they are not."""
+    """Return the installed weights, and how to get the MENet authors' weights if they are missing."""
     rows = [
         {
             "name": weights.name,
@@ -100,7 +100,7 @@ def list_weights() -> list[dict[str, Any]]:
 
 
 def show_weights(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print the weights: a table of those that are here, and the commands that bring others."""
+    """Print a table of the installed weights, and the commands that add others."""
     table = Table("weights")
     table.add_figures("top-1, %", "MB")
     table.add_text("source", "licence")
@@ -117,7 +117,7 @@ def show_weights(rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def recipe_rows() -> list[dict[str, str]]:
-    """Return name and description (the leading comment) of every recipe of the package."""
+    """Return name and description (the leading comment) of every built-in recipe."""
     rows = []
     for name in list_recipes():
         text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What a person sees: results on standard output, progress and notes on standard error, tables that are complete.
+"""Output for people: results on standard output, progress and notes on standard error, tables that are never cut.
 
-Text is printed as it is: names of the user's are neither markup (``[v2]``) nor emoji (``:m:``), and what a terminal
-cannot show, or must not obey, is escaped. Nothing else of the package imports rich (tests/test_console.py).
+Text is printed literally: the user's names are neither markup (``[v2]``) nor emoji (``:m:``). Characters that a
+terminal cannot show, or must not obey, are escaped. Nothing else of the package imports rich (tests/test_console.py).
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ __all__ = [
 Item = TypeVar("Item")
 
 PLAIN_INTERVAL = 15.0  # seconds between two plain lines
-PIPE_WIDTH = 10_000  # a pipe and a file have no edge: a row of a table is a line
-LEAST_TEXT = 16  # columns to which text of a table is folded; figures are not
-# control characters, what turns the direction of writing, and what stands for bytes of a name that is not text
+PIPE_WIDTH = 10_000  # pipes and files have no width: each table row is one line
+LEAST_TEXT = 16  # narrowest column that text is folded to; figures are never folded
+# control characters, changes of writing direction, and surrogates for undecodable bytes in names
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str, encoding: str = "utf-8") -> str:
-    """Return ``text`` with what cannot be shown in ``encoding``, or would steer the terminal, as Python escapes it."""
+    """Return ``text`` with characters that ``encoding`` lacks, or that control the terminal, escaped as in Python."""
     text = UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class PlainConsole(Console):
-    """A console that prints text as it is.
+    """A console that prints text literally.
 
-    A line of text is never wrapped or cut. In a pipe, tables have the width that they need; ``COLUMNS`` changes that.
+    A line of text is never wrapped or cut. In a pipe, tables are as wide as they need; ``COLUMNS`` overrides that.
 
     Args:
-        stderr: print on standard error, not on standard output.
+        stderr: print to standard error instead of standard output.
         file: where to print instead.
         width: columns of it.
     """
@@ -84,22 +84,22 @@ class PlainConsole(Console):
         return ConsoleDimensions(PIPE_WIDTH, 25)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, as rich does; text alone goes on beyond the edge."""
+        """Print like rich, but let plain text run past the edge."""
         if all(isinstance(each, str) for each in objects):
             options.setdefault("soft_wrap", True)
         super().print(*objects, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return what rich makes of a string: what it says, with what cannot be shown escaped."""
+        """Return a string as rich text, taken literally, with unprintable characters escaped."""
         options |= {"markup": False, "emoji": False, "highlight": False, "highlighter": None}
         return super().render_str(visible(text, self.encoding), **options)
 
 
 class Table(RichTable):
-    """A table of which nothing is cut off, however narrow the terminal.
+    """A table that is never cut off, however narrow the terminal.
 
-    Columns that are justified to the right hold figures and are not broken. Where the rest, folded, does not fit
-    beside them, each row becomes lines of ``heading: cell``.
+    Right-aligned columns hold figures and are never broken. If the folded text does not fit beside them, each row
+    becomes lines of ``heading: cell``.
     """
 
     def __init__(self, *headings: str, title: str | None = None, lines: bool = False, header: bool = True) -> None:
@@ -144,9 +144,9 @@ class Table(RichTable):
 
 
 class _Lasting:
-    """A stream whose end is no error: a terminal that was closed, a pipe without a reader, a log on a full disk.
+    """A stream that ignores write errors: a closed terminal, a pipe without a reader, a log on a full disk.
 
-    What a run has to say of its progress must not end it.
+    Failing to report progress must not end a run.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -188,7 +188,7 @@ def say(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output; characters that its encoding lacks are escaped as JSON has them.
+    """Print one JSON document on standard output; characters that its encoding lacks get JSON escapes.
 
     Raises:
         InputError: standard output cannot be written to.
@@ -233,10 +233,10 @@ _stages: _Stages | None = None
 
 @contextmanager
 def stages(what: str) -> Iterator[None]:
-    """Show the stages of work that takes a while, which :func:`stage` names: ``muffnet_x0_5 to onnx: tracing``.
+    """Show the stages of long work, named by :func:`stage`: ``muffnet_x0_5 to onnx: tracing``.
 
-    On a terminal a line with the time that vanishes when the work is done; elsewhere a plain line for each stage. Work
-    inside other work shows its stages as that one's.
+    On a terminal, a line with the elapsed time that disappears at the end; elsewhere a plain line per stage. Nested
+    work reports its stages under the outer one.
     """
     global _stages
     if _stages is not None:
@@ -252,14 +252,14 @@ def stages(what: str) -> Iterator[None]:
 
 
 def stage(text: str) -> None:
-    """Name what begins now, where :func:`stages` was entered; elsewhere this says nothing."""
+    """Name the stage that begins now; does nothing outside :func:`stages`."""
     if _stages is not None:
         _stages.enter(text)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hide the line of :func:`stages`, beside which a bar would not be drawn."""
+    """Hide the line of :func:`stages`: a bar cannot be drawn beside it."""
     shown = _stages
     if shown is not None:
         shown.show(False)
@@ -271,10 +271,10 @@ def _alone() -> Iterator[None]:
 
 
 class Tracker(Generic[Item]):
-    """A progress bar with a text behind it: ``for batch in tracker: tracker.note("loss 0.31")``.
+    """A progress bar with a text after it: ``for batch in tracker: tracker.note("loss 0.31")``.
 
-    On a terminal a bar that vanishes when it is done; elsewhere a plain line every 15 seconds, or every ``frequency``
-    items. ``done`` of the ``total`` items were there before.
+    On a terminal, a bar that disappears at the end; elsewhere a plain line every 15 seconds, or every ``frequency``
+    items. ``done`` of the ``total`` items were finished before.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class Tracker(Generic[Item]):
         self.text = ""
 
     def note(self, text: str) -> None:
-        """Set the text behind the bar."""
+        """Set the text after the bar."""
         self.text = text
 
     def __iter__(self) -> Iterator[Item]:

@@ -53,9 +53,7 @@ def export(
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(
-            help="Source of the images to compare on; two photographs if not given.", rich_help_panel=LABELS
-        ),
+        typer.Option(help="Source of the images to compare on; two photographs if not given.", rich_help_panel=LABELS),
     ] = None,
     lanes: Annotated[
         int | None,

@@ -18,18 +18,18 @@ from compactnets.training.checkpoint import ClassName, check_forms, load_weights
 
 
 class Int8Training(BaseModel):
-    """What a checkpoint of ``train --qat`` holds: the quantised form of the network, its scales trained."""
+    """The int8 part of a ``train --qat`` checkpoint's record: its network is quantised, with trained scales."""
 
     model_config = ConfigDict(extra="forbid")
 
-    init: str = Field(description="the float checkpoint that training began with")
-    calibration_images: int = Field(description="training images that the first ranges were measured on")
+    init: str = Field(description="the float checkpoint that training started from")
+    calibration_images: int = Field(description="training images used to measure the first ranges")
     quantizers: list[str] = Field(description="names of the quantised tensors, in the order of the network")
-    logits: str | None = Field(description="the quantizer of the logits, left out where a runtime keeps them in float")
+    logits: str | None = Field(description="the quantizer of the logits, omitted if a runtime keeps them in float")
 
 
 class CheckpointRecord(BaseModel):
-    """What the JSON file beside the weights holds."""
+    """The JSON record beside the weights."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,12 +38,12 @@ class CheckpointRecord(BaseModel):
     model: str = Field(description="name for compactnets.create_model")
     arguments: dict[str, Any] = Field(description="its arguments, num_classes among them")
     class_names: list[ClassName] = Field(description="identifiers of the classes, in the order of the outputs")
-    class_labels: list[str] | None = Field(None, description="what a person reads, where the identifiers are codes")
+    class_labels: list[str] | None = Field(None, description="readable names, if the identifiers are codes")
     preprocess: dict[str, Any] = Field(description="fields of compactnets.data.Preprocess")
     source: str = Field(description="where the weights come from")
-    license: str = Field(description="licence of the weights, as far as it is known")
+    license: str = Field(description="licence of the weights, if known")
     training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
-    int8: Int8Training | None = Field(None, description="where it was trained for int8: what the weights are of")
+    int8: Int8Training | None = Field(None, description="set if the network was trained for int8")
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -53,11 +53,11 @@ class CheckpointRecord(BaseModel):
 
 
 def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint; where they do not say their form (:mod:`compactnets.models.form`), as in files
-    older than that, it is the form of the record.
+    """Read the weights of a checkpoint. Older files do not state their form (:mod:`compactnets.models.form`): the
+    record's form is used.
 
     Raises:
-        InputError: a file that cannot be read, or a record that says another form than the weights.
+        InputError: a file that cannot be read, or a record and weights with different forms.
     """
     network, tensors = build_on_meta(record.model, record.arguments), read_tensors(path)
     check_forms(tensors, network.state_dict(), path)
@@ -65,7 +65,7 @@ def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
 
 
 def check_outputs(record: CheckpointRecord, outputs: int) -> None:
-    """Raise unless a record names as many classes as its network has outputs.
+    """Check that a record names as many classes as its network has outputs.
 
     Raises:
         InputError: both numbers.
@@ -74,7 +74,7 @@ def check_outputs(record: CheckpointRecord, outputs: int) -> None:
         if names is not None and len(names) != outputs:
             raise InputError(
                 f"the record of {record.model} names {len(names)} classes in {field}, and the network has {outputs} "
-                f"outputs: they must be as many"
+                "outputs: they must match"
             )
 
 
@@ -96,5 +96,5 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
     model = create_model(record.model, **record.arguments)
     load_weights(model, read_tensors(path), record.model, path)
     check_outputs(record, getattr(model, "num_classes", len(record.class_names)))
-    Preprocess.from_dict(record.preprocess)  # a record that cannot be used is refused here, not at the first image
+    Preprocess.from_dict(record.preprocess)  # reject an unusable record now, not at the first image
     return model.to(device).eval(), record

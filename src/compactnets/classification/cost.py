@@ -1,4 +1,4 @@
-"""What a network costs, by its name or as the network of a checkpoint."""
+"""The cost of a network given by name or as a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from compactnets.models.registry import accepted_arguments, create_model, defaul
 from compactnets.training.checkpoint import read_record
 from compactnets.values import parse_settings
 
-SUFFIX = ".safetensors"  # of what is a checkpoint's path and not a network's name
+SUFFIX = ".safetensors"  # tells a checkpoint's path from a network's name
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """The cost of a network, and how much of it a person wants to read."""
+    """The cost of a network, and how much of it to print."""
 
     name: str
     cost: Cost
@@ -50,12 +50,12 @@ def network_cost(
     batch_size: int = 1,
     per_layer: bool = False,
 ) -> NetworkCost:
-    """Count what a network costs.
+    """Count the cost of a network.
 
     Args:
         name: of a network, or the path of a classifier's checkpoint.
         arguments: ``key=value`` pairs of the network.
-        input_size: (C, H, W); that of the network's form, or of the checkpoint's preprocessing, if not given.
+        input_size: (C, H, W); default: the size in the network's paper, or the checkpoint's.
         batch_size: images at once, for the activation memory.
         per_layer: whether :meth:`NetworkCost.show` has a row for each layer.
 
@@ -70,23 +70,23 @@ def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
     """Parse ``key=value`` arguments of a network; values are YAML.
 
     Raises:
-        InputError: not of this form, or a key that stands twice.
+        InputError: not of this form, or a key given twice.
     """
     return dict(parse_settings(pairs, "sharing=linear+none+none"))
 
 
 def merge_arguments(options: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any]:
-    """Return a network's arguments from options, where None is none given, and ``key=value`` pairs.
+    """Merge a network's arguments from options (``None``: not given) and ``key=value`` pairs.
 
     Raises:
-        InputError: one of the pairs is not of this form, or says otherwise than an option.
+        InputError: a malformed pair, or one that contradicts an option.
     """
     given = {key: value for key, value in options.items() if value is not None}
     parsed = parse_arguments(pairs)
     for key in given.keys() & parsed.keys():
         if given[key] != parsed[key]:
             option = "--" + key.replace("_", "-")
-            raise InputError(f"{option} says {given[key]}, --set says {key}={parsed[key]}: give one of them")
+            raise InputError(f"{option} gives {given[key]}, --set gives {key}={parsed[key]}: give only one")
     return {**given, **parsed}
 
 
@@ -95,7 +95,7 @@ def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
     Args:
         name: of a network, or the path of a ``.safetensors`` checkpoint.
-        arguments: of the network; those of a checkpoint hold where nothing else is said.
+        arguments: of the network; they override a checkpoint's own.
     """
     if name.endswith(SUFFIX):
         record = read_record(Path(name), CheckpointRecord)
@@ -107,9 +107,9 @@ def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 def profile_by_name(
     name: str, input_size: tuple[int, int, int] | None, batch_size: int, arguments: Mapping[str, Any]
 ) -> Cost:
-    """Profile a network by its name, in the form that its stem suggests where the arguments leave it open.
+    """Profile a network by name. Arguments that are not given follow from its stem.
 
-    That of a classifier's checkpoint is profiled at the size that the checkpoint was made for.
+    A classifier's checkpoint is profiled at its own input size.
     """
     if name.endswith(SUFFIX):
         record = read_record(Path(name), CheckpointRecord)

@@ -1,4 +1,4 @@
-"""From a MuffNet that has learned its M to one of whole channels, as a checkpoint to train."""
+"""Turn a MuffNet that has learned its M into one with whole channels, as a checkpoint to train."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from compactnets.training.checkpoint import save_checkpoint
 
 @dataclass(frozen=True)
 class Discretized:
-    """What was found.
+    """The discretised network and what changed.
 
     Attributes:
         matrices: M of each stage.
-        moved: by what factor the groups of each stage have typically grown or shrunk while they were learned.
-        macs, params: of the network with these matrices, at the size that the search was trained at.
-        variant_macs: of the variant whose cost was to be kept.
+        moved: typical factor by which the groups of each stage grew or shrank during the search.
+        macs, params: of the network with these matrices, at the search's input size.
+        variant_macs: of the variant whose cost had to be kept.
     """
 
     matrices: tuple[SharingMatrix, ...]
@@ -53,12 +53,12 @@ def discretize_checkpoint(
 ) -> Discretized:
     """Write the network with the M that a checkpoint has learned, with fresh weights, for ``train --init``.
 
-    Its weights are fresh because what was searched for is M: so it is trained as any other pattern.
+    The weights are fresh because only M was searched for: the network is then trained like any other.
 
     Args:
         checkpoint: of a network with ``sharing="learned"``.
         output: the checkpoint to write.
-        start: the M that the search began with, in place of what it learned: the control that tells what learning adds.
+        start: use the M that the search started from, not the learned one: the control for what learning adds.
         seed: of the fresh weights.
 
     Raises:

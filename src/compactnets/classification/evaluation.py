@@ -44,20 +44,20 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """What a line of the log calls ``value``."""
+        """The name of ``value`` in the log."""
         return "top-1"
 
     @property
     def value(self) -> float:
-        """What checkpoints are compared by: ``top1``."""
+        """The score that ranks checkpoints: ``top1``."""
         return self.top1
 
     def metrics(self) -> dict[str, float]:
-        """Return what ``metrics.jsonl`` gets."""
+        """Return the metrics for ``metrics.jsonl``."""
         return {"val_loss": self.loss, "top1_percent": self.top1, "top5_percent": self.top5}
 
     def summary(self) -> str:
-        """Return what a line of the log says."""
+        """Return a line for the log."""
         return f"val loss {self.loss:.4f}, top-1 {self.top1:.2f} %"
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,13 +86,13 @@ def evaluate(
     """Evaluate ``model`` on every image of ``source``; several processes share them, each image counted once.
 
     Args:
-        class_map: for each label of the source, the output of the network that stands for it
+        class_map: for each label of the source, the network's output for that class
             (:func:`match_classes`); ``None`` if they are the same.
         batch_size: images per step; the result does not depend on it.
         world: this process and its device; the CPU if not given.
 
     Raises:
-        InputError: an image that cannot be read; none is replaced or left out.
+        InputError: an image that cannot be read; none is replaced or skipped.
         NotFiniteError: (an InputError) outputs that are not finite.
     """
     world = world or World()
@@ -120,7 +120,7 @@ def evaluate_batches(
     description: str = "evaluating",
     stop: Callable[[], bool] | None = None,
 ) -> Evaluation:
-    """Evaluate ``model`` on what a loader holds, as :func:`evaluate` does; training keeps its loader between epochs.
+    """Evaluate ``model`` on a loader's images; see :func:`evaluate`. Training keeps its loader between epochs.
 
     Args:
         stop: asked after each batch.
@@ -128,7 +128,7 @@ def evaluate_batches(
     Raises:
         InputError: an image that cannot be read.
         NotFiniteError: (an InputError) outputs that are not finite.
-        EvaluationStopped: ``stop`` said yes, in any process.
+        EvaluationStopped: ``stop`` returned true in any process.
     """
     was_training = model.training
     model.eval()
@@ -154,18 +154,18 @@ def evaluate_batches(
         raise EvaluationStopped
     assert images == len(loader.source)
     if bad_images or not math.isfinite(loss_sum):
-        raise NotFiniteError(f"the network gives numbers that are not finite for {bad_images} of {images} images")
+        raise NotFiniteError(f"the network gives outputs that are not finite for {bad_images} of {images} images")
     return Evaluation(images, top1, top5, loss_sum / images, time.perf_counter() - start)
 
 
 def match_classes(record: CheckpointRecord, source: ImageSource) -> list[int] | None:
     """Return, for each class of ``source``, the output of the checkpoint's network with the same name.
 
-    Classes are matched by name (identifier or label), never by position alone; a source may hold some of them only.
+    Classes are matched by name (identifier or label), never by position alone; a source may hold only some of them.
     ``None`` if the order is the same.
 
     Raises:
-        InputError: a class that the network does not know.
+        InputError: a class unknown to the network.
     """
     for names in (record.class_names, record.class_labels or []):
         index = {name: position for position, name in enumerate(names)}

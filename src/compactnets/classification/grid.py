@@ -1,6 +1,6 @@
-"""Many training runs over one set of images: one after the other, several at once, or over a Ray cluster.
+"""Many training runs on one data set: in sequence, in parallel, or on a Ray cluster.
 
-joblib or Ray carries them; what a run is, and that one which stopped goes on, is the engine's (``training/loop.py``).
+joblib or Ray distributes them. The engine (``training/loop.py``) trains and resumes each run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from compactnets.files import as_path, refusals
 from compactnets.locks import own_folder
 from compactnets.training.distributed import World, pick_device
 
-LOG = "log.txt"  # in the folder of a run that has others beside it: what it would have printed
+LOG = "log.txt"  # in a run's folder when several run at once: its output
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run: a name, which is its folder under the grid's, and how it is trained."""
+    """One run: its name, also the name of its folder, and its settings."""
 
     name: str
     recipe: ClassificationRecipe
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: its result as JSON has it, or why there is none."""
+    """The outcome of one run: its result as in JSON, or the error."""
 
     member: Member
     result: dict[str, Any] | None
@@ -52,9 +52,9 @@ class Place:
 
     Attributes:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …, as for a single run.
-        jobs: runs at once. On one machine they share its cores, or its GPUs in turn.
+        jobs: runs at once. On one machine they share its cores, or take its GPUs in turn.
         ray: address of a Ray cluster (``"auto"``, ``"ray://host:10001"``, or ``"local"`` to start one here); the data
-            and the output folder must lie where all its machines see them. Needs ``compactnets[ray]``.
+            and the output folder must be visible to all its machines. Needs ``compactnets[ray]``.
     """
 
     device: str = "auto"
@@ -65,18 +65,18 @@ class Place:
 def train_grid(
     members: Sequence[Member], data: str, output: str | Path, place: Place, *, download: bool = False
 ) -> list[Outcome]:
-    """Train every member into ``output / member.name``, and return what became of each, in their order.
+    """Train every member into ``output / member.name``, and return the outcomes in order.
 
-    A run that cannot be done, or whose loss is not finite, is told and does not stop the others. The same call goes on
-    where it stopped: finished runs are read, the others continue.
+    A failed run is reported and does not stop the others. Repeat the call to resume: finished runs are read, the others
+    continue.
 
     Args:
         data: what :func:`compactnets.data.open_source` takes.
 
     Raises:
         InputError: no such data or device, two members of one name, another process that writes to ``output``, or Ray
-            is missing or not to be reached.
-        Interrupted: as for a single run, where the runs are in this process.
+            is missing or unreachable.
+        Interrupted: as for a single run, if the runs are in this process.
     """
     output = as_path(output)
     names = [member.name for member in members]
@@ -87,7 +87,7 @@ def train_grid(
     if place.ray is None:
         pick_device(place.device)
     splits: tuple[Split, ...] = ("train", "val")
-    for split in splits:  # once, so that what is wrong with the data is told before anything runs
+    for split in splits:  # once, so that bad data is reported before anything runs
         open_source(data, split, download=download)
     outcomes: dict[str, Outcome] = {}
     with own_folder(output):
@@ -99,7 +99,7 @@ def train_grid(
 
 
 def _run(members: Sequence[Member], data: str, output: Path, place: Place) -> Iterator[Outcome]:
-    """Yield what becomes of each member as it is done."""
+    """Yield the outcome of each member as it finishes."""
     if place.ray is not None:
         with _cluster(place) as submit:
             yield from submit([(member, data, output, place, index) for index, member in enumerate(members)])
@@ -111,12 +111,12 @@ def _run(members: Sequence[Member], data: str, output: Path, place: Place) -> It
 
 
 def _train(member: Member, data: str, output: Path, place: Place, index: int | None) -> Outcome:
-    """Train one member; ``index`` is its place among the members where others run beside it."""
+    """Train one member; ``index`` is its position among the members if several run at once."""
     folder = output / member.name
     try:
         with contextlib.ExitStack() as stack:
             if index is not None:
-                stack.enter_context(own_folder(folder))  # the log of another run is not to be written to either
+                stack.enter_context(own_folder(folder))  # nor may the log of another run be overwritten
                 with refusals(folder / LOG):
                     log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", errors="backslashreplace"))
                 stack.enter_context(contextlib.redirect_stderr(log))
@@ -128,7 +128,7 @@ def _train(member: Member, data: str, output: Path, place: Place, index: int | N
 
 
 def _pick(place: Place, index: int | None) -> torch.device:
-    """Return the device of a run, and divide the CPU among those beside it."""
+    """Return the device of a run, and share the CPU's cores among parallel runs."""
     device = pick_device(place.device)
     if index is None:
         return device
@@ -141,7 +141,7 @@ def _pick(place: Place, index: int | None) -> torch.device:
 
 @contextlib.contextmanager
 def _cluster(place: Place) -> Iterator[Callable[[Sequence[tuple[Any, ...]]], Iterator[Outcome]]]:
-    """Connect to a Ray cluster and give what runs :func:`_train` there for each of a list of arguments."""
+    """Connect to a Ray cluster and yield a function that maps :func:`_train` over a list of arguments there."""
     try:
         import ray
     except ImportError:

@@ -1,4 +1,4 @@
-"""From the MENet repository's checkpoints to ours."""
+"""Convert the MENet repository's checkpoints."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from compactnets.training.checkpoint import load_weights, save_checkpoint
 
 
 def convert(legacy: str | Path, name: str, output: str | Path) -> CheckpointRecord:
-    """Read a checkpoint of the MENet repository, check it against the network ``name`` and write it as ours.
+    """Read a checkpoint of the MENet repository, check it against the network ``name`` and write it as a compactnets
+    checkpoint.
 
-    The record says ImageNet-1k: its 1,000 classes by WordNet identifier, with readable labels beside them, and the
+    The record states ImageNet-1k: its 1,000 classes by WordNet identifier, with readable labels beside them, and the
     evaluation preprocessing of the paper (section IV-A1: shorter edge 256, centre crop 224).
 
     Raises:
-        InputError: a file that is refused (:func:`compactnets.models.legacy.load_legacy`), or weights of another
-            network than ``name``.
+        InputError: a file that :func:`compactnets.models.legacy.load_legacy` rejects, or weights of a network other
+            than ``name``.
     """
     legacy = as_path(legacy)
     output = as_path(output)
@@ -42,7 +43,7 @@ def convert(legacy: str | Path, name: str, output: str | Path) -> CheckpointReco
     load_weights(model, say_form(state_dict), name, legacy)
     known = authors_files().get(name, {}).get("sha256")
     if known and hashlib.sha256(legacy.read_bytes()).hexdigest() != known:
-        say(f"{legacy} is another file than the authors' {name} that was compared with their results (sha256 differs)")
+        say(f"{legacy} is not the authors' {name} whose results were checked here (sha256 differs)")
     imagenet = ImageNetInfo()
     if num_classes != imagenet.num_classes():
         raise InputError(

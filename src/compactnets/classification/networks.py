@@ -1,4 +1,4 @@
-"""Networks by their names, of this package and of other libraries, with fresh weights: to export or to measure."""
+"""Networks by name, from this package and other libraries, with fresh weights: for export and measurement."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from compactnets.failures import one_line
 from compactnets.models.registry import accepted_arguments, create_model, default_form
 
 IMAGENET_CLASSES = 1000
-IMAGENET_CROP = 224 / 256  # share of an image's shorter side that is looked at
-SEED = 0  # of the weights of a network that is given by its name
-FRESH = f"fresh weights (seed {SEED}), not trained"  # what the record of such a network says of their source
+IMAGENET_CROP = 224 / 256  # crop size over the shorter side
+SEED = 0  # for the weights of a network given by name
+FRESH = f"fresh weights (seed {SEED}), not trained"  # the source stated in its record
 
 
 def build_network(name: str, arguments: Mapping[str, Any] | None = None) -> tuple[nn.Module, CheckpointRecord]:
-    """Return a network by its name with fresh weights, which only serve to measure, in evaluation mode.
+    """Build a network by name, in evaluation mode, with fresh weights that only serve for measurements.
 
     Args:
         name: of a network, or ``timm:NAME`` or ``pytorchcv:NAME`` to compare with.
         arguments: of the network; those of another library take none.
 
     Raises:
-        InputError: there is none of this name, or arguments that it does not take.
+        InputError: no such network, or arguments that it does not take.
     """
     given = dict(arguments or {})
     if ":" in name:
@@ -60,7 +60,7 @@ def _fresh_record(name: str, arguments: dict[str, Any], preprocess: Preprocess) 
 
 
 def _from_library(what: str, arguments: dict[str, Any]) -> tuple[nn.Module, CheckpointRecord]:
-    """Build ``timm:NAME`` or ``pytorchcv:NAME`` for comparisons, with the classes and the input that it has there."""
+    """Build ``timm:NAME`` or ``pytorchcv:NAME`` for comparisons, with that library's classes and input size."""
     library, _, name = what.partition(":")
     if arguments:
         raise InputError(f"{', '.join(arguments)} cannot be set for {what}")

@@ -30,14 +30,14 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The best guesses for one image, or one frame of a video, best first; or why there are none."""
+    """The guesses for one image or video frame, best first; or the error."""
 
     image: str  # path of the file
     guesses: tuple[Guess, ...] = ()
     frame: int | None = None  # of a video
     seconds: float | None = None
     error: str | None = None
-    name: str = ""  # what stands above the guesses
+    name: str = ""  # the heading above the guesses
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction for JSON; ``frame``, ``seconds`` and ``error`` only where there are any."""
@@ -79,14 +79,14 @@ def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top
 def predict(
     model: nn.Module, record: CheckpointRecord, images: Iterable[str | Picture], top_k: int = 5, every: int = 1
 ) -> Iterator[Prediction]:
-    """Classify images and frames of videos, one by one; what cannot be read gives a prediction with an ``error``.
+    """Classify images and video frames one by one. An unreadable one gives a prediction with an ``error``.
 
     Args:
         model: in evaluation mode.
         record: its classes and preprocessing.
-        images: what :func:`compactnets.data.inputs.find_files` gives.
+        images: the result of :func:`compactnets.data.inputs.find_files`.
         top_k: guesses for each.
-        every: of a video, one frame in so many.
+        every: use every n-th frame of a video.
     """
     for picture in read_pictures(images, every):
         if picture.image is not None:

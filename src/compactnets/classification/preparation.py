@@ -1,4 +1,4 @@
-"""From a recipe to a network with its first weights."""
+"""Build a recipe's network with its initial weights."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ Kind = TypeVar("Kind", bound=RunRecipe)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is trained.
+    """A network ready to be trained.
 
     Attributes:
         preprocess: of the images.
-        model: the network with its first weights; its modules name parameters that never decay in ``undecayed``, with
-            the factor of their learning rate.
-        arguments: what builds the network again.
-        int8: where the network is a quantised form, what its record says of it.
-        compile: where it compiles what the recipe's ``compile`` asks for, so that the step is left alone: what lets it.
+        model: the network with its initial weights. Modules list parameters without weight decay in ``undecayed``, with
+            a learning-rate factor.
+        arguments: the arguments that rebuild the network.
+        int8: the record of int8 training, if the network is quantised.
+        compile: a function that compiles the network's own parts for the recipe's ``compile``; the step is then not
+            compiled.
     """
 
     preprocess: Preprocess
@@ -52,17 +53,17 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
     """Build the network of a recipe for the classes and channels of a source.
 
     Args:
-        init: checkpoint whose weights come first; its classifier is replaced where the classes differ.
+        init: checkpoint with the initial weights; its classifier is replaced if the classes differ.
 
     Raises:
-        InputError: a network or argument that does not exist, or a checkpoint of another network.
+        InputError: an unknown network or argument, or a checkpoint of another network.
     """
     init = None if init is None else as_path(init)
     skips = recipe.on_error == "skip"  # also for the images that are looked at here
     preprocess = recipe.resolve_preprocess(source.readable_preprocess if skips else source.default_preprocess)
     given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
     if given:
-        raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data, leave them out")
+        raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data: remove them")
     accepted_arguments(recipe.model)
     torch.manual_seed(recipe.seed)
     arguments = {**recipe.model_arguments, "num_classes": len(source.class_names), "in_chans": preprocess.channels}
@@ -72,7 +73,7 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
             initialize(model, recipe.initialization)
         return Prepared(preprocess, model, arguments)
     if recipe.initialization is not None:
-        raise InputError("initialization is for fresh weights: leave it out where --init gives them")
+        raise InputError("initialization is for fresh weights: remove it, or do not pass --init")
     record = read_record(init, CheckpointRecord)
     if record.int8 is not None:
         raise InputError(

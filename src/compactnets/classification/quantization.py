@@ -1,4 +1,4 @@
-"""From a checkpoint to an int8 artifact whose accuracy and latency were measured beside those of the float one."""
+"""Quantise a checkpoint to an int8 artifact, and measure its accuracy and latency against float."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ from compactnets.models.registry import create_model
 from compactnets.tasks.contract import Model
 from compactnets.tasks.opening import open_to_write
 
-TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: values between two steps may go either way
-IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order where the drop is past its limit
-PROBES = 16  # images that sensitivities are measured on
+TOLERANCE_INT8 = 0.25  # of the logits' standard deviation: a value near a rounding boundary may go either way
+IN_FLOAT = (2, 4, 8, 16)  # parts kept in float, tried in this order while the drop is too large
+PROBES = 16  # images for measuring sensitivities
 TRAIN = "train it for int8 ('compactnets train cifar/qat --qat --init CHECKPOINT …'), or allow more"
 
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """An int8 artifact that was written, with its report, and where."""
+    """An int8 artifact, its report and its folder."""
 
     record: ArtifactRecord
     report: dict[str, Any]
@@ -73,7 +73,7 @@ class QuantizeReport:
         return {"output": str(self.output), **self.record.model_dump(mode="json"), "quantization": self.report}
 
     def show(self) -> None:
-        """Print what it loses and gains."""
+        """Print its accuracy, latency and size against float."""
         show_quantized(self.record, self.report, self.output)
 
 
@@ -86,7 +86,7 @@ def quantize_model(
     settings: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> QuantizeReport:
-    """Do what :func:`quantize` does for a network by its path or name.
+    """Quantise a network given by path or name; see :func:`quantize`.
 
     Args:
         what: a checkpoint, or the name of weights or of a network.
@@ -95,7 +95,7 @@ def quantize_model(
         others: as for :func:`quantize`.
 
     Raises:
-        InputError: what :func:`quantize` raises, or a network that is none to quantise.
+        InputError: as :func:`quantize`, or a network that cannot be quantised.
     """
     model, record = open_to_write(what, CheckpointRecord, "quantize")
     compared = None
@@ -126,12 +126,12 @@ def quantize(
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
     """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
 
-    Where the drop is larger, the parts that hurt most on calibration images are kept in float, more of them each time.
-    What was trained for int8 is written with its weights and ranges as they are; calibration images then only rank its
-    parts and show the error of each layer, and the float network is the same without its quantizers.
+    If the drop is larger, the parts that hurt most on calibration images are kept in float, more each time. A network
+    trained for int8 keeps its weights and ranges. Calibration images then only rank its parts and give the error of
+    each layer, and the float reference is the same network without its quantizers.
 
     Args:
-        model: the network, or what :func:`compactnets.deploy.int8.training.load_int8` gives.
+        model: the network, or the result of :func:`compactnets.deploy.int8.training.load_int8`.
         network: its record.
         format_name: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
         output: folder for the artifact, as for :func:`compactnets.deploy.export`.
@@ -141,12 +141,12 @@ def quantize(
         settings: how to quantise.
         threads: threads of the runtime while latency is measured.
         rounds: turns of the latency measurement.
-        command: what was typed, for the report.
-        beside: another float network to compare with, such as the one that training for int8 began with: what to call
-            it, the network and its record.
+        command: the command line, for the report.
+        beside: another float network to compare with, such as the one that int8 training started from: its name, the
+            network and its record.
 
     Returns:
-        the artifact's record, and the report that is written beside it.
+        the artifact's record, and the report written beside it.
 
     Raises:
         InputError: a format without int8, sources or a network that cannot be used, an output folder in use.
@@ -215,7 +215,7 @@ def _quantize(
     command: Sequence[str],
     beside: tuple[str, nn.Module, CheckpointRecord] | None,
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
-    """Do what :func:`quantize` says, once all that was given is checked."""
+    """Quantise once all arguments are checked."""
     preprocess = Preprocess.from_dict(network.preprocess)
     calibration, evaluation = sources
     pixels = read_pixels(images, preprocess)
@@ -306,7 +306,7 @@ def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, net
 
 
 def _choices(quantized: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
-    """Yield what to keep in float: what the settings name, then ever more of what hurts most."""
+    """Yield what to keep in float: first what the settings name, then more and more of the most sensitive parts."""
     yield list(settings.keep)
     ranking = [name for name, _ in sensitivities(copy.deepcopy(quantized), pixels[:PROBES])]
     for number in IN_FLOAT:
@@ -319,13 +319,13 @@ def _format(name: str) -> Format:
         from compactnets.deploy.formats.registry import FORMATS
 
         able = ", ".join(other.name for other in FORMATS.values() if other.int8)
-        raise InputError(f"int8 is made for {able}, found --format {name}")
+        raise InputError(f"int8 is available for {able}, found --format {name}")
     fmt.versions()
     return fmt
 
 
 def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource, ImageSource]:
-    """Return the images to calibrate on and those to evaluate on, with none in both."""
+    """Return the images to calibrate on and those to evaluate on, without overlap."""
     rest = open_source(evaluation, "val")
     try:
         images = open_source(calibration, "train")
@@ -336,8 +336,8 @@ def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource
         left = np.setdiff1d(np.arange(len(rest)), chosen)
         if not len(left):
             raise InputError(
-                f"{evaluation} has {len(rest)} images and all are calibrated on: none is left to evaluate on; "
-                f"name another --eval, or fewer --calibration-images"
+                f"{evaluation} has {len(rest)} images, all used for calibration: choose another --eval, or fewer "
+                "--calibration-images"
             )
         rest = PartOfSource(rest, left.tolist())
     return PartOfSource(images, chosen.tolist()), rest

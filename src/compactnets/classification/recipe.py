@@ -1,4 +1,4 @@
-"""The recipe of a classifier: what a run has besides what every task's has."""
+"""The recipe of a classifier, on top of the settings of every run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from compactnets.training.recipe import MOST, RunRecipe, Section
 
 
 class Mix(Section):
-    """Mixing two images of a batch and their labels (timm's ``Mixup``); off where both alphas are zero."""
+    """Mixing two images of a batch and their labels (timm's ``Mixup``); off if both alphas are zero."""
 
     mixup: float = Field(0.0, ge=0, le=1000, description="alpha of mixup's Beta distribution (Zhang et al. 2018)")
     cutmix: float = Field(0.0, ge=0, le=1000, description="alpha of CutMix's Beta distribution (Yun et al. 2019)")
     probability: float = Field(1.0, gt=0, le=1, description="share of the batches that are mixed")
-    switch_probability: float = Field(0.5, ge=0, le=1, description="share of CutMix where both are on")
+    switch_probability: float = Field(0.5, ge=0, le=1, description="share of CutMix if both are on")
     last_epochs_without: int = Field(0, ge=0, le=MOST, description="epochs at the end that see unmixed images")
 
     @property
@@ -64,7 +64,7 @@ class ClassificationRecipe(RunRecipe):
                 f"{self.mix.last_epochs_without}"
             )
         if self.mix.active and self.batch_size % 2:
-            raise ValueError(f"batch_size must be even where images are mixed in pairs, found {self.batch_size}")
+            raise ValueError(f"batch_size must be even if images are mixed in pairs, found {self.batch_size}")
         return self
 
     def resolve_preprocess(self, default: Preprocess) -> Preprocess:

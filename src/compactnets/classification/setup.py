@@ -39,36 +39,36 @@ def train(
     world: World | None = None,
     prepare: Prepare = prepare,
 ) -> TrainResult:
-    """Train a network to classify, as ``recipe`` says; see :func:`compactnets.training.loop.run`.
+    """Train a classifier by ``recipe``; see :func:`compactnets.training.loop.run`.
 
     Args:
         init: checkpoint to start from; its classifier is replaced where the classes differ.
-        prepare: what builds the network that is trained; for int8
+        prepare: builds the network to train; for int8
             :func:`compactnets.deploy.int8.training.prepare_int8`.
 
     Raises:
-        InputError: what :func:`~compactnets.training.loop.run` raises, or a network that does not fit.
+        InputError: as :func:`~compactnets.training.loop.run`, or a network that does not fit.
     """
     output = as_path(output)
     init = None if init is None else as_path(init)
     world = world or World()
-    with own_run_folder(output, world):  # before the network is made, which takes a while where it is calibrated
+    with own_run_folder(output, world):  # before the network is built: calibrating it takes a while
         return run(ClassificationSetup(recipe, train_source, val_source, init, world, prepare), output, world)
 
 
 class MicroBatch(NamedTuple):
-    """Images that go through the network at once."""
+    """Images that go through the network together."""
 
     images: Tensor  # (B, C, S, S)
     targets: Tensor  # (B,) int64 classes, or (B, K) float shares of the K classes where images are mixed
 
 
 class ClassificationObjective:
-    """Cross-entropy of every image, in nats, after mixing images as the recipe says.
+    """Cross-entropy of every image, in nats, with the recipe's mixing.
 
     Args:
         steps: steps of an epoch.
-        num_classes: outputs of the network, for labels that are mixed.
+        num_classes: outputs of the network, for mixed labels.
     """
 
     def __init__(self, recipe: ClassificationRecipe, steps: int, num_classes: int) -> None:
@@ -88,7 +88,7 @@ class ClassificationObjective:
         )
 
     def micro_batches(self, batch: Batch, step: int) -> Sequence[MicroBatch]:
-        """Mix a batch and cut it into the recipe's ``accumulate`` parts."""
+        """Mix a batch and cut it into the recipe's ``accumulate`` micro-batches."""
         images, targets = self._mix(batch, step)
         count = self.recipe.accumulate
         return [MicroBatch(*part) for part in zip(images.chunk(count), targets.chunk(count), strict=True)]

@@ -40,7 +40,7 @@ from compactnets.training.loop import TrainResult
 class TrainOptions(Options):
     """``train``."""
 
-    qat: bool = Field(False, description="train the network of --init as int8 will compute it")
+    qat: bool = Field(False, description="train the --init network with simulated int8 (quantisation-aware training)")
 
 
 class EvaluateOptions(Options):
@@ -52,7 +52,7 @@ class EvaluateOptions(Options):
 class PredictOptions(Options):
     """``predict``."""
 
-    top: int = Field(5, ge=1, description="classes to give")
+    top: int = Field(5, ge=1, description="number of classes to return")
 
 
 class ExportOptions(Options):

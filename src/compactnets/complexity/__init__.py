@@ -1,7 +1,7 @@
-"""What a network costs: multiply-adds, other operations, parameters, memory, lost inter-group connections.
+"""The cost of a network: multiply-adds, other operations, parameters, memory, lost inter-group connections.
 
-:func:`profile` runs a copy of the network on PyTorch's meta device, where tensors have shapes and no values: nothing
-is computed, no weight is copied, and the caller's network stays as it is.
+:func:`profile` runs a copy of the network on PyTorch's meta device, where tensors have shapes but no values: nothing is
+computed, no weight is copied, and the caller's network is unchanged.
 """
 
 from compactnets.complexity.cost import CONVENTION, Cost, LayerCost

@@ -1,4 +1,4 @@
-"""The record that a profile returns, and the convention that its numbers follow."""
+"""The result of a profile, and the convention behind its numbers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class LayerCost:
-    """The cost of one module's own work: what its ``forward`` does itself, without the modules that it calls.
+    """The cost of a module's own work: its ``forward`` without the modules that it calls.
 
     Attributes:
         name: qualified name of the module; ``""`` is the network itself.
         type: class of the module.
-        output_shape: shape of its output, batch first; ``None`` if it returns no tensor, or did not run.
+        output_shape: shape of its output, batch first; ``None`` if it returns no tensor or did not run.
         macs: multiply-adds of its convolutions and matrix products, per image.
         other_operations: all other arithmetic, per image, by the rule of :mod:`compactnets.complexity.operations`.
         moved_elements: elements that it copies without arithmetic (concatenation, channel shuffle), per image.
-        params: elements of the parameters that it owns itself.
+        params: elements of its own parameters.
         macs_share: its part of the network's ``macs``, between 0 and 1.
     """
 
@@ -75,7 +75,7 @@ class Cost:
     layers: tuple[LayerCost, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON-ready values, with ``convention`` stating what ``macs`` means."""
+        """Return the cost as JSON-ready values, with ``convention`` stating what ``macs`` means."""
         return {"convention": CONVENTION, **_plain(dataclasses.asdict(self))}
 
 

@@ -1,4 +1,4 @@
-"""Inter-group connections: how many there could be, how many a channel shuffle leaves (MENet, section III-A)."""
+"""Inter-group connections: how many are possible and how many a channel shuffle leaves (MENet, section III-A)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def grouped(channels: int, groups: int) -> tuple[int, ...]:
 
 
 def shuffled(labels: Sequence[int], groups: int) -> tuple[int, ...]:
-    """Return ``labels`` in the order that :func:`compactnets.nn.channel_shuffle` gives the channels."""
+    """Return ``labels`` in the channel order after :func:`compactnets.nn.channel_shuffle`."""
     _check(len(labels), groups)
     size = len(labels) // groups
     return tuple(labels[group * size + index] for index in range(size) for group in range(groups))
@@ -120,7 +120,7 @@ class GroupTracker:
         self._pairs: list[tuple[float, float, bool]] = []
 
     def convolution(self, x: Tensor, weight: Tensor, groups: int, out: Tensor) -> None:
-        """Note a convolution ``x -> out``; ``weight`` is (out_channels, in_channels / groups, *kernel)."""
+        """Record a convolution ``x -> out``; ``weight`` is (out_channels, in_channels / groups, *kernel)."""
         origin, channels = self._origin.get(x), out.shape[1]
         if groups == x.shape[1] == channels and groups > 1:  # depthwise
             self._note(out, origin)
@@ -134,7 +134,7 @@ class GroupTracker:
             self._note(out, None)
 
     def operation(self, name: str, inputs: Sequence[Tensor], out: Tensor) -> None:
-        """Note any other operator: one that keeps the channels in their places keeps their origin."""
+        """Record any other operator. One that does not move channels keeps their origin."""
         if not self._origin:
             return
         origins = {self._origin.get(x) for x in inputs if x.ndim == out.ndim and x.shape[:2] == out.shape[:2]}
@@ -148,7 +148,7 @@ class GroupTracker:
         self._note(out, kept)
 
     def shuffle(self, x: Tensor, groups: int, out: Tensor) -> None:
-        """Note a channel shuffle ``x -> out``."""
+        """Record a channel shuffle ``x -> out``."""
         origin = self._origin.get(x)
         if isinstance(origin, _Groups):
             origin = replace(origin, labels=shuffled(origin.labels, groups))

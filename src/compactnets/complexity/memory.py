@@ -13,8 +13,8 @@ from torch import Tensor
 class LiveActivations:
     """Sum of the storages that are alive, and its peak.
 
-    A storage counts once however many views it has, from the operator that makes it to the moment when nothing holds
-    it any more, which is when PyTorch frees it.
+    A storage counts once however many views it has, from the operator that creates it until PyTorch frees it because
+    nothing holds it.
 
     Args:
         weights: tensors that never count (parameters and buffers).

@@ -106,5 +106,5 @@ def uses_batch_statistics(name: str, args: Sequence[Any]) -> bool:
 
 
 def shares_memory(first: Tensor, second: Tensor) -> bool:
-    """Tell whether two tensors stand on the same storage."""
+    """Tell whether two tensors share storage."""
     return first.untyped_storage()._cdata == second.untyped_storage()._cdata

@@ -1,4 +1,4 @@
-"""Running a network on the meta device and watching what it does."""
+"""Run a network on the meta device and record its operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compactnets.nn import ChannelShuffle
 
 
 def profile(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), batch_size: int = 1) -> Cost:
-    """Measure what a network costs in eager inference.
+    """Measure the cost of a network in eager inference.
 
     The network is copied to the meta device and runs there in evaluation mode: nothing is computed, no weight is
     copied and ``model`` is not touched. Its hooks do not run.
@@ -28,7 +28,7 @@ def profile(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), 
     Args:
         model: the network, on any device and in any mode.
         input_size: channels, height and width of one image.
-        batch_size: images in the batch whose activations are measured; the counts stay those of one image.
+        batch_size: images in the batch whose activations are measured; counts are always per image.
 
     Raises:
         InputError: a size that is not positive, or one that the network does not take (other channels, too small).
@@ -41,9 +41,9 @@ def profile(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224), 
 
 
 def count(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> tuple[int, int]:
-    """Return ``(macs, params)`` as :func:`profile` has them, and nothing else, in a fraction of its time.
+    """Return only ``(macs, params)`` of :func:`profile`, in a fraction of the time.
 
-    A network that is on the meta device and in evaluation mode already runs as it is, without a copy.
+    A network already on the meta device and in evaluation mode runs without a copy.
 
     Raises:
         InputError: as :func:`profile`.
@@ -57,7 +57,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) ->
 
 
 class _Meta(TorchDispatchMode):
-    """Passes each operator on to the meta device, after the one check that gives a clear error.
+    """Runs each operator on the meta device, after one check for a clear error.
 
     Args:
         x: the network's input.
@@ -84,7 +84,7 @@ class _Meta(TorchDispatchMode):
 
 
 class _MacCounter(_Meta):
-    """Counts multiply-adds and nothing else."""
+    """Counts only multiply-adds."""
 
     macs = 0
 

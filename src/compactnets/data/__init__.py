@@ -1,8 +1,8 @@
 """Labelled images: source -> decoded image -> tensor.
 
-:func:`open_source` recognises what the user named, :class:`Preprocess` is the evaluation transform that travels with
-the weights, :class:`Augment` the training transform of a recipe, and :class:`ImageDataset` joins source and transform.
-:func:`make_train_loader` and :func:`make_eval_loader` give batches.
+:func:`open_source` recognises the layout of a source. :class:`Preprocess` is the evaluation transform that travels with
+the weights, :class:`Augment` the training transform of a recipe. :class:`ImageDataset` joins source and transform;
+:func:`make_train_loader` and :func:`make_eval_loader` yield batches.
 """
 
 from compactnets.data.augment import Augment

@@ -1,4 +1,4 @@
-"""Which tar archives a data set in WebDataset format consists of, and the list of classes beside them."""
+"""Find the tar archives of a data set in WebDataset format, and the list of classes beside them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from compactnets.data.base import VAL_NAMES, shorten
 from compactnets.data.listing import folders_called
 from compactnets.errors import InputError
 
-ENDINGS = ("*.tar", "*.tar.gz", "*.tgz")  # compressed ones only to say that they cannot be read
+ENDINGS = ("*.tar", "*.tar.gz", "*.tgz")  # compressed ones only to report that they cannot be read
 SPLIT_WORD = re.compile(rf"(?<![a-z])(train|{'|'.join(VAL_NAMES)})(?:ing)?(?![a-z])", re.IGNORECASE)
-NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?=\D*$)")  # the last number of a name: that of the shard
+NUMBER = re.compile(r"(?<![A-Za-z0-9])\d+(?=\D*$)")  # the last number of a name is the shard's
 RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 CLASS_FILES = ("classes.txt", "classnames.txt", "class_names.txt", "labels.txt")
 INFO_FILES = ("_info.json", "info.json")
@@ -47,7 +47,7 @@ def divide(shards: Iterable[Path]) -> dict[str, list[Path]]:
     """Return the shards of every split.
 
     The split is the last word ``train``, ``val``, ``valid``, ``validation`` or ``test`` in a shard's name, otherwise in
-    that of its folder; the key of those without is ``""``.
+    its folder's name. Shards without a split have the key ``""``.
     """
     by_split = defaultdict(list)
     for shard in shards:
@@ -119,14 +119,14 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def listed_classes(shard: Path) -> tuple[str, ...] | None:
-    """Return the class names listed beside a shard, or above where it lies in a folder named after its split.
+    """Return the class names listed beside a shard, or one folder up if its folder is named after the split.
 
     That is ``classes.txt``, ``classnames.txt``, ``class_names.txt`` or ``labels.txt`` with a name per line, or
     ``class_names``, ``classes``, ``label_names`` or ``labels`` in ``_info.json`` or ``info.json``: a list, or an object
-    from index to name. ``None`` if there is none of them.
+    from index to name. ``None`` if there is no such file.
 
     Raises:
-        InputError: the list is not what it should be, or has a name twice.
+        InputError: the list is malformed or repeats a name.
     """
     above = [shard.parent.parent] if SPLIT_WORD.fullmatch(shard.parent.name) else []
     for folder in (shard.parent, *above):
@@ -175,7 +175,7 @@ def _natural(path: str | Path) -> list[tuple[int, str]]:
 
 
 def _check_complete(folder: Path, shards: Sequence[Path]) -> None:
-    """Raise where the numbers of the shards have gaps, or where ``_info.json`` lists shards that are not there."""
+    """Raise if the shard numbers have gaps, or if ``_info.json`` lists missing shards."""
     sets: dict[tuple[Path, str, str], dict[int, str]] = defaultdict(dict)
     for shard in shards:
         if number := NUMBER.search(shard.name):
@@ -184,7 +184,7 @@ def _check_complete(folder: Path, shards: Sequence[Path]) -> None:
     missing = []
     for (_, head, tail), numbers in sets.items():
         first, last = min(numbers), max(numbers)
-        if last - first < MOST_GAPS * len(numbers):  # otherwise they are dates, or names of another kind
+        if last - first < MOST_GAPS * len(numbers):  # otherwise they are dates or other numbers
             gaps = (str(gap).zfill(len(numbers[first])) for gap in range(first, last) if gap not in numbers)
             missing += [f"{head}{gap}{tail}" for gap in gaps]
     present = {shard.name for shard in shards}
@@ -196,6 +196,6 @@ def _check_complete(folder: Path, shards: Sequence[Path]) -> None:
             missing += sorted(names - present) if names & present else []
     if missing:
         raise InputError(
-            f"{folder}: {len(set(missing)):,} shards are missing, the first is {missing[0]}; to use only those that "
-            f"are there, name them by a pattern, such as {folder}/train-{{000..146}}.tar"
+            f"{folder}: {len(set(missing)):,} shards are missing, the first is {missing[0]}; to use only these, "
+            f"give a pattern, such as {folder}/train-{{000..146}}.tar"
         )

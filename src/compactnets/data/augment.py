@@ -1,4 +1,4 @@
-"""The transform of the training images, as a part of the recipe."""
+"""The training transform, as part of the recipe."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Pair = Annotated[tuple[float, float], Field(strict=False)]  # types are strict; only YAML's list becomes a tuple
+Pair = Annotated[tuple[float, float], Field(strict=False)]  # types are strict, except that YAML's list becomes a tuple
 
 
 class Augment(BaseModel):
-    """Random changes of a training image; size, interpolation and normalisation come from :class:`Preprocess`.
+    """Random augmentation of a training image; size, interpolation and normalisation come from :class:`Preprocess`.
 
-    The defaults change nothing: the transform is then the evaluation transform. Order: crop, rotation and translation,
-    flip, colour, normalisation, cutout. Each change has random numbers of its own, which follow from seed, epoch and
-    image (:class:`compactnets.data.order.Draws`).
+    With the defaults, the transform equals the evaluation transform. Order: crop, rotation and translation,
+    flip, colour, normalisation, cutout. Each change has its own random numbers, determined by seed, epoch and image
+    (:class:`compactnets.data.order.Draws`).
 
     Raises:
         pydantic.ValidationError: an unknown field, a value outside its range; the message names the field.
@@ -53,8 +53,8 @@ class Augment(BaseModel):
         default=0,
         ge=0,
         le=1 << 14,
-        description="side of a square, in pixels, that is set to the mean (DeVries and Taylor 2017); its centre is any "
-        "pixel, so that it may reach over the border; 0: none",
+        description="side of a square, in pixels, that is set to the mean (DeVries and Taylor 2017); it may "
+        "reach past the border; 0: none",
     )
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class Augment(BaseModel):
         if not 0.01 <= self.ratio[0] <= self.ratio[1] <= 100:
             raise ValueError(f"ratio must be (smallest, largest) from 0.01 to 100, found {self.ratio}")
         for field, crop in (("pad", "pad"), ("scale", "resized"), ("ratio", "resized")):
-            # a complete recipe that was saved and read again states the defaults too: those do not warn
+            # a saved recipe also states the defaults: those do not warn
             if self.crop != crop and getattr(self, field) != type(self).model_fields[field].default:
                 warnings.warn(
                     f"augment: {field} = {getattr(self, field)} has no effect with crop = {self.crop!r}, only with "

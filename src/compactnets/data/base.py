@@ -1,4 +1,4 @@
-"""What every source of labelled images gives, and the data set over it."""
+"""The interface of a source of labelled images, and the dataset over it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from compactnets.errors import InputError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is present is the split "val"
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first one present is the split "val"
 SAMPLE = 64  # images that default_preprocess looks at
 
 
 class ImageSource(ABC):
-    """One split of a set of labelled images; images are decoded when asked for.
+    """One split of a set of labelled images; images are decoded on access.
 
     Attributes:
         kind: the layout (``"folder"``, ``"parquet"``, …).
@@ -36,7 +36,7 @@ class ImageSource(ABC):
         split: ``"train"`` or ``"val"``.
         class_names: name of every class, in the order of the labels.
         labels: ``(len,)`` int64, indices into ``class_names``.
-        left_out: what lies among the images and is not read, neither hidden nor the system's: paths, of folders with
+        left_out: paths of files among the images that are not read, without hidden and system files; folders end in
             ``/``.
 
     Raises:
@@ -66,18 +66,18 @@ class ImageSource(ABC):
         """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, of any mode and size.
 
         Raises:
-            InputError: it cannot be read; the message has its path, or shard and row.
+            InputError: it cannot be read; the message names its path, or shard and row.
         """
 
     def encoded(self, index: int) -> bytes | None:
         """Return the file of image ``index``, undecoded, or ``None`` if there is none.
 
-        Training decodes JPEG files from it no further than it needs; what is missing is :meth:`image`'s to report.
+        Training decodes only the needed part of a JPEG file from it; :meth:`image` reports a missing file.
         """
         return None
 
     def prepare_for_shuffling(self) -> None:
-        """Make reading in random order fast, where it is not; a training loader calls it before it reads."""
+        """Make random access fast if it is slow; a training loader calls this before it reads."""
         return
 
     @abstractmethod
@@ -95,14 +95,14 @@ class ImageSource(ABC):
 
     @property
     def readable_preprocess(self) -> Preprocess:
-        """``default_preprocess`` where images that cannot be read are skipped: the next that can takes its place."""
+        """``default_preprocess`` that replaces an unreadable image by the next readable one."""
         sample = readable(self, spread(len(self), SAMPLE))
         return choose_preprocess((self.image(index) for index in sample), self.class_names)
 
     def fingerprint(self) -> str:
-        """Return a digest of layout, split, count, class names and labels in order; :meth:`content` is of the images.
+        """Return a digest of layout, split, count, class names and labels in order; :meth:`content` covers the images.
 
-        The place of the data is not part of it, so that they may be moved.
+        The location is not part of it, so the data may be moved.
         """
         record = [self.kind, self.split, len(self), self.class_names]
         digest = hashlib.sha256(json.dumps(record).encode())
@@ -112,7 +112,7 @@ class ImageSource(ABC):
     def content(self) -> str:
         """Return a digest of the images (:mod:`compactnets.data.content`): the same for a copy of the data elsewhere.
 
-        Here of up to 1,024 images, spread evenly: their files or, where there are none, their pixels.
+        By default, up to 1,024 evenly spread images: their files or, where there are none, their pixels.
         """
         return digest_parts(self._content(index) for index in spread(len(self)))
 
@@ -120,12 +120,12 @@ class ImageSource(ABC):
         try:
             data = self.encoded(index)
             return data if data is not None else self.image(index).tobytes()
-        except InputError:  # what cannot be read is for whoever needs the image to say
+        except InputError:  # whoever needs the image reports the error
             return b"cannot be read"
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """The images of ``source`` through ``transform``: item -> ((C, H, W), label).
+    """The images of ``source`` after ``transform``: item -> ((C, H, W), label).
 
     ``transform`` (a :class:`Preprocess`, or a ``TrainTransform``) converts to grey or RGB.
 
@@ -152,12 +152,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 def readable(
     source: ImageSource, wanted: Iterable[int], use: Callable[[Image.Image], object] = Image.Image.load
 ) -> Iterator[int]:
-    """Yield each of the indices ``wanted`` or, where its image cannot be read, the first after it that can.
+    """Yield each index in ``wanted``, or the next readable one if its image cannot be read.
 
-    No index comes twice, and no image is tried twice: fewer come where too few can be read.
+    No index is yielded twice and no image is tried twice; fewer indices come if too few images are readable.
 
     Args:
-        use: what is to be done with an image, which may object to it too.
+        use: called with each image; it may also reject one.
     """
     tried: set[int] = set()
     for index in wanted:
@@ -175,16 +175,16 @@ def readable(
 
 
 class MissingSplitError(InputError):
-    """The source is fine, but has no images of the split that was asked for."""
+    """The source is fine, but lacks the requested split."""
 
 
 def check_labels(labels: np.ndarray, num_classes: int, place: Callable[[int], str], what: str = "label") -> None:
-    """Raise :class:`InputError` unless all labels are indices of ``num_classes`` names.
+    """Raise :class:`InputError` unless all labels are indices below ``num_classes``.
 
     Args:
         labels: ``(N,)`` integers.
-        place: what an error calls the image of an index.
-        what: what an error calls a label.
+        place: names the image of an index in an error.
+        what: names a label in an error.
     """
     if (wrong := np.flatnonzero((labels < 0) | (labels >= num_classes))).size:
         index = int(wrong[0])
@@ -214,13 +214,13 @@ def check_same_classes(
 
 
 def shorten(names: Sequence[str], limit: int = 5) -> str:
-    """Join names for an error message; past ``limit`` they are counted."""
+    """Join names for an error message; names past ``limit`` are only counted."""
     rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
 
 
 def describe(folder: Path) -> str:
-    """Say what a folder holds: its sub-folders and files, hidden ones left out."""
+    """Describe what a folder holds: its sub-folders and files, without hidden ones."""
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     files = [entry.name for entry in entries if not entry.is_dir()]

@@ -1,4 +1,4 @@
-"""What every loader gives, and what the loaders of the training images share."""
+"""Batches and loader settings, and the base of the training loaders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OnError = Literal["raise", "skip"]
 
 
 class Named(Protocol):
-    """What loaders ask of a source of any kind."""
+    """What loaders need from a source of any kind."""
 
     spec: str
 
@@ -25,16 +25,16 @@ class Named(Protocol):
 
 
 class Batch(NamedTuple):
-    """Images of one process for one step."""
+    """One process's images for one step."""
 
-    images: Tensor  # (B, C, S, S) float32, normalised, on the device; in channels_last where that was asked for
+    images: Tensor  # (B, C, S, S) float32, normalised, on the device; in channels_last if requested
     labels: Tensor  # (B,) int64, on the device
-    indices: Tensor  # (B,) int64, on the CPU: the images' places in the source
+    indices: Tensor  # (B,) int64, on the CPU: the images' indices in the source
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSettings:
-    """How the images of a source are dealt out; ``batch_size`` is that of all processes together."""
+    """How a source's images are batched; ``batch_size`` covers all processes together."""
 
     batch_size: int
     seed: int
@@ -47,22 +47,21 @@ class LoaderSettings:
 
     @property
     def share(self) -> int:
-        """Images that this process gets of each batch."""
+        """Images of each batch that this process gets."""
         return self.batch_size // self.world_size
 
 
 class TrainLoader(ABC):
-    """Batches of training images, changed at random, in an order of their own in each epoch.
+    """Batches of augmented training images, in a new order each epoch.
 
-    What a batch holds follows from seed, epoch and step alone (:mod:`compactnets.data.order`): not from the number of
-    worker processes, nor from what was loaded before. The shares of several processes are together the batch that one
-    process would get.
+    A batch depends only on seed, epoch and step (:mod:`compactnets.data.order`), not on the number of worker processes
+    or on earlier batches. The shares of several processes together equal the batch of a single process.
 
     Attributes:
-        steps: batches per epoch; the images that fill no batch are left out, others in each epoch.
+        steps: batches per epoch; images that do not fill a batch are dropped, different ones each epoch.
         batch_size: images per batch, of all processes together.
-        skipped: how often another image took the place of one that cannot be read.
-        unreadable: those images: each once, however often an epoch came upon it.
+        skipped: how often an unreadable image was replaced by another.
+        unreadable: the unreadable images, each once.
     """
 
     def __init__(self, source: Named, settings: LoaderSettings) -> None:
@@ -74,7 +73,7 @@ class TrainLoader(ABC):
 
     @abstractmethod
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Yield this process's share of the batches ``start`` to the last of ``epoch``.
+        """Yield this process's share of each batch of ``epoch``, from batch ``start`` on.
 
         Raises:
             InputError: an image that cannot be read; with ``on_error="skip"``, more than ``max_skipped`` of them.
@@ -82,13 +81,13 @@ class TrainLoader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End worker processes and release memory; the loader is of no use afterwards."""
+        """End worker processes and release memory; the loader cannot be used afterwards."""
 
     def _report(self, failures: Iterable[tuple[int, str]], *, quiet: bool = False) -> None:
-        """Say which images cannot be read, each once, and stop where that is not, or no longer, accepted."""
+        """Report each unreadable image once, and raise if that is not, or no longer, accepted."""
         for index, message in failures:
             if self.settings.on_error == "raise":
-                raise InputError(f"{message}; replace it, or go on without training images like it with on_error=skip")
+                raise InputError(f"{message}; replace it, or skip unreadable training images with on_error=skip")
             if index in self.unreadable:
                 continue
             self.unreadable.add(index)
@@ -102,7 +101,7 @@ class TrainLoader(ABC):
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to the device without waiting for it."""
+    """Copy to the device asynchronously."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

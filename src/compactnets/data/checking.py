@@ -1,4 +1,4 @@
-"""A look at every image of a source before a run meets it: what cannot be read, and what is there twice."""
+"""Check every image of a source before training: unreadable images and duplicates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compactnets.data.preprocess import Fit, Preprocess
 from compactnets.data.report import LabelledImage, SourceReport, SplitSummary
 from compactnets.errors import InputError
 
-IMBALANCE = 10  # a note is made where the largest class is this many times the smallest
+IMBALANCE = 10  # note if the largest class is this many times the smallest
 
 
 def check_source(
@@ -27,12 +27,12 @@ def check_source(
     workers: int | None = None,
     download: bool = False,
 ) -> SourceReport:
-    """Decode every image of a source (:func:`compactnets.data.open_source`) and compare all with all.
+    """Decode every image of a source (:func:`compactnets.data.open_source`) and find duplicates.
 
-    Memory: about 100 bytes for each image, and the images being decoded.
+    Memory: about 100 bytes per image, plus the images being decoded.
 
     Args:
-        split: ``"both"`` checks those that are there, and each image of one against those of the other.
+        split: ``"both"`` checks all existing splits, also for images in more than one.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
 
     Raises:
@@ -54,7 +54,7 @@ def check_source(
 
 
 def check_images(sources: Sequence[ImageSource], *, workers: int | None = None) -> SourceReport:
-    """Check splits of one source that are open already; see :func:`check_source`."""
+    """Check opened splits of one source; see :func:`check_source`."""
     start = time.perf_counter()
     report = SourceReport(sources[0].spec, sources[0].kind, {})
     digests = [_examine(source, report, workers) for source in sources]
@@ -92,26 +92,26 @@ def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> 
 
 
 class Fits:
-    """Whether an image can be prepared as an evaluation does, without the work of resizing it."""
+    """Checks that an image can be preprocessed for evaluation, without resizing it."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.fit = Fit(preprocess)
 
     def __call__(self, image: Image.Image) -> None:
-        """Raise :class:`InputError` where it cannot."""
+        """Raise :class:`InputError` if it cannot."""
         self.fit.target(*image.size)
 
 
 def _found(source: ImageSource, index: int, reason: str = "") -> LabelledImage:
     try:
         name = source.name(index)
-    except InputError:  # where the name is stored with the image
+    except InputError:  # the name is stored with the image
         name = f"image {index}"
     return LabelledImage(source.split, index, name, reason, source.class_names[source.labels[index]])
 
 
 def _compare(sources: Sequence[ImageSource], digests: Sequence[np.ndarray], report: SourceReport) -> None:
-    """Add to the report which images are the same."""
+    """Add duplicates to the report."""
     copies: Counter[str] = Counter()
     for group in same_images(np.concatenate(digests)):
         places = [locate(sources, int(position)) for position in group]

@@ -22,15 +22,15 @@ READERS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 class CifarSource(ImageSource):
     """The published Python files of CIFAR-10 or CIFAR-100 (``cifar-10-batches-py``, ``cifar-100-python``).
 
-    The files are pickles, which can run code when read. Each must have the MD5 sum of the published one, or nothing is
-    read: torchvision's reader compares before it unpickles.
+    The files are pickles, which can run code when read. Each must have the published MD5 sum: torchvision's reader
+    checks it before unpickling.
 
     Args:
-        root: the folder that holds the reader's folder.
+        root: the folder above the published folder.
         variant: ``"cifar10"`` or ``"cifar100"``.
         split: ``"train"`` or ``"val"`` (the test images).
-        spec: what the user named the source by.
-        download: fetch the files where they are missing or not the published ones.
+        spec: the source as the user named it.
+        download: download files that are missing or not the published ones.
 
     Raises:
         InputError: a file is missing or not the published one, or the download failed.
@@ -44,10 +44,10 @@ class CifarSource(ImageSource):
             data = reader(str(root), train=split == "train", download=download)
         except (URLError, TimeoutError, ConnectionError) as error:
             raise InputError(
-                f"{reader.url} could not be downloaded ({getattr(error, 'reason', error)}); fetch it by other means "
+                f"{reader.url} could not be downloaded ({getattr(error, 'reason', error)}); download it by other means "
                 f"and unpack it in {root}"
             ) from None
-        except RuntimeError as error:  # what torchvision raises for files that are missing or differ
+        except RuntimeError as error:  # torchvision's error for missing or modified files
             raise InputError(_integrity_message(root, reader, error)) from None
         self.folder = reader.base_folder
         self.variant = variant

@@ -1,4 +1,4 @@
-"""The columns of a table that hold image and label, in the Hugging Face layout."""
+"""The image and label columns of a table in the Hugging Face layout."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""What a data set holds, as a digest: the same for a copy of it elsewhere, another for other images.
+"""A digest of a data set's content: equal for a copy elsewhere, different for other images.
 
-Of all files the names and sizes are read, and up to 256 MB of bytes: of less than that every byte, of more 64 KiB at
-each of 1,024 places that are spread evenly over all files, one after the other. Times are no part of it, so that a copy
-or a ``touch`` changes nothing; nor is the place of the folder. Names count in the composed form of Unicode, because
-macOS writes another.
+It covers the names and sizes of all files and their bytes: every byte up to 256 MB in total, otherwise 64 KiB at each
+of 1,024 places spread evenly over all files. Timestamps and the folder's location do not count, so a copy or a
+``touch`` changes nothing. Names count in the composed form of Unicode, because macOS writes the other one.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ import numpy as np
 from compactnets.console import Tracker
 from compactnets.data.listing import compose
 
-WHOLE = 256 << 20  # bytes up to which all are read
-PLACES, BLOCK = 1024, 64 << 10  # of more: places, and bytes at each
+WHOLE = 256 << 20  # up to this many bytes, all are read
+PLACES, BLOCK = 1024, 64 << 10  # above that: places, and bytes at each
 CHUNK = 1 << 20
 
 
 def digest_files(names: Sequence[str], paths: Sequence[str | Path]) -> str:
     """Return a digest of files, in their order: 64 hexadecimal digits.
 
-    What cannot be read counts as such and is no error: it is for whoever needs the image to say so.
+    An unreadable file is not an error here: whoever needs the image reports it.
 
     Args:
-        names: what the files are called, wherever the data set lies.
+        names: of the files, relative to the data set.
         paths: where they are now.
     """
     digest = hashlib.sha256()
     sizes = np.zeros(len(paths), dtype=np.int64)
-    for index, path in enumerate(Tracker(paths, len(paths), "looking at the files")):
+    for index, path in enumerate(Tracker(paths, len(paths), "reading file sizes")):
         sizes[index] = _size(path)
         digest.update(f"{sizes[index]} {compose(names[index])}\n".encode(errors="surrogateescape"))
     ends = np.cumsum(sizes.clip(0))

@@ -11,18 +11,17 @@ from compactnets.data.base import ImageSource, Split
 from compactnets.data.content import digest_parts
 from compactnets.data.preprocess import Fit, Preprocess
 
-SIZE = 16  # what the 8 x 8 pixels are enlarged to
+SIZE = 16  # the 8 x 8 pixels are enlarged to this side
 
 
 class DigitsSource(ImageSource):
     """Grey images of 8 x 8 pixels in ten classes (the test set of UCI's "Optical Recognition of Handwritten Digits").
 
-    One fixed division: 1,437 to train, 360 to evaluate, the same share of every class. The levels 0 to 16 become 0 to
-    255.
+    One fixed stratified split: 1,437 for training, 360 for evaluation. The levels 0 to 16 become 0 to 255.
 
     Args:
         split: ``"train"`` or ``"val"``.
-        spec: what the user named the source by.
+        spec: the source as the user named it.
     """
 
     kind = "digits"
@@ -66,7 +65,7 @@ def _load(split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @cache
 def _preprocess() -> Preprocess:
-    """Measure mean and std of the enlarged training images: what the network sees."""
+    """Measure mean and std of the enlarged training images, as the network sees them."""
     fit = Fit(Preprocess(size=SIZE, resize=None, mean=(0.0,), std=(1.0,)))
     train = np.stack([np.asarray(fit(Image.fromarray(pixels))) for pixels in _load("train")[0]]) / 255
     return Preprocess(

@@ -1,7 +1,7 @@
-"""Photographs of one's own divided into images to train on and images to evaluate on, always in the same way.
+"""Split your own photographs into training and validation images, deterministically.
 
-Which image is in which part follows from the bytes of the files alone: not from names, places, order or chance. Exact
-copies are in one part, so that none is trained on and measured with.
+The split depends only on the bytes of the files, not on names, location, order or chance. Exact copies stay in one
+part, so no image is in both training and validation data.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Division:
         splits: name -> number of images.
         classes: number of classes.
         copies: images that are exact copies of another.
-        left_out: what lies among the images and was not read.
+        left_out: files among the images that were not read.
     """
 
     output: str
@@ -54,17 +54,17 @@ class Division:
 def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bool = False) -> Division:
     """Write class folders as ``train/CLASS/`` and ``val/CLASS/``, each class divided by ``share``.
 
-    The folder appears whole or not at all. Names and folders within a class stay.
+    The folder is written completely or not at all. Names and folders within a class are kept.
 
     Args:
         spec: a folder of class folders (:func:`compactnets.data.open_source`).
-        output: folder to write, which must not be there.
-        share: of the images of each class to train on, as near as whole groups of copies allow.
+        output: folder to write; must not exist.
+        share: share of each class for training, as close as whole groups of copies allow.
         link: hard links instead of copies of the files.
 
     Raises:
-        InputError: the source is none of class folders or is divided already, a class has not two different images, or
-            the folder is there or cannot be written.
+        InputError: the source has no class folders or is already split, a class has fewer than two different images, or
+            the folder exists or cannot be written.
     """
     output = as_path(output)
     check_new(output)
@@ -72,7 +72,7 @@ def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bo
     if not isinstance(source, FolderSource):
         raise InputError(f"{spec} cannot be divided here: expected class folders, found {source.kind}")
     if is_divided(source.root):
-        raise InputError(f"{spec} is divided already: images to evaluate on are in {source.folder.name}/")
+        raise InputError(f"{spec} is already split: images to evaluate on are in {source.folder.name}/")
     groups = group_copies([Path(path) for path in source.paths])
     parts: dict[str, list[int]] = {"train": [], "val": []}
     owners = [min(int(source.labels[index]) for index in group) for group in groups]
@@ -98,45 +98,45 @@ def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bo
 
 
 def _check_classes(source: FolderSource, parts: dict[str, list[int]], spec: str) -> None:
-    """Raise where copies under several classes leave a class without images in a part."""
+    """Raise if copies in several classes leave a class without images in one part."""
     for split, indices in parts.items():
         present = {int(label) for label in np.unique(source.labels[indices])}
         if lacking := [name for label, name in enumerate(source.class_names) if label not in present]:
             raise InputError(
-                f"{spec} cannot be divided: {split} would have no image of {shorten(lacking)}, because copies of one "
-                f"image lie in several classes (compactnets data check lists them)"
+                f"{spec} cannot be split: {split} would have no image of {shorten(lacking)}, because copies of one "
+                f"image are in several classes (compactnets data check lists them)"
             )
 
 
 def check_new(output: Path) -> None:
-    """Raise :class:`InputError` where a folder that is to be written is there already, or cannot be written."""
+    """Raise :class:`InputError` if an output folder already exists or cannot be written."""
     folder = check_folder(output)
     if os.path.lexists(folder):
-        raise InputError(f"{output} is there already: choose another --output, nothing is written over")
+        raise InputError(f"{output} already exists: choose another --output; nothing is overwritten")
 
 
 def place_file(source: Path, target: Path, *, link: bool) -> None:
-    """Copy or link a file to a place whose folders are made.
+    """Copy or link a file; parent folders are created.
 
     Raises:
-        InputError: it cannot be read, or cannot be linked.
-        OSError: there is no space for it.
+        InputError: it cannot be read or linked.
+        OSError: there is no space.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if link:
-            os.link(source.resolve(), target)  # a hard link to a symbolic link would be one too
+            os.link(source.resolve(), target)  # a hard link to a symbolic link would itself be a symbolic link
         else:
             shutil.copyfile(source, target)
     except OSError as error:
         if error.errno in FULL:
             raise
-        what, advice = ("linked", "; leave --link out to copy") if link else ("copied", "")
+        what, advice = ("linked", "; omit --link to copy") if link else ("copied", "")
         raise InputError(f"{source} cannot be {what}: {reason(error)}{advice}") from None
 
 
 def space_for(output: Path, files: Sequence[Path], *, link: bool) -> Space:
-    """Return the space that copies of files take; links take none, and neither does a file that is not there."""
+    """Return the space that copies of files need; links and missing files need none."""
     sizes = []
     for path in [] if link else files:
         with suppress(OSError):
@@ -145,9 +145,9 @@ def space_for(output: Path, files: Sequence[Path], *, link: bool) -> Space:
 
 
 def group_copies(paths: Sequence[Path]) -> list[list[int]]:
-    """Return the files in groups of those with the same bytes, in an order that follows from the bytes alone.
+    """Group identical files, in an order that depends only on their bytes.
 
-    A file that cannot be read is told by its name.
+    An unreadable file is identified by its name.
     """
     groups: dict[bytes, list[int]] = {}
     for index, path in enumerate(Tracker(paths, len(paths), "comparing the files")):
@@ -156,18 +156,18 @@ def group_copies(paths: Sequence[Path]) -> list[list[int]]:
 
 
 def divide(groups: Sequence[Sequence[int]], share: float, what: str) -> tuple[list[int], list[int]]:
-    """Return the indices of the two parts, ascending: the first as near to ``share`` of them as whole groups allow.
+    """Return the ascending indices of both parts; the first is as close to ``share`` as whole groups allow.
 
-    Each part has a group at least.
+    Each part has at least one group.
 
     Args:
-        what: what an error calls it.
+        what: its name in an error.
 
     Raises:
         InputError: fewer than two groups.
     """
     if len(groups) < 2:
-        raise InputError(f"{what} cannot be divided: expected two different images at least, found {len(groups)}")
+        raise InputError(f"{what} cannot be split: expected at least two different images, found {len(groups)}")
     wanted = share * sum(len(group) for group in groups)
     train: list[int] = []
     val: list[int] = []

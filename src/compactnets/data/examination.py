@@ -1,4 +1,4 @@
-"""Every image of a source decoded once: what cannot be read, and a digest of the pixels of the rest."""
+"""Decode every image of a source once: find unreadable ones and digest the pixels of the rest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from compactnets.data.images import to_channels
 from compactnets.errors import InputError
 
 DIGEST = 16  # bytes of an image's hash; two different images among 10^8 share one with a chance of about 10^-23
-FEW = 1_000  # images that are not worth worker processes
-BATCH = 64  # images that a worker hands over at once
+FEW = 1_000  # below this, worker processes do not pay off
+BATCH = 64  # images per message from a worker
 
 
 class Images(Protocol):
@@ -43,14 +43,14 @@ Item = TypeVar("Item")
 
 @dataclass
 class Examination:
-    """What decoding N images showed.
+    """The findings from decoding N images.
 
     Attributes:
-        digests: ``(N, 2)`` uint64, equal where all pixels are equal as RGB; zero if an image cannot be read.
-        sizes: ``(N, 2)`` int32, width and height; zero if an image cannot be read.
+        digests: ``(N, 2)`` uint64, equal if all pixels are equal as RGB; zero for an unreadable image.
+        sizes: ``(N, 2)`` int32, width and height; zero for an unreadable image.
         unreadable: index -> why the image cannot be read.
-        modes: Pillow's, and the images of each.
-        formats: of encoded images, and the images of each.
+        modes: Pillow modes, with the number of images of each.
+        formats: encodings, with the number of images of each.
     """
 
     digests: np.ndarray
@@ -72,7 +72,7 @@ def examine(
 
     Args:
         source: the split.
-        use: what else is done with each image, to see whether it objects; it may be sent to other processes.
+        use: also called with each image; it may reject one. Must be picklable.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
     """
     if workers is None:
@@ -112,7 +112,7 @@ class _Examined(Dataset[tuple[Any, ...]]):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the decoders; what can be read is used
+                warnings.simplefilter("ignore")  # decoder warnings: readable images are used
                 image = self.source.image(index)
                 try:
                     pixels = to_channels(image, 3).tobytes()
@@ -122,13 +122,13 @@ class _Examined(Dataset[tuple[Any, ...]]):
                     raise InputError(f"{self.source.name(index)}: {error}") from None
         except InputError as error:
             return index, str(error)
-        digest = hashlib.sha256(str(image.size).encode())  # twice as quick as blake2b where the CPU helps
+        digest = hashlib.sha256(str(image.size).encode())  # twice as fast as blake2b with CPU support
         digest.update(pixels)
         return index, digest.digest()[:DIGEST], image.size, image.mode, image.format
 
 
 def same_images(digests: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the positions, ascending, of every digest that is there more than once; zero stands for none."""
+    """Yield the ascending positions of every repeated digest; zero means no digest."""
     order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable
     ordered = digests[order]
     first = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)][: len(ordered)]
@@ -140,7 +140,7 @@ def same_images(digests: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def locate(sources: Sequence[Source], position: int) -> tuple[Source, int]:
-    """Return source and index of a position in the sources one after the other."""
+    """Return source and index for a position in the concatenated sources."""
     for source in sources:
         if position < len(source):
             return source, position

@@ -1,4 +1,4 @@
-"""A validation folder of images without class folders, and the file that says what they show."""
+"""A validation folder without class folders, and the ground-truth file with its labels."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from compactnets.data.listing import (
 )
 from compactnets.errors import InputError
 
-MOST_CLASSES = 1_000_000  # that are taken from numbers alone
+MOST_CLASSES = 1_000_000  # if only numbers are given
 KITS = ("ILSVRC2012_devkit_t12/data", "devkit/data")
 
 
 class FlatSource(ImageSource):
-    """The split ``"val"`` of images that lie in one folder, in the order of their names.
+    """The split ``"val"`` as images in a single folder, in the order of their names.
 
-    Their classes come from a ground truth in one of the forms of
-    :func:`compactnets.data.ground_truth.read_truth`. Where it holds class names, these are the classes; where it holds
-    numbers, they count the sorted class folders of ``train/``, without which they are ImageNet's (for files named
-    ``ILSVRC2012_val_*`` or a highest number of 999: WordNet identifiers from timm) or the numbers as text.
+    The classes come from a ground truth in a format of :func:`compactnets.data.ground_truth.read_truth`. It holds
+    either class names or numbers. Numbers index the sorted class folders of ``train/``. Without ``train/`` they are
+    ImageNet's (for files named ``ILSVRC2012_val_*`` or a highest number of 999: WordNet identifiers from timm),
+    otherwise the classes are the numbers as text.
 
     Args:
-        root: the data set's folder, or the folder of the images itself.
+        root: the data set's folder, or the folder of the images.
         folder: the folder of the images.
         truth: the ground truth.
-        spec: what the user named the source by.
+        spec: the source as the user named it.
 
     Raises:
         InputError: the ground truth cannot be read, does not match the images, or names classes that ``train/`` lacks.
@@ -62,7 +62,7 @@ class FlatSource(ImageSource):
             positions = {name: position for position, name in enumerate(class_names)}
             if unknown := sorted(set(classes) - set(positions)):
                 raise InputError(
-                    f"{truth} names {len(unknown)} classes that {train} has no folder of: {shorten(unknown)} (it has "
+                    f"{truth} names {len(unknown)} classes without a folder in {train}: {shorten(unknown)} (it has "
                     f"{shorten(class_names, 3)})"
                 )
             labels = np.array([positions[name] for name in classes], dtype=np.int64)
@@ -100,8 +100,8 @@ def find_flat(root: Path, spec: str) -> tuple[Path, Path] | None:
     """Return the folder of a flat validation split and its ground truth; ``None`` if the split is not flat.
 
     The folder is ``val`` (``valid``, ``validation``, ``test``) or ``images`` within it, as in Tiny ImageNet, or
-    ``root`` itself; ground truth is looked for in it, above it, in ``root``, in ImageNet's development kit beside it,
-    and for Kaggle's ``ILSVRC/Data/CLS-LOC`` where its archive puts it.
+    ``root`` itself; the ground truth may be in it, above it, in ``root``, in ImageNet's development kit beside it, or,
+    for Kaggle's ``ILSVRC/Data/CLS-LOC``, where Kaggle's archive has it.
 
     Raises:
         MissingSplitError: a flat folder without ground truth.

@@ -44,18 +44,18 @@ FLAT = ((), ("images",))  # folders in a split without class folders; the second
 class FolderSource(ImageSource):
     """Images in class folders; a class is named by its folder, and labels follow the sorted names.
 
-    Class folders are searched with their sub-folders, for what :mod:`compactnets.data.listing` takes for an image. The
+    Class folders are searched recursively for images (:mod:`compactnets.data.listing`). The
     validation folder may be called ``val``, ``valid``, ``validation``, ``test`` or ``testing``, the other ``train`` or
-    ``training``, with any capitals; the first of these that exists is used. A folder that holds class folders without
-    such a division is the split ``"val"``, whole; where those look like a division by other names (``train_images``),
-    they are refused, and where all have the same sub-folders, a warning says what is read as classes. Hidden folders
-    and files (``.ipynb_checkpoints``, ``._a.jpg``) and the system's (``@eaDir``, ``Thumbs.db``) are passed over;
-    ``left_out`` has the rest.
+    ``training``, with any capitals; the first of these that exists is used. A folder of class folders without such a
+    division is entirely the split ``"val"``. Folders that look like splits under other names (``train_images``) are
+    rejected. If all have the same sub-folders, a warning says what is read as classes. Hidden folders and files
+    (``.ipynb_checkpoints``, ``._a.jpg``) and system files (``@eaDir``, ``Thumbs.db``) are ignored; ``left_out`` lists
+    the rest.
 
     Args:
         root: the folder.
         split: ``"train"`` or ``"val"``.
-        spec: what the user named the source by.
+        spec: the source as the user named it.
 
     Raises:
         InputError: the split is missing, a class folder holds no image or cannot be read, the name of one is not UTF-8,
@@ -107,7 +107,7 @@ class FolderSource(ImageSource):
 
 
 def _check_division(root: Path, folders: Sequence[str]) -> None:
-    """Look whether what would be read as classes is a division into splits by names that are not known.
+    """Check that supposed class folders are not splits under unknown names.
 
     Raises:
         InputError: every name has a split's word in it, and the folders hold folders, not images.
@@ -118,8 +118,8 @@ def _check_division(root: Path, folders: Sequence[str]) -> None:
     named = all(SPLIT_WORDS & set(re.split(r"[^a-z]+", name.lower())) for name in folders)
     if named and all(inner):
         raise InputError(
-            f"{root} holds {shorten(folders)} with folders in them, which look like splits and not like classes: "
-            f"call them {TRAIN_FOLDERS[0]} and {VAL_NAMES[0]}"
+            f"{root} holds {shorten(folders)}, which contain folders and look like splits, not classes: "
+            f"rename them to {TRAIN_FOLDERS[0]} and {VAL_NAMES[0]}"
         )
     if len(inner[0]) > 1 and len(set(inner)) == 1:
         warnings.warn(
@@ -153,7 +153,7 @@ def split_folder(root: Path, split: Split, spec: str) -> Path:
     elif flat and not undivided:
         hint = f"; {flat[0]}/ has no class folders, it holds {describe(root / flat[0])}"
     elif undivided:
-        hint = "; class folders without train/ and val/ serve for evaluation only: compactnets data split divides them"
+        hint = "; class folders without train/ and val/ are for evaluation only: split them with compactnets data split"
     raise MissingSplitError(f"{spec} has no {split} split: expected images in {expected}, found {describe(root)}{hint}")
 
 
@@ -161,7 +161,7 @@ def _find_split(root: Path, split: str) -> Path | None:
     """Return the folder of ``split`` if it exists and holds class folders: a class may itself be called "train".
 
     Raises:
-        InputError: two of the same name but for capitals.
+        InputError: two names that differ only in capitals.
     """
     found = [
         folder

@@ -1,4 +1,4 @@
-"""The files that say what the images of a flat validation folder show, in the forms in circulation."""
+"""Ground-truth files of flat validation folders, in the common formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compactnets.errors import InputError
 
 KIT = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
-TRUTH_FILES = (  # of several, the first is used
+TRUTH_FILES = (  # the first that exists is used
     "val.txt",
     "validation.txt",
     "val_map.txt",
@@ -32,12 +32,13 @@ MOST_BYTES = 1 << 28
 
 
 def read_truth(path: Path, images: Sequence[str]) -> list[str]:
-    """Return the class of every image as the file has it: names, or numbers as text.
+    """Return the class of every image as written in the file: names, or numbers as text.
 
-    Read are lines of an image's name (with or without folder and extension) and its class, divided by blank, tab or
-    comma (``val.txt``; of more columns the second counts; of Kaggle's ``LOC_val_solution.csv`` the first word of it),
-    with or without a heading; or lines of a class alone, in the order of the sorted image names: names, or the numbers
-    of the development kit (``ILSVRC2012_validation_ground_truth.txt``), which its ``meta.mat`` beside it translates.
+    Two formats are read, with or without a header line. Either each line has an image's name (with or without folder
+    and extension) and its class, separated by space, tab or comma (``val.txt``; the second of more columns counts, and
+    its first word in Kaggle's ``LOC_val_solution.csv``). Or each line has only a class, in the order of the sorted
+    image names: a name, or a number of the development kit (``ILSVRC2012_validation_ground_truth.txt``), which the
+    ``meta.mat`` beside it translates.
 
     Args:
         path: the file.
@@ -109,10 +110,10 @@ def _by_name(path: Path, rows: list[list[str]], images: Sequence[str]) -> list[s
         if image is None:
             lost.append(name)
         elif found.setdefault(image, text) != text:
-            raise InputError(f"{path}: {image} is there twice, as {found[image]} and as {text}")
+            raise InputError(f"{path}: {image} is listed twice, as {found[image]} and as {text}")
     if lost:
         raise InputError(
-            f"{path} has a class for {len(lost):,} images that are not there, the first is {lost[0]} (found "
+            f"{path} has a class for {len(lost):,} missing images, the first is {lost[0]} (found "
             f"{len(images):,}: {shorten(images, 2)})"
         )
     if bare := [image for image in images if not found.get(image)]:
@@ -126,7 +127,7 @@ def _translate(path: Path, numbers: Sequence[str]) -> list[str]:
 
     meta = path.with_name("meta.mat")
     if not meta.is_file():
-        raise InputError(f"{path} needs the development kit's meta.mat beside it, which says what its numbers mean")
+        raise InputError(f"{path} needs the development kit's meta.mat beside it, which defines its numbers")
     try:
         synsets = loadmat(meta, squeeze_me=True)["synsets"]
         names = {
@@ -134,7 +135,7 @@ def _translate(path: Path, numbers: Sequence[str]) -> list[str]:
             for synset in synsets
             if int(synset["num_children"]) == 0
         }
-    except Exception as error:  # broken files make the reader raise anything
+    except Exception as error:  # broken files can make the reader raise anything
         raise InputError(
             f"{meta} cannot be read as the development kit's: {' '.join(str(error).split())[:150]}"
         ) from None

@@ -1,8 +1,8 @@
-"""How worker processes hand batches over: in shared memory where there is room, through a pipe where there is not.
+"""How worker processes hand over batches: in shared memory, or through a pipe if shared memory is full.
 
-Left to itself, torch moves a batch to shared memory in a thread of the worker. Where that has no room (a container's
-``/dev/shm`` is often 64 MB) the thread prints a traceback and drops the batch, and the training process waits for it
-forever. Here the worker moves it before it hands it over, so that a failure is seen and the bytes can be sent instead.
+By default, torch moves a batch to shared memory in a thread of the worker. If shared memory is full (a container's
+``/dev/shm`` is often 64 MB), the thread prints a traceback and drops the batch, and the training process waits forever.
+Here the worker moves the batch itself, so a failure is noticed and the bytes are sent instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ADVICE = "use fewer workers (0 decodes in the process itself)"
 
 
 class Sent:
-    """The bytes of a tensor for which shared memory has no room."""
+    """The bytes of a tensor that does not fit in shared memory."""
 
     def __init__(self, tensor: Tensor) -> None:
         if tensor.untyped_storage().nbytes() != tensor.nbytes:  # a view of more
@@ -36,22 +36,22 @@ class Sent:
 
 
 class Parts:
-    """A dataclass that holds tensors, taken apart."""
+    """The fields of a dataclass that holds tensors."""
 
     def __init__(self, kind: type, values: dict[str, Any]) -> None:
         self.kind, self.values = kind, values
 
 
 def hand_over(value: Any) -> Any:
-    """Make what a worker returns ready for another process: tensors move to shared memory, or become :class:`Sent`.
+    """Prepare a worker's result for another process: tensors move to shared memory, or become :class:`Sent`.
 
-    In a process that is no worker it stays as it is.
+    Outside a worker process it is returned unchanged.
     """
     return value if torch.utils.data.get_worker_info() is None else _share(value)
 
 
 def receive(value: Any) -> tuple[Any, bool]:
-    """Undo :func:`hand_over`; also return whether a tensor was sent for want of shared memory."""
+    """Undo :func:`hand_over`; also return whether a tensor was sent because shared memory was full."""
     sent = False
 
     def restore(part: Any) -> Any:
@@ -68,7 +68,7 @@ def receive(value: Any) -> tuple[Any, bool]:
 
 @contextmanager
 def starting_workers(workers: int) -> Iterator[None]:
-    """Turn what the system raises where worker processes cannot be started into one line.
+    """Report a failure to start worker processes in one line.
 
     Raises:
         InputError: no room in ``/dev/shm``, too many processes or open files.
@@ -86,7 +86,7 @@ def starting_workers(workers: int) -> Iterator[None]:
 
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Turn torch's report of a worker process that ended into one line; it can arrive wherever the program is.
+    """Report a lost worker process in one line; torch may raise its error anywhere in the program.
 
     Raises:
         InputError: a worker process ended.
@@ -97,7 +97,7 @@ def lost_workers() -> Iterator[None]:
         text = " ".join(str(error).split())
         if not text.startswith(("DataLoader worker", "Too many open files")):
             raise
-        raise InputError(f"a worker process was lost, often for want of memory: {text[:120]}; {ADVICE}") from None
+        raise InputError(f"a worker process was lost, often because memory ran out: {text[:120]}; {ADVICE}") from None
 
 
 def _share(value: Any) -> Any:
@@ -114,7 +114,7 @@ def _share(value: Any) -> Any:
 
 
 def _rebuild(value: Any, change: Any) -> Any:
-    """Return a container of changed values, or what is no container as it is."""
+    """Return a container with changed values; anything else is returned unchanged."""
     if isinstance(value, dict):
         return {key: change(inner) for key, inner in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):

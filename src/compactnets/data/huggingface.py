@@ -26,17 +26,17 @@ FORM = "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, such as hf:uoft-cs/cifar10"
 class HuggingFaceSource(ImageSource):
     """A data set of the Hub with an image column (``Image``) and a label column (``ClassLabel``).
 
-    It is read from the cache of the ``datasets`` library, memory-mapped, with the images encoded as they were
-    published. Only ``download`` uses the network. Neither runs code of the data set: versions of the library that
-    could (before 4) are not accepted.
+    It is read, memory-mapped, from the cache of the ``datasets`` library, with the images encoded as published. Only
+    ``download`` goes online. Code of the data set is never run: versions of the library that could (before 4) are
+    rejected.
 
-    The split ``"val"`` is the first there is of ``val``, ``valid``, ``validation`` and ``test``. Of several image or
-    label columns, ``image``, and ``label`` or ``fine_label`` are used.
+    The split ``"val"`` is the first existing one of ``val``, ``valid``, ``validation`` and ``test``. If there are
+    several image or label columns, ``image`` and ``label`` or ``fine_label`` are used.
 
     Args:
         spec: ``hf:OWNER/NAME``, or ``hf:OWNER/NAME:CONFIG``.
         split: ``"train"`` or ``"val"``.
-        download: fetch the data set, or what has changed of it, into the library's cache.
+        download: download the data set, or its changes, into the library's cache.
 
     Raises:
         InputError: the library is missing, no such name, not in the cache, the download failed, no such split or
@@ -106,12 +106,12 @@ class HuggingFaceSource(ImageSource):
     def _bytes(self, record: dict[str, Any] | None, place: str) -> bytes:
         if record and record["bytes"] is not None:
             return bytes(record["bytes"])
-        if record and record["path"] and Path(record["path"]).is_file():  # image folders of the Hub are kept as files
+        if record and record["path"] and Path(record["path"]).is_file():  # image folders on the Hub stay files
             try:
                 return Path(record["path"]).read_bytes()
             except OSError as error:
                 raise InputError(f"{place} cannot be read: {error.strerror}") from None
-        raise InputError(f"{place} holds no image: neither bytes nor a file that is there")
+        raise InputError(f"{place} holds no image: neither bytes nor an existing file")
 
 
 def map_parquet(spec: str, shards: list[Path], column: str) -> Any:
@@ -130,7 +130,7 @@ def map_parquet(spec: str, shards: list[Path], column: str) -> Any:
 
 
 def _builder(spec: str, name: str, config: str | None, download: bool) -> Any:
-    """Return a builder of the library whose data are in its cache."""
+    """Return the library's builder, whose data is in its cache."""
     try:
         import datasets
         from datasets.packaged_modules.cache.cache import Cache
@@ -143,14 +143,14 @@ def _builder(spec: str, name: str, config: str | None, download: bool) -> Any:
         )
     if download:
         if Path(name).exists():
-            raise InputError(f"{spec}: the library would take ./{name} for it; download from another folder")
+            raise InputError(f"{spec}: the library would read ./{name} instead; download from another folder")
         with _errors_as_one_line(spec):
             builder = datasets.load_dataset_builder(name, config)
             builder.download_and_prepare()
             return builder
     with _errors_as_one_line(spec), _quiet():
         try:
-            # what load_dataset falls back on without a network; called by itself, it never tries the network
+            # load_dataset's offline fallback; called directly, it never goes online
             owned = {"repo_id": name, "dataset_name": name.split("/")[-1]}
             return Cache(**owned, config_name=config, version="auto", hash="auto")
         except ValueError as error:
@@ -171,14 +171,14 @@ def _errors_as_one_line(spec: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # of the library, its network stack or its readers
+    except Exception as error:  # from the library, its network stack or its readers
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"{spec} could not be loaded: {reason}") from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library from warning that it uses its cache."""
+    """Suppress the library's warnings about using its cache."""
     import datasets
 
     level = datasets.logging.get_verbosity()

@@ -1,14 +1,12 @@
 """Decoding: a file or its bytes -> a PIL image of 8 bits per channel, and from there to grey or RGB.
 
-What is done with unusual images follows torchvision's and timm's loaders (``Image.convert``), except where that loses
-or turns the picture:
+Unusual images are treated as in torchvision's and timm's loaders (``Image.convert``), with these exceptions:
 
-* EXIF orientation is applied (:mod:`compactnets.data.orientation`): a photograph comes as it is looked at. Neither
-  library applies it; published numbers were measured on pixels as they are stored, which is the same for a photograph
-  without the tag.
-* Transparency is dropped, not blended: the colour stored below a transparent pixel is used.
+* EXIF orientation is applied (:mod:`compactnets.data.orientation`): photographs are upright. Neither library applies
+  it; published numbers were measured on the stored pixels, which are the same for a photograph without the tag.
+* Transparency is dropped, not blended: the stored colour of a transparent pixel is used.
 * 16-bit grey is reduced to its high byte, as Pillow does for 16-bit RGB; ``Image.convert`` would clip it to white.
-* Of an animation, the first frame is used.
+* The first frame of an animation is used.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ from PIL import Image, UnidentifiedImageError, features
 from compactnets.data.orientation import orientation_of, turn_upright, upright_size
 from compactnets.errors import InputError
 
-# The formats of torchvision's image folders, and others that hold photographs (compactnets.data.listing has their
-# endings). Pillow would try every plug-in it has on the bytes, whatever the name of the file: the one for PostScript
+# The formats of torchvision's image folders, and others for photographs (compactnets.data.listing has their
+# endings). Pillow would try all its plug-ins, whatever the file name: the one for PostScript
 # starts a program.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"),
@@ -32,24 +30,24 @@ FORMATS = (
 
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read the image file ``path``; the result is decoded, upright and has 8 bits per channel.
+    """Read the image file ``path``; the result is decoded and upright, with 8 bits per channel.
 
     Raises:
-        InputError: no such file, or none that can be decoded; the message has the path.
+        InputError: no such file, or one that cannot be decoded; the message names the path.
     """
     return decode_image(path, os.fspath(path))
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return width and height of the image file ``path``, as :func:`read_image` gives it, from its header alone.
+    """Return width and height of the image that :func:`read_image` returns, from the header alone.
 
     Raises:
-        InputError: no such file, or no image; the message has the path.
+        InputError: no such file, or not an image; the message names the path.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             return upright_size(image)
-    except Exception:  # whatever it is, decoding says it in a line
+    except Exception:  # decoding reports it in one line
         return read_image(path).size
 
 
@@ -58,7 +56,7 @@ def decode_image(file: str | os.PathLike[str] | IO[bytes], name: str) -> Image.I
 
     Args:
         file: path, or binary file object.
-        name: what an error calls the image (its path, or shard and row).
+        name: the image's name in an error (its path, or shard and row).
 
     Raises:
         InputError: missing, truncated, broken, of an unknown format, or larger than Pillow's limit against
@@ -88,7 +86,7 @@ def _is_empty(file: str | os.PathLike[str] | IO[bytes]) -> bool:
 
 
 def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Reduce 16-bit grey to 8 bits by its high byte; return other images as they are.
+    """Reduce 16-bit grey to its high byte; return other images unchanged.
 
     Raises:
         InputError: floating-point or 32-bit pixels, whose range is unknown.
@@ -127,5 +125,5 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether the image has one colour channel, by its mode."""
+    """Whether the image's mode has a single colour channel."""
     return image.mode in ("1", "L", "LA")

@@ -1,6 +1,6 @@
-"""What a person wants classified or searched: files, folders, patterns and videos, one picture after the other.
+"""The inputs of a prediction: files, folders, patterns and videos, one picture at a time.
 
-A picture that cannot be had is one of them, with the reason in its place: it never costs the others.
+An unreadable picture is yielded with its error; it does not affect the others.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from compactnets.errors import InputError
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, or one frame of a video; or why there is none.
+    """One image or video frame, or the error.
 
     Attributes:
-        path: of the file, as it was named or found.
+        path: of the file, as given or found.
         image: upright, of any mode; ``None`` if it cannot be read.
         frame: number of the frame, from 0; ``None`` for an image.
-        seconds: of the frame from the start of the video, where that is known.
-        error: why there is no image; the line names the file.
+        seconds: time from the start of the video, if known.
+        error: why there is no image, with the file's name.
     """
 
     path: str
@@ -41,24 +41,24 @@ class Picture:
 
     @property
     def name(self) -> str:
-        """What stands above a result: the path, of a frame with its number and time."""
+        """The heading of a result: the path; for a frame, with its number and time."""
         if self.frame is None:
             return self.path
         time = "" if self.seconds is None else f", {self.seconds:.2f} s"
         return f"{self.path} (frame {self.frame}{time})"
 
     def failed(self, error: object) -> Picture:
-        """Return the picture without its image, with the reason; the line names the file."""
+        """Return the picture without its image, but with an error that names the file."""
         text = str(error)
         return replace(self, image=None, error=text if self.path in text else f"{self.name}: {text}")
 
 
 def find_files(named: Iterable[str | os.PathLike[str]]) -> list[str | Picture]:
-    """Return the files behind what was named, in its order: paths, and pictures with an error where there are none.
+    """Expand the given names, in order, into paths, or pictures with an error if nothing matches.
 
-    A folder stands for the images and videos in it and in the folders below; what else lies there is counted in a note
-    on standard error. A pattern (``*``, ``?``, ``[...]``, ``**`` for folders of any depth) stands for what it matches,
-    sorted, as the shell would have it; a file that is really called so comes first.
+    A folder stands for all images and videos in and below it; a note on standard error counts the other files. A
+    pattern (``*``, ``?``, ``[...]``, ``**`` for folders of any depth) stands for its sorted matches, as in the shell;
+    an existing file of that literal name takes precedence.
     """
     found: list[str | Picture] = []
     for each in named:
@@ -90,11 +90,11 @@ def _files_in(name: str) -> list[str | Picture]:
 
 
 def read_pictures(files: Iterable[str | Picture], every: int = 1) -> Iterator[Picture]:
-    """Read what :func:`find_files` found, one picture at a time.
+    """Read the files from :func:`find_files`, one picture at a time.
 
     Args:
         files: of images and videos.
-        every: of a video, one frame in so many.
+        every: use every n-th frame of a video.
     """
     for file in files:
         if isinstance(file, Picture):

@@ -1,17 +1,17 @@
-"""JPEG files for training, decoded no further than the crop needs, and resized in 8 bits.
+"""Fast JPEG decoding for training: decode only what the crop needs, and resize in 8 bits.
 
-What is left out, next to decoding the whole picture and resizing it with Pillow:
+What is saved against decoding the whole picture and resizing it with Pillow:
 
 * Rows below the crop: the height in the header is lowered to the last row that is needed, and the decoder stops there.
 * Scale: a crop of at least 2.5 times the size it becomes is decoded at 1/2, 1/4 or 1/8, which the inverse transform of
   JPEG gives for less work. The rest is resized from there, at the fractional place where the crop lies.
 * Pillow's resize: torch's, which has the same filter in vector instructions, and differs by one level.
 
-Photographs that lie on their side by their EXIF tag are cropped as they are looked at, and turned after the resize.
+Photographs with an EXIF rotation are cropped as displayed, and turned after the resize.
 
-The decoder is libjpeg-turbo either way: through ``simplejpeg``, or where that is missing through Pillow, which decodes
-to the same pixels and takes longer to hand them over. What is unusual (CMYK, 12 bits, arithmetic coding, cut
-off) is refused here and goes through :mod:`compactnets.data.images`, which also has the errors.
+The decoder is libjpeg-turbo either way: through ``simplejpeg``, or else through Pillow, which decodes the same pixels
+but takes longer to hand them over. Unusual files (CMYK, 12 bits, arithmetic coding, truncated) are rejected here and
+left to :mod:`compactnets.data.images`, which also reports errors.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ TAIL = 64  # bytes at the end of the file in which its end marker must be
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman-coded
 APP1 = 0xE1  # EXIF and XMP
 BARE = (0x01, *range(0xD0, 0xD8))  # markers without a length
-KEPT = 1 << 25  # bytes of a decoded picture up to which its memory is used again
+KEPT = 1 << 25  # up to this many bytes, a decoded picture's memory is reused
 
 _memory = threading.local()
 
 
 class Box(NamedTuple):
-    """A rectangle in the whole picture as it is looked at, in pixels."""
+    """A rectangle in the whole upright picture, in pixels."""
 
     left: int
     top: int
@@ -56,19 +56,19 @@ class Box(NamedTuple):
 class Frame(NamedTuple):
     """What a JPEG file's headers say; width and height are those of the stored pixels."""
 
-    place: int  # of the height, in bytes from the start
+    place: int  # byte offset of the height
     width: int
     height: int
     orientation: int = UPRIGHT  # as in EXIF
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the picture as it is looked at."""
+        """Width and height of the upright picture."""
         return turned_size(self.width, self.height, self.orientation)
 
 
 def decoder() -> str:
-    """Return the name of what decodes JPEG files: ``"simplejpeg"``, or ``"pillow"`` where it is not installed."""
+    """Return the name of the JPEG decoder: ``"simplejpeg"``, or ``"pillow"`` where it is not installed."""
     return "pillow" if _simplejpeg() is None else "simplejpeg"
 
 
@@ -82,7 +82,7 @@ def _simplejpeg() -> Any:
 
 
 def read_frame(data: bytes) -> Frame | None:
-    """Return the size of the picture, or ``None`` for what is not a complete, usual JPEG file of grey or colour."""
+    """Parse the headers, or return ``None`` unless it is a complete, usual JPEG file, grey or colour."""
     if not data.startswith(START) or data.rfind(END, max(0, len(data) - TAIL)) < 0:
         return None
     place, described = 2, False
@@ -106,11 +106,11 @@ def read_frame(data: bytes) -> Frame | None:
 
 
 def _orientation(data: bytes) -> int:
-    """Ask Pillow, which has read the tag for the other decoders too; of the file it reads the headers only."""
+    """Ask Pillow, which reads only the headers, as for the other decoders."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             return orientation_of(image)
-    except Exception:  # the slow path words it
+    except Exception:  # the slow path reports it
         return UPRIGHT
 
 
@@ -122,7 +122,7 @@ def _parse_frame(data: bytes, place: int) -> Frame | None:
     usual = bits == 8 and components in (1, 3) and len(factors) == components
     if not usual or any(factor >> 4 > 2 or factor & 15 > 2 for factor in factors):
         return None
-    # beyond Pillow's limit against decompression bombs, Pillow shall say so
+    # beyond Pillow's limit against decompression bombs: left to Pillow to report
     safe = height > 0 and width > 0 and height * width <= (Image.MAX_IMAGE_PIXELS or 1 << 31)
     return Frame(place + 1, width, height) if safe else None
 
@@ -133,11 +133,11 @@ def decode_region(
     """Decode the rectangle ``box`` of a JPEG file and resize it: -> (height, width, 3) uint8, RGB, upright.
 
     Args:
-        frame: what :func:`read_frame` says of ``data``.
+        frame: the result of :func:`read_frame` for ``data``.
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased.
 
     Returns:
-        ``None`` if the decoder refuses the data.
+        ``None`` if the decoder rejects the data.
     """
     if frame.orientation != UPRIGHT:
         lying = Box(*stored_box(*box, frame.size, frame.orientation))
@@ -166,7 +166,7 @@ def decode_region(
     if isinstance(decoded, Image.Image):
         crop = np.array(decoded.crop((int(left), int(top), int(right), int(bottom))))
     else:
-        crop = decoded[int(top) : int(bottom), int(left) : int(right)].copy()  # the next file is decoded to its place
+        crop = decoded[int(top) : int(bottom), int(left) : int(right)].copy()  # the next file reuses its memory
     tensor = torch.from_numpy(crop)
     if (box.height, box.width) == (height, width):
         return tensor
@@ -178,16 +178,16 @@ def decode_region(
 def _decode_simplejpeg(data: bytes, size: tuple[int, int], factor: int) -> np.ndarray | None:
     """Decode at 1 / factor to (H, W, 3) uint8, valid until the next call; ``None`` if that does not give ``size``.
 
-    The memory is used again, because the system hands out a fresh array page by page, as the decoder writes to it.
+    The memory is reused, because the system maps a fresh array page by page as the decoder writes.
     """
     width, height = size
     needed = width * height * 3
     if len(getattr(_memory, "pixels", b"")) < needed <= KEPT:
         _memory.pixels = bytearray(needed)
-    # the smallest of its scales that is not below these
+    # the smallest scale that is not below these
     least = {"min_factor": factor, "min_width": width - 1, "min_height": height - 1} if factor > 1 else {}
     try:
-        # not strict: what follows the last row that is wanted counts as an error otherwise
+        # not strict: otherwise data after the last wanted row counts as an error
         pixels = _simplejpeg().decode_jpeg(
             data, "RGB", buffer=_memory.pixels if needed <= KEPT else None, strict=False, **least
         )
@@ -203,7 +203,7 @@ def _decode_pillow(data: bytes, size: tuple[int, int], factor: int) -> Image.Ima
         if factor > 1:
             image.draft("RGB", (image.width // factor, image.height // factor))
         image.load()
-    except Exception:  # the decoder's errors are of many kinds; the slow path words them
+    except Exception:  # many kinds of decoder errors; the slow path reports them
         return None
     if image.size != size:
         return None

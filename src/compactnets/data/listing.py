@@ -1,8 +1,7 @@
-"""Which files of a folder are images, what is passed over, and what names of classes must be.
+"""List the images of a folder, decide what to ignore, and check class names.
 
-Two kinds of entries are no part of a data set and are passed over: hidden ones, and the folders in which operating
-systems, archivers and network drives keep things of their own. Everything else that is not read is listed, so that it
-can be said.
+Two kinds of entries are ignored: hidden ones, and the folders of operating systems, archivers and network drives.
+Everything else that is not read is listed, so it can be reported.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from PIL import features
 
 from compactnets.errors import InputError
 
-# The endings of what compactnets.data.images decodes. "MPO" is how two-lens cameras write a JPEG.
+# The endings of the formats that compactnets.data.images decodes. "MPO" is how two-lens cameras write a JPEG.
 ENDINGS: tuple[str, ...] = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     *(".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -39,30 +38,30 @@ SYSTEM_FOLDERS = frozenset(
     }
 )
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-SHOWN = 4  # endings that a line names
+SHOWN = 4  # endings listed in a line
 
 
 def is_image(path: str) -> bool:
-    """Whether a path is that of an image by its ending; hidden files are not."""
+    """Whether a path is an image by its ending; hidden files are not."""
     name = os.path.basename(path)
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 
 def is_passed_over(name: str) -> bool:
-    """Whether a folder or file is hidden or the system's own, by its name."""
+    """Whether a folder or file is hidden or belongs to the system, by its name."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS or name.lower() in SYSTEM_FILES
 
 
 def compose(text: str) -> str:
     """Return a name in the composed form of Unicode (NFC): macOS writes "e" and an accent where others write "é".
 
-    In a locale that is not UTF-8 (``LC_ALL=C``), names of files are still read as UTF-8, which they are nearly always.
+    In a locale that is not UTF-8 (``LC_ALL=C``), file names are still read as UTF-8, which they nearly always are.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", _decoded(text))
 
 
 def _decoded(name: str) -> str:
-    """Return a name of a file as text, where Python has kept its bytes because the locale has no such characters."""
+    """Decode a file name whose bytes Python kept because the locale lacks the characters."""
     try:
         name.encode()
         return name
@@ -74,14 +73,14 @@ def _decoded(name: str) -> str:
 
 
 def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[str, ...]:
-    """Return the names of classes, composed (:func:`compose`).
+    """Return class names in composed form (:func:`compose`).
 
     Args:
         where: the source or folder, for an error.
-        what: what an error calls that which is named.
+        what: the kind of thing that is named, for an error.
 
     Raises:
-        InputError: one that is no text in UTF-8, or two that only differ in how their accents are encoded.
+        InputError: a name that is not UTF-8, or two that differ only in how accents are encoded.
     """
     composed: dict[str, str] = {}
     result = []
@@ -90,12 +89,12 @@ def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[
             _decoded(name).encode()
         except UnicodeEncodeError:
             raise InputError(
-                f"{printable(where)}: the name of a {what} is not UTF-8, '{printable(name)}': rename it, because what "
-                f"a run writes is in UTF-8"
+                f"{printable(where)}: the name of a {what} is not UTF-8, '{printable(name)}': rename it, because a run "
+                f"writes UTF-8"
             ) from None
         if composed.setdefault(compose(name), name) != name:
             raise InputError(
-                f"{where}: two names of a {what} only differ in how their accents are encoded (NFC and NFD): "
+                f"{where}: two names of a {what} differ only in how accents are encoded (NFC and NFD): "
                 f"{ascii(composed[compose(name)])} and {ascii(name)}; join them"
             )
         result.append(compose(name))
@@ -103,17 +102,17 @@ def check_names(where: str, names: Iterable[str], what: str = "class") -> tuple[
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return a path as text in UTF-8: of bytes that are none, their codes."""
+    """Return a path as printable UTF-8; undecodable bytes are escaped."""
     return _decoded(os.fspath(path)).encode(errors="backslashreplace").decode()
 
 
 @dataclass
 class Listing:
-    """What lies in a folder and its sub-folders.
+    """The contents of a folder and its sub-folders.
 
     Attributes:
         images: paths of the images, in the order of folders and names.
-        left_out: paths of everything else that is neither hidden nor the system's; folders end in ``/``.
+        left_out: paths of everything else, without hidden and system files; folders end in ``/``.
     """
 
     images: list[str] = field(default_factory=list)
@@ -123,7 +122,7 @@ class Listing:
 def list_images(folder: Path) -> Listing:
     """Return the images in ``folder`` and its sub-folders; links to folders are followed, each folder once.
 
-    A link to a folder above it is left out, and so are pipes, sockets and devices, which would never end.
+    Links to parent folders are skipped, and so are pipes, sockets and devices, which would never end.
 
     Raises:
         InputError: a folder that cannot be read.
@@ -145,7 +144,7 @@ def list_images(folder: Path) -> Listing:
                     seen.add(_identity(entry.path))
                     waiting.append(entry.path)
             elif is_image(entry.name) and (entry.is_file() or _is_broken_link(entry)):
-                images.append(entry.path)  # reading it says that a link leads nowhere
+                images.append(entry.path)  # reading it will report a broken link
             elif not is_passed_over(entry.name):
                 listing.left_out.append(entry.path)
     for _, images in sorted(found, key=lambda part: compose(part[0])):
@@ -155,13 +154,13 @@ def list_images(folder: Path) -> Listing:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the folders in ``folder``, sorted, without hidden ones, the system's and links to above."""
+    """Return the sorted names of the folders in ``folder``, without hidden and system ones and links to parents."""
     names = [entry.name for entry in entries_of(folder) if entry.is_dir() and not _is_no_class(entry, folder)]
     return tuple(sorted(names, key=compose))
 
 
 def strays(folder: Path) -> list[str]:
-    """Return what lies beside the class folders of ``folder`` and is not read: paths, of folders with ``/``."""
+    """Return the paths beside the class folders of ``folder`` that are not read; folders end in ``/``."""
     found = []
     for entry in entries_of(folder):
         if entry.is_dir():
@@ -173,9 +172,9 @@ def strays(folder: Path) -> list[str]:
 
 
 def folders_called(root: Path, names: Sequence[str]) -> list[Path]:
-    """Return the folders in ``root`` of these names, in the order of the names; capitals make no difference.
+    """Return the folders in ``root`` with these names, in the order of the names, ignoring case.
 
-    None where ``root`` cannot be read, such as ``lost+found``.
+    Empty if ``root`` cannot be read, such as ``lost+found``.
     """
     try:
         present = [entry.name for entry in entries_of(root) if entry.is_dir()]
@@ -185,12 +184,12 @@ def folders_called(root: Path, names: Sequence[str]) -> list[Path]:
 
 
 def holds_images(folder: Path) -> bool:
-    """Whether images lie in the folder itself."""
+    """Whether the folder itself contains images."""
     return any(is_image(entry.name) and entry.is_file() for entry in entries_of(folder))
 
 
 def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Return what a folder holds, in the order of the names, links last.
+    """Return the entries of a folder by name, links last.
 
     Raises:
         InputError: it cannot be read.
@@ -203,7 +202,7 @@ def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def summarize(paths: Sequence[str]) -> str:
-    """Say how many files and folders were left out, by ending: ``"3 (.heic 2, @eaDir/ 1)"``."""
+    """Count the files and folders left out, by ending: ``"3 (.heic 2, @eaDir/ 1)"``."""
     kinds = Counter(_kind(path) for path in paths)
     named = [f"{kind} {count:,}" for kind, count in kinds.most_common(SHOWN)]
     rest = sum(kinds.values()) - sum(count for _, count in kinds.most_common(SHOWN))
@@ -211,7 +210,7 @@ def summarize(paths: Sequence[str]) -> str:
 
 
 def above(folder: Path) -> list[Path]:
-    """Return the folders that ``folder`` lies in, by the way that was given and by the one without links."""
+    """Return the parents of ``folder``, along the given path and along the resolved one."""
     return [*folder.absolute().parents, *folder.resolve().parents]
 
 
@@ -233,7 +232,7 @@ def _is_broken_link(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
-    """Return what is the same for all ways to a folder."""
+    """Return an identity that is the same along all paths to a folder."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""The two loaders that training and evaluation ask for: from memory for small images, by worker processes otherwise."""
+"""Make the training and evaluation loaders: from memory for small images, otherwise with worker processes."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def make_train_loader(
     """Make the loader of the training images.
 
     Args:
-        batch_size: images per step of all processes together; the whole source where it has fewer.
-        workers: processes that decode and augment; 0 does it in this one. Small images in memory need none.
-        rank: this process, of ``world_size`` that train together.
-        micro_batches: parts in which a process goes through its share of a batch.
-        channels_last: the layout in memory of the images.
-        on_error: what to do with an image that cannot be read: ``"raise"``, or ``"skip"``: the next of the epoch's
-            order that can be read takes its place, and a line on standard error names it once.
-        max_skipped: images that may be unreadable before that is an error after all.
+        batch_size: images per step over all processes; at most the whole source.
+        workers: processes that decode and augment; 0 works in the main process. Small images in memory need none.
+        rank: index of this process among ``world_size``.
+        micro_batches: parts into which a process splits its share of a batch.
+        channels_last: memory layout of the images.
+        on_error: what to do with an image that cannot be read: ``"raise"``, or ``"skip"``: the next readable image in
+            the epoch's order replaces it, and a line on standard error names it once.
+        max_skipped: number of unreadable images that are tolerated.
         decoding: ``"fast"`` (:mod:`compactnets.data.jpeg`) or ``"exact"``: whole images, resized by Pillow.
 
     Raises:
-        InputError: a batch that cannot be divided, or a transform that leaves nothing of an image.
+        InputError: a batch size that cannot be divided, or a transform that can remove the whole image.
     """
     parts = world_size * micro_batches
     if batch_size % parts:
@@ -95,8 +95,8 @@ def make_eval_loader(
 ) -> EvalLoader:
     """Make the loader of the images to evaluate on: every image once over all processes, in the order of the source.
 
-    The arguments are those of :func:`make_train_loader`; ``batch_size`` is that of one process. Iterating raises
-    :class:`InputError` at an image that cannot be read: none is replaced or left out.
+    The arguments are those of :func:`make_train_loader`, but ``batch_size`` is per process. Iterating raises
+    :class:`InputError` at an unreadable image: none is replaced or skipped.
     """
     images = small_images(source, preprocess)
     return EvalLoader(

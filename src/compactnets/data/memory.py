@@ -1,7 +1,7 @@
-"""Small images: a whole split in memory as 8-bit pixels, on the accelerator where there is one; no worker processes.
+"""Small images: a whole split in memory as 8-bit pixels, on the accelerator if there is one; no worker processes.
 
-Each image has its own random numbers, as everywhere (:mod:`compactnets.data.order`): a batch is equal, bit for bit, to
-what the images give one by one. Crop and flip of a batch are one gather.
+Each image has its own random numbers, as everywhere (:mod:`compactnets.data.order`), so a batch is bit-identical to its
+images processed one by one. Crop and flip of a batch are a single gather.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ LIMIT = 2 << 30  # bytes of pixels, padding included
 
 
 class SmallImages(NamedTuple):
-    """A split after the resize of its preprocessing."""
+    """A split, resized for its preprocessing."""
 
     pixels: Tensor  # (N, H, W, C) uint8, on the CPU; zeros if an image cannot be read
-    unreadable: dict[int, str]  # what is wrong with these
+    unreadable: dict[int, str]  # index -> error
 
 
-# one copy for all loaders of a source: training and the evaluations after it read it once
+# one copy for all loaders of a source, so it is read once
 _KEPT: WeakKeyDictionary[ImageSource, dict[Preprocess, SmallImages | None]] = WeakKeyDictionary()
 
 
 def gathers(augment: Augment) -> bool:
-    """Whether a batch of small images can be augmented at once: by crop, flip and cutout alone."""
+    """Whether a batch can be augmented at once: only crop, flip and cutout."""
     return augment.crop != "resized" and not any(
         (augment.rotation, augment.translate, augment.color_jitter, augment.hue)
     )
 
 
 def small_images(source: ImageSource, preprocess: Preprocess, pad: int = 0) -> SmallImages | None:
-    """Read all images of a source, or return what was read before.
+    """Read all images of a source, or return the cached ones.
 
     Args:
-        pad: zeros that will be put around each image, which count towards the limit.
+        pad: zero padding around each image; it counts towards the limit.
 
     Returns:
-        ``None`` if the images are of different sizes, larger than 64 pixels a side, or too many for 2 GiB.
+        ``None`` if the images have different sizes, larger than 64 pixels a side, or too many for 2 GiB.
     """
     kept = _KEPT.setdefault(source, {})
     if preprocess not in kept:
@@ -133,13 +133,13 @@ class MemoryLoader(TrainLoader):
         del self._pixels
 
     def _readable(self, order: np.ndarray) -> np.ndarray:
-        """Replace images that cannot be read by the next in the order that can."""
+        """Replace unreadable images by the next readable one in the order."""
         readable = np.flatnonzero(~self._unread[order])
         following = np.searchsorted(readable, np.arange(len(order))) % len(readable)
         return order[readable[following]]
 
     def _tables(self, order: np.ndarray, epoch: int) -> Iterator[Tensor]:
-        """Everything that the steps of an epoch need on the device, so that one copy serves them all.
+        """Everything that an epoch's steps need on the device, in a single copy.
 
         Yields the place of the first pixel of every crop, ``(N,)``; 1, or -1 where the crop is read from right to left;
         the labels; row and column of the cutout's centre, ``(2, N)``.
@@ -169,5 +169,5 @@ class MemoryLoader(TrainLoader):
 def arrange(pixels: Tensor, channels_last: bool) -> Tensor:
     """(B, H, W, C), contiguous -> (B, C, H, W), in channels_last or contiguous."""
     images = pixels.permute(0, 3, 1, 2)
-    # torch takes grey images for contiguous in either layout, and would leave the strides
+    # torch considers grey images contiguous in either layout, and would keep the strides
     return images if channels_last else images.contiguous().view(images.shape)

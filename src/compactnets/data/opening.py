@@ -1,4 +1,4 @@
-"""From what the user typed to a source."""
+"""Open the source that the user named."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
       (:class:`CifarSource`), Parquet shards (:class:`ParquetSource`), class folders (:class:`FolderSource`), a
       validation folder without them (:class:`FlatSource`), tar archives (:class:`WebDatasetSource`).
 
-    ``cifar10`` and ``cifar100`` are looked for in ``$COMPACTNETS_DATA``, or ``~/.cache/compactnets`` where that is not
-    set: torchvision's folder, or a folder of the word's name in any layout.
+    ``cifar10`` and ``cifar100`` are searched in ``$COMPACTNETS_DATA``, by default ``~/.cache/compactnets``:
+    torchvision's folder, or a folder of the word's name in any layout.
 
-    Files that lie among the images and are not read are counted in a line on standard error.
+    A line on standard error counts the files among the images that are not read.
 
     Args:
         spec: word, name, pattern or path.
         split: ``"train"`` or ``"val"``.
-        download: fetch ``cifar10`` or ``cifar100`` where it is not there, or ``hf:…``. Nothing else uses the network.
+        download: download ``cifar10`` or ``cifar100`` if missing, or ``hf:…``. Nothing else goes online.
 
     Raises:
-        InputError: unknown word, missing or empty folder, unknown layout, no such split, or what the source objects to.
+        InputError: unknown word, missing or empty folder, unknown layout, no such split, or an error of the source.
     """
     source = open_quietly(spec, split, download=download)
-    if source.left_out and os.environ.get("RANK", "0") == "0":  # of several processes one says it
+    if source.left_out and os.environ.get("RANK", "0") == "0":  # one process reports it for all
         first = source.left_out[0]
         say(printable(f"note: {spec} ({split}): files left out: {summarize(source.left_out)}, the first is {first}"))
     return source
 
 
 def open_quietly(spec: str, split: Split, *, download: bool = False) -> ImageSource:
-    """Do what :func:`open_source` does, but leave it to the caller to say what was left out."""
+    """Like :func:`open_source`, but without the note about files left out."""
     if split not in SPLITS:
         raise InputError(f"split must be one of {', '.join(SPLITS)}, found {split!r}")
     if download and spec not in READERS and not spec.startswith(PREFIX):
@@ -85,12 +85,12 @@ def open_quietly(spec: str, split: Split, *, download: bool = False) -> ImageSou
 
 
 def data_root() -> Path:
-    """Return the folder in which words are looked for and downloads are put."""
+    """Return the folder for named data sets and downloads."""
     return as_path(os.environ.get("COMPACTNETS_DATA") or "~/.cache/compactnets")
 
 
 def index_cache() -> Path:
-    """Return the folder that remembers where the images of tar archives lie."""
+    """Return the folder that caches the indexes of tar archives."""
     return data_root() / "indexes"
 
 

@@ -1,8 +1,7 @@
 """Randomness without state: the order of an epoch, a process's share of it, and the random numbers of every image.
 
-Everything follows from (seed, epoch, index in the source) and nothing from what was drawn before. A run that goes on in
-the middle of an epoch, any number of worker processes and any number of training processes therefore see the same
-images, changed in the same way.
+Everything is a function of (seed, epoch, index in the source), independent of earlier draws. A run that resumes in the
+middle of an epoch, and any number of worker or training processes, therefore see the same images with the same changes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Key = TypeVar("Key", int, np.ndarray)
 
 
 def mix_seed(*parts: int) -> int:
-    """Hash integers of any size and sign to a seed of 63 bits (BLAKE2b): near parts give unrelated seeds."""
+    """Hash integers of any size and sign to a seed of 63 bits (BLAKE2b): similar inputs give unrelated seeds."""
     digest = hashlib.blake2b(repr(tuple(map(int, parts))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -32,9 +31,9 @@ def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def local_share(order: np.ndarray, batch_size: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
-    """Return the part of global batch ``step`` that process ``rank`` of ``world_size`` trains on.
+    """Return the share of global batch ``step`` for process ``rank`` of ``world_size``.
 
-    The shares of all processes, one after the other, are ``order[step * batch_size : (step + 1) * batch_size]``.
+    The concatenated shares of all processes are ``order[step * batch_size : (step + 1) * batch_size]``.
     """
     share = batch_size // world_size
     first = step * batch_size + rank * share
@@ -45,8 +44,8 @@ class Draws(Generic[Key]):
     """The random numbers of one image in one epoch, or of many images at once.
 
     Number ``place`` is a function of (seed, epoch, index, place): the outputs of SplitMix64 (Steele, Lea and Flood,
-    "Fast splittable pseudorandom number generators", OOPSLA 2014) from a start that the first three choose. A change
-    that reads its own places leaves the numbers of the others alone, and no generator of torch or Python is touched.
+    "Fast splittable pseudorandom number generators", OOPSLA 2014) from a start given by the first three. Each change
+    reads its own places, so it does not affect the numbers of others, and no generator of torch or Python is touched.
 
     Args:
         key: what :meth:`of` computes; an ``int``, or ``(N,)`` uint64 for N images.

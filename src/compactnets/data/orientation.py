@@ -1,8 +1,8 @@
-"""How a photograph is to be turned for looking at it, as its EXIF tag (or XMP's ``tiff:Orientation``) says.
+"""Turn photographs upright by their EXIF tag (or XMP's ``tiff:Orientation``).
 
-Phones store the pixels as the sensor lies, and note in the tag how the phone was held. Everything here that reads
-images gives them upright, whichever way they are decoded. Pillow has ``ImageOps.exif_transpose``, which also writes
-the other tags anew and fails on photographs whose tags are odd; what is needed here is the one number.
+Phones store pixels in sensor orientation and record in the tag how the phone was held. All image readers here return
+upright images. Pillow's ``ImageOps.exif_transpose`` also rewrites the other tags and fails on malformed ones; only this
+number is needed here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Turn(NamedTuple):
-    """What makes stored pixels upright: first rows and columns change places, then the flips."""
+    """The operations that turn stored pixels upright: first transpose, then flip."""
 
     swap: bool
     flip_x: bool
@@ -44,25 +44,25 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_KEPT_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # Pillow's keys of what holds the tag
+_KEPT_IN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # Pillow's keys for the tag
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the orientation of an opened image, 1 to 8; 1 (upright) where it has none, or one that is none of these.
+    """Return the orientation of an opened image, 1 to 8; 1 (upright) if it has none or an invalid one.
 
-    Pillow turns TIFF by itself while it decodes; such an image is upright once it is loaded.
+    Pillow itself turns TIFF while decoding; such an image is upright once loaded.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged tags, which are no reason not to use the pixels
+            warnings.simplefilter("ignore")  # damaged tags do not make the pixels unusable
             value = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
         return value if value in TURNS else UPRIGHT
-    except Exception:  # damaged tags raise anything
+    except Exception:  # damaged tags can raise anything
         return UPRIGHT
 
 
 def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn an image that lies so; the result says no more that it is to be turned."""
+    """Turn an image of this orientation upright, and remove the tag from the result."""
     transpose = _TRANSPOSES.get(orientation)
     if transpose is None:
         return image
@@ -74,19 +74,19 @@ def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height that an opened image will have when it is upright; its pixels are not read."""
+    """Return the upright width and height of an opened image, without reading its pixels."""
     if image.format == "TIFF":  # Pillow gives the size after its own turn
         return image.size
     return turned_size(*image.size, orientation_of(image))
 
 
 def turned_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """Return width and height of the upright picture, of those of the stored pixels (or the other way round)."""
+    """Convert the size of the stored pixels to that of the upright picture, or back."""
     return (height, width) if TURNS[orientation].swap else (width, height)
 
 
 def turn_pixels(pixels: Tensor, orientation: int) -> Tensor:
-    """Turn stored pixels upright: (H, W, C) -> (H, W, C), or (W, H, C) where the sides change places."""
+    """Turn stored pixels upright: (H, W, C) -> (H, W, C), or (W, H, C) if transposed."""
     swap, flip_x, flip_y = TURNS[orientation]
     if swap:
         pixels = pixels.transpose(0, 1)
@@ -115,7 +115,7 @@ def turn_boxes(boxes: NDArray[np.float64], width: int, height: int, orientation:
 def stored_box(
     left: int, top: int, width: int, height: int, picture: tuple[int, int], orientation: int
 ) -> tuple[int, int, int, int]:
-    """Return where a rectangle of the upright picture lies in the stored pixels: left, top, width, height.
+    """Map a rectangle of the upright picture to the stored pixels: left, top, width, height.
 
     Args:
         left: of the rectangle.

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-IN_MEMORY = 1 << 30  # bytes: a split up to this size is read at once, a larger one by row groups
-CACHED_GROUPS = 4  # row groups that are kept of a larger one
+IN_MEMORY = 1 << 30  # bytes: a split up to this size is read entirely, a larger one by row groups
+CACHED_GROUPS = 4  # row groups cached of a larger one
 SHARD = re.compile(rf"(train|{'|'.join(VAL_NAMES)})(?:[-_.].*)?\.parquet", re.IGNORECASE)
 NUMBERED = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 EXPECTED = "an image column (a struct of bytes and path) and a label column (ClassLabel) in the 'huggingface' metadata"
@@ -43,16 +43,16 @@ EXPECTED = "an image column (a struct of bytes and path) and a label column (Cla
 class ParquetSource(ImageSource):
     """``train-*.parquet`` and ``validation-*`` (``val-*``, ``valid-*``, ``test-*``) with encoded images.
 
-    An image is a struct of ``bytes`` and ``path``; the columns and the class names are what the schema's
-    ``huggingface`` metadata declares as ``Image`` and ``ClassLabel`` (of several: ``image``, and ``label`` or
-    ``fine_label``). Opening reads the labels, and the encoded images of a split up to 1 GiB, which worker processes
-    then share where they are forked. Of a larger split the last few row groups are kept, which is fast in the order of
-    the file; to be shuffled, it is copied once into the cache of the ``datasets`` library, memory-mapped.
+    An image is a struct of ``bytes`` and ``path``; the columns and the class names are those that the schema's
+    ``huggingface`` metadata declares as ``Image`` and ``ClassLabel`` (if several: ``image``, and ``label`` or
+    ``fine_label``). Opening reads the labels, and the encoded images of a split up to 1 GiB, which forked worker
+    processes then share. For a larger split only the last few row groups are cached, which is fast in file order. For
+    shuffling, it is copied once into the cache of the ``datasets`` library and memory-mapped.
 
     Args:
         folder: the folder that holds the shards.
         split: ``"train"`` or ``"val"``.
-        spec: what the user named the source by.
+        spec: the source as the user named it.
 
     Raises:
         InputError: no shards of this split or not all of them, no Parquet file, no such columns, a label outside the
@@ -108,13 +108,13 @@ class ParquetSource(ImageSource):
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        # a worker process that is spawned, not forked, reads the row groups again as it needs them
+        # a spawned, not forked, worker process rereads the row groups as needed
         return {**self.__dict__, "_files": {}, "_groups": OrderedDict()}
 
     def prepare_for_shuffling(self) -> None:
-        """Copy a split that is too large for memory, once, to where any row of it is at hand.
+        """Copy a split that is too large for memory once into a memory-mapped cache with fast random access.
 
-        Without the ``datasets`` library it stays where it is, and a warning says what that costs.
+        Without the ``datasets`` library it is not copied, and a warning explains the cost.
 
         Raises:
             InputError: the copy cannot be made.
@@ -226,7 +226,7 @@ def _shards_by_split(folder: Path) -> dict[str, list[Path]]:
 
 
 def _check_complete(shards: list[Path]) -> None:
-    """Raise :class:`InputError` where numbered shards (``-00000-of-00005``) are not all there."""
+    """Raise :class:`InputError` if numbered shards (``-00000-of-00005``) are incomplete."""
     numbers = [match for shard in shards if (match := NUMBERED.search(shard.name))]
     totals = sorted({int(match[2]) for match in numbers})
     if len(totals) > 1:

@@ -1,4 +1,4 @@
-"""Some images of a source."""
+"""A subset of a source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Items that are loaded as they are needed, by worker processes or in this one, whatever they are."""
+"""Lazy batch loading over DataLoader workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compactnets.errors import InputError
 
 
 class Wanted(NamedTuple):
-    """A batch to load: images of an epoch, and the first one's place in its order."""
+    """A batch to load: image indices of an epoch, and the position of the first in its order."""
 
     epoch: int
     place: int
@@ -27,25 +27,25 @@ class Wanted(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What became of it."""
+    """The loaded batch, or the errors."""
 
     items: Any  # what the data set joined: (B, C, S, S) uint8 of a classifier; None where the batch is incomplete
-    indices: Tensor  # (B,) int64, of the images that were loaded; empty if the batch is incomplete
-    replaced: int  # how many are not those that were wanted
-    failures: list[tuple[int, str]]  # images that could not be read, and why; the batch is incomplete if it may not be
+    indices: Tensor  # (B,) int64, indices of the loaded images; empty if the batch is incomplete
+    replaced: int  # how many images were replaced by others
+    failures: list[tuple[int, str]]  # unreadable images with the error; the batch is incomplete if that is not accepted
 
 
 class BatchesOf(Dataset[Loaded]):
-    """Item ``Wanted`` -> ``Loaded``; an error is returned, because raising it would print the worker's traceback."""
+    """Item ``Wanted`` -> ``Loaded``; errors are returned, because raising one would print the worker's traceback."""
 
     def __init__(self, source: Named, settings: LoaderSettings) -> None:
         self.source, self.seed = source, settings.seed
-        # unreadable images to pass over in a batch
+        # unreadable images to skip in a batch
         self.max_failures = settings.max_skipped if settings.on_error == "skip" else 0
 
     @abstractmethod
     def load(self, epoch: int, index: int) -> Any:
-        """Load and change image ``index`` of the source.
+        """Load and augment image ``index`` of the source.
 
         Raises:
             InputError: it cannot be read.
@@ -53,7 +53,7 @@ class BatchesOf(Dataset[Loaded]):
 
     @abstractmethod
     def join(self, items: Sequence[Any]) -> Any:
-        """Make a batch of what :meth:`load` returned."""
+        """Join the results of :meth:`load` into a batch."""
 
     def __getitem__(self, wanted: Wanted) -> Loaded:
         items: list[Any] = []
@@ -115,7 +115,7 @@ class Pool:
         )
 
     def load(self, batches: Iterable[Wanted]) -> Iterator[Loaded]:
-        """Yield what becomes of each batch, in order.
+        """Yield each loaded batch, in order.
 
         Raises:
             InputError: worker processes could not be started, or one of them ended.
@@ -141,10 +141,11 @@ class Pool:
 
 
 def _start_worker(number: int) -> None:
-    """Leave what reaches the whole group of processes to the training process: Ctrl-C, SIGTERM, a closed terminal.
+    """Ignore signals to the whole process group (Ctrl-C, SIGTERM, a closed terminal): the training process handles
+    them.
 
-    It finishes its step and saves; torch would take a worker that ends before for a failure. Workers end when it tells
-    them to, or when it is gone. Torch has given each its own seed and one thread.
+    The training process finishes its step and saves; torch would treat a worker that ends earlier as a failure. Workers
+    end when told to, or when the training process is gone. Torch gives each its own seed and one thread.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -160,7 +161,7 @@ class PooledLoader(TrainLoader):
 
     @abstractmethod
     def finish(self, loaded: Loaded, epoch: int) -> Any:
-        """Copy a batch to the device, and do there what is done to a whole batch."""
+        """Copy a batch to the device and apply the batch-level changes there."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         settings = self.settings

@@ -1,4 +1,4 @@
-"""The evaluation transform as a record: saved with the weights and beside every exported network."""
+"""The evaluation transform, saved with the weights and with every exported network."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from compactnets.errors import InputError, did_you_mean
 INTERPOLATIONS = {
     mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.NEAREST)
 }
-CHUNK = 1 << 17  # numbers that the CPU normalises at a time: small enough to stay in its cache
+CHUNK = 1 << 17  # numbers normalised at a time on a CPU: small enough for its cache
 MAX_PIXELS = 1 << 27  # after resizing the shorter edge; a 1 x 60,000 image would become 256 x 15 million
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """From a PIL image to the input of a network: resize, centre crop, scale to [0, 1], subtract mean, divide by std.
+    """Convert a PIL image to a network's input: resize, centre crop, scale to [0, 1], subtract mean, divide by std.
 
-    Calling it gives ``(C, size, size)`` float32 and equals what Pillow's ``Image.resize`` and torchvision's transforms
-    on PIL images give.
+    Calling it returns ``(C, size, size)`` float32, equal to Pillow's ``Image.resize`` and torchvision's transforms on
+    PIL images.
 
     Args:
         size: side of the square crop, in pixels.
         resize: length of the shorter edge before the crop, at least ``size``; ``None`` resizes straight to
-            ``size`` x ``size`` and leaves an image that has this size alone.
-        mean: what is subtracted, per channel, on the scale [0, 1]; its length (1: grey, 3: RGB) is the channels.
-        std: what is divided by, per channel.
+            ``size`` x ``size`` and leaves an image of this size unchanged.
+        mean: subtracted per channel, on the scale [0, 1]; its length is the number of channels (1: grey, 3: RGB).
+        std: divisor per channel.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
-        antialias: widen the filter when shrinking, as Pillow does; ``False`` is what runtimes without it compute.
+        antialias: widen the filter when shrinking, as Pillow does; ``False`` is for runtimes that cannot.
 
     Raises:
         InputError: a field of the wrong type or outside its range.
@@ -77,7 +77,7 @@ class Preprocess:
         return len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them (lists, not tuples)."""
+        """Return the fields as JSON types (lists, not tuples)."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -89,7 +89,7 @@ class Preprocess:
             InputError: an unknown or missing key, or a value that does not fit.
         """
         if not isinstance(record, Mapping):
-            raise InputError(f"a preprocessing record is a mapping of its fields, found {type(record).__name__}")
+            raise InputError(f"the preprocessing record must be a mapping of its fields, found {type(record).__name__}")
         names = [field.name for field in fields(cls)]
         for key in record:
             if key not in names:
@@ -110,7 +110,7 @@ class Preprocess:
         return self.normalize(self.pixels(image).permute(2, 0, 1).contiguous())
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """Do the geometry alone: grey or RGB, resize, centre crop: -> (size, size, C) uint8.
+        """Apply only the geometry: grey or RGB, resize, centre crop: -> (size, size, C) uint8.
 
         Raises:
             InputError: as when called.
@@ -123,13 +123,13 @@ class Preprocess:
         return image.crop((left, top, left + self.size, top + self.size))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Scale to [0, 1], subtract the mean and divide by the deviation, on the device where the pixels are.
+        """Scale to [0, 1], subtract the mean and divide by the deviation, on the pixels' device.
 
         Args:
             pixels: ``(C, H, W)`` or ``(N, C, H, W)`` uint8.
 
         Returns:
-            float32 of the same shape and strides; the same bits as torchvision's ``ToDtype`` and ``Normalize`` give.
+            float32 of the same shape and strides; bit-identical to torchvision's ``ToDtype`` and ``Normalize``.
         """
         images = torch.empty_like(pixels, dtype=torch.float32)
         last = images.ndim == 4 and not images.is_contiguous()
@@ -159,7 +159,7 @@ class Fit:
         self.channels = preprocess.channels
         self.size, self.resize = preprocess.size, preprocess.resize
         self.interpolation = INTERPOLATIONS[preprocess.interpolation]
-        # Pillow has one form of "nearest", and always antialiases the others: the plain filters exist for tensors only
+        # Pillow has one kind of "nearest" and always antialiases the others: plain filters exist for tensors only
         self.on_pil = preprocess.antialias or preprocess.interpolation == "nearest"
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -190,7 +190,7 @@ class Fit:
 
 
 def image_to_float(image: Image.Image) -> Tensor:
-    """PIL image -> (C, H, W) float32 of its levels 0 to 255: torch's bicubic filter on uint8 is another one."""
+    """PIL image -> (C, H, W) float32 of its levels 0 to 255: torch's bicubic filter on uint8 differs."""
     return functional.pil_to_tensor(image).float()
 
 
@@ -207,13 +207,13 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _statistics(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
-    """Mean and deviation as (C, 1, 1) on the device; kept, because copying them there would stall it."""
+    """Mean and deviation as (C, 1, 1) on the device; cached, because copying them would stall the device."""
     return torch.tensor(mean, device=device)[:, None, None], torch.tensor(std, device=device)[:, None, None]
 
 
 @lru_cache(maxsize=16)
 def _tiled(mean: tuple[float, ...], std: tuple[float, ...], pixels: int, last: bool) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every number of an image, in its order in memory: plain loops, without broadcasting."""
+    """Mean and deviation of every number of an image in memory order, for plain loops without broadcasting."""
     values = torch.tensor([mean, std])
     tiled = values.repeat(1, pixels) if last else values.repeat_interleave(pixels, dim=1)
     return tiled[0], tiled[1]

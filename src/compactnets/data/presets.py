@@ -1,4 +1,4 @@
-"""Preprocessing that is known before any image is seen, and the choice between them."""
+"""Known preprocessing settings, and the choice between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from compactnets.data.images import is_grey
 from compactnets.data.preprocess import Preprocess
 
-SMALL = 64  # pixels: images of at most this side, all alike, are used as they are
+SMALL = 64  # pixels: equally sized images up to this side are not resized
 
 IMAGENET = Preprocess(size=224, resize=256, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
 GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of ImageNet's mean, and the mean of its three deviations
@@ -35,21 +35,21 @@ CIFAR = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
 def cifar_variant(class_names: Sequence[str]) -> str | None:
-    """Return ``"cifar10"`` or ``"cifar100"`` where the class names, in any order, are theirs; otherwise ``None``."""
+    """Return ``"cifar10"`` or ``"cifar100"`` if the class names, in any order, are theirs; otherwise ``None``."""
     for variant, names in (("cifar10", CIFAR10_CLASSES), ("cifar100", CIFAR100_CLASSES)):
-        # one name in fifty may be spelt otherwise: the hub's CIFAR-100 has "cra" for "crab"
+        # one name in fifty may be misspelt: the hub's CIFAR-100 has "cra" for "crab"
         if len(class_names) == len(names) and len(set(names) - set(class_names)) <= len(names) // 50:
             return variant
     return None
 
 
 def choose_preprocess(images: Iterable[Image.Image], class_names: Sequence[str]) -> Preprocess:
-    """Choose by a sample of the images.
+    """Choose preprocessing by a sample of the images.
 
-    Where all have one size of at most 64 pixels a side, that size: CIFAR's record for its class names at 32 x 32
-    pixels, otherwise ImageNet's mean and std, or their grey counterparts where all are grey. Such images that are not
-    square are cropped to their shorter edge. Everything else gets ImageNet's record (shorter edge 256, crop 224, RGB).
-    ``images`` is not read past the first that decides.
+    If all have the same size of at most 64 pixels a side, that size is kept, with CIFAR's mean and std for its class
+    names at 32 x 32 pixels, otherwise ImageNet's, or their grey counterparts if all images are grey. Such images are
+    cropped to their shorter edge if not square. Everything else gets ImageNet's preprocessing (shorter edge 256, crop
+    224, RGB). ``images`` is read only as far as needed to decide.
     """
     size: tuple[int, int] | None = None
     grey = True

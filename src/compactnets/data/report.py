@@ -1,4 +1,4 @@
-"""What a check of a source found, as data and as text."""
+"""The report of a data check, as data and as text."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ImagesSummary:
     unreadable: int
     widths: tuple[int, int, int] | None
     heights: tuple[int, int, int] | None
-    modes: dict[str, int]  # Pillow's, and the images of each
-    formats: dict[str, int]  # of encoded images
+    modes: dict[str, int]  # Pillow modes -> number of images
+    formats: dict[str, int]  # encodings -> number of images
 
     def lines(self) -> Iterator[str]:
-        """Yield what a person reads of sizes and kinds; nothing where no image is readable."""
+        """Yield text about sizes and kinds; nothing if no image is readable."""
         if self.widths and self.heights:
             kinds = ", ".join(f"{name} {number:,}" for name, number in (*self.formats.items(), *self.modes.items()))
             yield f"    width {spread(self.widths)}, height {spread(self.heights)} pixels; {kinds}"
@@ -61,16 +61,16 @@ class SplitSummary(ImagesSummary):
 
 @dataclass
 class SourceReport:
-    """What :func:`compactnets.data.checking.check_source` found.
+    """The result of :func:`compactnets.data.checking.check_source`.
 
-    Two images are the same where their pixels are, as RGB: of a re-compressed or resized copy they are not.
+    Two images are the same if their RGB pixels are; re-compressed or resized copies are not.
 
     Attributes:
         unreadable: images that cannot be decoded, each with its reason.
-        conflicts: groups of the same image under more than one class: at most one label of each is right.
-        leaks: groups of the same image in both splits, so that evaluation sees what training saw.
-        left_out: files that lie among the images of a split and are not read, by split.
-        notes: what may be meant to be so: classes without images, imbalance, copies within a class and split.
+        conflicts: groups of the same image under more than one class: at most one of the labels is right.
+        leaks: groups of the same image in both splits, so evaluation sees training images.
+        left_out: files among the images that are not read, by split.
+        notes: findings that may be intended: classes without images, imbalance, copies within a class and split.
     """
 
     spec: str
@@ -85,7 +85,7 @@ class SourceReport:
 
     @property
     def clean(self) -> bool:
-        """Whether there is no problem; a note is none."""
+        """Whether there is no problem; notes do not count."""
         return not (self.unreadable or self.conflicts or self.leaks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class SourceReport:
         return {"clean": self.clean, **asdict(self)}
 
     def lines(self, limit: int = 20) -> Iterator[str]:
-        """Yield what a person reads; of each kind of problem the first ``limit`` are listed."""
+        """Yield the report as text, with the first ``limit`` problems of each kind."""
         yield f"{self.spec} ({self.kind}), {self.seconds:.1f} s"
         for split, summary in self.splits.items():
             yield f"  {split}: {summary.images:,} images of {_classes(summary)}"
@@ -120,7 +120,7 @@ def _endings(names: Sequence[str]) -> str:
 
 
 def problem_lines(kinds: Iterable[tuple[str, Sequence[object]]], limit: int) -> Iterator[str]:
-    """Yield how many problems of each kind there are, and the first ``limit`` of each."""
+    """Yield the number of problems of each kind, and the first ``limit``."""
     for kind, found in kinds:
         yield f"{kind}: {len(found):,}"
         yield from (f"  {line}" for line in found[:limit])
@@ -129,7 +129,7 @@ def problem_lines(kinds: Iterable[tuple[str, Sequence[object]]], limit: int) -> 
 
 
 def spread(values: tuple[float, float, float]) -> str:
-    """Say (smallest, median, largest), or the one value that all have."""
+    """Format (smallest, median, largest), or the single value if all agree."""
     smallest, median, largest = (f"{value:,.0f}" for value in values)
     return smallest if smallest == largest else f"{smallest} to {largest} (median {median})"
 

@@ -1,9 +1,9 @@
-"""Where the images of WebDataset shards lie: every tar archive is read once, header by header, and remembered.
+"""Index of the images in WebDataset shards: every tar archive is read once, header by header, and the index cached.
 
 The rules are those of the `webdataset <https://github.com/webdataset/webdataset>`_ library (``tariterators.py``): the
 members of one sample share their path up to the first dot of the file name, suffixes are compared in lower case,
-members that are no regular file or whose name begins with ``__`` are passed over. Only image, class and JSON members
-are read; nothing is ever extracted to disk or unpickled.
+members that are not regular files or whose names begin with ``__`` are ignored. Only image, class and JSON members
+are read; nothing is extracted to disk or unpickled.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from compactnets.data.base import shorten
 from compactnets.data.listing import ENDINGS, SYSTEM_FOLDERS
 from compactnets.errors import InputError
 
-FIRST = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")  # of several images, the first is used
+FIRST = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")  # the first one present is used
 IMAGE_SUFFIXES = tuple(dict.fromkeys([*FIRST, *(ending[1:] for ending in ENDINGS)]))
 LABEL_SUFFIXES = ("cls", "class", "json")  # likewise
 JSON_FIELDS = ("label", "cls", "class", "class_id", "target")
 KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 META = re.compile(r"__[^/]*__(/|$)")
 LABEL_BYTES = 1 << 20  # a label or JSON member beyond this size is not one
-TAIL_BYTES = 1 << 16  # how far behind an archive's end marker is looked for what should not be there
-VERSION = 2  # of the remembered index
+TAIL_BYTES = 1 << 16  # how far after the end marker to look for stray data
+VERSION = 2  # of the cached index
 
 Label = int | str
 Member = tuple[str, int, int]  # name, offset, size
@@ -50,9 +50,9 @@ class TarIndex:
     shards: np.ndarray  # (N,) int32, which archive
     offsets: np.ndarray  # (N,) int64, first byte of the image in it
     sizes: np.ndarray  # (N,) int64, bytes
-    labels: np.ndarray  # (N,) int64, as the shards state them, or indices into label_names
+    labels: np.ndarray  # (N,) int64, as stated in the shards, or indices into label_names
     label_names: np.ndarray  # (C,) str, sorted; empty if the shards state numbers
-    names: np.ndarray  # uint8, the members' names in UTF-8, one behind the other
+    names: np.ndarray  # uint8, the members' names in UTF-8, concatenated
     name_ends: np.ndarray  # (N,) int64
     left_out: np.ndarray  # (K,) str, shard and name of members that belong to no sample
 
@@ -63,7 +63,7 @@ class TarIndex:
 
 
 def index_shards(shards: Sequence[Path], cache: Path) -> TarIndex:
-    """Read where the images of ``shards`` lie, from the folder ``cache`` where it knows these files as they are now.
+    """Index the images of ``shards``, using the folder ``cache`` if it has an index of the unchanged files.
 
     Raises:
         InputError: a shard is not a complete tar archive, or a sample of it lacks image or label.
@@ -73,7 +73,7 @@ def index_shards(shards: Sequence[Path], cache: Path) -> TarIndex:
     remembered = cache / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:24]}.npz"
     if (index := _load(remembered, stamps)) is not None:
         return index
-    entries = [_read_shard(shard) for shard in Tracker(shards, len(shards), "reading what the shards hold")]
+    entries = [_read_shard(shard) for shard in Tracker(shards, len(shards), "indexing the shards")]
     index = _join(shards, [found for found, _ in entries], [name for _, names in entries for name in names])
     _save(remembered, stamps, index)
     return index
@@ -124,7 +124,7 @@ def _read_shard(shard: Path) -> tuple[list[Entry], list[str]]:
                 if suffix in found:
                     raise InputError(f"{shard}: two members of the same sample are called {member.name}")
                 if member.issparse():
-                    raise InputError(f"{shard}: {member.name} is stored as a sparse file; expected it as it is")
+                    raise InputError(f"{shard}: {member.name} is stored as a sparse file; expected a plain file")
                 found[suffix] = (member.name, member.offset_data, member.size)
             _check_end(file, tar.offset)
             classes = {key: _read_label(shard, file, found) for key, found in labels.items()}
@@ -162,17 +162,17 @@ def _read_label(shard: Path, file: BinaryIO, found: dict[str, Member]) -> Label 
 
 
 def _check_end(file: BinaryIO, offset: int) -> None:
-    """Raise unless the archive ends with its end marker: tarfile takes broken headers and a cut file for the end."""
+    """Raise unless the archive has its end marker: tarfile treats broken headers and a truncated file as the end."""
     file.seek(offset)
     tail = file.read(TAIL_BYTES)
     if not tail.startswith(bytes(tarfile.BLOCKSIZE)):
         raise tarfile.ReadError(f"no header and no end marker at byte {offset:,}: cut off or damaged")
     if tail.strip(b"\0"):
-        raise tarfile.ReadError(f"data behind the end marker at byte {offset:,}: joined from several archives?")
+        raise tarfile.ReadError(f"data after the end marker at byte {offset:,}: joined from several archives?")
 
 
 def _pair(shard: Path, images: dict[str, dict[str, Member]], labels: dict[str, Label]) -> list[Entry]:
-    """Return the image and label of every sample; raise where one of them is not there."""
+    """Return the image and label of every sample; raise if one is missing."""
     if bare := [key for key in images if key not in labels]:
         raise InputError(
             f"{shard}: {len(bare):,} of {len(images):,} images have no label, the first is {bare[0]}; expected beside "
@@ -204,7 +204,7 @@ def _not_tar(shard: Path, error: Exception) -> str:
 
 
 def _load(path: Path, stamps: np.ndarray) -> TarIndex | None:
-    """Return what was remembered, or ``None`` if that is nothing, damaged, or of files that have changed."""
+    """Return the cached index, or ``None`` if it is missing, damaged or outdated."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             if not np.array_equal(stored["stamps"], stamps):
@@ -213,7 +213,7 @@ def _load(path: Path, stamps: np.ndarray) -> TarIndex | None:
         inside = index.offsets + index.sizes <= stamps[index.shards, 0]
         counts = {len(getattr(index, name)) for name in ("shards", "offsets", "sizes", "labels", "name_ends")}
         return index if len(counts) == 1 and inside.all() else None
-    except Exception:  # what damage can make zipfile and numpy raise has no end
+    except Exception:  # damage can make zipfile and numpy raise anything
         return None
 
 
@@ -226,7 +226,7 @@ def _save(path: Path, stamps: np.ndarray, index: TarIndex) -> None:
             os.replace(written, path)
     except OSError as error:
         warnings.warn(
-            f"what the shards hold could not be remembered in {path.parent} ({error.strerror}): the next run reads "
-            f"them again",
+            f"the index of the shards could not be cached in {path.parent} ({error.strerror}): the next run will "
+            f"read them again",
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""What a training transform does to an image: the crop, the changes after it, and what a batch gets on its device."""
+"""The training transform: crop, image changes, and batch changes on the device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from compactnets.data.preprocess import (
 )
 from compactnets.errors import InputError
 
-# the places of the random numbers (see Draws)
+# places of the random numbers (see Draws)
 TOP, LEFT, FLIP, CUT_ROW, CUT_COLUMN, ANGLE, SHIFT_X, SHIFT_Y = range(8)
 COLOUR_ORDER, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(8, 13)
 AREA = 16  # four numbers for each attempt at a resized crop
@@ -50,14 +50,14 @@ def _check(augment: Augment, preprocess: Preprocess) -> None:
 
 
 class TrainTransform:
-    """The changes of an :class:`Augment` before the record of a :class:`Preprocess`.
+    """The changes of an :class:`Augment` followed by a :class:`Preprocess`.
 
-    Called on a PIL image of any mode and size it gives ``(C, size, size)`` float32, with random numbers that torch's
-    generator chooses. The loaders take its two halves: :meth:`pixels` or :meth:`decode` per image, in 8 bits, and
-    :meth:`finish` per batch.
+    Calling it on a PIL image of any mode and size returns ``(C, size, size)`` float32, with random numbers from torch's
+    generator. The loaders use its two halves: :meth:`pixels` or :meth:`decode` per image, in 8 bits, and :meth:`finish`
+    per batch.
 
     Raises:
-        InputError: ``pad`` or ``cutout`` is not below the size, so that nothing of the image could be left.
+        InputError: ``pad`` or ``cutout`` is not below the size, so nothing of the image might be left.
     """
 
     def __init__(self, augment: Augment, preprocess: Preprocess) -> None:
@@ -74,7 +74,7 @@ class TrainTransform:
         return self.finish(pixels[None], Draws.of(0, 0, np.array([index])))[0]
 
     def pixels(self, image: Image.Image, draws: Draws[int]) -> Tensor:
-        """Do all but normalisation and cutout: PIL image of any mode and size -> (size, size, C) uint8.
+        """Apply everything but normalisation and cutout: PIL image of any mode and size -> (size, size, C) uint8.
 
         Raises:
             InputError: pixels of unknown range, or an image too narrow to resize.
@@ -82,7 +82,7 @@ class TrainTransform:
         return to_pixels(self._change(self._crop(image, draws), draws, flip=True))
 
     def decode(self, data: bytes, draws: Draws[int]) -> Tensor | None:
-        """Do the same from the bytes of a file with :mod:`compactnets.data.jpeg`; ``None`` if that refuses."""
+        """Like :meth:`pixels`, from a file's bytes with :mod:`compactnets.data.jpeg`; ``None`` if it rejects them."""
         preprocess, size = self.preprocess, self.preprocess.size
         if preprocess.channels != 3 or preprocess.interpolation == "nearest" or not preprocess.antialias:
             return None
@@ -98,7 +98,7 @@ class TrainTransform:
         flip = self._flips(draws)
         if self.moves or self.colours:
             return to_pixels(self._change(Image.fromarray(pixels.numpy()), draws, flip))
-        # flip has vector code for this layout, as numpy has not
+        # flip is vectorised for this layout, unlike numpy's
         return pixels[None].permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)[0] if flip else pixels
 
     def finish(self, pixels: Tensor, draws: Draws[np.ndarray]) -> Tensor:
@@ -124,7 +124,7 @@ class TrainTransform:
             if 0 < across <= width and 0 < down <= height:
                 left, top = draws.integer(place + 2, width - across + 1), draws.integer(place + 3, height - down + 1)
                 return Box(left, top, across, down)
-        # the largest area in the middle whose shape is allowed
+        # the largest centred area of an allowed shape
         across, down = min(width, round(height * wide)), min(height, round(width / narrow))
         return Box((width - across) // 2, (height - down) // 2, across, down)
 
@@ -203,8 +203,8 @@ def erase(images: Tensor, centres: Tensor, side: int) -> Tensor:
     """Set a square of ``side`` pixels to zero in each of ``images`` (N, C, H, W), in place.
 
     Args:
-        centres: row and column of the centres, ``(2, N)``; of an even side the square has one row and column more
-            before them than after. What lies outside the image is left off.
+        centres: row and column of the centres, ``(2, N)``; with an even side, the square has one more row and column
+            before the centre than after. It is clipped at the image's edge.
     """
     height, width = images.shape[-2:]
     first = centres - side // 2

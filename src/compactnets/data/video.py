@@ -1,4 +1,4 @@
-"""Frames of a video file, through PyAV (FFmpeg's libraries); the extra ``video`` brings it."""
+"""Frames of a video file, through PyAV (FFmpeg's libraries), which the extra ``video`` installs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 
 from compactnets.errors import InputError, missing_extra, reason
 
-# of what is read as a video; others are read as images
+# endings of files read as videos; others are read as images
 ENDINGS = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi"),
     *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv", ".wmv", ".asf", ".flv"),
 )
-# FFmpeg's names of these. It would open playlists too, whatever the file is called, and follow them to other hosts.
+# FFmpeg's names for these. It would also open playlists, whatever the file name, and follow them to other hosts.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,ogg,asf,flv"
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
@@ -25,12 +25,12 @@ class VideoFrame(NamedTuple):
     """One frame."""
 
     number: int  # from 0
-    seconds: float | None  # from the start, where the file says
+    seconds: float | None  # from the start, if the file states it
     image: Image.Image  # RGB, upright
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is that of a video by its ending; hidden files are not."""
+    """Whether a path is a video by its ending; hidden files are not."""
     name = os.path.basename(path)
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
@@ -46,32 +46,32 @@ def require_video() -> None:
 
 
 def read_frames(path: str | os.PathLike[str], every: int = 1) -> Iterator[VideoFrame]:
-    """Yield the frames 0, ``every``, 2 ``every``, … of the first video stream, turned as the file says.
+    """Yield frames 0, ``every``, 2 ``every``, … of the first video stream, rotated as the file states.
 
     Raises:
-        InputError: PyAV is not installed; the file is missing, no video or damaged, where the frames before the damage
-            have come already; the message has the path.
+        InputError: PyAV is not installed; the file is missing, not a video or damaged (after the frames before the
+            damage). The message names the path.
     """
     require_video()
     import av.error
     import av.logging
     from av import open as open_container
 
-    av.logging.set_level(None)  # the decoders' own lines; what matters is raised
+    av.logging.set_level(None)  # silence the decoders; errors are raised
     number = -1
     try:
         with open_container(os.fspath(path), options=OPTIONS) as container:
             if not container.streams.video:
-                raise InputError(f"{path} has no pictures: it is a recording of sound")
+                raise InputError(f"{path} has no video stream: it is an audio recording")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for number, frame in enumerate(container.decode(stream)):
                 if number % every == 0:
                     image = frame.to_image()
-                    if turn := round(frame.rotation) % 360:  # of a phone that was held upright; counter-clockwise
+                    if turn := round(frame.rotation) % 360:  # recorded by a phone held upright; counter-clockwise
                         image = image.rotate(turn, expand=True)
                     yield VideoFrame(number, None if frame.time is None else float(frame.time), image)
-            stated = stream.frames  # 0 where the file does not say
+            stated = stream.frames  # 0 if the file does not state it
     except FileNotFoundError:
         raise InputError(f"no video at {path}") from None
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
@@ -82,5 +82,5 @@ def read_frames(path: str | os.PathLike[str], every: int = 1) -> Iterator[VideoF
         raise InputError(f"{path} cannot be read as a video{after}: {what}") from None
     if number < 0:
         raise InputError(f"{path} has no frame that can be read")
-    if stated - (number + 1) > max(2, stated // 50):  # some containers count a frame or two that are not shown
-        raise InputError(f"{path} ends too early: {number + 1} of the {stated} frames that it announces are there")
+    if stated - (number + 1) > max(2, stated // 50):  # some containers count a frame or two that are never shown
+        raise InputError(f"{path} is truncated: {number + 1} of the {stated} announced frames are there")

@@ -17,15 +17,15 @@ from compactnets.data.listing import compose
 from compactnets.data.tar_index import index_shards
 from compactnets.errors import InputError
 
-MOST_CLASSES = 1_000_000  # that are taken from indices alone
+MOST_CLASSES = 1_000_000  # if only indices are given
 
 
 class WebDatasetSource(ImageSource):
-    """Shards of the WebDataset format, read at random.
+    """Shards in WebDataset format, with random access.
 
     A sample is an encoded image and its class: ``KEY.jpg`` with ``KEY.cls`` (the index as text) or ``KEY.json`` (see
-    :mod:`compactnets.data.tar_index`). Where every image lies is read once and remembered; images are then read from
-    their place, so that they can be shuffled, resumed and counted exactly, which a stream of archives cannot.
+    :mod:`compactnets.data.tar_index`). An index of all images is built once and cached. Images are then read in any
+    order, so they can be shuffled, resumed and counted exactly, unlike a stream of archives.
 
     Class names come from a list beside the shards (:func:`compactnets.data.archives.listed_classes`), otherwise from
     names in the ``.json`` members, otherwise they are the indices as text.
@@ -33,11 +33,11 @@ class WebDatasetSource(ImageSource):
     Args:
         shards: the archives of all splits (:func:`compactnets.data.archives.divide` says which is of which).
         split: ``"train"`` or ``"val"``; shards without a split in their names are ``"val"``.
-        spec: what the user named the source by.
-        cache: folder for what is remembered.
+        spec: the source as the user named it.
+        cache: folder for the cached index.
 
     Raises:
-        InputError: no shards of this split, a shard that is no complete archive, a sample without image or label, or
+        InputError: no shards of this split, an incomplete archive, a sample without image or label, or
             a label outside the class names.
     """
 
@@ -48,7 +48,7 @@ class WebDatasetSource(ImageSource):
         names = ("train",) if split == "train" else (*VAL_NAMES, "")
         found = next((name for name in names if name in by_split), None)
         if found is None:
-            hint = "; shards without train or val in their names serve for evaluation only" if "" in by_split else ""
+            hint = "; shards without train or val in their names are for evaluation only" if "" in by_split else ""
             raise MissingSplitError(
                 f"{spec} has no {split} split: expected {' or '.join(f'{name}-*.tar' for name in names if name)}, "
                 f"found {shorten([shard.name for shard in shards], 3)}{hint}"
@@ -59,7 +59,7 @@ class WebDatasetSource(ImageSource):
             raise InputError(f"{spec}: {shorten([shard.name for shard in self.shards], 3)} hold no images")
         others = [name for name in (VAL_NAMES if split == "train" else ("train",)) if name in by_split]
         class_names = listed_classes(self.shards[0])
-        if class_names is None:  # then the labels of both splits together say which classes there are
+        if class_names is None:  # then the labels of both splits together define the classes
             class_names = self._stated_classes(spec, found, {other: by_split[other] for other in others[:1]}, cache)
         labels = self._number(spec, class_names)
         check_labels(labels, len(class_names), self._place, "class")
@@ -71,8 +71,8 @@ class WebDatasetSource(ImageSource):
 
     def encoded(self, index: int) -> bytes:
         try:
-            # opened for every image: threads and forked workers then share no position in the file, and there may be
-            # more shards than files may be open
+            # opened for every image: threads and forked workers then share no file position, and there may be
+            # more shards than the limit on open files
             with self.shards[self.index.shards[index]].open("rb", buffering=0) as file:
                 file.seek(int(self.index.offsets[index]))
                 return file.read(int(self.index.sizes[index]))

@@ -1,4 +1,4 @@
-"""Images that are decoded as they are needed, by worker processes or in this one."""
+"""Lazy image loading, by worker processes or in the main process."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from compactnets.errors import InputError
 
 
 class PixelBatches(BatchesOf):
-    """Batches of (B, C, S, S) uint8, in the layout that the settings ask for.
+    """Batches of (B, C, S, S) uint8, in the layout of the settings.
 
     Args:
-        fast: decode JPEG files no further than the crop needs.
+        fast: decode only the part of a JPEG file that the crop needs.
     """
 
     source: ImageSource
@@ -32,7 +32,7 @@ class PixelBatches(BatchesOf):
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
 
     def load(self, epoch: int, index: int) -> Tensor:
-        """Decode, crop and change an image: -> (S, S, C) uint8."""
+        """Decode, crop and augment an image: -> (S, S, C) uint8."""
         draws = Draws.of(self.seed, epoch, index)
         if self.fast and (data := self.source.encoded(index)) is not None:
             pixels = self.transform.decode(data, draws)
@@ -67,7 +67,8 @@ class WorkerLoader(PooledLoader):
 
 
 class EvalLoader:
-    """Batches of the images of a source, in order; process ``rank`` has its part of the range, the last batch is short.
+    """Batches of the images of a source, in order; process ``rank`` gets its part of the range; the last batch may be
+    short.
 
     Args:
         images: the source in memory, or ``None``.
@@ -93,7 +94,7 @@ class EvalLoader:
             raise InputError(next(iter(images.unreadable.values())))
 
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Number of batches of this process."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -125,7 +126,7 @@ class EvalLoader:
 
 
 def _finish(loaded: Loaded, transform: TrainTransform, settings: LoaderSettings, labels: Tensor, epoch: int) -> Batch:
-    """Copy a batch to the device, and do there what is done to a whole batch."""
+    """Copy a batch to the device and apply the batch-level changes there."""
     device = settings.device
     pixels = loaded.items.to(device, non_blocking=True)
     draws = Draws.of(settings.seed, epoch, np.asarray(loaded.indices))

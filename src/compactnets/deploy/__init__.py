@@ -1,4 +1,4 @@
-"""From a checkpoint to the runtimes of devices: deploy form, export, verification."""
+"""Export checkpoints to device runtimes: inference rewrites, formats, verification."""
 
 from compactnets.deploy.artifact import Artifact, load_artifact
 from compactnets.deploy.export import export

@@ -1,4 +1,4 @@
-"""An exported network as a module: evaluation and prediction take it like any other."""
+"""An exported network as a module, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compactnets.failures import one_line
 class Artifact(nn.Module):
     """Runs an exported network in its own runtime, on the CPU: (N, C, H, W) float32 -> (N, classes).
 
-    Where the format fixes the batch, images go through in batches of that size, the last one filled up with zeros.
+    If the format fixes the batch size, images run in batches of that size, the last one padded with zeros.
     """
 
     def __init__(self, runner: Runner, record: ArtifactRecord) -> None:
@@ -42,7 +42,7 @@ class Artifact(nn.Module):
 
 
 def run_in_batches(runner: Runner, images: np.ndarray, batch: int | None) -> np.ndarray:
-    """Run on any number of images, in batches of ``batch`` where the artifact has one size of batch only."""
+    """Run on any number of images, in batches of ``batch`` if the artifact has a fixed batch size."""
     if batch is None:
         return runner(images)
     results = []
@@ -58,10 +58,10 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
     """Load an artifact into its runtime, by its folder or main file, and run it once.
 
     Args:
-        threads: threads of the runtime; its own choice if not given.
+        threads: threads of the runtime; default: its own choice.
 
     Raises:
-        InputError: a record or file that cannot be used, a record with more or fewer classes than there are outputs,
+        InputError: a record or file that cannot be used, a record whose number of classes differs from the outputs,
             or a runtime that is not installed.
     """
     record, folder = read_artifact(path, ArtifactRecord)
@@ -70,5 +70,5 @@ def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
         runner = fmt.open(folder / fmt.file, threads)
     artifact = Artifact(runner, record).eval()
     preprocess = Preprocess.from_dict(record.network.preprocess)
-    artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs, now
+    artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs early
     return artifact

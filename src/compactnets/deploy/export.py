@@ -1,4 +1,4 @@
-"""From a network to a verified artifact in a folder."""
+"""Export a network to a verified artifact in a folder."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ def export(
     lanes: int | None = None,
     precision: str = FLOAT32,
 ) -> ArtifactRecord:
-    """Write a network in the format of a device's runtime, compare it with PyTorch, and keep it if they agree.
+    """Export a network to a device runtime, compare it with PyTorch, and keep the artifact if they agree.
 
     Args:
-        model: a network in evaluation mode; it is left alone.
-        record: its classes and preprocessing, which go into the artifact's record.
+        model: a network in evaluation mode; not modified.
+        record: its classes and preprocessing, stored in the artifact's record.
         format_name: one of ``FORMATS``.
-        output: folder for the artifact; it appears whole or not at all. An artifact that is there is replaced.
-        size: side of the images, where it differs from the preprocessing's.
-        batch_size: images at once, for the formats that fix it.
-        images: source of the images to compare on; two photographs of scikit-learn if not given.
-        tolerance: largest difference allowed, as a share of the largest absolute logit; ``verify.TOLERANCES`` has what
-            holds for a precision if not given.
-        lanes: pad the channels of depthwise convolutions to multiples of this, for the formats whose runtime gains from
-            it (``onnx``, on x86).
-        precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are float32 in any case.
+        output: folder for the artifact; written completely or not at all. An existing artifact is replaced.
+        size: side of the images, if it differs from the preprocessing's.
+        batch_size: batch size, for the formats that fix it.
+        images: source of the images to compare on; default: two photographs of scikit-learn.
+        tolerance: largest difference allowed, as a share of the largest absolute logit; default: that of the precision
+            in ``verify.TOLERANCES``.
+        lanes: pad the channels of depthwise convolutions to multiples of this, for formats whose runtime benefits
+            (``onnx``, on x86).
+        precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are always float32.
 
     Raises:
-        InputError: an unknown format, a precision that it does not have, ``lanes`` for one that gains nothing from it,
-            a missing extra, a folder that holds something else, a network that the format cannot express.
+        InputError: an unknown format, an unsupported precision, ``lanes`` for a format that does not benefit, a missing
+            extra, a folder with other content, a network that the format cannot express.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
@@ -84,7 +84,7 @@ def export(
     fmt.check_precision(precision)
     fmt.versions()
     if lanes is not None and not fmt.lanes:
-        raise InputError(f"the runtime of {fmt.name} gains nothing from --lanes: leave it out")
+        raise InputError(f"--lanes has no benefit for the runtime of {fmt.name}: remove it")
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     check_share(tolerance, "--tolerance")
     check_output(output)
@@ -135,10 +135,10 @@ def export(
 
 
 def check_float(record: CheckpointRecord) -> None:
-    """Raise where the network is the simulation of int8, which training for int8 gives.
+    """Raise if the network is an int8 simulation from int8 training.
 
     Raises:
-        InputError: it is; the message says what takes it, and what it was made from.
+        InputError: it is; the message says which command takes it, and its float checkpoint.
     """
     if record.int8 is not None:
         raise InputError(
@@ -148,7 +148,7 @@ def check_float(record: CheckpointRecord) -> None:
 
 
 def _check_any_size(model: nn.Module, name: str, fmt: Format, preprocess: Preprocess) -> None:
-    """Raise where a network takes its own size only, for a format whose artifacts take any.
+    """Raise if a network takes only its own size, but the format's artifacts take any.
 
     Raises:
         InputError: the size, and the formats that fix it.
@@ -163,12 +163,12 @@ def _check_any_size(model: nn.Module, name: str, fmt: Format, preprocess: Prepro
 
 
 def exported_form(model: nn.Module) -> nn.Module:
-    """Return a copy of a network as it is exported: on the CPU, in float32, in evaluation mode."""
+    """Return a copy of a network ready for export: on the CPU, in float32, in evaluation mode."""
     return copy.deepcopy(model).cpu().float().eval()
 
 
 def weight_bytes(model: nn.Module, precision: str = FLOAT32) -> int:
-    """Return the bytes of a network's weights in float32 or float16: what an artifact has at least."""
+    """Return the bytes of a network's weights in float32 or float16: the minimum size of an artifact."""
     return (2 if precision == FLOAT16 else 4) * sum(tensor.numel() for tensor in model.parameters())
 
 
@@ -185,7 +185,7 @@ def check_share(value: float, option: str) -> None:
     """Raise unless a tolerance is a share: a number from 0 to 1.
 
     Raises:
-        InputError: what was found; also where it is not a number.
+        InputError: the value; also if it is NaN.
     """
     if not 0 <= value <= 1:
         raise InputError(f"{option} must be a share from 0 to 1, found {value:g}")
@@ -214,15 +214,15 @@ def finish_artifact(
         model: the network, on the CPU, in evaluation mode.
         network: its record.
         folder: with the artifact's files.
-        details: what writing them said.
-        write: called with (example, folder); writes such an artifact for another batch or size.
-        batch_size: images at once, for the formats that fix it.
+        details: details from writing them.
+        write: called with (example, folder); writes the artifact for another batch or size.
+        batch_size: batch size, for the formats that fix it.
         images: source of the images to compare on.
-        pictures: those images, where they were read before.
+        pictures: those images, if already read.
         tolerance: of the comparison.
-        weights: what :func:`weights_digest` says of the network.
+        weights: :func:`weights_digest` of the network.
         precision: ``"float32"``, ``"float16"`` or ``"int8"``.
-        simulation: what an int8 artifact is compared with, in the place of ``model``.
+        simulation: what an int8 artifact is compared with instead of ``model``.
 
     Raises:
         LimitError: the artifact differs by more than ``tolerance``.
@@ -232,7 +232,9 @@ def finish_artifact(
     with torch.inference_mode():
         check_outputs(network, model(example_input(preprocess)).shape[1])
     shape = _input_shape(fmt, preprocess, batch_size)
-    fmt.embed(folder, classifier_metadata(network, shape, precision))  # before the comparison: what is kept is run
+    fmt.embed(
+        folder, classifier_metadata(network, shape, precision)
+    )  # before the comparison, so the final file is compared
     verification = verify(
         fmt,
         simulation or model,
@@ -265,7 +267,7 @@ def finish_artifact(
 
 
 def resized(preprocess: Preprocess, size: int | None) -> Preprocess:
-    """Return the preprocessing for another side, with the same share of the image in the crop."""
+    """Return the preprocessing for another side, with the crop covering the same share of the image."""
     if size is None:
         return preprocess
     resize = None if preprocess.resize is None else round(preprocess.resize * size / preprocess.size)
@@ -278,11 +280,11 @@ def _input_shape(fmt: Format, preprocess: Preprocess, batch_size: int) -> list[i
 
 
 def check_output(output: Path, files: Iterable[str] = ()) -> None:
-    """Raise unless ``output`` can be written and is free, empty, or an artifact and nothing more.
+    """Raise unless ``output`` can be written and is new, empty, or only holds an artifact.
 
     Args:
         output: folder to write to.
-        files: names that an artifact may have besides those of classifiers.
+        files: further file names that an artifact may have.
     """
     folder = check_folder(output)
     if not folder.exists():

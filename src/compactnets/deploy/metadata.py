@@ -1,4 +1,4 @@
-"""What an artifact's own file says of the network, for those who have the file without its ``artifact.json``."""
+"""Metadata inside an artifact's file, for use without its ``artifact.json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "compactnets."
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return metadata under the keys of this package: text as it is, anything else as JSON, ``None`` left out."""
+    """Return metadata under the keys of this package: text unchanged, anything else as JSON, ``None`` omitted."""
     return {
         f"{PREFIX}{key}": value if isinstance(value, str) else json_text(value, ensure_ascii=False)
         for key, value in {"version": __version__, **values}.items()
@@ -27,7 +27,7 @@ def classifier_metadata(network: CheckpointRecord, shape: Sequence[int | None], 
 
     Args:
         network: its record.
-        shape: (N, C, H, W) of the input; ``None`` if any number is taken.
+        shape: (N, C, H, W) of the input; ``None`` for a dynamic axis.
         precision: ``"float32"``, ``"float16"`` or ``"int8"``, of the weights.
     """
     layout = "(N, C, H, W): pixels from 0 to 1, less preprocess.mean, divided by preprocess.std"

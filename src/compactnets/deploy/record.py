@@ -1,4 +1,4 @@
-"""The record beside an exported network: how to feed it, what comes out, how it was checked."""
+"""The record of an exported network: its input, its output and its verification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compactnets.training.checkpoint import parse_record, stated_task
 from compactnets.values import read_json
 
 NAME = "artifact.json"
-LAYERS = "quantization.json"  # beside an int8 artifact: how it was made, and the error of every layer
+LAYERS = "quantization.json"  # beside an int8 artifact: how it was quantised, and the error of every layer
 
 
 class Check(BaseModel):
@@ -34,7 +34,7 @@ class Check(BaseModel):
 
 
 class Verification(BaseModel):
-    """How an artifact was compared with the network that it was made from."""
+    """How an artifact was compared with the original network."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,12 +42,12 @@ class Verification(BaseModel):
     note: str = ""
     images: str = Field("", description="where the images came from")
     tolerance: float = Field(description="limit of the measure")
-    measure: str = Field("relative_difference", description="the field of a check that the tolerance is for")
+    measure: str = Field("relative_difference", description="the field of a check that the tolerance applies to")
     checks: list[Check] = Field(default_factory=list)
 
 
 class ExportedRecord(BaseModel):
-    """What every task's ``artifact.json`` holds."""
+    """The fields of every task's ``artifact.json``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,10 +57,10 @@ class ExportedRecord(BaseModel):
     files: dict[str, str] = Field(description="name -> sha256, the main file first")
     bytes: int = Field(description="of all files together")
     precision: str = Field("float32", description="of the weights: float32, float16 or int8")
-    versions: dict[str, str] = Field(description="what wrote and checked it")
+    versions: dict[str, str] = Field(description="packages that wrote and checked it")
 
     def expected_files(self) -> tuple[str, ...] | None:
-        """Return the names that ``files`` must have, in order; ``None`` if the format is not known."""
+        """Return the names that ``files`` must have, in order; ``None`` if the format is unknown."""
         fmt = FORMATS.get(self.format)
         return None if fmt is None else fmt.files
 
@@ -69,12 +69,12 @@ class ArtifactRecord(ExportedRecord):
     """The ``artifact.json`` of a classifier."""
 
     task: Literal["classification"] = "classification"
-    input: list[int | None] = Field(description="(N, C, H, W); null where any number is taken")
+    input: list[int | None] = Field(description="(N, C, H, W); null for a dynamic axis")
     network: CheckpointRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
-    weights: str = Field("", description="sha256 of the tensors that it was made from, with their names and shapes")
+    weights: str = Field("", description="sha256 of the original tensors, with their names and shapes")
     macs: int = Field(description="multiply-adds for one image of the preprocessing's size")
     params: int
-    details: dict[str, Any] = Field(default_factory=dict, description="what the format has besides")
+    details: dict[str, Any] = Field(default_factory=dict, description="format-specific details")
     verification: Verification
 
 
@@ -98,7 +98,7 @@ def _content(folder: Path) -> dict[str, Any]:
     try:
         found = read_json(folder / NAME, str(folder / NAME))
     except InputError:
-        return {}  # what is wrong with it is for whoever reads it to say
+        return {}  # whoever reads the record reports the error
     return found if isinstance(found, dict) else {}
 
 
@@ -107,17 +107,17 @@ def read_artifact(path: str | Path, kind: type[Exported]) -> tuple[Exported, Pat
 
     Args:
         path: folder, or one of its files.
-        kind: of record: that of its task.
+        kind: the record type of its task.
 
     Raises:
-        InputError: no record, one of another task, one that is not a record, an unknown format, or files that differ
-            from the record.
+        InputError: no record, a record of another task, an invalid record, an unknown format, or files that do not
+            match the record.
     """
     path = as_path(path)
     folder = path if path.is_dir() else path.parent
     file = folder / NAME
     if not file.is_file():
-        raise InputError(f"{path} has no {NAME} beside it: expected what 'compactnets export' writes")
+        raise InputError(f"{path} has no {NAME} beside it: expected the output of 'compactnets export'")
     record = parse_record(file, kind, "the record of an artifact")
     if tuple(record.files) != (expected := record.expected_files()):
         raise InputError(
@@ -126,7 +126,7 @@ def read_artifact(path: str | Path, kind: type[Exported]) -> tuple[Exported, Pat
         )
     for name, wanted in record.files.items():
         if not (folder / name).exists():
-            raise InputError(f"{folder / name} is missing, which {NAME} names: export again")
+            raise InputError(f"{folder / name} is missing, although {NAME} lists it: export again")
         if digest(folder / name) != wanted:
             raise InputError(f"{folder / name} is not the file that {NAME} describes (sha256 differs): export again")
     return record, folder

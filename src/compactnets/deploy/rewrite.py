@@ -1,13 +1,13 @@
-"""The deploy form: a copy of a network for inference that computes the same with fewer and cheaper operations.
+"""Inference rewrites: a copy of a network that computes the same with fewer and cheaper operations.
 
 * Batch normalisation is folded into the convolution before it.
-* The channel shuffle of MENet and ShuffleNet units moves behind everything that treats channels alike. The depthwise
-  convolution, the product with the fusion branch and the addition are done in the order in which the first pointwise
-  convolution leaves the channels; the fusion branch's pointwise convolutions have their weights permuted instead. What
-  remains is one shuffle just before the grouped expansion: after the stride, so on a quarter of the pixels in a
-  downsampling unit. Where the first pointwise convolution is not grouped (the first unit of stage 2) its own outputs
-  are permuted and the shuffle is gone.
-* Dropout, which does nothing in evaluation, is dropped.
+* The channel shuffle of MENet and ShuffleNet units moves after everything that treats channels alike. The depthwise
+  convolution, the product with the fusion branch and the addition keep the channel order of the first pointwise
+  convolution; the weights of the fusion branch's pointwise convolutions are permuted instead. One shuffle remains just
+  before the grouped expansion: after the stride, so on a quarter of the pixels in a downsampling unit. If the first
+  pointwise convolution is not grouped (the first unit of stage 2), its own outputs are permuted and the shuffle
+  disappears.
+* Dropout, which does nothing in evaluation, is removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from compactnets.nn import ChannelShuffle, ConvNormAct, channel_shuffle
 
 
 def deploy_form(model: nn.Module) -> nn.Module:
-    """Return a copy on the CPU, in evaluation mode, for export; ``model`` is left alone.
+    """Return a copy for export, on the CPU and in evaluation mode; ``model`` is not modified.
 
     The outputs equal those of ``model`` in evaluation mode but for rounding, for every input size and memory format.
     """
@@ -42,10 +42,10 @@ def deploy_form(model: nn.Module) -> nn.Module:
 
 
 def move_shuffles(model: nn.Module) -> None:
-    """Move the channel shuffles of MENet and ShuffleNet units to where they cost least, in place."""
+    """Move the channel shuffles of MENet and ShuffleNet units to where they are cheapest, in place."""
     units = [unit for unit in model.modules() if isinstance(unit, (MEModule, ShuffleUnit))]
     if shuffling := [unit for unit in units if isinstance(unit.shuffle, ChannelShuffle)]:
-        carry_form(model, {**form_of(model), "shuffles": "moved"})  # the same tensors in another order
+        carry_form(model, {**form_of(model), "shuffles": "moved"})  # same tensors, different order
     for unit in shuffling:
         _move_shuffle(unit)
 
@@ -81,9 +81,9 @@ def _parameter(values: Tensor) -> nn.Parameter:
 
 
 def fold_normalization(model: nn.Module) -> None:
-    """Fold every batch normalisation that follows a convolution directly and alone, in place.
+    """Fold every batch normalisation that directly follows a convolution as its only reader, in place.
 
-    A graph is not traced again: whoever made it may have had leaves of their own.
+    A graph is not traced again: its author may have used custom leaf modules.
     """
     modules = dict(model.named_modules())
     for node in (model.graph if isinstance(model, GraphModule) else Tracer().trace(model)).nodes:
@@ -96,7 +96,7 @@ def fold_normalization(model: nn.Module) -> None:
         if isinstance(conv, nn.Conv2d) and norm.running_mean is not None:
             dtype = conv.weight.dtype
             _replace(model, before.target, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
-            # timm's normalisation has the activation in it
+            # timm's normalisation includes the activation
             after = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
             _replace(model, node.target, after)
 
@@ -104,7 +104,7 @@ def fold_normalization(model: nn.Module) -> None:
 def separate_padding(model: nn.Module) -> nn.Module:
     """Return a copy in which an average pooling that pads with zeros is a padding and a pooling.
 
-    XNNPACK averages over what lies inside the image only, so it does not take a pooling that counts its padding;
+    XNNPACK only averages over pixels inside the image, so it does not take a pooling that counts its padding;
     ExecuTorch's own kernel for the three of menet_228_12x1_g3 took 15 of 22 ms.
     """
     deployed = copy.deepcopy(model)
@@ -119,7 +119,7 @@ def separate_padding(model: nn.Module) -> nn.Module:
 
 
 class AlignedConv(nn.Module):
-    """A depthwise convolution over further channels of zeros, which are cut off: (N, C, H, W) -> (N, C, H', W')."""
+    """A depthwise convolution with extra zero channels that are cut off again: (N, C, H, W) -> (N, C, H', W')."""
 
     def __init__(self, conv: nn.Conv2d, lanes: int) -> None:
         super().__init__()
@@ -147,8 +147,8 @@ class AlignedConv(nn.Module):
 def align_depthwise(model: nn.Module, lanes: int) -> nn.Module:
     """Return a copy whose depthwise convolutions have channels in multiples of ``lanes``, and the same outputs.
 
-    ONNX Runtime's fast depthwise convolution on x86 takes whole vectors of channels only (16 with AVX-512, 8 with
-    AVX2), and the widths of these networks are seldom such multiples.
+    ONNX Runtime's fast depthwise convolution on x86 only takes whole vectors of channels (16 with AVX-512, 8 with
+    AVX2), and the widths of these networks are rarely such multiples.
     """
     deployed = copy.deepcopy(model)
     for name, conv in list(deployed.named_modules()):
@@ -160,7 +160,7 @@ def align_depthwise(model: nn.Module, lanes: int) -> nn.Module:
 
 
 class _Stored(nn.Module):
-    """A parametrization: float16 as it is kept, float32 as it is used."""
+    """A parametrization: stored as float16, used as float32."""
 
     def forward(self, stored: Tensor) -> Tensor:
         return stored.float()
@@ -175,12 +175,12 @@ def store_float16(model: nn.Module) -> nn.Module:
     deployed = copy.deepcopy(model)
     for module, name, stored in list(_in_float16(deployed)):
         setattr(module, name, nn.Parameter(stored, requires_grad=False))
-        register_parametrization(module, name, _Stored(), unsafe=True)  # which changes the kind of number
+        register_parametrization(module, name, _Stored(), unsafe=True)  # unsafe: it changes the dtype
     return deployed.requires_grad_(False)
 
 
 def round_to_float16(model: nn.Module) -> None:
-    """Round the weights that :func:`store_float16` would store, in place: what is float32 stays so."""
+    """Round the weights that :func:`store_float16` would store, in place; their dtype stays float32."""
     for module, name, stored in list(_in_float16(model)):
         module.get_parameter(name).data.copy_(stored)
 

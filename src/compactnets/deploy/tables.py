@@ -1,4 +1,4 @@
-"""What a person reads of an artifact."""
+"""The tables that export and quantisation print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compactnets.deploy.record import LAYERS, ArtifactRecord, ExportedRecord, Ve
 
 @dataclass(frozen=True)
 class ExportReport:
-    """An artifact that was written, of any task, and where.
+    """An exported artifact of any task, and its folder.
 
     Attributes:
         record: what its ``artifact.json`` holds.
@@ -69,7 +69,7 @@ def _checks(verification: Verification) -> Table:
 
 
 def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path) -> None:
-    """Print what an int8 artifact loses and gains."""
+    """Print an int8 artifact's accuracy, latency and size against float."""
     show(record, output)
     compared, (plain, int8) = report["evaluation"], report["latency"]["rows"]
     table = Table("")
@@ -96,7 +96,7 @@ def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path)
     for line in (
         f"same best class on {100 * compared['agreement']:.1f} % of the images; the logits differ by "
         f"{compared['logits_error']:.3f} of their deviation",
-        f"int8 of this CPU: {', '.join(int8_features) or 'nothing'}",
+        f"int8 instructions of this CPU: {', '.join(int8_features) or 'nothing'}",
         f"in float: {', '.join(report['kept_in_float']) or 'nothing'}",
         "least signal to noise: "
         + ", ".join(

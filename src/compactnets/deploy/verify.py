@@ -1,4 +1,4 @@
-"""Comparison of an artifact, in its own runtime, with the network that it was made from."""
+"""Compare an artifact, in its own runtime, with the original network."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from compactnets.failures import scratch_folder
 
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
-STEP = 32  # pixels: what the halvings and windows of networks divide
+STEP = 32  # pixels: a multiple for the halvings and windows of networks
 TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
 TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 1e-2}  # trained networks stay below half of float16's, computed in it or not
 TINY = float(np.finfo(np.float32).tiny)
@@ -38,7 +38,7 @@ MEASURES = {"relative_difference": "the largest logit", "rms_difference": "the l
 
 Measure = Literal["relative_difference", "rms_difference"]
 Pictures = tuple[list[Image.Image], str]  # and where they come from
-Write = Callable[[Tensor, Path], dict[str, Any]]  # (example, folder) -> what the record says besides
+Write = Callable[[Tensor, Path], dict[str, Any]]  # (example, folder) -> further details for the record
 
 
 def verify(
@@ -57,23 +57,23 @@ def verify(
     """Run the artifact in ``folder`` on real images in batches of 1, 2 and 5, at two sizes, and compare.
 
     A format that fixes batch and size is written again for the other batches and sizes, in a scratch folder; a network
-    that takes one size only is compared at that.
+    with a fixed size is only compared at that size.
 
     Args:
-        model: what is right: the network as it was trained, in evaluation mode, or the simulation of an int8 one.
+        model: the reference: the trained network, in evaluation mode, or the int8 simulation.
         write: called with (example, folder) to write further artifacts.
-        images: a source of images; two photographs of scikit-learn if not given.
-        pictures: what :func:`load_pictures` gave for ``images``, where it was called before.
+        images: a source of images; default: two photographs of scikit-learn.
+        pictures: the result of :func:`load_pictures` for ``images``, if already called.
         tolerance: the largest difference allowed, of what ``measure`` names.
         measure: the field of :class:`Check` that the tolerance is for: ``"relative_difference"``, or
-            ``"rms_difference"`` for int8, where a value between two steps may go either way.
+            ``"rms_difference"`` for int8, where a value near a rounding boundary may go either way.
 
     Raises:
-        LimitError: a difference past the tolerance, or a result that is not finite.
+        LimitError: a difference beyond the tolerance, or a result that is not finite.
         InputError: images or an artifact that cannot be used.
     """
     if not fmt.runs_here:
-        note = f"{fmt.name} runs on {fmt.runs_on} only: the specification was checked, the network was not run"
+        note = f"{fmt.name} runs on {fmt.runs_on} only: its specification was checked, but the network was not run"
         return Verification(ran=False, note=note, tolerance=tolerance)
     chosen, origin = pictures or load_pictures(images)
     other = _other_size(model, preprocess)
@@ -85,17 +85,17 @@ def verify(
         found = run_in_batches(runner, pixels.numpy(), batch)
         checks.append(compare(expected, found, batch, prepared.size))
         difference = getattr(checks[-1], measure)
-        if not difference <= tolerance:  # also where it is not a number
+        if not difference <= tolerance:  # also if it is NaN
             raise LimitError(
                 f"the {fmt.name} artifact differs from PyTorch by {difference:.2g} of {MEASURES[measure]} at batch "
-                f"{batch} and {prepared.size} x {prepared.size} pixels, past the tolerance of {tolerance:.2g}: it was "
+                f"{batch} and {prepared.size} x {prepared.size} pixels, beyond the tolerance of {tolerance:.2g}: it was "
                 f"not kept"
             )
     return Verification(ran=True, images=origin, tolerance=tolerance, measure=measure, checks=checks)
 
 
 def _other_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
-    """Return the preprocessing for a smaller size, or a larger one that networks of windows take, or else the same."""
+    """Return the preprocessing for a smaller size, or a larger one for networks with windows, or else the same."""
     smaller = dataclasses.replace(
         preprocess,
         size=max(1, preprocess.size * 3 // 4),
@@ -112,17 +112,17 @@ def _other_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
 def check_float16(
     fmt: Format, deployed: nn.Module, model: nn.Module, preprocess: Preprocess, pictures: Pictures, tolerance: float
 ) -> float:
-    """Compute in float16 with PyTorch what a runtime that is not here would, so that an overflow is seen.
+    """Emulate in PyTorch a runtime that computes in float16 but cannot run here, to detect overflow.
 
     Args:
-        deployed: the deploy fmt.
+        deployed: the network rewritten for inference.
         model: the network as it was trained.
 
     Returns:
         the largest difference, as a share of the largest logit.
 
     Raises:
-        LimitError: a difference past the tolerance, or a result that is not finite.
+        LimitError: a difference beyond the tolerance, or a result that is not finite.
     """
     stage("computing in float16")
     pixels = torch.stack([preprocess(picture) for picture in pictures[0]])
@@ -131,7 +131,7 @@ def check_float16(
     difference = compare(expected.numpy(), found.numpy(), len(pixels), preprocess.size).relative_difference
     if not difference <= tolerance:
         raise LimitError(
-            f"in float16, as {fmt.name} computes, the logits differ by {difference:.2g} of the largest, past the "
+            f"in float16, as {fmt.name} computes, the logits differ by {difference:.2g} of the largest, beyond the "
             f"tolerance of {tolerance:.2g}: it was not kept"
         )
     return difference
@@ -165,7 +165,7 @@ def _cases(
         return
     yield batch_size, kept, runner
     batch = max(each for each in BATCHES if each != batch_size)
-    with scratch_folder() as scratch:  # once: to write takes these formats seconds
+    with scratch_folder() as scratch:  # once: writing takes these formats seconds
         stage(f"writing again for a batch of {batch} at {other.size} x {other.size} pixels")
         write(example_input(other, batch), scratch)
         stage("comparing with PyTorch")
@@ -173,17 +173,17 @@ def _cases(
 
 
 def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:
-    """Return zeros of the shape that the preprocessing gives."""
+    """Return zeros in the shape of preprocessed images."""
     return torch.zeros(batch_size, preprocess.channels, preprocess.size, preprocess.size)
 
 
 def takes_size(model: nn.Module, preprocess: Preprocess) -> bool:
-    """Tell whether a network takes images of a size; some of timm's take their own only."""
+    """Tell whether a network takes images of a size; some of timm's only take their own."""
     try:
         with torch.inference_mode():
             model(example_input(preprocess))
     except (AssertionError, RuntimeError, ValueError) as error:
-        if "memory" in str(error):  # says nothing of the size
+        if "memory" in str(error):  # not about the size
             raise
         return False
     return True
@@ -193,11 +193,11 @@ def load_pictures(spec: str | None) -> Pictures:
     """Return five real images and where they come from: a source's first five, or parts of two photographs.
 
     Raises:
-        InputError: a source that cannot be opened, or of which no image can be read.
+        InputError: a source that cannot be opened, or one without a readable image.
     """
     if spec is not None:
         source = open_source(spec, "val")
-        first = list(readable(source, range(min(NUM_IMAGES, len(source)))))  # any image that can be read will do
+        first = list(readable(source, range(min(NUM_IMAGES, len(source)))))  # any readable image will do
         if not first:
             raise InputError(f"{spec}: none of its {len(source):,} validation images can be read")
         pictures = [source.image(first[index % len(first)]) for index in range(NUM_IMAGES)]

@@ -1,1 +1,1 @@
-"""Object detection: both papers' detectors on any backbone that has ``feature_info``."""
+"""Object detection: both papers' detectors on any backbone with ``feature_info``."""

@@ -1,1 +1,1 @@
-"""The formats of devices' runtimes, a module each; :mod:`compactnets.deploy.formats.registry` lists them."""
+"""The formats of device runtimes, one module each; :mod:`compactnets.deploy.formats.registry` lists them."""

@@ -1,4 +1,4 @@
-"""Core ML. It is written and checked anywhere, but runs on Apple's systems only."""
+"""Core ML: written and checked anywhere, run only on Apple systems."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from compactnets.deploy.formats.registry import INPUT, OUTPUT, Runner
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 
-FLOAT32_ARRAY = 65568  # Core ML's number of the type (ArrayFeatureType.FLOAT32)
+FLOAT32_ARRAY = 65568  # Core ML's type code (ArrayFeatureType.FLOAT32)
 
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.mlpackage`` in float32 for the shape of ``example``, and check its specification.
 
     Raises:
-        InputError: the specification that was written has other inputs or outputs.
+        InputError: the written specification has unexpected inputs or outputs.
     """
     return _write(model, example, folder, "FLOAT32")
 
@@ -82,7 +82,7 @@ def _write(model: nn.Module, example: Tensor, folder: Path, precision: str) -> d
 
 @contextmanager
 def _own_scratch() -> Iterator[None]:
-    """Have temporary files in a folder that goes: coremltools leaves its own behind."""
+    """Put temporary files in a folder that is removed: coremltools leaves its own behind."""
     before = tempfile.tempdir
     with scratch_folder() as scratch:
         tempfile.tempdir = str(scratch)
@@ -93,12 +93,12 @@ def _own_scratch() -> Iterator[None]:
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into Core ML, on the CPU alone."""
+    """Load into Core ML, on the CPU only."""
     import coremltools
 
     package = coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
-    lock = threading.Lock()  # Core ML does not promise that one model serves several calls at a time
+    lock = threading.Lock()  # Core ML does not guarantee concurrent calls on one model
 
     def run(images: np.ndarray) -> np.ndarray:
         with lock:

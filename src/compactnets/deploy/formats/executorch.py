@@ -1,4 +1,4 @@
-"""ExecuTorch, with everything that XNNPACK can do delegated to it."""
+"""ExecuTorch, delegating everything possible to XNNPACK."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 from compactnets.files import refusals
 
-MAGIC = b"ET"  # the first two of the four bytes by which a FlatBuffer says what it is
+MAGIC = b"ET"  # first two of a FlatBuffer's four identifier bytes
 SPLITS = {
     torch.ops.aten.split.Tensor,
     torch.ops.aten.split_with_sizes.default,
@@ -41,7 +41,7 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.pte`` for the shape of ``example``, and count what is delegated.
 
     Raises:
-        InputError: a convolution is left out of the delegation.
+        InputError: a convolution is not delegated.
     """
     return _save(separate_padding(model), example, folder)
 
@@ -65,7 +65,7 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         left = {
             name: counts.non_delegated
             for name, counts in info.delegation_by_operator.items()
-            if counts.non_delegated and name != "getitem"  # which only takes a delegate's outputs apart
+            if counts.non_delegated and name != "getitem"  # only unpacks a delegate's outputs
         }
         buffer = edge.to_executorch().buffer
     if outside := [name for name in left if "conv" in name or "linear" in name or "addmm" in name]:
@@ -82,10 +82,10 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 
 
 def split_by_slices(program: ExportedProgram) -> ExportedProgram:
-    """Take splits and chunks apart into slices, in place, in float and int8 alike.
+    """Replace splits and chunks by slices, in place, in float and int8 alike.
 
-    Not every release of ExecuTorch has XNNPACK take a split, and none an int8 one: each that is left out cuts the
-    network into two delegates.
+    Not every release of ExecuTorch delegates a split to XNNPACK, and none an int8 one. Each split that is not delegated
+    cuts the network into two delegates.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
@@ -110,13 +110,13 @@ _opened = False  # whether a program was loaded in this process
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:
-    """Load into ExecuTorch's runtime, whose pool of threads is one for the process.
+    """Load into ExecuTorch's runtime, whose thread pool is shared by the process.
 
     Raises:
-        InputError: a file that cannot be loaded, or another number of threads than that of the programs before.
+        InputError: a file that cannot be loaded, or a number of threads that differs from earlier programs.
     """
     with refusals(path, "read"), path.open("rb") as file:
-        if file.read(8)[4:6] != MAGIC:  # the runtime would end the process
+        if file.read(8)[4:6] != MAGIC:  # the runtime would abort the process
             raise InputError(f"{path} cannot be loaded by ExecuTorch: it is not one of its programs")
     with quiet():
         from executorch.runtime import Runtime, Verification
@@ -130,7 +130,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     if method is None:
         raise InputError(f"{path} cannot be loaded by ExecuTorch: it has no method 'forward'")
 
-    lock = threading.Lock()  # a method has one set of buffers: it serves one call at a time
+    lock = threading.Lock()  # a method has one set of buffers, so calls are serialised
 
     def run(images: np.ndarray) -> np.ndarray:
         with lock:
@@ -141,7 +141,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
 
 
 def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
-    """Time operators by ExecuTorch's event tracer; XNNPACK names its kernels, several of which may be one operator."""
+    """Time operators with ExecuTorch's event tracer. XNNPACK reports kernels, several of which may form one operator."""
     with quiet(), scratch_folder() as scratch:
         from executorch.devtools import Inspector
         from executorch.extension.pybindings import portable_lib
@@ -163,7 +163,7 @@ def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: i
 
 
 def _set_threads(threads: int | None) -> None:
-    """Give the pool its threads before the first program is loaded: loaded ones keep a pointer to the pool they met."""
+    """Set the pool's threads before the first program is loaded: loaded programs keep a pointer to their pool."""
     global _opened
     from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
 

@@ -20,7 +20,7 @@ from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 
 FULL = 2**16  # bytes free: with fewer a disk counts as full
-OTHER_SIZE = 3 / 4  # of the second input that pnnx is shown, so that it does not write sizes into the network
+OTHER_SIZE = 3 / 4  # of the second example input, so that pnnx does not bake sizes into the network
 
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -47,9 +47,9 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
     one = example[:1]
     shapes = [_shape(one), _shape(one[..., : int(one.shape[2] * OTHER_SIZE), : int(one.shape[3] * OTHER_SIZE)])]
     with scratch_folder() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript, which pnnx reads, is deprecated
+        warnings.simplefilter("ignore")  # TorchScript, which pnnx needs, is deprecated
         stage("tracing")
-        # where torch writes a file by itself, a full disk ends the process
+        # when torch itself writes a file, a full disk aborts the process
         (scratch / "model.pt").write_bytes(torch.jit.trace(model, one, check_trace=False).save_to_buffer())
         stage("converting with pnnx")
         command = [
@@ -62,7 +62,7 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
         done = subprocess.run(
             command, cwd=scratch, capture_output=True, encoding="utf-8", errors="replace", check=False
         )
-        if shutil.disk_usage(scratch).free < FULL:  # pnnx does not look whether its files are whole
+        if shutil.disk_usage(scratch).free < FULL:  # pnnx does not check that its files are complete
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(scratch))
         if done.returncode or not (scratch / "model.ncnn.param").is_file():
             last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]

@@ -45,7 +45,7 @@ def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, 
 
 
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
-    """Write ``model.onnx`` with pairs of QuantizeLinear and DequantizeLinear, which ONNX Runtime makes int8."""
+    """Write ``model.onnx`` with pairs of QuantizeLinear and DequantizeLinear, which ONNX Runtime fuses to int8."""
     freeze(leave_float_outputs(network), unsigned=True, integer_bias=True)
     save(network, example, folder / "model.onnx")
     return {"opset": OPSET}
@@ -96,7 +96,7 @@ def save_program(
 
 
 def _drop_notes(path: Path) -> None:
-    """Drop what the exporter notes of each operation, such as where in the source it came from: half an int8 file."""
+    """Drop the exporter's notes on each operation, such as its source location: half of an int8 file."""
     import onnx
 
     model = onnx.load(path)
@@ -109,14 +109,14 @@ def _drop_notes(path: Path) -> None:
 
 
 def store_float16(path: Path) -> dict[str, int]:
-    """Store the weights of a file in float16, each with a Cast to float32, which runtimes do once when they load.
+    """Store the weights of a file in float16, each with a Cast to float32 that runtimes apply once on loading.
 
-    So CPUs without arithmetic in float16 are as fast as before, and no value between the layers can overflow:
-    onnxconverter-common's conversion, and ONNX Runtime's, give every operator float16, which ONNX Runtime surrounds by
-    casts where it computes in float32. Biases and normalisations stay float32: their small variances would be lost.
+    CPUs without float16 arithmetic stay as fast as before, and no intermediate value can overflow. The conversions of
+    onnxconverter-common and ONNX Runtime make every operator float16, and ONNX Runtime then adds casts where it
+    computes in float32. Biases and normalisations stay float32: their small variances would be lost.
 
     Returns:
-        how many tensors are float16 now, and how many of the weights stay float32 since they go beyond its range.
+        the number of tensors that are now float16, and of weights that stay float32 because they exceed its range.
     """
     import onnx
 
@@ -144,7 +144,7 @@ def store_float16(path: Path) -> dict[str, int]:
 
 
 def _product_weights(graph: Any) -> set[str]:
-    """Return the initializers that convolutions and matrix products multiply by, as they are or computed from them."""
+    """Return the initializers that convolutions and matrix products multiply by, directly or via other nodes."""
     constant = {tensor.name for tensor in graph.initializer}
     sources = {name: {name} for name in constant}
     wanted: set[str] = set()
@@ -180,7 +180,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
 
 
 def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
-    """Time operators by ONNX Runtime's profiler, in the graph as the runtime has changed it."""
+    """Time operators with ONNX Runtime's profiler, in the runtime's optimised graph."""
     import onnx
 
     warm_up = 5
@@ -228,7 +228,7 @@ def open_session(path: Path, threads: int | None = None, **settings: Any) -> Any
 
     Args:
         path: of the file.
-        threads: to run on; the runtime's own choice if not given.
+        threads: threads to run on; default: the runtime's own choice.
         settings: further attributes of its ``SessionOptions``.
 
     Raises:
@@ -245,5 +245,5 @@ def open_session(path: Path, threads: int | None = None, **settings: Any) -> Any
         setattr(options, key, value)
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has a dozen exceptions of its own, without a common base
+    except Exception as error:  # the runtime has a dozen exception types without a common base
         raise InputError(f"{path} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from None

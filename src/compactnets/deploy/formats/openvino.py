@@ -1,7 +1,7 @@
 """OpenVINO's intermediate representation, made from ONNX.
 
-OpenVINO reports its import and its own converter's use to its makers unless a person has opted out. So it is imported
-without the package that reports (:mod:`compactnets.telemetry`), and networks are read from ONNX.
+OpenVINO sends telemetry about its import and its converter unless the user has opted out. It is therefore imported
+without the telemetry package (:mod:`compactnets.telemetry`), and networks are read from ONNX.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ def _save(
         onnx_format.save(model, example, path)
         stage("converting to OpenVINO")
         network = _core().read_model(path)
-        if simplify:  # a dequantisation of ONNX is a dozen operations before, and the file three times as long
+        if simplify:  # otherwise an ONNX dequantisation is a dozen operations, and the file three times as large
             apply_moc_transformations(network, cf=False)
         openvino.save_model(network, folder / "model.xml", compress_to_fp16=compressed)
     return {"opset": onnx_format.OPSET}
 
 
 def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runner:
-    """Compile for the CPU, once for each shape that comes: open shapes would run slower."""
+    """Compile for the CPU, once per input shape: dynamic shapes would run slower."""
     _read(path)
     lock = threading.Lock()
     compiled: dict[tuple[int, ...], Any] = {}
-    idle: dict[tuple[int, ...], list[Any]] = {}  # a request serves one call at a time: threads get one each
+    idle: dict[tuple[int, ...], list[Any]] = {}  # a request serves one call at a time, so each thread gets its own
 
     def run(images: np.ndarray) -> np.ndarray:
         shape = images.shape
@@ -91,7 +91,7 @@ def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runn
 def time_operators(
     path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "f32"
 ) -> list[OperatorTime]:
-    """Time operators by OpenVINO's own counters."""
+    """Time operators with OpenVINO's own counters."""
     kinds = {}
     for node in _read(path).get_ops():
         if node.get_type_name() == "Convolution":
@@ -107,7 +107,7 @@ def time_operators(
     for _ in range(calls):
         request.infer([images])
         for operator in request.profiling_info:
-            # whole microseconds: one that takes less than half of one is said not to have run
+            # whole microseconds: an operator below half of one is reported as not run
             kind = kinds.get(operator.node_name)
             if kind or str(operator.status).endswith("EXECUTED"):
                 kind = kind or operator.node_type
@@ -117,7 +117,7 @@ def time_operators(
 
 @functools.cache
 def _core() -> Any:
-    """Return OpenVINO's core, one for the process: where it is freed before what it has compiled, memory is spoilt."""
+    """Return the process's OpenVINO core: freeing it before its compiled networks corrupts memory."""
     return _openvino().Core()
 
 

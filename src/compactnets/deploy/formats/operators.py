@@ -1,4 +1,4 @@
-"""Which operators take a network's time, as the profiler of its runtime counts it."""
+"""Time per kind of operator, as reported by the runtime's profiler."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from compactnets.deploy.formats.quiet import quiet
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """What all operators of one kind take in one call.
+    """The time of all operators of one kind in one call.
 
     Attributes:
         kind: such as ``"1x1 grouped convolution"``; otherwise the runtime's own name.
-        milliseconds: together.
-        count: how many of them the network has.
+        milliseconds: in total.
+        count: number of them in the network.
     """
 
     kind: str
@@ -41,7 +41,7 @@ def convolution(kernel: Sequence[int], groups: int, inputs_per_group: int) -> st
 
 
 def summarize(events: Iterable[tuple[str, float]], calls: int) -> list[OperatorTime]:
-    """Add up what a profiler saw, the kind that takes longest first.
+    """Sum a profiler's events by kind, slowest kind first.
 
     Args:
         events: the kind and the microseconds of every operator in every call.
@@ -61,7 +61,7 @@ def time_eager(model: nn.Module, images: torch.Tensor, calls: int) -> list[Opera
     Args:
         model: the network, in evaluation mode.
         images: ``(N, C, H, W)``.
-        calls: how many to take the mean of; one before them does not count.
+        calls: number of timed calls; one warm-up call precedes them.
     """
     with torch.inference_mode(), quiet():
         model(images)

@@ -1,4 +1,4 @@
-"""Silence for libraries that print what only their makers read."""
+"""Suppress noisy third-party output."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from compactnets.console import stderr
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep warnings, log lines and whatever goes to standard error, from C too, off the terminal; errors are raised.
+    """Suppress noisy third-party output: warnings, log lines and standard error, also from C. Errors are still raised.
 
-    What this package says itself (``console``) is still seen.
+    Output of this package (``console``) is still shown.
     """
     sys.stderr.flush()
     kept = os.dup(2)

@@ -1,4 +1,4 @@
-"""The formats of an exported network, and what each can do; their code is imported when one is used."""
+"""The export formats and their capabilities; a format's code is imported on first use."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from compactnets.telemetry import without_openvino_telemetry
 
 Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
 
-# pixels that networks of open sizes are traced on, whatever size they are made for: where a feature map is of one
-# pixel, torch.export takes that for a fact of all sizes
+# pixels for tracing networks of dynamic size, whatever their own size: if a feature map has a single
+# pixel, torch.export assumes that for all sizes
 TRACED = (224, 256)
 EDGES = (
     (1, 1),
@@ -34,11 +34,11 @@ EDGES = (
     (33, 16),
     (225, 31),
     (64, 96),
-)  # pixels at which a traced network is compared with the one it is of
+)  # pixels at which a traced network is compared with the original
 TRACING_TOLERANCE = 1e-4  # of the largest output: the operators are the same
-FLOAT32: Literal["float32"] = "float32"  # what ``export`` can write weights in
+FLOAT32: Literal["float32"] = "float32"  # precisions in which ``export`` can write weights
 FLOAT16: Literal["float16"] = "float16"
-INPUT, OUTPUT = "image", "logits"  # the names that every artifact gives to its input and output, where it has names
+INPUT, OUTPUT = "image", "logits"  # names of every artifact's input and output, if the format has names
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,23 @@ class Format:
         file: name of the artifact's main file.
         others: its further files.
         runtime: module that runs it.
-        packages: distributions that write and run it; their versions go into the record.
-        extra: the extra of this package that installs them; ``None`` if nothing more is needed.
+        packages: packages that write and run it; their versions are recorded.
+        extra: the extra of this package that installs them; ``None`` if none is needed.
         any_batch: whether one artifact takes any number of images at once; otherwise it has one batch size.
         any_size: whether one artifact takes images of any size.
-        precisions: arithmetic other than float32 that the runtime can be asked for.
-        float16: what float16 is there. ``"stored"``: the weights of convolutions and matrix products are float16 in
-            the file and computed with as the runtime likes, in float32 where it is checked; ``"computed"``: the runtime
-            computes in float16, too; ``None``: it cannot be had. Input and output are float32 everywhere.
-        int8: whether it can hold an int8 network that was quantised here.
-        int8_output: whether its runtime keeps the last layer in int8 only where the logits are, too.
-        profiles: whether its runtime says what each operator takes.
-        lanes: whether its runtime gains from channels in whole vectors (``rewrite.align_depthwise``).
-        metadata: whether the main file can hold metadata of ours (:meth:`embed`).
-        needs_torch: ``(release, PyTorch)``: from that release on the first of :attr:`packages` does not run with older
-            ones, although its metadata allows it.
-        scratch: bytes in the temporary folder while it is written and checked, as a multiple of the weights.
-        runs_on: what ``sys.platform`` begins with where the artifact can be run; empty for everywhere.
+        precisions: arithmetic other than float32 that the runtime offers.
+        float16: float16 support. ``"stored"``: the weights of convolutions and matrix products are float16 in the file,
+            and the runtime chooses its arithmetic (float32 in the check); ``"computed"``: the runtime also computes in
+            float16; ``None``: not supported. Input and output are float32 everywhere.
+        int8: whether it supports int8 networks quantised here.
+        int8_output: whether its runtime only runs the last layer in int8 if the logits are int8 too.
+        profiles: whether its runtime can time operators.
+        lanes: whether its runtime benefits from channels in whole vectors (``rewrite.align_depthwise``).
+        metadata: whether the main file can hold our metadata (:meth:`embed`).
+        needs_torch: ``(release, PyTorch)``: from that release on, the first of :attr:`packages` fails with older
+            PyTorch, although its metadata allows it.
+        scratch: temporary disk space for writing and checking, as a multiple of the weights.
+        runs_on: prefix of ``sys.platform`` on systems that can run it; empty: everywhere.
     """
 
     name: str
@@ -102,8 +102,7 @@ class Format:
         """Return the versions of the packages.
 
         Raises:
-            InputError: one of them is not installed, or does not run with this PyTorch; the message has the command
-                that installs what does.
+            InputError: one is not installed, or does not run with this PyTorch; the message has the install command.
         """
         found = {}
         for package in self.packages:
@@ -124,7 +123,7 @@ class Format:
         """Raise unless an artifact of this format can have its weights in ``precision``.
 
         Raises:
-            InputError: what was found, and what can be had.
+            InputError: the value, and the supported ones.
         """
         if precision == "int8":
             raise InputError("--precision is float32 or float16, found int8: 'compactnets quantize' makes int8")
@@ -136,16 +135,16 @@ class Format:
             raise InputError(f"the format {self.name} has no float16: --precision float16 is for {able}")
 
     def write(self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32) -> dict[str, Any]:
-        """Write the artifact of a deploy form.
+        """Write the artifact of a network rewritten for inference.
 
         Args:
-            model: the deploy form.
-            example: ``(N, C, H, W)`` float32, N at least 1; its batch and size hold where the format has to fix them.
+            model: the rewritten network.
+            example: ``(N, C, H, W)`` float32, N at least 1; its batch and size are used if the format fixes them.
             folder: where :attr:`files` go; it exists and is empty.
-            precision: ``"float32"`` or, where the format has it, ``"float16"``.
+            precision: ``"float32"`` or, if supported, ``"float16"``.
 
         Returns:
-            what the record should say besides (opset, delegation, …).
+            further details for the record (opset, delegation, …).
 
         Raises:
             InputError: the extra is missing, or the network cannot be expressed.
@@ -156,10 +155,10 @@ class Format:
         return details
 
     def write_int8(self, network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
-        """Write the artifact of a quantised form (``deploy.quantization``), which is left alone.
+        """Write the artifact of a quantised network, which is not modified.
 
         Args:
-            network: the form, calibrated.
+            network: the calibrated network.
             example: as for :meth:`write`.
             folder: as for :meth:`write`.
 
@@ -171,7 +170,7 @@ class Format:
         return details
 
     def embed(self, folder: Path, metadata: Mapping[str, str]) -> None:
-        """Write metadata into the main file of an artifact; a format that has no place for it is left as it is.
+        """Write metadata into the main file of an artifact; does nothing if the format has no metadata.
 
         Args:
             folder: with the artifact's files.
@@ -181,7 +180,7 @@ class Format:
             self._module().embed(folder / self.file, metadata)
 
     def load_runtime(self) -> None:
-        """Import the library that runs the artifacts, so that its memory is not counted as a network's.
+        """Import the library that runs the artifacts, so that its memory is not attributed to a network.
 
         Raises:
             InputError: the extra is missing.
@@ -191,16 +190,16 @@ class Format:
             importlib.import_module(self.runtime)
 
     def open(self, path: Path, threads: int | None = None, precision: str = "float32") -> Runner:
-        """Load an artifact into its runtime; nothing in the file is executed besides the network.
+        """Load an artifact into its runtime; nothing but the network in the file is executed.
 
         Args:
             path: the main file.
-            threads: threads to run on; the runtime's own choice if not given.
+            threads: threads to run on; default: the runtime's own choice.
             precision: ``"float32"`` or one of :attr:`precisions`.
 
         Raises:
-            InputError: the extra is missing, or the file cannot be loaded. The runner raises it, too, for images of
-                a shape that cannot be run.
+            InputError: the extra is missing, or the file cannot be loaded. The runner also raises it for images of an
+                unsupported shape.
         """
         self.versions()
         if not self.runs_here:
@@ -213,7 +212,7 @@ class Format:
                 return runner(images)
             except InputError:
                 raise
-            except Exception as error:  # every runtime has exceptions of its own
+            except Exception as error:  # every runtime has its own exceptions
                 shape = " x ".join(map(str, images.shape))
                 takes = (
                     f"{'any batch' if self.any_batch else 'the batch that it was made for'} and "
@@ -229,13 +228,13 @@ class Format:
     def time_operators(
         self, path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "float32"
     ) -> list[OperatorTime]:
-        """Time each kind of operator by the profiler of the runtime, which adds some time of its own.
+        """Time each kind of operator with the runtime's profiler, which adds some overhead.
 
         Args:
             path: the main file.
             images: ``(N, C, H, W)`` float32.
             threads: as for :meth:`open`.
-            calls: how many to take the mean of; a few before them do not count.
+            calls: number of timed calls; a few warm-up calls precede them.
             precision: as for :meth:`open`.
 
         Raises:
@@ -244,7 +243,7 @@ class Format:
         self.versions()
         if not self.profiles:
             able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.profiles)
-            raise InputError(f"the runtime of {self.name} does not time operators; those of {able} do")
+            raise InputError(f"the runtime of {self.name} does not time operators; supported: {able}")
         more = {} if precision == "float32" else {"precision": precision}
         times: list[OperatorTime] = self._module().time_operators(path, images, threads, calls, **more)
         return times
@@ -343,18 +342,18 @@ def find_format(name: str) -> Format:
 
 
 def trace_program(model: nn.Module, example: Tensor, *, any_shape: bool) -> torch.export.ExportedProgram:
-    """Trace a deploy form with ``torch.export``; with ``any_shape`` batch, height and width stay open.
+    """Trace a network with ``torch.export``; with ``any_shape``, batch, height and width are dynamic.
 
-    An open program has no conditions on its input besides the channels, and is compared with the network at
-    :data:`EDGES`, so that it does take any shape.
+    A dynamic program has no conditions on its input except the channels. It is compared with the network at
+    :data:`EDGES` to make sure that it takes any shape.
 
     Raises:
-        InputError: an open program that refuses a size that the network takes, or computes something else there.
+        InputError: a dynamic program that rejects a size the network takes, or computes something else there.
     """
     stage("tracing")
     if not any_shape:
         return torch.export.export(model, (example,))
-    example = torch.zeros(2, example.shape[1], *TRACED)  # a batch of one would be taken as fixed
+    example = torch.zeros(2, example.shape[1], *TRACED)  # a batch of one would be specialised
     shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
     program = torch.export.export(model, (example,), dynamic_shapes=shapes)
     # without an example PyTorch does not check the conditions that tracing noted, which hold for all sizes where no
@@ -376,7 +375,7 @@ def _check_edges(program: torch.export.ExportedProgram, model: nn.Module, channe
                 continue  # the network itself does not take this size
             try:
                 found = traced(images)
-            except Exception as error:  # conditions of the program have several exceptions
+            except Exception as error:  # violated conditions raise several kinds of exceptions
                 raise InputError(
                     f"traced, this network does not take {batch} x {height} x {width} pixels: {_cause(error)}"
                 ) from None
@@ -385,12 +384,12 @@ def _check_edges(program: torch.export.ExportedProgram, model: nn.Module, channe
         ):
             raise InputError(
                 f"traced on {TRACED[0]} x {TRACED[1]} pixels, this network computes something else on {height} x "
-                f"{width}: its size is no open one; export to a format that fixes the size"
+                f"{width}: its input size is not dynamic; export to a format that fixes the size"
             )
 
 
 def _cause(error: Exception) -> str:
-    """Return the first line of an error that says something."""
+    """Return the first informative line of an error."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
     return (said or [type(error).__name__])[0]

@@ -1,8 +1,8 @@
 """PyTorch's own exported program (``.pt2``), run by PyTorch.
 
-``torch.export.load`` trusts its file: it falls back on unpickling anything, resolves the name of every operator as a
-path from ``torch``, and parses expressions of sizes with Python's own evaluation. So a file is looked through first,
-and what is not plainly a network is refused.
+``torch.export.load`` trusts its file: it falls back on unpickling anything, resolves operator names as paths from
+``torch``, and evaluates size expressions with Python. A file is therefore inspected first, and anything that is not
+plainly a network is rejected.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 
 
 def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
-    """Write ``model.pt2`` with its weights in float16, which become float32 in every call."""
+    """Write ``model.pt2`` with its weights in float16, which are cast to float32 in every call."""
     return _write(store_float16(model), example, folder)
 
 
 def _write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
-    archive = io.BytesIO()  # where torch writes a file by itself, a full disk ends the process
+    archive = io.BytesIO()  # when torch itself writes a file, a full disk aborts the process
     program = trace_program(model, example, any_shape=True)
     _drop_notes(program)
     stage("saving")
@@ -60,7 +60,7 @@ def _write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
 
 
 def _drop_notes(program: torch.export.ExportedProgram) -> None:
-    """Drop what tracing noted of each operation: where in whose source it came from, and what kind of number it met."""
+    """Drop the tracing metadata of each operation: its source location and example value."""
     for node in list(program.graph.nodes):
         if node.target == torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
@@ -72,12 +72,12 @@ def _drop_notes(program: torch.export.ExportedProgram) -> None:
 def open_runner(path: Path, threads: int | None) -> Runner:
     """Load the program, after :func:`refuse_code`."""
     refuse_code(path)
-    # torch.load then refuses everything but tensors, also where it is called without that wish
+    # torch.load then rejects everything but tensors, even if called without weights_only
     with set_variables({"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.load(path).module()
-        except Exception as error:  # the reader has no exception of its own
+        except Exception as error:  # the reader has no exception type of its own
             raise InputError(f"{path} cannot be loaded by torch.export: {str(error).splitlines()[0]}") from None
     if threads:
         torch.set_num_threads(threads)
@@ -91,7 +91,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
 
 
 def refuse_code(path: Path) -> None:
-    """Refuse an archive that holds anything but weights and a graph of PyTorch's own tensor operators.
+    """Reject an archive with anything but weights and a graph of PyTorch's own tensor operators.
 
     Raises:
         InputError: what was found.
@@ -102,7 +102,7 @@ def refuse_code(path: Path) -> None:
             graphs = [archive.read(name) for name in archive.namelist() if name.endswith(".json")]
     except (OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not an exported program of PyTorch: {error}") from None
-    if len({name.casefold() for name in names}) < len(names):  # which of two is read depends on the reader
+    if len({name.casefold() for name in names}) < len(names):  # which of the two is read depends on the reader
         raise InputError(f"{path} holds two members of one name: it is not loaded")
     for name in names:
         if not MEMBERS.fullmatch(name):
@@ -117,7 +117,7 @@ def refuse_code(path: Path) -> None:
 
 
 def _problems(value: Any) -> Iterator[str]:
-    """Yield what could run code in a serialised graph: foreign operators, expressions, pickled things."""
+    """Yield everything that could run code in a serialised graph: foreign operators, expressions, pickles."""
     if isinstance(value, list):
         for item in value:
             yield from _problems(item)
@@ -135,7 +135,7 @@ def _problems(value: Any) -> Iterator[str]:
 
 
 def _is_plain(expression: Any) -> bool:
-    """Whether an expression of sizes is made of the functions that torch writes, whole numbers and names."""
+    """Whether a size expression only has functions that torch writes, integers and names."""
     try:
         nodes = list(ast.walk(ast.parse(expression, mode="eval")))
     except (SyntaxError, TypeError, ValueError, RecursionError):

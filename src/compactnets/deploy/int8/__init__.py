@@ -1,4 +1,4 @@
-"""int8: the quantised form of a network, its ranges, roundings and scales."""
+"""int8: quantised networks, their ranges, rounding and scales."""
 
 from compactnets.deploy.int8.steps import Settings
 

@@ -1,4 +1,4 @@
-"""Float and int8 on the same images."""
+"""Comparison of float and int8 on the same images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from compactnets.deploy.int8.noise import relative_error
 
 @dataclass(frozen=True)
 class Comparison:
-    """Float and int8 on the same images."""
+    """Comparison of float and int8 on the same images."""
 
     images: int
     float_correct: int
     int8_correct: int
     agreement: float  # share of images with the same best class
-    logits_error: float  # root mean square of the differences of the logits, divided by the deviation of the float ones
+    logits_error: float  # root mean square difference of the logits, divided by the float logits' deviation
 
     @property
     def drop(self) -> float:
@@ -34,7 +34,7 @@ class Comparison:
 
 
 def compare_accuracy(
-    form: Format,
+    fmt: Format,
     plain: Path,
     int8: Path,
     source: ImageSource,
@@ -44,7 +44,7 @@ def compare_accuracy(
     """Run two artifacts of a format on every image of a source.
 
     Args:
-        form: their format.
+        fmt: their format.
         plain: folder of the float artifact.
         int8: folder of the int8 artifact.
         source: the images.
@@ -54,7 +54,7 @@ def compare_accuracy(
     Raises:
         InputError: an image that cannot be read.
     """
-    runners = [form.open(folder / form.file) for folder in (plain, int8)]
+    runners = [fmt.open(folder / fmt.file) for folder in (plain, int8)]
     batch_size = None if form.any_batch else 1
     lookup = None if class_map is None else torch.tensor(class_map)
     loader = make_eval_loader(source, preprocess, batch_size=32)

@@ -1,7 +1,7 @@
-"""Cross-layer equalisation: channels of one tensor get ranges alike, which one scale for all of them needs.
+"""Cross-layer equalisation: give the channels of a tensor similar ranges, so that one scale fits all.
 
-Dividing the outputs of one layer by positive numbers and multiplying the weights that read them by the same leaves the
-network as it is, wherever only operations stand between that treat channels alike and scale along: ReLU, pooling,
+Dividing the outputs of one layer by positive numbers and multiplying the weights that read them by the same does not
+change the network, as long as all operations between them treat channels alike and commute with scaling: ReLU, pooling,
 shuffle, the product with another tensor (Nagel et al. 2019, arXiv:1906.04721, section 4.1; there the factors come from
 the weights alone, here from the activations on the calibration images as well, as in SmoothQuant, arXiv:2211.10438).
 """
@@ -20,7 +20,7 @@ from compactnets.deploy.int8.graph import module_of
 from compactnets.nn import ChannelShuffle, channel_shuffle
 
 PASSING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
-SHARE = 0.75  # of the spread that goes from the activations into weights which every output sums over
+SHARE = 0.75  # share of the spread that moves from the activations into weights that every output sums over
 ROUNDS = 3
 
 
@@ -33,14 +33,14 @@ class _Reader:
 
 
 def equalize(network: GraphModule, images: Iterable[Tensor]) -> int:
-    """Equalise a :func:`plain_graph` in place; what it computes stays the same but for rounding.
+    """Equalise a :func:`plain_graph` in place; its results only change by rounding.
 
     Args:
         network: the graph.
         images: batches ``(N, C, H, W)``.
 
     Returns:
-        how many layers had their outputs scaled.
+        the number of layers whose outputs were scaled.
     """
     batches = list(images)
     pairs = [
@@ -58,7 +58,7 @@ def equalize(network: GraphModule, images: Iterable[Tensor]) -> int:
 
 
 def _readers(network: GraphModule, start: Node) -> list[_Reader]:
-    """Return the layers that read what ``start`` makes, or nothing where something else does, too."""
+    """Return the layers that read the output of ``start``, or nothing if anything else reads it."""
     found: list[_Reader] = []
     layer = module_of(network, start)
     assert isinstance(layer, nn.Conv2d)
@@ -80,7 +80,7 @@ def _readers(network: GraphModule, start: Node) -> list[_Reader]:
 
 
 def _channel_ranges(network: GraphModule, nodes: list[Node], batches: list[Tensor]) -> dict[Node, Tensor]:
-    """Return the largest absolute value of every channel, behind the ReLU where one follows."""
+    """Return the largest absolute value of every channel, after a following ReLU, if any."""
     wanted = {}
     for node in nodes:
         user = next(iter(node.users))
@@ -103,8 +103,8 @@ def _channel_ranges(network: GraphModule, nodes: list[Node], batches: list[Tenso
 
 
 def _factors(activations: Tensor, readers: list[_Reader]) -> Tensor:
-    """Return what to divide every channel by."""
-    low = activations.max() / 1e3  # a channel that is never more than that keeps its size
+    """Return the divisor of every channel."""
+    low = activations.max() / 1e3  # channels that stay below keep their scale
     activations = activations.clamp_min(low)
     spread = activations / activations.log().mean().exp()
     summed = [_input_ranges(reader) for reader in readers if not _is_depthwise(reader.layer)]
@@ -120,7 +120,7 @@ def _is_depthwise(layer: nn.Conv2d | nn.Linear) -> bool:
 
 
 def _inputs_first(layer: nn.Conv2d | nn.Linear) -> Tensor:
-    """View the weights as (input channel, all that multiplies it)."""
+    """View the weights as (input channel, all weights that multiply it)."""
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     weight = layer.weight.data
     grouped = weight.view(groups, weight.shape[0] // groups, weight.shape[1], -1)

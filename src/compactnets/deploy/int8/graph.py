@@ -1,4 +1,4 @@
-"""A network's deploy form as a graph of plain operations, which quantizers can be put into."""
+"""A network as a graph of plain operations, ready for inserting quantizers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compactnets.errors import InputError
 from compactnets.nn import ChannelShuffle
 
 RELUS = (nn.ReLU, nn.ReLU6)
-MOVES = (nn.MaxPool2d, nn.Flatten, ChannelShuffle, nn.ZeroPad2d)  # they move values: what comes out has the same range
+MOVES = (nn.MaxPool2d, nn.Flatten, ChannelShuffle, nn.ZeroPad2d)  # they only move values, so the range stays the same
 MOVING = (torch.split, torch.chunk, operator.getitem, "index_select")
 
 
@@ -26,24 +26,24 @@ class _Tracer(Tracer):
 
 
 def plain_graph(model: nn.Module, example: Tensor) -> GraphModule:
-    """Return the deploy form of ``model`` as a graph of plain operations.
+    """Return ``model``, rewritten for inference, as a graph of plain operations.
 
     No identities; every ReLU is a module; ``relu(cat(a, b))`` is ``cat(relu(a), relu(b))``, so that each ReLU follows
-    a convolution or an addition, and is gone where its input is not negative; poolings by average that count their
-    padding are depthwise convolutions.
+    a convolution or an addition, and is dropped if its input cannot be negative; average poolings that count their
+    padding become depthwise convolutions.
 
     Args:
-        model: any network of the package, in evaluation mode; it is left alone.
+        model: any network of the package, in evaluation mode; not modified.
         example: ``(N, C, H, W)``, of a size that the network takes.
 
     Raises:
-        InputError: the network's forward depends on its input, so that it has no graph.
+        InputError: the network's forward depends on its input, so it has no static graph.
     """
     form = deploy_form(model)
     try:
         graph = _Tracer().trace(form)
     except (TypeError, torch.fx.proxy.TraceError) as error:
-        raise InputError(f"{type(model).__name__} cannot be traced, and so not quantised: {error}") from None
+        raise InputError(f"{type(model).__name__} cannot be traced, so it cannot be quantised: {error}") from None
     network = GraphModule(form, graph)
     for node in list(graph.nodes):
         if isinstance(module_of(network, node), nn.Identity):
@@ -89,9 +89,9 @@ def _move_before_cat(network: GraphModule, node: Node) -> None:
 
 
 def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -> None:
-    """Put a depthwise convolution with equal weights in the place of an average pooling that counts its padding.
+    """Replace an average pooling that counts its padding by a depthwise convolution with equal weights.
 
-    XNNPACK has no int8 pooling by average, ONNX Runtime's is slower than its convolution, and equal weights are exact
+    XNNPACK has no int8 average pooling, ONNX Runtime's is slower than its convolution, and equal weights are exact
     in int8.
     """
     if pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
@@ -107,7 +107,7 @@ def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -
 
 
 def _is_non_negative(network: GraphModule, node: Node) -> bool:
-    """Whether a tensor cannot be negative, as far as the operations before it say."""
+    """Whether a tensor cannot be negative, judging by the operations before it."""
     module = module_of(network, node)
     if isinstance(module, RELUS) or node.target is torch.sigmoid:
         return True

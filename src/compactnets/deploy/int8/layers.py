@@ -1,4 +1,4 @@
-"""Layers that compute in float what int8 arithmetic would: for calibration, training and export alike."""
+"""Layers that simulate int8 arithmetic in float, for calibration, training and export."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ BIAS_HIGH = 1 << 28  # the sum of a bias and the products stays below 2^31
 
 
 class Mode(enum.Enum):
-    """What a quantizer does with what passes through it."""
+    """What a quantizer does with its input."""
 
     OFF = "off"
     OBSERVE = "observe"  # keep a sample of the values
     SIMULATE = "simulate"  # round to what int8 can hold; gradients pass where nothing was clipped
-    EXPORT = "export"  # of a layer: the same by the operators that the runtimes recognise
+    EXPORT = "export"  # of a layer: the same with the operators that runtimes recognise
 
 
 class Quantizer(nn.Module):
     """Rounds a tensor of any shape to ``scale * (q - zero_point)`` with q from -128 to 127 (affine, per tensor).
 
     Attributes:
-        enabled: whether the tensor is quantised at all; left out of an exported network otherwise.
-        fixed: (scale, zero point) where the runtimes prescribe them, as for a sigmoid's output.
-        samples: what :attr:`Mode.OBSERVE` has kept.
+        enabled: whether the tensor is quantised; if not, it is dropped on export.
+        fixed: (scale, zero point) if runtimes prescribe them, as for a sigmoid's output.
+        samples: values kept by :attr:`Mode.OBSERVE`.
     """
 
     scale: Tensor
@@ -46,7 +46,7 @@ class Quantizer(nn.Module):
         self.register_buffer("zero_point", torch.tensor(fixed[1] if fixed else 0, dtype=torch.int32))
 
     def set_range(self, low: float, high: float) -> None:
-        """Take the values from ``low`` to ``high``; 0 is always among them, and is held exactly."""
+        """Set the range from ``low`` to ``high``; it always includes 0, which is represented exactly."""
         if self.fixed:
             return
         low, high = min(low, 0.0), max(high, 0.0)
@@ -62,7 +62,7 @@ class Quantizer(nn.Module):
 
     @property
     def non_negative(self) -> bool:
-        """Whether everything below zero becomes zero, so that a ReLU before it does nothing more."""
+        """Whether everything below zero becomes zero, so that a preceding ReLU is redundant."""
         return int(self.zero_point) == LOW
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Quantizer(nn.Module):
 
 
 class AveragingConv2d(nn.Conv2d):
-    """An average pooling that is written as a convolution: its weights are equal, and are never trained."""
+    """An average pooling expressed as a convolution, with equal weights that are never trained."""
 
 
 class QuantizedConv2d(nn.Conv2d):
@@ -121,12 +121,12 @@ Quantized = QuantizedConv2d | QuantizedLinear
 
 
 def _take(layer: Quantized, original: nn.Conv2d | nn.Linear) -> None:
-    """Become ``original``, with a scale for every output besides."""
+    """Take over ``original``, with an additional scale for every output."""
     layer.__dict__.update(original.__dict__)
     layer._buffers = dict(original._buffers)
     weight = original.weight.detach()
     scales = weight.flatten(1).abs().amax(1) / WEIGHT_HIGH
-    # no channel far below the others: it adds nothing, and runtimes multiply by its scale in fixed point
+    # keep no scale far below the others: it adds nothing, and runtimes apply scales in fixed point
     layer.register_buffer("scales", scales.clamp_min(max(float(scales.max()) * SMALLEST, 1e-12)))
     layer.mode = Mode.OFF
     layer.enabled = True
@@ -154,20 +154,20 @@ def _bias(layer: Quantized) -> Tensor | None:
 
 
 def freeze_layer(layer: Quantized, input_scale: float | None, *, integer_bias: bool, small: bool) -> None:
-    """Round the weights for good: the layer holds int8 numbers instead, and is in :attr:`Mode.EXPORT`.
+    """Round the weights permanently: the layer then holds int8 numbers and is in :attr:`Mode.EXPORT`.
 
     Args:
-        layer: a layer; one that is not enabled keeps its weights.
-        input_scale: scale of what the layer reads; ``None`` if that is not quantised.
+        layer: a layer; it keeps its weights if not enabled.
+        input_scale: scale of the layer's input; ``None`` if it is not quantised.
         integer_bias: whether the bias becomes int32 as well.
-        small: whether zero points, which are all 0, are left out.
+        small: whether to omit zero points, which are all 0.
     """
     layer.mode = Mode.EXPORT
     if not layer.enabled:
         return
     weight = layer.weight.detach()
     if input_scale is not None and layer.bias is not None:
-        # runtimes hold the bias in steps of both scales: a channel of nearly no weight would not fit into an int32
+        # runtimes store the bias in units of both scales: with tiny weights it would not fit into int32
         layer.scales = torch.maximum(layer.scales, layer.bias.detach().abs() / (input_scale * BIAS_HIGH))
     scales = layer.scales.view(-1, *[1] * (weight.dim() - 1))
     integers = (weight / scales).round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH).to(torch.int8)

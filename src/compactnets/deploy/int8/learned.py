@@ -1,16 +1,16 @@
-"""Scales that are trained along with the weights, for quantisation-aware training.
+"""Learned scales, trained with the weights, for quantisation-aware training.
 
 A scale's gradient is that of learned step size quantization (LSQ; Esser et al. 2020, arXiv:1902.08153, equations 3 and
 4, the gradient of a layer's scale divided by the square root of what it counts, section 2.2); what is trained is the
 scale's logarithm, so that it stays positive and a step of Adam changes it by a share of itself (TQT; Jain et al. 2020,
-arXiv:1903.08066, appendix B). Zero points stay where calibration put them: zero is held exactly all the time.
+arXiv:1903.08066, appendix B). Zero points stay where calibration put them: zero is always represented exactly.
 
 Why learned: muffnet_x0_5 of ``compactnets quickstart``, two epochs of ``cifar/qat`` on the digits at a rate of 0.001,
 one seed, ends with a validation loss of 0.034; with scales as calibrated 0.038; with those of the largest weights, and
-tensors as calibrated, 0.042. From a start with minmax ranges and nothing else: 0.023, 0.029, 0.032.
+tensors as calibrated, 0.042. Starting from minmax ranges alone: 0.023, 0.029, 0.032.
 
-Written in plain operations: compiled they take a sixth of the time of torch's own
-``_fake_quantize_learnable_per_tensor_affine``, and as they are about the same (128 x 108 x 32 x 32 values forward and
+Written in plain operations: compiled, they take a sixth of the time of torch's own
+``_fake_quantize_learnable_per_tensor_affine``; uncompiled, about the same (128 x 108 x 32 x 32 values forward and
 backward on two cores: 29, 170 and 145 ms).
 """
 
@@ -41,9 +41,9 @@ from compactnets.deploy.int8.quantized import layers, quantizers
 
 
 class LearnedQuantizer(Quantizer):
-    """A quantizer in :attr:`Mode.SIMULATE` whose scale is trained; takes the place of ``quantizer``."""
+    """A quantizer in :attr:`Mode.SIMULATE` whose scale is trained; replaces ``quantizer``."""
 
-    undecayed: ClassVar = {"log_scale": 1.0}  # decay of a logarithm would draw the scale to 1
+    undecayed: ClassVar = {"log_scale": 1.0}  # weight decay of a logarithm would pull the scale towards 1
 
     def __init__(self, quantizer: Quantizer) -> None:
         nn.Module.__init__(self)
@@ -63,7 +63,7 @@ class LearnedQuantizer(Quantizer):
 
 
 class LearnedConv2d(QuantizedConv2d):
-    """A convolution in :attr:`Mode.SIMULATE` whose weights' scales are trained with them."""
+    """A convolution in :attr:`Mode.SIMULATE` with trained weight scales."""
 
     undecayed: ClassVar = {"log_scales": 1.0}
     log_scales: nn.Parameter
@@ -77,7 +77,7 @@ class LearnedConv2d(QuantizedConv2d):
 
 
 class LearnedLinear(QuantizedLinear):
-    """A linear layer in :attr:`Mode.SIMULATE` whose weights' scales are trained with them."""
+    """A linear layer in :attr:`Mode.SIMULATE` with trained weight scales."""
 
     undecayed: ClassVar = {"log_scales": 1.0}
     log_scales: nn.Parameter
@@ -98,10 +98,9 @@ def compile_rounding(quantized: GraphModule) -> None:
 
 
 def learn_scales(quantized: GraphModule) -> GraphModule:
-    """Make weights, biases and scales of a quantised network parameters that are trained, in place, and return it.
+    """Make the weights, biases and scales of a quantised network trainable, in place, and return it.
 
-    What stays: zero points, prescribed quantizers, and averages that are written as convolutions, which int8 holds
-    exactly.
+    Zero points, prescribed quantizers, and averages expressed as convolutions (exact in int8) stay fixed.
 
     Args:
         quantized: calibrated, with every layer in int8.
@@ -167,7 +166,7 @@ def _scales(logarithms: Tensor) -> Tensor:
 
 
 def _for_training(logarithms: Tensor, count: int) -> Tensor:
-    """Return scales whose gradient is divided by the square root of ``count``, so that no layer's is the largest."""
+    """Return scales whose gradient is divided by the square root of ``count``, so that no layer dominates."""
     share = 1 / math.sqrt(count)
     return _scales(share * logarithms + (1 - share) * logarithms.detach())
 
@@ -179,7 +178,7 @@ def _rounded(x: Tensor, scale: Tensor, low: Any, high: Any) -> Tensor:
 
 
 def _rounded_compiled(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Do the same by compiled code, on numbers in a row, so that one piece of code serves every shape and layout."""
+    """Do the same in compiled code, on flattened numbers, so that one kernel serves every shape and layout."""
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     ordered = x.permute(0, 2, 3, 1) if last else x
     rounded = _compiled()(ordered.reshape(-1), scale, low, high).view(ordered.shape)

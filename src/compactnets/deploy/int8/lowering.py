@@ -1,4 +1,4 @@
-"""What single runtimes need of a frozen form."""
+"""Changes to a frozen network for particular runtimes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def leave_float_outputs(network: GraphModule) -> GraphModule:
-    """Leave what layers in float make in float as well, in place.
+    """Keep the outputs of float layers in float as well, in place.
 
-    ONNX Runtime quantises float weights by itself, with one scale for all, where it finds a convolution between a
-    dequantisation and a quantisation.
+    ONNX Runtime itself quantises float weights, with a single scale, if it finds a convolution between a dequantisation
+    and a quantisation.
     """
     for node in network.graph.nodes:
         layer = module_of(network, node)
@@ -41,7 +41,7 @@ def leave_float_outputs(network: GraphModule) -> GraphModule:
 
 
 def shuffle_in_int8(network: GraphModule) -> GraphModule:
-    """Write the steps of every channel shuffle between quantisations of their own, in place.
+    """Put every step of a channel shuffle between its own quantisations, in place.
 
     XNNPACK takes one operator between a dequantisation and a quantisation as int8; a shuffle is three (two views and a
     transposition), which it would compute in float between conversions.
@@ -61,7 +61,7 @@ def shuffle_in_int8(network: GraphModule) -> GraphModule:
 
         with network.graph.inserting_before(node):
             apart = network.graph.call_method("unflatten", (before, 1, (shuffle.groups, -1)))
-            # a copy: of a mere view the exporter would make one itself, between the operator and its quantisation
+            # a copy: for a mere view the exporter would insert one itself, between the operator and its quantisation
             turned = network.graph.call_function(torch.permute_copy, (held(apart), (0, 2, 1, 3, 4)))
             together = network.graph.call_method("flatten", (held(turned), 1, 2))
         node.replace_all_uses_with(together)
@@ -72,7 +72,7 @@ def shuffle_in_int8(network: GraphModule) -> GraphModule:
 
 
 class GroupByGroup(nn.Module):
-    """A grouped convolution as one convolution for every group: (N, C, H, W) -> (N, C', H', W')."""
+    """A grouped convolution as one convolution per group: (N, C, H, W) -> (N, C', H', W')."""
 
     def __init__(self, layer: QuantizedConv2d) -> None:
         super().__init__()
@@ -84,14 +84,14 @@ class GroupByGroup(nn.Module):
 
 
 def separate_groups(network: GraphModule, widest: int) -> int:
-    """Compute grouped convolutions group by group in place where a group has more inputs than ``widest``.
+    """Replace grouped convolutions with more than ``widest`` inputs per group by one per group, in place.
 
     Args:
-        network: a frozen form.
+        network: a frozen quantised network.
         widest: inputs of a group; multiples of it stay grouped.
 
     Returns:
-        how many convolutions are taken apart.
+        the number of convolutions replaced.
     """
     count = 0
     for name, layer in list(layers(network)):

@@ -1,4 +1,4 @@
-"""Where the error of a quantised network comes from: per tensor, and which parts are worth keeping in float."""
+"""Analyse the error of a quantised network: per tensor, and which parts are worth keeping in float."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from compactnets.deploy.int8.quantized import layers, quantizers, set_mode
 
 
 def layer_errors(network: nn.Module, reference: nn.Module, images: Tensor) -> list[dict[str, Any]]:
-    """Compare every layer's output with that of the float network, errors of the layers before included.
+    """Compare every layer's output with that of the float network, including errors of earlier layers.
 
     Args:
-        network: a calibrated form; its mode is :attr:`Mode.SIMULATE` afterwards.
-        reference: the same form, before its weights were rounded and its biases corrected; :attr:`Mode.OFF`.
+        network: a calibrated network; its mode is :attr:`Mode.SIMULATE` afterwards.
+        reference: the same network, before its weights were rounded and its biases corrected; :attr:`Mode.OFF`.
         images: ``(N, C, H, W)``, all at once.
 
     Returns:
@@ -56,11 +56,11 @@ def _outputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def sensitivities(network: GraphModule, images: Tensor) -> list[tuple[str, float]]:
-    """Quantise one tensor, or the weights of one layer, at a time, and measure what it does to the logits.
+    """Quantise one tensor, or the weights of one layer, at a time, and measure the effect on the logits.
 
     Returns:
         (name of the quantizer or layer, root mean square of the difference as a share of the logits' standard
-        deviation), the worst first.
+        deviation), worst first.
     """
     parts: list[tuple[str, Any]] = [*quantizers(network), *layers(network)]
     set_mode(network, Mode.OFF)
@@ -76,7 +76,7 @@ def sensitivities(network: GraphModule, images: Tensor) -> list[tuple[str, float
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Return the root mean square of the difference as a share of the standard deviation of what is expected."""
+    """Return the root mean square of the difference as a share of the expected standard deviation."""
     return float((found - expected).square().mean().sqrt() / expected.std().clamp_min(1e-12))
 
 

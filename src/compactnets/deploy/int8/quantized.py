@@ -25,15 +25,15 @@ from compactnets.deploy.int8.layers import (
     freeze_layer,
 )
 
-SIGMOID = (1 / 256, LOW)  # scale and zero point that XNNPACK prescribes, and that nothing is lost by
+SIGMOID = (1 / 256, LOW)  # scale and zero point prescribed by XNNPACK, without loss
 
 
 def quantized_network(network: GraphModule, *, quantize_output: bool = False) -> GraphModule:
     """Put quantizers into a :func:`plain_graph`, in place, and return it.
 
-    Every convolution and linear layer has int8 weights. A tensor is quantised where it is made: after a convolution or
-    an addition, behind the ReLU that follows it; what only moves values (pooling by maximum, shuffle, split) passes its
-    quantizer on, and what is concatenated shares one, so that no runtime has to convert.
+    Every convolution and linear layer has int8 weights. A tensor is quantised where it is produced: after a convolution
+    or an addition, including a following ReLU. Operations that only move values (max pooling, shuffle, split) reuse the
+    quantizer of their input, and concatenated tensors share one, so no runtime has to convert.
 
     Args:
         network: the graph.
@@ -57,9 +57,9 @@ def quantized_network(network: GraphModule, *, quantize_output: bool = False) ->
 
 
 def _assign_quantizers(network: GraphModule, quantize_output: bool) -> dict[Node, str]:
-    """Return the name of the quantizer behind every node that makes a tensor, all of them added to the network."""
+    """Add all quantizers, and return the name of the quantizer of every node that produces a tensor."""
     names: dict[Node, str] = {}
-    shared: dict[str, str] = {}  # the quantizer of a part -> that of what it is concatenated to
+    shared: dict[str, str] = {}  # a part's quantizer -> the quantizer of its concatenation
     output = next(node for node in network.graph.nodes if node.op == "output").args[0]
     for node in network.graph.nodes:
         if node.op in ("output", "get_attr") or (node is output and not quantize_output):
@@ -76,7 +76,7 @@ def _assign_quantizers(network: GraphModule, quantize_output: bool) -> dict[Node
                 other = _last(shared, names[part])
                 if other != names[node]:
                     shared[other] = names[node]
-    lists = (torch.split, torch.chunk)  # what they make is not a tensor
+    lists = (torch.split, torch.chunk)  # their results are not tensors
     return {node: _last(shared, name) for node, name in names.items() if node.target not in lists}
 
 
@@ -87,14 +87,14 @@ def _last(shared: dict[str, str], name: str) -> str:
 
 
 def output_quantizer(network: GraphModule) -> str | None:
-    """Return the name of the quantizer of the logits, where there is one."""
+    """Return the name of the quantizer of the logits, if there is one."""
     last = next(node for node in network.graph.nodes if node.op == "output").args[0]
     assert isinstance(last, Node)
     return str(last.target) if isinstance(module_of(network, last), Quantizer) else None
 
 
 def drop_output_quantizer(network: GraphModule) -> GraphModule:
-    """Make of a :func:`quantized_network` with ``quantize_output`` one without, in place, and return it."""
+    """Undo ``quantize_output`` of a :func:`quantized_network`, in place, and return it."""
     output = next(node for node in network.graph.nodes if node.op == "output")
     last = output.args[0]
     assert isinstance(last, Node)
@@ -107,7 +107,7 @@ def drop_output_quantizer(network: GraphModule) -> GraphModule:
 
 
 def without_quantizers(network: GraphModule) -> GraphModule:
-    """Return a copy that computes in float what the quantised weights say."""
+    """Return a float copy with the values of the quantised weights."""
     network = copy.deepcopy(network)
     for _, part in [*quantizers(network), *layers(network)]:
         part.enabled = False
@@ -130,7 +130,7 @@ def layers(network: nn.Module) -> Iterator[tuple[str, Quantized]]:
 
 
 def set_mode(network: nn.Module, mode: Mode) -> None:
-    """Set what all quantizers and layers do; for :attr:`Mode.EXPORT` there is :func:`freeze`."""
+    """Set the mode of all quantizers and layers; for :attr:`Mode.EXPORT`, use :func:`freeze`."""
     for _, quantizer in quantizers(network):
         quantizer.mode = mode
     for _, layer in layers(network):
@@ -138,9 +138,9 @@ def set_mode(network: nn.Module, mode: Mode) -> None:
 
 
 def freeze(network: GraphModule, *, unsigned: bool, integer_bias: bool) -> None:
-    """Make a :func:`quantized_network` ready to be exported, in place and for good.
+    """Prepare a :func:`quantized_network` for export, in place and permanently.
 
-    A ReLU before a quantizer that holds nothing negative does nothing, and is dropped.
+    A ReLU before a quantizer without negative values is redundant and is dropped.
 
     Args:
         network: the quantised network.
@@ -163,9 +163,9 @@ def freeze(network: GraphModule, *, unsigned: bool, integer_bias: bool) -> None:
 
 
 def _replace_by_operators(network: GraphModule, node: Node, quantizer: Quantizer, unsigned: bool) -> None:
-    """Put one operator that quantises, and one for every reader that takes it back, in the place of a quantizer.
+    """Replace a quantizer by a quantising operator, and a dequantising one for every reader.
 
-    The runtimes look for an operation with dequantisations of its own before it.
+    Runtimes look for an operation with its own dequantisations before it.
     """
     source = node.args[0]
     assert isinstance(source, Node)

@@ -1,4 +1,4 @@
-"""From what a tensor held on the calibration images to the range that its eight bits cover."""
+"""Choose the range of a tensor's eight bits from its values on the calibration images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from compactnets.deploy.int8.layers import HIGH, LOW, Mode
 from compactnets.deploy.int8.quantized import quantizers, set_mode
 from compactnets.errors import InputError, did_you_mean
 
-SAMPLE = 1 << 17  # values of one tensor that a range is chosen by
+SAMPLE = 1 << 17  # values per tensor for choosing its range
 SHARES = torch.linspace(0.3, 1.0, 29).tolist()  # of the extremes, tried as limits
 PERCENTILE = 1e-4  # of the values lie outside, on each side
-BINS, LEVELS = 2048, 128  # of the histogram whose entropy is compared, and of what int8 leaves of one side of it
+BINS, LEVELS = 2048, 128  # of the histogram whose entropy is compared, and of int8 on one side of it
 
 Limits = tuple[float, float]
 
@@ -48,7 +48,7 @@ def entropy(values: Tensor) -> Limits:
     if largest == 0:
         return 0.0, 0.0
     counts = torch.histc(magnitudes, BINS, 0, largest)
-    counts[0] = counts[1]  # zeros, which every choice holds exactly
+    counts[0] = counts[1]  # zeros, which every choice represents exactly
     best = min(range(LEVELS, BINS + 1, LEVELS // 4), key=lambda bins: _divergence(counts, bins))
     limit = largest * best / BINS
     return max(float(values.min()), -limit), min(float(values.max()), limit)
@@ -63,7 +63,7 @@ def check_method(method: str) -> None:
     """Raise unless ``method`` is one of :data:`METHODS`.
 
     Raises:
-        InputError: the name, with one that is near.
+        InputError: the name, with a near match.
     """
     if method not in METHODS:
         raise InputError(
@@ -72,10 +72,10 @@ def check_method(method: str) -> None:
 
 
 def calibrate(network: nn.Module, batches: Iterable[Tensor], method: str) -> None:
-    """Run a quantised form on images and set the range of every quantizer.
+    """Run a quantised network on images and set the range of every quantizer.
 
     Args:
-        network: the form; its mode is :attr:`Mode.OFF` afterwards.
+        network: the network; its mode is :attr:`Mode.OFF` afterwards.
         batches: ``(N, C, H, W)`` each.
         method: one of :data:`METHODS`.
 
@@ -105,7 +105,7 @@ def _squared_error(values: Tensor, low: float, high: float) -> float:
 
 
 def _divergence(counts: Tensor, bins: int) -> float:
-    """Return the divergence of what ``LEVELS`` levels leave of the first bins, the rest clipped."""
+    """Return the divergence when ``LEVELS`` levels represent the first bins and the rest is clipped."""
     clipped = counts[:bins].clone()
     clipped[-1] += counts[bins:].sum()
     kept = counts[:bins]

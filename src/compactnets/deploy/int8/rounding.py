@@ -1,4 +1,4 @@
-"""Rounding the weights, and correcting the biases, so that what a layer computes stays near what it did."""
+"""Round weights and correct biases so that each layer's output stays close to the original."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from compactnets.deploy.int8.layers import (
 )
 from compactnets.deploy.int8.quantized import layers, set_mode
 
-COLUMNS = 20_000  # positions of a layer's input that its rounding is chosen by
-DAMPING = 0.01  # of the mean variance, added to all, so that few positions suffice
+COLUMNS = 20_000  # positions of a layer's input used to choose its rounding
+DAMPING = 0.01  # share of the mean variance, added to all, so that few positions suffice
 
 
 def round_weights(network: nn.Module, images: Tensor) -> None:
-    """Round the weights of every layer, each to make up for the errors of those rounded before it.
+    """Round the weights of every layer, each compensating for the errors of those rounded before it.
 
-    Layer by layer, on what the network with the layers before it already rounded gives it: the error of one weight is
-    spread over those that are still free, weighed by how their inputs vary together (Frantar et al. 2022, GPTQ,
-    arXiv:2210.17323, section 3, after Hassibi and Stork's optimal brain surgeon). The weights are multiples of their
-    scales afterwards.
+    Layer by layer, with the inputs from the already rounded layers before it: the error of one weight is spread over
+    the remaining ones, weighted by how their inputs vary together (Frantar et al. 2022, GPTQ, arXiv:2210.17323, section
+    3, after Hassibi and Stork's optimal brain surgeon). Afterwards, the weights are multiples of their scales.
 
     Args:
-        network: a calibrated form; its mode is :attr:`Mode.SIMULATE` afterwards.
+        network: a calibrated network; its mode is :attr:`Mode.SIMULATE` afterwards.
         images: ``(N, C, H, W)``, all at once.
     """
 
@@ -49,7 +48,7 @@ def output_means(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the mean of every output channel of every layer, (channels,), by the layer's name.
 
     Args:
-        network: a quantised form, in the mode whose means are wanted.
+        network: a quantised network, in the mode to measure.
         images: ``(N, C, H, W)``, all at once.
     """
     means: dict[str, Tensor] = {}
@@ -65,15 +64,15 @@ def output_means(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def correct_biases(network: nn.Module, images: Tensor, wanted: Mapping[str, Tensor]) -> None:
-    """Give every layer's outputs, channel by channel, the mean that they are meant to have.
+    """Restore the mean of every layer's outputs, channel by channel.
 
-    In the order of the network, each layer on what the corrected ones before it give (Nagel et al. 2019,
+    In the order of the network, each layer on the outputs of the corrected layers before it (Nagel et al. 2019,
     arXiv:1906.04721, section 4.2, with the means measured on images).
 
     Args:
-        network: a calibrated form; its mode is :attr:`Mode.SIMULATE` afterwards.
+        network: a calibrated network; its mode is :attr:`Mode.SIMULATE` afterwards.
         images: ``(N, C, H, W)``, all at once.
-        wanted: :func:`output_means` of the form before anything was rounded.
+        wanted: :func:`output_means` before anything was rounded.
     """
 
     def watch(layer: Quantized, name: str) -> Callable[..., Tensor | None]:
@@ -107,7 +106,7 @@ def _means(output: Tensor) -> Tensor:
 
 
 def _columns(layer: Quantized, x: Tensor) -> Tensor:
-    """Return what each output is the product of, for many positions: (groups, weights of one output, positions)."""
+    """Return the inputs of each output's product, for many positions: (groups, weights of one output, positions)."""
     if not isinstance(layer, QuantizedConv2d):
         return x.t()[None]
     columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]

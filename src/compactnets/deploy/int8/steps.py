@@ -1,4 +1,4 @@
-"""The steps from a float network to its simulation in int8, which quantising and training for int8 share."""
+"""The steps from a float network to its int8 simulation, shared by quantisation and int8 training."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ IMAGES_AT_ONCE = 64  # for rounding, and the errors of the layers
 
 @dataclass(frozen=True)
 class Settings:
-    """How a network is quantised.
+    """Settings of quantisation.
 
     Attributes:
-        calibration_images: images that ranges, rounding and biases are chosen by.
+        calibration_images: images for choosing ranges, rounding and biases.
         ranges: one of ``ranges.METHODS``.
-        equalize, rounding, correction: whether the step of this name is done (``docs/deploy.md``).
+        equalize, rounding, correction: whether to apply the step of this name (``docs/deploy.md``).
         keep: names of layers or quantizers that stay in float.
     """
 
@@ -53,13 +53,13 @@ class Settings:
 
 
 def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize_output: bool) -> GraphModule:
-    """Return the quantised network of a network with its ranges set and its weights as they were.
+    """Quantise a network: set its ranges and keep its weights unrounded.
 
     Args:
         model: the network, in evaluation mode.
         pixels: ``(N, C, H, W)``.
         settings: how.
-        quantize_output: whether the logits are quantised, too.
+        quantize_output: whether to quantise the logits as well.
 
     Raises:
         InputError: a network that cannot be traced, an unknown part to keep, an unknown method for ranges.
@@ -78,13 +78,13 @@ def check_names(quantized: GraphModule, keep: Sequence[str]) -> None:
     """Raise unless every name is that of a layer or quantizer of a quantised network.
 
     Raises:
-        InputError: the name that is none, with one that is near.
+        InputError: the unknown name, with a near match.
     """
     known = [*(name for name, _ in layers(quantized)), *(name for name, _ in quantizers(quantized))]
     for name in keep:
         if name not in known:
             raise InputError(
-                f"no layer or tensor is called {name!r}, which was to stay in float{did_you_mean(name, known)}: see "
+                f"no layer or tensor to keep in float is called {name!r}{did_you_mean(name, known)}: see "
                 f"{LAYERS} of an artifact for their names"
             )
 
@@ -96,13 +96,13 @@ def settled(quantized: GraphModule, kept: Sequence[str], pixels: Tensor, setting
         quantized: the quantised network.
         kept: names of the parts that stay in float.
         pixels: ``(N, C, H, W)``.
-        settings: whether to round and to correct.
+        settings: whether to round and correct.
     """
     quantized = copy.deepcopy(quantized)
     for name in kept:
         keep_float(quantized, name)
     set_mode(quantized, Mode.OFF)
-    # now: rounding the weights is part of what shifts them
+    # now, because rounding the weights also shifts them
     means = output_means(quantized, pixels) if settings.correction else {}
     if settings.rounding:
         round_weights(quantized, pixels[:IMAGES_AT_ONCE])
@@ -113,7 +113,7 @@ def settled(quantized: GraphModule, kept: Sequence[str], pixels: Tensor, setting
 
 
 def read_pixels(images: ImageSource, preprocess: Preprocess) -> Tensor:
-    """Return all images of a source as a network takes them: ``(N, C, H, W)``.
+    """Return all images of a source, preprocessed: ``(N, C, H, W)``.
 
     Raises:
         InputError: an image that cannot be read.
@@ -123,13 +123,13 @@ def read_pixels(images: ImageSource, preprocess: Preprocess) -> Tensor:
 
 
 def calibration_part(images: ImageSource, count: int, readable_by: Preprocess | None = None) -> ImageSource:
-    """Return ``count`` images spread evenly over a source, or all where there are fewer: always the same ones.
+    """Return ``count`` images spread evenly over a source, or all if there are fewer; always the same ones.
 
     Args:
-        readable_by: pass over images that cannot be read or prepared by this, and take those after them.
+        readable_by: skip images that cannot be read or prepared by this, and take the following ones.
 
     Raises:
-        InputError: images are passed over, and none is left.
+        InputError: images are skipped, and none is left.
     """
     chosen = spread_over(images, count).tolist()
     if readable_by is not None:
@@ -140,5 +140,5 @@ def calibration_part(images: ImageSource, count: int, readable_by: Preprocess | 
 
 
 def spread_over(images: ImageSource, count: int) -> np.ndarray:
-    """Return the indices of ``count`` images spread evenly over a source, or of all where there are fewer."""
+    """Return the indices of ``count`` images spread evenly over a source, or of all if there are fewer."""
     return np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))

@@ -1,8 +1,8 @@
-"""Quantisation-aware training: from a float checkpoint to one whose weights and scales were trained as int8 uses them.
+"""Quantisation-aware training: turn a float checkpoint into one whose weights and scales are trained for int8.
 
-The training loop is that of float networks; what it trains is the quantised network that ``quantize`` writes for the
-runtimes, where that ends: normalisation folded, channels equalised, ranges calibrated, weights rounded and biases
-corrected (starting there, and folding before training: Nagel et al. 2021, arXiv:2106.08295, sections 4.2 and 4.3).
+The training loop is that of float networks. It trains the quantised network that ``quantize`` would write:
+normalisation folded, channels equalised, ranges calibrated, weights rounded and biases corrected (for this start, and
+for folding before training: Nagel et al. 2021, arXiv:2106.08295, sections 4.2 and 4.3).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from compactnets.training.checkpoint import load_weights, read_record, read_tens
 
 
 def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
-    """Build the quantised network of a checkpoint's network, calibrated on images of ``source``, to be trained.
+    """Build the quantised network of a checkpoint for training, calibrated on images of ``source``.
 
     For :func:`compactnets.classification.setup.train`. The calibration images are spread evenly over the source,
     without augmentation; every process of a run finds the same ranges.
@@ -47,7 +47,7 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
         init: the float checkpoint.
 
     Raises:
-        InputError: no checkpoint, one that was trained for int8 already, for other classes or of another network; a
+        InputError: no checkpoint, one already trained for int8, for other classes or of another network; a
             network that cannot be traced; a calibration image that cannot be read.
     """
     init = None if init is None else as_path(init)
@@ -56,8 +56,8 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
     found = read_record(init, CheckpointRecord)
     if found.int8 is None and found.class_names != list(source.class_names):
         raise InputError(
-            f"{init} knows other classes than {source.spec}, and --qat starts from a network that is trained for its "
-            f"images: run the same command without --qat first"
+            f"{init} has other classes than {source.spec}, and --qat starts from a network trained on the same "
+            f"classes: run the same command without --qat first"
         )
     prepared = prepare(recipe, source, init)
     settings = Settings()
@@ -78,7 +78,7 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
 
 
 def network_of(init: str | Path | None) -> str:
-    """Return the name of a checkpoint's network, which training for int8 takes from there.
+    """Return the name of a checkpoint's network, for int8 training.
 
     Raises:
         InputError: no checkpoint.
@@ -100,8 +100,8 @@ def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[Gra
         the network, which simulates int8 with the logits quantised, in evaluation mode; and the record.
 
     Raises:
-        InputError: a file or record that cannot be read, a checkpoint that was not trained for int8, or one of a
-            quantised network that this version builds in another way.
+        InputError: a file or record that cannot be read, a checkpoint that was not trained for int8, or one whose
+            quantised network this version builds differently.
     """
     path = as_path(path)
     record = read_record(path, CheckpointRecord)
@@ -115,8 +115,8 @@ def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[Gra
     if names != record.int8.quantizers:
         odd = sorted(set(names) ^ set(record.int8.quantizers))
         raise InputError(
-            f"{path} was trained by a version that puts its {len(record.int8.quantizers)} quantizers elsewhere than "
-            f"this one its {len(names)} ({', '.join(odd[:2]) or 'their order differs'}): train again from "
+            f"{path} was trained by a version that places its {len(record.int8.quantizers)} quantizers differently from "
+            f"the {len(names)} here ({', '.join(odd[:2]) or 'their order differs'}): train again from "
             f"{record.int8.init}"
         )
     tensors = read_tensors(path)
