@@ -1,7 +1,7 @@
-"""Which objects the anchors of a detector reach, and anchors that follow from the objects (``anchors: auto``).
+"""Measure which objects a detector's anchors match, and fit anchors to the objects (``anchors: auto``).
 
-An anchor reaches an object where they overlap by half: only then it is trained to find it (but for the best anchor of
-each object, which always is). All is counted in the pixels that the network sees, after the detector's own scaling.
+An anchor matches an object if their IoU is at least 0.5: only then is it trained to find it (except for the best anchor
+of each object, which always is). Everything is measured in the network's pixels, after the detector's own scaling.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from compactnets.detection.data.problems import upright_objects
 from compactnets.detection.detectors import anchor_scales, default_boxes, map_sizes
 from compactnets.detection.recipe import DetectionRecipe
 
-REACHED = 0.5  # intersection over union from which an anchor stands for an object
-FEWEST = 20  # objects from which anchors are fitted
-# Sides of SSD's square anchors in strides of their map. Below the first, an object between four cells is not reached by
+REACHED = 0.5  # IoU above which an anchor matches an object
+FEWEST = 20  # fewest objects for fitting anchors
+# Sides of SSD's square anchors in strides of their map. Below the first, an object between four cells is not matched by
 # a square of its own size; past the second, a cell sees too little of its anchor.
 NEAREST, FARTHEST = 2.75, 8.0
-LEAST_RATIO = 1.25  # a flatter box than this, or the square beside it would do
-WORSE = 0.02  # share of the objects that fitted anchors may reach less, for those that they reach better
-ROUNDS = 100  # of k-means, which settles long before
+LEAST_RATIO = 1.25  # a closer ratio is covered by the square anchor
+WORSE = 0.02  # share of the objects that fitted anchors may lose in exchange for better matches
+ROUNDS = 100  # of k-means, which converges long before
 
-KEYS = {"ssd": ("scales", "ratios"), "faster_rcnn": ("anchor_sizes", "anchor_ratios")}  # what is fitted
+KEYS = {"ssd": ("scales", "ratios"), "faster_rcnn": ("anchor_sizes", "anchor_ratios")}  # fitted settings
 INSTEAD_OF_SCALES = ("smallest", "largest")
 
 
@@ -41,11 +41,11 @@ class Grid(NamedTuple):
     shapes: np.ndarray  # (A, 2) width and height, pixels
     stride: float  # pixels between two cells
     first: float  # centre of the first cell, pixels
-    cells: int | None  # a side; None where the image decides
+    cells: int | None  # per side; None if the image decides
 
 
 class SeenObjects(NamedTuple):
-    """Objects as a network sees them."""
+    """Objects in the pixels of the network's input."""
 
     boxes: np.ndarray  # (M, 4) float64: left, top, right, bottom in the pixels of the scaled image
     labels: np.ndarray  # (M,) int64
@@ -63,12 +63,12 @@ class AnchorFit:
 
     Attributes:
         recipe: its name.
-        scaled: how images are scaled, for a person.
+        scaled: how images are scaled, as text.
         sizes: square root of the area of the objects, in pixels that the network sees: (smallest, median, largest).
-        objects: those that are trained on.
-        reached: those that an anchor overlaps by half or more.
-        anchors: ``"auto"`` where they were fitted to the training objects, ``"given"`` for the recipe's own.
-        reached_by_given: with ``"auto"``, what the recipe's own reach.
+        objects: number of objects that are trained on.
+        reached: number of objects that an anchor matches.
+        anchors: ``"auto"`` if fitted to the training objects, ``"given"`` for the recipe's own.
+        reached_by_given: with ``"auto"``, the number that the recipe's own anchors match.
     """
 
     recipe: str
@@ -85,28 +85,31 @@ class AnchorFit:
 
     def __str__(self) -> str:
         least, middle, most = self.sizes
-        own = "" if self.reached_by_given is None else f"; its own, without anchors=auto, {self.reached_by_given:,}"
+        own = (
+            ""
+            if self.reached_by_given is None
+            else f"; the recipe's own, without anchors=auto, {self.reached_by_given:,}"
+        )
         share = 100 * self.reached / self.objects
         return (
             f"{self.recipe} sees them at {self.scaled}: {least:.0f} to {most:.0f} pixels, median {middle:.0f}; its "
-            f"anchors reach {self.reached:,} of {self.objects:,} ({share:.1f} %) at an overlap of {REACHED}{own}"
+            f"anchors match {self.reached:,} of {self.objects:,} ({share:.1f} %) at IoU {REACHED}{own}"
         )
 
 
 def seen_objects(source: DetectionSource, recipe: DetectionRecipe) -> SeenObjects:
-    """Return the objects of a source that are trained on, as the network of a recipe sees them before augmentation.
+    """Return a source's training objects in the pixels of a recipe's network, before augmentation.
 
-    The sizes of the images are read from the files, once: a photograph that lies on its side comes upright, and its
-    boxes with it.
+    Image sizes are read from the files once; photographs with an EXIF rotation are turned upright with their boxes.
     """
     return _seen(source, recipe)[0]
 
 
 def small_objects(source: DetectionSource, recipe: DetectionRecipe) -> tuple[int, int, int | None]:
-    """Count the objects of a source that the network of a recipe sees less than a pixel wide or high.
+    """Count a source's objects that are less than a pixel wide or high in the network's input.
 
     Returns:
-        Their number, that of all objects that are trained on, and the first image that has one.
+        Their number, the number of all training objects, and the first image that has one.
     """
     objects, rows = _seen(source, recipe)
     small = np.flatnonzero((objects.sides < 1).any(axis=1))
@@ -115,7 +118,7 @@ def small_objects(source: DetectionSource, recipe: DetectionRecipe) -> tuple[int
 
 
 def _seen(source: DetectionSource, recipe: DetectionRecipe) -> tuple[SeenObjects, np.ndarray]:
-    """Return the objects as a network sees them, and the row of each in the source's table."""
+    """Return the objects in the network's pixels, and the row of each in the source's table."""
     table = source.table
     of_image = np.repeat(source.upright_sizes(), np.diff(table.offsets), axis=0).astype(np.float64)
     with np.errstate(invalid="ignore"):
@@ -132,9 +135,9 @@ def _seen(source: DetectionSource, recipe: DetectionRecipe) -> tuple[SeenObjects
 
 
 def _upright_boxes(source: DetectionSource) -> np.ndarray:
-    """Return the boxes of a source, (M, 4) float64, turned where its annotation states the size of the stored pixels.
+    """Return the boxes of a source, (M, 4) float64, turned if the annotation states the size of the stored pixels.
 
-    As :func:`compactnets.detection.data.problems.upright_objects` turns those of one image.
+    See :func:`compactnets.detection.data.problems.upright_objects` for a single image.
     """
     table, sizes = source.table, source.upright_sizes()
     turned = (table.sizes == sizes[:, ::-1]).all(axis=1) & (sizes[:, 0] != sizes[:, 1]) & (np.diff(table.offsets) > 0)
@@ -148,7 +151,7 @@ def anchor_grids(recipe: DetectionRecipe) -> list[Grid]:
     """Return the anchors of a recipe's detector, map by map.
 
     Raises:
-        InputError: settings of SSD that give no detector.
+        InputError: invalid settings of SSD.
     """
     if recipe.detector == "faster_rcnn":
         settings = recipe.faster_rcnn
@@ -165,13 +168,13 @@ def anchor_grids(recipe: DetectionRecipe) -> list[Grid]:
 def best_overlaps(objects: SeenObjects, grids: Sequence[Grid]) -> np.ndarray:
     """Return the largest intersection over union that any anchor has with each object, (M,).
 
-    Faster R-CNN's map is taken to go on past the right and lower edges, where its last cells may be missing for objects
-    that are smaller than a stride.
+    Faster R-CNN's map is assumed to extend past the right and lower edges, where its last cells may be missing for
+    objects smaller than a stride.
     """
     sides, centres = objects.sides, (objects.boxes[:, 2:] + objects.boxes[:, :2]) / 2
     best = np.zeros(len(sides))
     for grid in grids:
-        # of equal anchors that of the nearest cell overlaps most, in each direction by itself
+        # of equal anchors, the nearest cell's overlaps most, independently in each direction
         cell = np.round((centres - grid.first) / grid.stride)
         cell = np.clip(cell, 0, None if grid.cells is None else grid.cells - 1)
         away = np.abs(cell * grid.stride + grid.first - centres)
@@ -182,20 +185,20 @@ def best_overlaps(objects: SeenObjects, grids: Sequence[Grid]) -> np.ndarray:
 
 
 def count_reached(objects: SeenObjects, recipe: DetectionRecipe) -> int:
-    """Return how many objects the anchors of a recipe reach."""
+    """Return how many objects the anchors of a recipe match."""
     return int((best_overlaps(objects, anchor_grids(recipe)) >= REACHED).sum())
 
 
 def fit_anchors(recipe: DetectionRecipe, objects: SeenObjects) -> DetectionRecipe:
-    """Return the recipe with as many anchors as it has, of sizes and ratios that fit the objects.
+    """Return the recipe with the same number of anchors, with sizes and ratios fitted to the objects.
 
     k-means in one dimension, on the logarithms of the sizes (square roots of the areas) and of the ratios: an anchor
-    twice as large as an object is as far from it as one half as large. It begins at quantiles and draws nothing, so
-    that equal objects give equal anchors. A class counts by the square root of its objects, so that a common one does
-    not take all anchors.
+    twice as large as an object is as far from it as one half as large. It starts from quantiles, without randomness, so
+    equal objects give equal anchors. A class is weighted by the square root of its number of objects, so that a common
+    one does not take all anchors.
 
-    For SSD a map's square anchor stays between one and eight of its strides, because smaller ones lie too far apart,
-    and a cell sees too little of larger ones; its aspect ratios follow from the objects that are nearest to it.
+    For SSD a map's square anchor stays between one and eight of its strides, because smaller ones are too far apart,
+    and a cell sees too little of larger ones. Its aspect ratios are fitted to the nearest objects.
     """
     sides = objects.sides
     sizes, ratios = np.log(sides.prod(axis=1)) / 2, np.log(sides[:, 1] / sides[:, 0])
@@ -220,7 +223,7 @@ def fit_anchors(recipe: DetectionRecipe, objects: SeenObjects) -> DetectionRecip
     for number in range(len(strides)):
         given = ssd.ratios[min(number, len(ssd.ratios) - 1)]
         own = nearest == number if (nearest == number).sum() >= FEWEST else slice(None)
-        # squares are there anyway, and each ratio also turned
+        # squares always exist, and each ratio also transposed
         flat = _centres(np.abs(ratios[own]), weights[own], len(given) + 1, pinned=True)[1:]
         per_map.append(tuple(min(100.0, max(LEAST_RATIO, round(float(np.exp(one)), 2))) for one in flat))
     return _with(recipe, "ssd", {"scales": (*scales, 1.0), "ratios": tuple(per_map)})
@@ -229,32 +232,32 @@ def fit_anchors(recipe: DetectionRecipe, objects: SeenObjects) -> DetectionRecip
 def resolve_anchors(
     recipe: DetectionRecipe, source: DetectionSource, kept: Mapping[str, Any] | None = None
 ) -> tuple[DetectionRecipe, dict[str, Any] | None]:
-    """Return the recipe with the anchors that a run has, and what its states keep of them; say which they are.
+    """Return the recipe with a run's anchors, and the anchors to store in its states; report them.
 
-    With ``anchors: given`` that is the recipe as it is. With ``auto`` they are fitted to the training objects
-    (:func:`fit_anchors`), unless these are too few, or the recipe's own reach clearly more.
+    With ``anchors: given``, these are the recipe's own. With ``auto`` they are fitted to the training objects
+    (:func:`fit_anchors`), unless there are too few, or the recipe's own match clearly more.
 
     Args:
         source: the training images.
-        kept: the anchors that the run, or the detector it begins with, has already: they stay.
+        kept: existing anchors of the run, or of the detector it starts from; they are kept.
     """
     if recipe.anchors == "given":
         return recipe, None
     keys = KEYS[recipe.detector]
     if kept is not None:
         resolved = _with(recipe, recipe.detector, {key: kept[key] for key in keys if kept.get(key) is not None})
-        say(f"anchors: those that the weights belong to: {describe_anchors(resolved)}")
+        say(f"anchors: those of the weights: {describe_anchors(resolved)}")
         return resolved, dict(kept)
     objects = seen_objects(source, recipe)
     resolved = recipe
     if (count := len(objects.labels)) < FEWEST:
-        say(f"anchors: the recipe's own: {count} objects are too few to fit them to, at least {FEWEST} are needed")
+        say(f"anchors: the recipe's own: {count} objects are too few for fitting, at least {FEWEST} are needed")
     else:
         fitted = fit_anchors(recipe, objects)
         own, new = (count_reached(objects, each) for each in (recipe, fitted))
-        told = f"{new:,} of {count:,} training objects have one that overlaps by {REACHED} (the recipe's own: {own:,})"
+        told = f"{new:,} of {count:,} training objects match one at IoU {REACHED} (the recipe's own: {own:,})"
         if new < own - WORSE * count:
-            say(f"anchors: the recipe's own, which reach more than fitted ones: {told}")
+            say(f"anchors: the recipe's own, which match more objects than fitted ones: {told}")
         else:
             resolved = fitted
             say(f"anchors: auto, {told}: {describe_anchors(fitted)}")
@@ -263,9 +266,9 @@ def resolve_anchors(
 
 
 def anchors_of(record: DetectorRecord, recipe: DetectionRecipe) -> dict[str, Any] | None:
-    """Return the anchors of a detector that a run begins with: its weights belong to them; ``None`` if it is another.
+    """Return the anchors of the detector that a run starts from, which its weights need; ``None`` if it differs.
 
-    What differs otherwise is told where its weights are loaded.
+    Other differences are reported when its weights are loaded.
     """
     return anchors_of_record(record) if record.detector == recipe.detector else None
 
@@ -282,7 +285,7 @@ def anchors_of_record(record: DetectorRecord) -> dict[str, Any] | None:
 
 
 def describe_anchors(recipe: DetectionRecipe) -> str:
-    """Say the sizes and ratios of a recipe's anchors as its settings have them."""
+    """Format the sizes and ratios of a recipe's anchors as settings."""
     settings = getattr(recipe, recipe.detector).model_dump(mode="json")
     return ", ".join(f"{recipe.detector}.{key}={settings[key]}" for key in KEYS[recipe.detector])
 
@@ -293,7 +296,7 @@ def anchor_fit(name: str, recipe: DetectionRecipe, objects: SeenObjects, fitted_
     Args:
         name: of the recipe.
         objects: as the recipe's network sees them (:func:`seen_objects`).
-        fitted_to: the training objects, from which ``anchors: auto`` takes its anchors.
+        fitted_to: the training objects, to which ``anchors: auto`` fits its anchors.
     """
     if not len(objects.labels):
         return None
@@ -319,16 +322,16 @@ def anchor_fit(name: str, recipe: DetectionRecipe, objects: SeenObjects, fitted_
 def check_anchors(
     spec: Spec, recipes: Mapping[str, DetectionRecipe], split: str | None = None, *, share: float | None = None
 ) -> dict[str, list[AnchorFit]]:
-    """Return, for each split of a source, how the anchors of recipes fit its objects; nothing where it has none.
+    """Return how the anchors of recipes fit the objects of each split; nothing for a split without objects.
 
     Args:
-        spec: path of the folder, or of several that are one set.
-        recipes: name -> recipe; its network plays no part.
-        split: one split only; anchors are fitted to ``train`` all the same, where there is one.
-        share: of images that are not divided, what is trained on.
+        spec: path of the folder, or of several that form one set.
+        recipes: name -> recipe; its network does not matter.
+        split: one split only; anchors are still fitted to ``train``, if it exists.
+        share: share of undivided images used for training.
 
     Raises:
-        InputError: the source cannot be opened, or settings of SSD that give no detector.
+        InputError: the source cannot be opened, or invalid settings of SSD.
     """
     sources = {source.split: source for source in open_splits(spec, share=share)}
     train = next((source for name, source in sources.items() if name.startswith("train")), next(iter(sources.values())))
@@ -346,7 +349,7 @@ def _with(recipe: DetectionRecipe, detector: str, update: dict[str, Any]) -> Det
     settings = getattr(recipe, detector)
     unused = INSTEAD_OF_SCALES if "scales" in update else ()
     others = {key: value for key, value in settings.model_dump().items() if key not in unused}
-    # validated once more: what is fitted must be what a recipe could say
+    # validated again: fitted values must be valid in a recipe
     return recipe.model_copy(update={detector: type(settings).model_validate({**others, **update})})
 
 
@@ -359,7 +362,7 @@ def _centres(
     *,
     pinned: bool = False,
 ) -> np.ndarray:
-    """Return ``count`` rising centres of k-means over (M,) values, each within its bounds; pinned: the first is 0."""
+    """Return ``count`` ascending k-means centres of (M,) values, each within its bounds; pinned: the first is 0."""
     order = np.argsort(values, kind="stable")
     values, weights = values[order], weights[order]
     low = np.full(count, -np.inf) if low is None else low
@@ -382,7 +385,7 @@ def _centres(
 
 
 def _rising(logs: np.ndarray) -> np.ndarray:
-    """Return logarithms of sizes with at least 2 % between two, as SSD's scales must rise."""
+    """Return logarithms of sizes at least 2 % apart, because SSD's scales must increase."""
     logs = logs.copy()
     for number in range(len(logs) - 2, -1, -1):
         logs[number] = min(logs[number], logs[number + 1] - math.log(1.02))

@@ -1,4 +1,4 @@
-"""Checkpoints of detectors: safetensors with a record that says how to build the detector again."""
+"""Checkpoints of detectors: safetensors with a record for rebuilding the detector."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
 
 
 class DetectorRecord(BaseModel):
-    """What the JSON file beside the weights of a detector holds."""
+    """The JSON record beside the weights of a detector."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,18 +42,18 @@ class DetectorRecord(BaseModel):
     detector: Literal["faster_rcnn", "ssd"]
     model: str = Field(description="the backbone: a network of compactnets or of timm")
     arguments: dict[str, Any] = Field(description="of the backbone")
-    faster_rcnn: FasterRCNNSettings | None = Field(None, description="where it is one")
-    ssd: SSDSettings | None = Field(None, description="where it is one")
+    faster_rcnn: FasterRCNNSettings | None = Field(None, description="settings, if it is one")
+    ssd: SSDSettings | None = Field(None, description="settings, if it is one")
     frozen_batchnorm: bool = Field(description="of the backbone")
     class_names: list[ClassName] = Field(description="in the order of the labels, without the background")
     source: str = Field(description="where the weights come from")
-    license: str = Field(description="licence of the weights, as far as it is known")
+    license: str = Field(description="licence of the weights, if known")
     training: dict[str, Any] = Field(default_factory=dict, description="recipe, data, epochs, results")
     versions: dict[str, str] = Field(default_factory=dict)
 
 
 def is_detector(init: Path) -> bool:
-    """Whether a run begins with a detector; otherwise it begins with a classifier, for the backbone."""
+    """Whether a run starts from a detector; otherwise from a classifier, for the backbone."""
     return init.suffix == ".safetensors" and task_of(init) == task_name(DetectorRecord)
 
 
@@ -66,7 +66,7 @@ def build_detector(record: DetectorRecord, model: nn.Module) -> Detector:
 
 
 def check_classes(record: DetectorRecord, columns: int) -> None:
-    """Raise unless a record names as many classes as its detector has scores for a box, but for the background.
+    """Check that a record names as many classes as its detector has outputs, not counting the background.
 
     Raises:
         InputError: both numbers.
@@ -74,7 +74,7 @@ def check_classes(record: DetectorRecord, columns: int) -> None:
     if len(record.class_names) != columns - 1:
         raise InputError(
             f"the record of {record.detector} on {record.model} names {len(record.class_names)} classes in "
-            f"class_names, and the detector has outputs for {columns - 1}: they must be as many"
+            f"class_names, and the detector has outputs for {columns - 1}: they must match"
         )
 
 
@@ -84,7 +84,7 @@ def load_detector(
     """Build the detector of a checkpoint, in evaluation mode, and return it with its record.
 
     Args:
-        class_agnostic_nms: suppress boxes by better ones of other classes, too, whatever the record says.
+        class_agnostic_nms: also suppress boxes by better ones of other classes, overriding the record.
 
     Raises:
         InputError: a file or record that cannot be read, or weights that do not fit.
@@ -105,14 +105,14 @@ def load_detector(
 def first_detector(
     recipe: DetectionRecipe, class_names: list[str], init: Path | None
 ) -> tuple[Detector, DetectorRecord]:
-    """Build the detector that a run begins with, and the record that its checkpoints get.
+    """Build the initial detector of a run, and the record for its checkpoints.
 
     Args:
         init: a classifier of this package or of the MENet repository (``.pth.tar``) for the backbone, or a detector,
-            whose predictors are replaced where the classes differ.
+            whose predictors are replaced if the classes differ.
 
     Raises:
-        InputError: a network that does not exist or cannot be a backbone, or a checkpoint of another one.
+        InputError: an unknown network, one that cannot be a backbone, or a checkpoint of another one.
     """
     torch.manual_seed(recipe.seed)
     record = DetectorRecord(
@@ -137,7 +137,7 @@ def first_detector(
 
 
 def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
-    """Return the backbone with the weights of a classifier; its own number of classes, since the head goes anyway."""
+    """Return the backbone with a classifier's weights and number of classes; its head is dropped anyway."""
     if init.suffix == ".safetensors":
         found = read_record(init, CheckpointRecord)
         if found.model != recipe.model:
@@ -165,7 +165,7 @@ def _from_detector(recipe: DetectionRecipe, record: DetectorRecord, init: Path) 
     weights = begin_with(with_form(read_tensors(init), stated), detector, init, recipe.init_form)
     weights, fresh = _without_counters(weights, detector), detector.state_dict()
     if found.class_names != record.class_names:
-        # of both detectors: what gives scores and boxes of each class
+        # of both detectors: the layers that predict each class
         parts = ("roi_heads.box_predictor.", "head.classification_head.")
         replaced = [key for key in fresh if key.startswith(parts)]
         say(f"predictors replaced: {init} has {len(found.class_names)} classes, the data {len(record.class_names)}")
@@ -175,6 +175,6 @@ def _from_detector(recipe: DetectionRecipe, record: DetectorRecord, init: Path) 
 
 
 def _without_counters(weights: Mapping[str, Tensor], detector: nn.Module) -> dict[str, Tensor]:
-    """Leave out the counters of batch normalisation where it is frozen and has none."""
+    """Drop the counters of batch normalisation if it is frozen and has none."""
     expected = detector.state_dict()
     return {key: value for key, value in weights.items() if key in expected or not key.endswith("num_batches_tracked")}

@@ -21,12 +21,12 @@ DETECTIONS = (1, 10, 100)  # per image and class, from the highest score down; a
 
 @dataclass(frozen=True)
 class CocoScores:
-    """COCO's figures, in percent; ``None`` if no object counts.
+    """COCO's metrics, in percent; ``None`` without any object.
 
     Attributes:
-        ap: mean over the overlaps 0.50, 0.55, … 0.95 and over the classes that have objects.
-        ap50: at the overlap 0.50.
-        ap75: at the overlap 0.75.
+        ap: mean over IoU 0.50, 0.55, … 0.95 and over the classes that have objects.
+        ap50: at IoU 0.50.
+        ap75: at IoU 0.75.
         ap_small: of objects of less than 32 x 32 pixels.
         ap_medium: of objects between 32 x 32 and 96 x 96 pixels.
         ap_large: of larger objects.
@@ -41,7 +41,7 @@ class CocoScores:
 
 
 def require_coco() -> None:
-    """Check that COCO's figures can be computed here.
+    """Check that COCO's metrics can be computed here.
 
     Raises:
         InputError: torchmetrics or faster-coco-eval is not installed.
@@ -54,18 +54,18 @@ def require_coco() -> None:
 def coco_scores(
     images: Iterable[tuple[Detections, Objects]], num_classes: int
 ) -> tuple[CocoScores, list[float | None]]:
-    """Compute COCO's figures over images, and the average precision of each class.
+    """Compute COCO's metrics over images, and the average precision of each class.
 
     Lin et al., "Microsoft COCO", ECCV 2014, and ``cocoeval.py`` of its API. An area is :attr:`Objects.areas`. COCO has
-    no difficult objects: one is passed as a crowd, which is COCO's region where detections do not count. An overlap
-    with a crowd is relative to the detection, so that several detections, small ones too, may lie in it.
+    no difficult objects: one is passed as a crowd, COCO's region in which detections do not count. The overlap with a
+    crowd is relative to the detection's area, so it may contain several detections, small ones too.
 
     Args:
-        images: detections and objects of every image; among equal scores the first comes first.
-        num_classes: how many class names there are.
+        images: detections and objects of every image; equal scores keep their order.
+        num_classes: number of classes.
 
     Returns:
-        The figures, and the ``ap`` of every class (num_classes,) in percent, ``None`` for a class without objects.
+        The metrics, and the ``ap`` of every class (num_classes,) in percent, ``None`` for a class without objects.
 
     Raises:
         InputError: torchmetrics or faster-coco-eval is not installed.

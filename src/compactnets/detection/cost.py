@@ -1,6 +1,6 @@
-"""What a detector costs, part by part: multiply-adds by shapes, as for classifiers, and parameters.
+"""The cost of a detector, per part: multiply-adds from shapes, as for classifiers, and parameters.
 
-The choice of boxes between the parts (suppression, RoIAlign) has no multiply-adds of convolutions and is not counted.
+Box selection between the parts (suppression, RoIAlign) is not counted: it has no convolutions.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class DetectorCost:
     Attributes:
         detector: ``faster_rcnn`` or ``ssd``.
         model: the backbone.
-        size: height and width of the image as the detector has scaled it.
-        proposals: boxes that the subnet gets, Faster R-CNN's most; ``None`` for SSD.
+        size: height and width of the image after the detector's scaling.
+        proposals: largest number of boxes for the subnet of Faster R-CNN; ``None`` for SSD.
         macs: multiply-adds of convolution and linear layers.
-        params: elements of all parameters. Those of frozen batch normalisation are among them.
+        params: elements of all parameters, including those of frozen batch normalisation.
         parts: in the order in which they run.
     """
 
@@ -76,7 +76,7 @@ class DetectorCost:
     parts: tuple[PartCost, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON-ready values, with ``convention`` stating what ``macs`` means."""
+        """Return the cost as JSON-ready values, with ``convention`` stating what ``macs`` means."""
         return {
             "convention": CONVENTION,
             **asdict(self),
@@ -90,7 +90,7 @@ class DetectorCost:
 
 
 def default_size(record: DetectorRecord) -> tuple[int, int]:
-    """Return the height and width that cost is counted at: SSD's own, or Faster R-CNN's of an image of 4 to 3."""
+    """Return the default height and width for counting: SSD's own, or Faster R-CNN's for a 4:3 image."""
     if record.ssd is not None:
         return record.ssd.size, record.ssd.size
     assert record.faster_rcnn is not None
@@ -99,21 +99,21 @@ def default_size(record: DetectorRecord) -> tuple[int, int]:
 
 
 def detector_cost(record: DetectorRecord, size: tuple[int, int] | None = None) -> DetectorCost:
-    """Count what the detector of a record costs; weights play no part.
+    """Count the cost of a record's detector; weights do not matter.
 
     Args:
         record: of the detector.
-        size: height and width of the image as the detector has scaled it; :func:`default_size` if not given.
+        size: height and width of the image after the detector's scaling; default: :func:`default_size`.
 
     Raises:
-        InputError: a size that is not positive, or another one than SSD's own.
+        InputError: a size that is not positive, or one that differs from SSD's own.
     """
     size = size or default_size(record)
     if record.ssd is not None and size != default_size(record):
         side = record.ssd.size
         raise InputError(f"this SSD scales every image to {side} x {side} pixels, found {size[0]} x {size[1]}")
     arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
-    # frozen batch normalisation has buffers in the place of parameters, and is the same network
+    # frozen batch normalisation has buffers instead of parameters, but it is the same network
     plain = record.model_copy(update={"frozen_batchnorm": False})
     detector = build_detector(plain, create_backbone(record.model, arguments))
     proposals = None if record.faster_rcnn is None else record.faster_rcnn.proposals_test
@@ -136,14 +136,14 @@ def planned_record(
     num_classes: int | None = None,
     settings: Sequence[str] = (),
 ) -> DetectorRecord:
-    """Return the record of a detector that there is not yet.
+    """Return the record of a detector that does not exist yet.
 
     Args:
         model: the backbone.
-        detector: which; that of the recipe if not given.
-        recipe: its settings; the defaults of every setting if not given.
-        num_classes: of objects; 20, as in Pascal VOC, if not given.
-        settings: ``key=value`` over the recipe's.
+        detector: its kind; default: the recipe's.
+        recipe: its settings; default: the default of every setting.
+        num_classes: number of classes; default: 20, as in Pascal VOC.
+        settings: ``key=value`` overrides of the recipe.
 
     Raises:
         InputError: no such recipe, one of the other detector, or settings that it does not take.
@@ -180,7 +180,7 @@ class _SSDNetwork(nn.Module):
 
 
 class _FasterRCNNNetwork(nn.Module):
-    """A Faster R-CNN's convolutions, with as many proposals as it takes at most: (1, 3, H, W) -> class scores."""
+    """A Faster R-CNN's convolutions, with its largest number of proposals: (1, 3, H, W) -> class scores."""
 
     def __init__(self, detector: FasterRCNN, record: DetectorRecord) -> None:
         super().__init__()

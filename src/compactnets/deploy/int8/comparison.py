@@ -55,7 +55,7 @@ def compare_accuracy(
         InputError: an image that cannot be read.
     """
     runners = [fmt.open(folder / fmt.file) for folder in (plain, int8)]
-    batch_size = None if form.any_batch else 1
+    batch_size = None if fmt.any_batch else 1
     lookup = None if class_map is None else torch.tensor(class_map)
     loader = make_eval_loader(source, preprocess, batch_size=32)
     found: list[Tensor] = []

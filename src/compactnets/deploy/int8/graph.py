@@ -39,12 +39,12 @@ def plain_graph(model: nn.Module, example: Tensor) -> GraphModule:
     Raises:
         InputError: the network's forward depends on its input, so it has no static graph.
     """
-    form = deploy_form(model)
+    deployed = deploy_form(model)
     try:
-        graph = _Tracer().trace(form)
+        graph = _Tracer().trace(deployed)
     except (TypeError, torch.fx.proxy.TraceError) as error:
         raise InputError(f"{type(model).__name__} cannot be traced, so it cannot be quantised: {error}") from None
-    network = GraphModule(form, graph)
+    network = GraphModule(deployed, graph)
     for node in list(graph.nodes):
         if isinstance(module_of(network, node), nn.Identity):
             node.replace_all_uses_with(node.args[0])

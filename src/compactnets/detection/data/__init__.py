@@ -1,9 +1,8 @@
 """Images with boxes: Pascal VOC trees, COCO files and YOLO's text files, checked and converted.
 
-:func:`open_detection` recognises what the user named, and :func:`open_run` opens the two splits of a run;
-:func:`review_both` looks at them before the first step, and :func:`usable` gives the objects of an image that can be
-trained on and measured with. :func:`check_detection` looks at all of a source, :func:`convert` writes it in
-another format.
+:func:`open_detection` recognises the layout of a source, and :func:`open_run` opens both splits of a run.
+:func:`review_both` checks them before the first step, and :func:`usable` returns the objects of an image that can be
+trained on or measured with. :func:`check_detection` checks a whole source, :func:`convert` writes it in another format.
 """
 
 from compactnets.detection.data.base import DetectionSource

@@ -1,4 +1,4 @@
-"""What every source of images with boxes gives."""
+"""The interface of a source of images with boxes."""
 
 from __future__ import annotations
 
@@ -25,28 +25,29 @@ from compactnets.detection.objects import Objects
 from compactnets.errors import InputError, did_you_mean
 
 TRAIN_NAMES, VAL_NAMES, TEST_NAMES = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
-ORDER = (*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES, "trainval")  # in which splits are listed
-NAMES = {"train": TRAIN_NAMES, "val": VAL_NAMES, "test": TEST_NAMES}  # split -> what it is called, the first first
-FOLDERS = (*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES)  # of splits, where each has its annotations beside its images
+ORDER = (*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES, "trainval")  # order in which splits are listed
+NAMES = {"train": TRAIN_NAMES, "val": VAL_NAMES, "test": TEST_NAMES}  # split -> its names, by preference
+FOLDERS = (*TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES)  # names of split folders with annotations beside the images
 YEAR = r"(19|20)\d\d"  # train2017
-ALL = "all"  # the split of a source that is not divided
+ALL = "all"  # the split of an undivided source
 
 
 class DetectionSource(ABC):
-    """One split of a set of images with boxes. Annotations are read at opening, images when asked for.
+    """One split of a set of images with boxes. Annotations are read on opening, images on access.
 
     Attributes:
         kind: the layout (``"voc"``, ``"coco"``).
-        spec: what the user named the source by.
-        split: name of the split, as the source has it (``"train"``, ``"trainval"``, ``"train2017"``, …).
+        spec: the source as the user named it.
+        split: name of the split in the source (``"train"``, ``"trainval"``, ``"train2017"``, …).
         class_names: name of every class, in the order of the labels.
         root: folder of the tree; at ``spec``, or below it.
         names: path of every image, relative to ``root``.
         table: the objects of all images.
-        extras: what the annotations hold beyond that (masks, poses, …) and nothing here reads.
-        faults: image -> why its annotation cannot be read; such an image has no objects here, and is none without.
-        strays: what cannot be read either, and belongs to no image of the split.
-        notes: what was read otherwise than the annotations have it, or passed over: a line each.
+        extras: other content of the annotations (masks, poses, …) that is not read.
+        faults: image -> why its annotation cannot be read. Such an image has no objects here, but it is not an image
+            without objects.
+        strays: unreadable annotations that belong to no image of the split.
+        notes: a line for everything interpreted differently from the annotations, or ignored.
     """
 
     kind: ClassVar[str]
@@ -75,7 +76,7 @@ class DetectionSource(ABC):
         self.extras = tuple(sorted(extras))
         self.faults = dict(faults or {})
         self.strays, self.notes = list(strays), list(notes)
-        self.known_sizes: np.ndarray | None = None  # of upright_sizes, once they were read
+        self.known_sizes: np.ndarray | None = None  # cache of upright_sizes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,9 +88,9 @@ class DetectionSource(ABC):
         )
 
     def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
-        """Return the split of the images at these indices, in their order, perhaps under another name.
+        """Return the split of the images at these indices, in their order, optionally under another name.
 
-        What belongs to no image goes along.
+        Annotations that belong to no image are kept.
         """
         chosen = [int(index) for index in images]
         picked = copy.copy(self)
@@ -111,44 +112,44 @@ class DetectionSource(ABC):
         """Decode image ``index`` (0 <= index < len): a PIL image of 8 bits per channel, upright, of any mode and size.
 
         Raises:
-            InputError: it is missing or cannot be read; the message has its path.
+            InputError: it is missing or cannot be read; the message names its path.
         """
         return read_image(self.root / self.names[index])
 
     def read_size(self, index: int) -> tuple[int, int]:
-        """Return width and height of image ``index`` as :meth:`image` gives it, without decoding it.
+        """Return width and height of the result of :meth:`image` for ``index``, without decoding it.
 
         Raises:
-            InputError: it is missing or is no image.
+            InputError: it is missing or not an image.
         """
         return read_size(self.root / self.names[index])
 
     def upright_sizes(self) -> np.ndarray:
-        """Return width and height of every image as :meth:`image` gives it, (N, 2) int64, read from the files once.
+        """Return the upright width and height of every image, (N, 2) int64, read from the files once.
 
-        Of an image that cannot be read it is what its annotation says, 0 where that says nothing.
+        For an unreadable image, the annotation's size is used, or 0 if it has none.
         """
         if self.known_sizes is None:
             sizes = self.table.sizes.copy()
             for index in range(len(self)):
-                with suppress(InputError):  # told where images are read
+                with suppress(InputError):  # reported when images are read
                     sizes[index] = self.read_size(index)
             self.known_sizes = sizes
         return self.known_sizes
 
     def orientation(self, index: int) -> int:
-        """Return how image ``index`` lies in its file, 1 (upright) to 8, as EXIF counts; 1 where it cannot be read."""
+        """Return the EXIF orientation of image ``index``, 1 (upright) to 8; 1 if it cannot be read."""
         try:
             with Image.open(self.root / self.names[index], formats=FORMATS) as image:
                 return orientation_of(image)
-        except Exception:  # of many kinds; whoever reads the image words it
+        except Exception:  # many kinds; whoever reads the image reports it
             return UPRIGHT
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of image ``index`` as the annotation has them, good or bad.
+        """Return the objects of image ``index`` as annotated, good or bad.
 
-        Nothing is clipped, turned or left out (:func:`compactnets.detection.data.usable` does that); the label of a
-        class that is not among ``class_names`` is -1.
+        Nothing is clipped, turned or dropped (:func:`compactnets.detection.data.usable` does that). The label of a
+        class outside ``class_names`` is -1.
         """
         return self.table.objects(index)
 
@@ -166,13 +167,13 @@ class DetectionSource(ABC):
         """Return the path of the file that annotates image ``index``."""
 
     def class_name(self, index: int, number: int) -> str:
-        """Return the class of object ``number`` (from 0) of image ``index``: known or not, as the annotation says."""
+        """Return the class of object ``number`` (from 0) of image ``index`` as annotated, known or not."""
         row = int(self.table.offsets[index]) + number
         label = int(self.table.labels[row])
         return self.class_names[label] if label >= 0 else self.table.unknown[row]
 
     def written_box(self, index: int, number: int) -> str:
-        """Return the box of object ``number`` (from 0) of image ``index`` in the terms of the annotation file."""
+        """Return the box of object ``number`` (from 0) of image ``index`` in the notation of the annotation file."""
         return self._write_box(*self.table.boxes[int(self.table.offsets[index]) + number].tolist())
 
     def _write_box(self, left: float, top: float, right: float, bottom: float) -> str:
@@ -181,7 +182,7 @@ class DetectionSource(ABC):
     def fingerprint(self) -> str:
         """Return a digest of layout, split, count, class names and all objects in order, but not of the images.
 
-        The place of the data and the names of the files are not part of it, so that they may be moved.
+        The location and the file names are not part of it, so the data may be moved.
         """
         record = [self.kind, self.split, len(self), self.class_names]
         digest = hashlib.sha256(json.dumps(record).encode())
@@ -199,9 +200,9 @@ class DetectionTree(ABC):
 
     Attributes:
         root: the folder.
-        spec: what the user named it by.
+        spec: the source as the user named it.
         splits: names of the splits.
-        layout: what a person calls the layout.
+        layout: name of the layout for messages.
     """
 
     kind: ClassVar[str]
@@ -214,19 +215,19 @@ class DetectionTree(ABC):
 
     @abstractmethod
     def open(self, split: str, class_names: Sequence[str] | None = None) -> DetectionSource:
-        """Open the split of exactly this name; ``class_names`` instead of those that the tree has.
+        """Open the split of exactly this name; ``class_names`` replace those of the tree.
 
         Raises:
             InputError: an annotation cannot be used.
         """
 
     def find(self, split: str) -> str:
-        """Return the name by which the tree has ``split``.
+        """Return the tree's own name of ``split``.
 
-        ``train`` finds ``train2017`` where there is no other year, ``val`` also ``valid`` and ``validation``.
+        ``train`` finds ``train2017`` if there is no other year; ``val`` also finds ``valid`` and ``validation``.
 
         Raises:
-            MissingSplitError: no such split; the message has those that exist.
+            MissingSplitError: no such split; the message lists those that exist.
             InputError: more than one year.
         """
         for name in NAMES.get(split, (split,)):
@@ -234,7 +235,7 @@ class DetectionTree(ABC):
                 return name
             years = [known for known in self.splits if re.fullmatch(re.escape(name) + YEAR, known)]
             if len(years) > 1:
-                raise InputError(f"{self.spec} has {' and '.join(years)}: say which instead of {split!r}")
+                raise InputError(f"{self.spec} has {' and '.join(years)}: name one of them instead of {split!r}")
             if years:
                 return years[0]
         hint = did_you_mean(split, self.splits)
@@ -249,19 +250,19 @@ class DetectionTree(ABC):
 
 
 def tidy(value: float) -> int | float:
-    """Return a coordinate as a file should have it: an integer where it is one, else to six decimals.
+    """Return a coordinate for a file: an integer if it is one, otherwise rounded to six decimals.
 
-    Differences of float64 are off by 1e-12 pixels; six decimals give back what a file had.
+    Differences of float64 are off by 1e-12 pixels; six decimals restore the original value.
     """
     rounded = round(value, 6)
     return int(rounded) if rounded.is_integer() else rounded
 
 
 def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that a caller gave.
+    """Check the class names given by a caller.
 
     Raises:
-        InputError: none, one of them twice, or one that is not UTF-8.
+        InputError: no names, a repeated one, or one that is not UTF-8.
     """
     names = check_names("class_names", class_names)
     if not names:
@@ -272,7 +273,7 @@ def check_class_names(class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_inside(name: str, what: str) -> None:
-    """Raise :class:`InputError` where a path that a file gives leads out of the folder that it is meant for."""
+    """Raise :class:`InputError` if a path in a file leads out of its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise InputError(f"{what} must be a path within the folder of the images, found {name!r}")

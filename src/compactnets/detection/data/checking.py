@@ -1,4 +1,4 @@
-"""A look at every image and every box of a source before a run meets them."""
+"""Check every image and box of a source before training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from compactnets.detection.data.report import DetectionReport, DetectionSummary
 from compactnets.detection.data.reviewing import MEASURED
 from compactnets.detection.data.table import box_areas, box_sides
 
-THIN = 1  # pixels; a box with a side no longer than that is rather a click
-ALL = "both"  # as the check of images with labels calls its splits
+THIN = 1  # pixels; a box with a side this short is probably an accidental click
+ALL = "both"  # as in the check of labelled images
 
 
 def check_detection(
@@ -36,16 +36,16 @@ def check_detection(
     class_names: Sequence[str] | None = None,
     share: float | None = None,
 ) -> DetectionReport:
-    """Decode every image of a source (:func:`open_detection`), look at every box, and compare all images with all.
+    """Decode every image of a source (:func:`open_detection`), check every box, and find duplicate images.
 
-    Memory: about 100 bytes for each image and each object, and the images being decoded.
+    Memory: about 100 bytes per image and per object, plus the images being decoded.
 
     Args:
-        spec: path of the folder, or of several that are one set.
-        share: of images that are not divided, what is trained on (:func:`open_detection`).
-        split: one split; ``"both"``: all there are. A ``trainval`` that the others make up is not decoded again.
+        spec: path of the folder, or of several that form one set.
+        share: share of undivided images used for training (:func:`open_detection`).
+        split: one split, or ``"both"`` for all. A ``trainval`` that consists of the others is not decoded again.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
-        class_names: the classes, instead of those that the annotations name.
+        class_names: the classes, instead of those in the annotations.
 
     Raises:
         InputError: the source cannot be opened, or has no such split.
@@ -61,7 +61,7 @@ def check_detection(
 
 
 def check_sources(sources: Sequence[DetectionSource], *, workers: int | None = None) -> DetectionReport:
-    """Check splits of one source that are open already; see :func:`check_detection`."""
+    """Check opened splits of one source; see :func:`check_detection`."""
     start = time.perf_counter()
     report = DetectionReport(sources[0].spec, sources[0].kind, {})
     examined, repeats = _without_repeats(sources)
@@ -71,7 +71,7 @@ def check_sources(sources: Sequence[DetectionSource], *, workers: int | None = N
         _look_at_boxes(source, examination, report)
     _compare(examined, [examination.digests for examination in seen], report)
     report.notes.extend(
-        f"{source.split}: {len(source):,} images, all of them in {' and '.join(others)} and not looked at again"
+        f"{source.split}: {len(source):,} images, all of them also in {' and '.join(others)} and not checked again"
         for source, others in repeats
     )
     report.seconds = time.perf_counter() - start
@@ -79,10 +79,11 @@ def check_sources(sources: Sequence[DetectionSource], *, workers: int | None = N
 
 
 def role_of(split: str, splits: Iterable[str]) -> str | None:
-    """Return what a split is for, ``"train"``, ``"val"`` or ``"test"``: those of two roles should share no image.
+    """Return the role of a split, ``"train"``, ``"val"`` or ``"test"``; splits of different roles must not share
+    images.
 
-    ``trainval`` is for training where neither ``train`` nor ``val`` exists, and otherwise has no role, as it overlaps
-    with them on purpose; neither has a split of any other name.
+    ``trainval`` is for training if neither ``train`` nor ``val`` exists; otherwise it has no role, as it overlaps with
+    them on purpose. A split of any other name has no role.
     """
     plain = re.sub(f"{YEAR}$", "", split)
     if plain == "trainval":
@@ -93,7 +94,7 @@ def role_of(split: str, splits: Iterable[str]) -> str | None:
 def _without_repeats(
     sources: Sequence[DetectionSource],
 ) -> tuple[list[DetectionSource], list[tuple[DetectionSource, list[str]]]]:
-    """Return the splits to be looked at, and those without a role whose images are all in these, with where."""
+    """Return the splits to check, and the splits without a role whose images are all in others, with their names."""
     splits = [source.split for source in sources]
     examined = [source for source in sources if role_of(source.split, splits)]
     places = {source.split: set(source.names) for source in examined}
@@ -149,7 +150,7 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
     for index in range(len(source)):
         stated = source.size(index)
         width, height = seen.sizes[index].tolist()
-        if not width and stated:  # where the image cannot be read, its annotation is what is left
+        if not width and stated:  # if the image cannot be read, use the annotation's size
             width, height = stated
         if width:
             problems += find_problems(source, index, width, height)
@@ -169,7 +170,7 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
     looked_for = role_of(source.split, ()) in ("val", "test") and not source.table.normalised
     only_thin = [problem for problem in problems if problem.kind in MEASURED and looked_for]
     if only_thin:
-        what = "boxes are thinner than a pixel: they are looked for all the same"
+        what = "boxes are thinner than a pixel: they still count in evaluation"
         report.notes.append(f"{source.split}: {len(only_thin):,} {what}; the first: {only_thin[0]}")
     bad = sum(not problem.is_note for problem in problems)
     learnable = int((~(source.table.difficult | source.table.crowd)).sum())
@@ -183,14 +184,14 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
     cut = [problem for problem in remarks if problem.kind == "partly outside"]
     sizes = [problem for problem in remarks if problem.kind == "size differs"]
     for found, what in (
-        (cut, "boxes reach over the edge of their image and will be cut off there"),
-        (sizes, "images have another size than their annotation says"),
+        (cut, "boxes reach past the edge of their image and will be clipped"),
+        (sizes, "images differ in size from their annotation"),
     ):
         if found:
             report.notes.append(f"{source.split}: {len(found):,} {what}; the first: {found[0]}")
     for names, what in (
         (turned, "annotations state the size of the stored pixels: their boxes are turned with the image"),
-        (taken_upright, "annotations fit the stored and the upright image: their boxes are taken to be of the upright"),
+        (taken_upright, "annotations fit both the stored and the upright image: their boxes are assumed upright"),
     ):
         if names:
             report.notes.append(f"{source.split}: by EXIF orientation, {len(names):,} {what}: {shorten(names, 3)}")
@@ -204,7 +205,7 @@ def _look_at_boxes(source: DetectionSource, seen: Examination, report: Detection
 
 
 def _compare(sources: Sequence[DetectionSource], digests: Sequence[np.ndarray], report: DetectionReport) -> None:
-    """Add to the report which images are the same."""
+    """Add duplicates to the report."""
     roles = {source.split: role_of(source.split, [other.split for other in sources]) for source in sources}
     copies: Counter[str] = Counter()
     for group in same_images(np.concatenate(digests)):

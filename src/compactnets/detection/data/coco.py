@@ -1,4 +1,4 @@
-"""COCO's layout: a JSON file of object instances for each split, and folders of images."""
+"""COCO's layout: a JSON file of object instances per split, and folders of images."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from compactnets.errors import InputError
 ANNOTATIONS, PREFIX, KEYPOINTS = "annotations", "instances_", "person_keypoints_"
 FOLDERS_OF_FILES = (ANNOTATIONS, "annotation")
 INSIDE = "_annotations.coco.json"  # Roboflow's, among the images
-SAMPLE = 16  # images by which their folder is found
-SMALL = 4 << 20  # bytes of a file that is looked into as a whole to see what it is
+SAMPLE = 16  # images sampled to find their folder
+SMALL = 4 << 20  # files up to this size in bytes are read entirely to identify them
 LAYOUT = f"{ANNOTATIONS}/{PREFIX}SPLIT.json with SPLIT/*.jpg or images/*.jpg, or SPLIT/{INSIDE} (COCO)"
 SPLIT_WORDS = (*FOLDERS, "trainval")
 
 
 class CocoSource(DetectionSource):
-    """One split in COCO's format, images in the order of the file, those without objects among them.
+    """One split in COCO's format, images in the order of the file, including those without objects.
 
     Attributes:
         image_ids: id of every image in the file, by which COCO's tools name it.
@@ -85,11 +85,11 @@ class CocoFiles(NamedTuple):
     """The files of annotations in a folder."""
 
     splits: dict[str, Path]
-    others: list[str]  # JSON files beside them that hold something else
+    others: list[str]  # other JSON files beside them
 
 
 class CocoTree(DetectionTree):
-    """A folder of COCO's layout, or of one that exporters write like it (:func:`find_files`).
+    """A folder in COCO's layout, or in a similar one of an exporter (:func:`find_files`).
 
     Classes are the categories in the order of their ids.
 
@@ -112,9 +112,9 @@ class CocoTree(DetectionTree):
         notes: list[str] = []
         names = self._find_images(split, file, contents.file_names, notes)
         if contents.from_masks:
-            notes.append(f"{contents.from_masks:,} objects have no box: taken is that around their mask")
+            notes.append(f"{contents.from_masks:,} objects have no box: the box around their mask is used")
         if self.others:
-            notes.append(f"files beside the annotations that hold something else: {shorten(self.others)}")
+            notes.append(f"other files beside the annotations: {shorten(self.others)}")
         return CocoSource(self.spec, split, self.root, file, names, contents, notes)
 
     def _find_images(self, split: str, file: Path, given: Sequence[str], notes: list[str]) -> list[str]:
@@ -125,11 +125,11 @@ class CocoTree(DetectionTree):
         plain = re.sub(YEAR + "$", "", split)
         places += [] if among else [plain, f"images/{plain}", "images", "Images", "data", ".", "JPEGImages"]
         places = list(dict.fromkeys(places))
-        names = [name.replace("\\", "/") for name in given]  # of Windows
+        names = [name.replace("\\", "/") for name in given]  # Windows paths
         sample = np.linspace(0, len(names) - 1, SAMPLE, dtype=np.int64).tolist()
         place, hits = self._best(places, [given[index] for index in sample])
         if hits:
-            names = [  # on other systems a back-slash is part of a name
+            names = [  # on other systems a backslash is part of a name
                 name if name == other or self._has(place, name) else other
                 for name, other in zip(given, names, strict=True)
             ]
@@ -162,12 +162,12 @@ class CocoTree(DetectionTree):
         if moved:
             notes.append(
                 f"images that are not where {file.name} says: {len(moved):,}, such as {moved[0]}; those of the same "
-                f"name in {self.root / place} are taken"
+                f"name in {self.root / place} are used"
             )
         return found
 
     def _best(self, places: Sequence[str], names: Sequence[str]) -> tuple[str, int]:
-        """Return the folder that holds most of the images, and how many."""
+        """Return the folder with the most of the images, and their number."""
         hits = [sum(self._has(place, name) for name in names) for place in places]
         return places[hits.index(max(hits))], max(hits)
 
@@ -187,13 +187,13 @@ def _base(name: str) -> str:
 def find_files(root: Path) -> CocoFiles:
     """Return the files of annotations by split.
 
-    They are ``annotations/instances_SPLIT.json``; where there is none, another file of instances in ``annotations/``;
-    where there is none of these, one in each ``SPLIT/`` for the usual names of splits (``_annotations.coco.json``);
-    else those in ``root`` itself. What is called after no split is one that is not divided.
+    They are ``annotations/instances_SPLIT.json``; otherwise other instance files in ``annotations/``; otherwise one in
+    each ``SPLIT/`` with a usual split name (``_annotations.coco.json``); otherwise those in ``root`` itself. A file not
+    named after a split is an undivided set.
     """
     for folder in folders_called(root, FOLDERS_OF_FILES):
         files = _json_files(folder)
-        instances = [path for path in files if path.stem.startswith(PREFIX)]  # beside captions and key points
+        instances = [path for path in files if path.stem.startswith(PREFIX)]  # next to captions and key points
         if instances:
             others = [] if any(path.stem.startswith(("captions_", KEYPOINTS)) for path in files) else files
             left = [path.name for path in others if path not in instances]
@@ -226,7 +226,7 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _by_split(files: Sequence[Path]) -> dict[str, Path]:
-    """Return the files by the split that their names have in them, or by their names where that is not plain."""
+    """Return the files by the split in their names, or by their names if that is ambiguous."""
     stems = [path.stem.removeprefix(PREFIX).removeprefix(KEYPOINTS) for path in files]
     words = [_words(stem) for stem in stems]
     if all(len(found) == 1 for found in words) and len({found[0] for found in words}) == len(files):
@@ -235,13 +235,13 @@ def _by_split(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _words(stem: str) -> list[str]:
-    """Return the names of splits in the name of a file: ``train`` of ``train_coco``."""
+    """Return the split names in a file name: ``train`` of ``train_coco``."""
     parts = re.split(r"[^A-Za-z0-9]+", stem.removeprefix(PREFIX))
     return [part.lower() for part in parts if re.sub(YEAR + "$", "", part).lower() in SPLIT_WORDS]
 
 
 def _is_instances(path: Path, names: Iterable[str] = SPLIT_WORDS) -> bool:
-    """Whether a file is one of object instances, or is broken and called after a split."""
+    """Whether a file holds object instances, or is broken and named after a split."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

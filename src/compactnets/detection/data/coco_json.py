@@ -1,7 +1,7 @@
 """One file of COCO's object instances.
 
 The format is that of https://cocodataset.org/#format-data: ``images``, ``annotations`` with ``bbox`` [x, y, width,
-height], ``categories``. Masks and key points are dropped while the file is read, so that it needs little memory.
+height], ``categories``. Masks and key points are dropped while reading, to save memory.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from compactnets.errors import InputError, missing_extra
 
 PARTS = ("images", "annotations", "categories")
 UNREAD = {"segmentation": "masks", "keypoints": "keypoints"}
-FROM_MASK = "box of the mask"  # the field that marks a record whose box was made here
+FROM_MASK = "box of the mask"  # the field that marks an annotation whose box was computed here
 
 
 class CocoContents(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         image_ids: id of every image, in the order of the file.
-        file_names: as the file has them, relative to the folder of the images.
+        file_names: as in the file, relative to the image folder.
         class_names: of the labels.
         table: the objects.
-        extras: what there is beyond that.
-        faults: image, by its place in the file, -> why an annotation of it cannot be used; it has no objects here.
+        extras: other content.
+        faults: index of an image in the file -> why an annotation of it cannot be used; it has no objects here.
         strays: why annotations without an image of the file cannot be used.
-        from_masks: objects whose box is that of their mask, because they have no other.
+        from_masks: number of objects whose box was computed from their mask.
     """
 
     image_ids: list[int | str]
@@ -55,8 +55,8 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
         class_names: the classes; ``None``: the categories in the order of their ids.
 
     Raises:
-        InputError: it is not JSON, a part is missing, or an image or category cannot be used; the message has the path
-            and the place.
+        InputError: it is not JSON, a part is missing, or an image or category cannot be used; the message names the
+            path and the position.
     """
     extras: set[str] = set()
     faults: dict[int, str] = {}
@@ -78,7 +78,7 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
     names = [categories.get(category_ids[row], f"category {category_ids[row]}") for row in order.tolist()]
     classes = tuple(categories.values()) if class_names is None else class_names
     labels, unknown = label_names(names, classes)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found later, and named
+    with np.errstate(invalid="ignore", over="ignore"):  # non-finite values are reported later
         boxes[:, 2:] += boxes[:, :2]
     table = ObjectTable(
         offsets_of(np.bincount(positions, minlength=len(image_ids))),
@@ -115,7 +115,7 @@ def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
         raise InputError(
             f"it must be text in UTF-8, and byte {error.start} is 0x{found:02x}: save it as UTF-8"
         ) from None
-    except (ValueError, RecursionError) as error:  # of JSON; of brackets without end
+    except (ValueError, RecursionError) as error:  # JSON errors; endless brackets
         raise InputError(f"it is not JSON: {error}") from None
     missing = [part for part in PARTS if not isinstance(document, dict) or not isinstance(document.get(part), list)]
     if missing:
@@ -136,7 +136,7 @@ def _read_images(records: list[Any]) -> tuple[list[int | str], list[str], np.nda
         where = f"images[{position}]"
         key, name = _field(record, "id", (int, str), where), _field(record, "file_name", (str,), where)
         if key in ids:
-            raise InputError(f"{where}: the id {key!r} is that of another image too")
+            raise InputError(f"{where}: the id {key!r} is also that of another image")
         if "\0" in name:
             raise InputError(f"{where}: file_name must be the name of a file, found {_short(name)}")
         size = record.get("width") or 0, record.get("height") or 0
@@ -171,7 +171,7 @@ def _read_categories(records: list[Any]) -> dict[int, str]:
 
 
 def _columns(annotations: list[Any], positions: dict[int | str, int]) -> tuple[Any, ...]:
-    """Return place of the image, category id, (x, y, width, height), crowd, difficult and area of every annotation."""
+    """Return image index, category id, (x, y, width, height), crowd, difficult and area of every annotation."""
     boxes = np.array([record["bbox"] for record in annotations], dtype=np.float64)
     category_ids = [record["category_id"] for record in annotations]
     if boxes.shape[1:] != (4,) * bool(annotations) or not all(isinstance(key, int) for key in category_ids):
@@ -191,7 +191,7 @@ def _columns(annotations: list[Any], positions: dict[int | str, int]) -> tuple[A
 def _without_faults(
     annotations: list[Any], image_ids: list[int | str], faults: dict[int, str], strays: list[str], path: Path
 ) -> list[Any]:
-    """Return the annotations of images of which all can be used; ``faults`` and ``strays`` get why others cannot."""
+    """Return the annotations of images whose annotations can all be used; add the rest to ``faults`` and ``strays``."""
     places = {key: place for place, key in enumerate(image_ids)}
     strangers, usable = [], []
     for position, record in enumerate(annotations):
@@ -232,7 +232,7 @@ def _box_of(mask: Any) -> list[float] | None:
     """Return x, y, width and height of a mask: polygons, or run lengths; ``None`` if it is none.
 
     Raises:
-        InputError: run lengths, without the library that reads them.
+        InputError: run lengths, but the library to read them is missing.
     """
     try:
         if isinstance(mask, list):

@@ -1,4 +1,4 @@
-"""Trees made of others: several roots as one, and one split as two."""
+"""Combined trees: several roots as one, and one split as two."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compactnets.errors import InputError
 
 
 class JoinedSource(DetectionSource):
-    """A split of several trees, one after the other; paths are relative to the folder that holds them all."""
+    """The concatenated split of several trees; paths are relative to their common folder."""
 
     kind = "joined"
 
@@ -88,7 +88,7 @@ def _join(tables: Sequence[ObjectTable], class_names: Sequence[str]) -> ObjectTa
 
 
 class JoinedTree(DetectionTree):
-    """Several trees as one: a split is that of all that have it, and its classes are those of all.
+    """Several trees as one: a split joins those of all trees that have it, with the classes of all.
 
     Raises:
         InputError: the same folder twice.
@@ -136,11 +136,11 @@ def _has(tree: DetectionTree, split: str) -> bool:
 class DividedTree(DetectionTree):
     """A tree of one split as ``train`` and ``val``.
 
-    Which image is in which follows from the files alone: not from names, places or chance. Exact copies are together.
+    The split depends only on the bytes of the files, not on names, location or chance. Exact copies stay together.
 
     Args:
         tree: the tree.
-        share: of the images in ``train``, between 0 and 1.
+        share: share of images in ``train``, between 0 and 1.
 
     Raises:
         InputError: it has several splits.
@@ -149,7 +149,7 @@ class DividedTree(DetectionTree):
     def __init__(self, tree: DetectionTree, share: float) -> None:
         if len(tree.splits) != 1:
             raise InputError(
-                f"{tree.spec} is divided already, into {shorten(tree.splits)}: leave --split (the recipe's split) out, "
+                f"{tree.spec} is already split into {shorten(tree.splits)}: remove --split (the recipe's split), "
                 f"or name one of them"
             )
         super().__init__(tree.root, tree.spec, ("train", "val"))
@@ -166,7 +166,7 @@ class DividedTree(DetectionTree):
             self._parts = {"train": train, "val": val}
         total = len(source)
         source = source.pick(self._parts[split], split)
-        source.notes.append(f"{len(source):,} of {total:,} images, divided here: {self.share:g} of them to train on")
+        source.notes.append(f"{len(source):,} of {total:,} images after splitting: {self.share:g} for training")
         return source
 
 

@@ -1,4 +1,4 @@
-"""A source of images with boxes in the other format."""
+"""Convert images with boxes to Pascal VOC or COCO."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMAGES = {"voc": voc.IMAGES, "coco": "images"}
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written.
+    """The result of a conversion.
 
     Attributes:
         output: the folder.
@@ -38,7 +38,7 @@ class Conversion:
         splits: name -> number of images.
         images: number of image files; splits may share them.
         objects: number of their objects.
-        losses: what the format cannot express, or was changed for it, a line each.
+        losses: a line for everything that the format cannot express, or that was changed.
     """
 
     output: str
@@ -63,20 +63,20 @@ def convert(
 ) -> Conversion:
     """Write every split of a source as a Pascal VOC tree or in COCO's format.
 
-    COCO's files are ``annotations/instances_SPLIT.json`` beside one folder ``images/``, so that splits that share an
-    image share its file. The folder appears whole or not at all.
+    COCO's files are ``annotations/instances_SPLIT.json`` beside one folder ``images/``, so splits that share an image
+    share its file. The folder is written completely or not at all.
 
     Args:
         spec: the source (:func:`open_detection`).
         to: ``"voc"`` or ``"coco"``.
-        output: folder to write; it must be empty or not there.
+        output: folder to write; must be empty or not exist.
         link: hard links instead of copies of the images.
-        share: of images that are not divided, what is written as ``train``; the rest is ``val``.
-        bad_boxes: ``"drop"`` leaves out images whose annotation cannot be read and boxes that are no numbers.
+        share: share of undivided images to write as ``train``; the rest is ``val``.
+        bad_boxes: ``"drop"`` skips images with unreadable annotations and non-finite boxes.
 
     Raises:
-        InputError: the source cannot be opened or has annotations that cannot be read or boxes that are no numbers; an
-            image is missing; the folder holds something or cannot be written.
+        InputError: the source cannot be opened or has unreadable annotations or non-finite boxes; an image is missing;
+            the folder is not empty or cannot be written.
     """
     output = as_path(output)
     if to not in get_args(Format):
@@ -84,8 +84,7 @@ def convert(
     folder = check_folder(output)
     if folder.exists() and entries(folder):
         raise InputError(
-            f"{output} must be an empty folder or not be there: found in it {describe(output)} (and hidden files, if "
-            f"any)"
+            f"{output} must be an empty folder or not exist: found in it {describe(output)} (and hidden files, if any)"
         )
     sources = open_splits(spec, share=share, union=True)
     dropped: list[str] = []
@@ -124,19 +123,19 @@ def convert(
 def split_detection(
     spec: Spec, output: str | Path, share: float = 0.8, *, link: bool = False, bad_boxes: OnBad = "raise"
 ) -> Conversion:
-    """Write images with boxes that are not divided as ``train`` and ``val``, as Pascal VOC or else as COCO.
+    """Split undivided images with boxes into ``train`` and ``val``, as Pascal VOC or otherwise as COCO.
 
     The two are those of :class:`compactnets.detection.data.combining.DividedTree`.
 
     Args:
         spec: the source (:func:`open_detection`).
-        output: folder to write, which must not be there.
-        share: of the images to train on.
+        output: folder to write; must not exist.
+        share: share of images for training.
         link: hard links instead of copies of the images.
         bad_boxes: as for :func:`convert`.
 
     Raises:
-        InputError: what :func:`convert` raises; the source is divided already, or the folder is there.
+        InputError: as :func:`convert`; the source is already split, or the folder exists.
     """
     output = as_path(output)
     check_new(output)
@@ -146,7 +145,7 @@ def split_detection(
 
 
 def _drop(source: DetectionSource, dropped: list[str]) -> DetectionSource:
-    """Return what can be written of a split, and add a line for what cannot."""
+    """Return the part of a split that can be written, and add a line about the rest."""
     if faults := [*source.faults.values(), *source.strays]:
         dropped.append(
             f"{source.split}: {len(source.faults):,} of {len(source):,} images left out, {len(faults):,} annotations "
@@ -165,7 +164,7 @@ def _drop(source: DetectionSource, dropped: list[str]) -> DetectionSource:
 def _check_annotations(source: DetectionSource) -> None:
     if faults := [*source.faults.values(), *source.strays]:
         more = f" (and {len(faults) - 1:,} more)" if len(faults) > 1 else ""
-        raise InputError(f"{faults[0]}{more}; correct it, or leave such images out with --bad-boxes drop")
+        raise InputError(f"{faults[0]}{more}; fix it, or skip such images with --bad-boxes drop")
 
 
 def _bad_objects(source: DetectionSource) -> list[tuple[np.ndarray, str]]:
@@ -185,8 +184,8 @@ def _check_objects(source: DetectionSource) -> None:
             number = row - int(table.offsets[index])
             raise InputError(
                 f"{source.annotation(index)}: {source.name(index)}, object {number + 1} "
-                f"({source.class_name(index, number)}; {source.written_box(index, number)}) has {what}: correct it "
-                f"before conversion (compactnets data check lists all), or leave it out with --bad-boxes drop"
+                f"({source.class_name(index, number)}; {source.written_box(index, number)}) has {what}: fix it "
+                f"before conversion (compactnets data check lists all), or skip it with --bad-boxes drop"
             )
 
 
@@ -198,7 +197,7 @@ def _check_images(sources: Sequence[DetectionSource]) -> None:
 
 
 def _check_for_voc(sources: Sequence[DetectionSource]) -> None:
-    """Raise :class:`InputError` where splits contradict each other, or a class cannot be named in XML."""
+    """Raise :class:`InputError` if splits contradict each other, or a class name is invalid in XML."""
     for name in sources[0].class_names:
         if not name.isprintable() or name != name.strip():
             raise InputError(f"{sources[0].annotation(0)}: XML cannot hold the class name {name!r}: change it first")
@@ -214,10 +213,10 @@ def _check_for_voc(sources: Sequence[DetectionSource]) -> None:
 
 
 def _name_files(sources: Sequence[DetectionSource]) -> dict[str, str]:
-    """Return path in the source -> name of the file written, for every image once.
+    """Map every image's path in the source to its output file name.
 
-    Folders are left out of the names, and no two have the same stem, as Pascal VOC needs it, nor do they on file
-    systems that know no capitals.
+    Folders are dropped from the names, and all stems differ, as Pascal VOC requires, even on case-insensitive file
+    systems.
     """
     chosen: dict[str, str] = {}
     taken: set[str] = set()
@@ -245,7 +244,7 @@ def _count_objects(sources: Sequence[DetectionSource]) -> int:
 
 
 def _losses(sources: Sequence[DetectionSource], to: Format, file_names: dict[str, str]) -> list[str]:
-    """Say what the new format does not hold, or holds otherwise."""
+    """Describe what the new format lacks or represents differently."""
     losses = []
     if renamed := [f"{old} as {new}" for old, new in file_names.items() if PurePosixPath(old).name != new]:
         losses.append(f"{len(renamed):,} images have new names: {shorten(renamed, 3)}")
@@ -255,7 +254,7 @@ def _losses(sources: Sequence[DetectionSource], to: Format, file_names: dict[str
     if to == "coco":
         if difficult := sum(int(table.difficult.sum()) for table in tables):
             losses.append(
-                f'{difficult:,} difficult objects have "ignore": 1, which pycocotools does not heed: it counts them'
+                f'{difficult:,} difficult objects have "ignore": 1, which pycocotools ignores: it counts them'
             )
         return losses
     if crowd := sum(int(table.crowd.sum()) for table in tables):
@@ -263,15 +262,15 @@ def _losses(sources: Sequence[DetectionSource], to: Format, file_names: dict[str
     boxes = np.concatenate([table.boxes for table in tables])
     areas = np.concatenate([table.areas for table in tables])
     if masks := int((~np.isclose(areas, box_areas(boxes), rtol=1e-5)).sum()):
-        losses.append(f"{masks:,} areas are those of masks and left out: Pascal VOC has the areas of boxes only")
+        losses.append(f"{masks:,} areas are mask areas and left out: Pascal VOC only has box areas")
     if broken := int((np.round(boxes) != np.round(boxes, 6)).any(axis=1).sum()):
         losses.append(
-            f"{broken:,} boxes have fractions of pixels and are written as decimals, which some readers refuse"
+            f"{broken:,} boxes have fractions of pixels and are written as decimals, which some readers reject"
         )
     present = {sources[0].class_names[label] for table in tables for label in np.unique(table.labels)}
     if voc.order_classes(present) != sources[0].class_names:
         losses.append(
-            f"Pascal VOC has no list of classes: read again, they are those of the objects, by name (here they "
+            f"Pascal VOC has no list of classes: on reading, the classes are those of the objects, by name (here they "
             f"were {shorten(sources[0].class_names)})"
         )
     return losses

@@ -1,4 +1,4 @@
-"""Which layout a folder has: one that is read here, or another, with the way from there to here."""
+"""Recognise a folder's layout: a supported one, or another with advice on converting it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from compactnets.detection.data.base import DetectionTree
 from compactnets.errors import InputError
 
 LAYOUTS = f"{voc.LAYOUT}; {coco.LAYOUT}; or {yolo.LAYOUT}"
-DEPTH = 2  # folders down to which a tree is looked for: VOCdevkit/VOC2007
-LOOKED_INTO = 50  # files of a folder that are looked into for another layout
-LARGEST = 64 << 20  # bytes of a file that is looked into
+DEPTH = 2  # depth to which a tree is searched: VOCdevkit/VOC2007
+LOOKED_INTO = 50  # files of a folder inspected for another layout
+LARGEST = 64 << 20  # bytes; larger files are not inspected
 ANNOTATIONS = (".xml", ".json", ".txt", ".yaml", ".yml")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
 
 
 def find_trees(path: Path, spec: str) -> list[DetectionTree]:
-    """Return the trees of the uppermost level that has any, of at most one layout for a folder.
+    """Return the trees of the topmost level that has any, with at most one layout per folder.
 
     Raises:
-        InputError: a folder that has a layout but for a part of it.
+        InputError: a folder with an incomplete layout.
     """
     folders = [path]
     for _ in range(DEPTH + 1):
@@ -38,7 +38,7 @@ def find_trees(path: Path, spec: str) -> list[DetectionTree]:
 
 
 def _may_hold_a_tree(folder: Path) -> bool:
-    """Whether a folder has folders or files of annotations: one of images alone, such as a class, is passed by."""
+    """Whether a folder has sub-folders or annotation files; a folder of images alone, such as a class, is skipped."""
     try:
         with os.scandir(folder) as entries:
             return any(entry.name.lower().endswith(ANNOTATIONS) or entry.is_dir() for entry in entries)
@@ -59,12 +59,12 @@ def _find_tree(folder: Path, spec: str) -> DetectionTree | None:
 def _inner(folder: Path) -> list[Path]:
     try:
         return [Path(entry.path) for entry in entries_of(folder) if entry.is_dir() and not is_passed_over(entry.name)]
-    except InputError:  # such as lost+found: no place to look for images
+    except InputError:  # such as lost+found: contains no images
         return []
 
 
 def find_other(path: Path) -> str | None:
-    """Return what a folder holds where that are annotations of a layout that is not read here, and what to do."""
+    """Describe annotations in an unsupported layout, and how to convert them; ``None`` if there are none."""
     for file in _files(path):
         if (told := _tell(file)) is not None:
             return told
@@ -72,7 +72,7 @@ def find_other(path: Path) -> str | None:
 
 
 def find_plain(path: Path) -> str | None:
-    """Return what a folder holds where that are images without boxes, and what to do."""
+    """Describe a folder of images without boxes, and what to do; ``None`` if it is something else."""
     folders = _inner(path)
     inner = [each for folder in folders for each in (folder, *_inner(folder)) if _holds_images(each)]
     if inner:
@@ -99,7 +99,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Yield the files of a folder, and of those in it, that may hold annotations."""
+    """Yield the files in a folder and its sub-folders that may hold annotations."""
     folders = [path]
     for _ in range(DEPTH + 1):
         for folder in folders[:LOOKED_INTO]:

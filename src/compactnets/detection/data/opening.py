@@ -1,4 +1,4 @@
-"""From what the user typed to a source of images with boxes: one opening for every verb."""
+"""Open the source of images with boxes that the user named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compactnets.detection.data.layouts import LAYOUTS, find_other, find_plain, 
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path
 
-Spec = str | Sequence[str]  # a folder, or several that are read as one
+Spec = str | Sequence[str]  # a folder, or several read as one
 
 
 def open_detection(
@@ -26,7 +26,7 @@ def open_detection(
 ) -> DetectionSource:
     """Open one split of the images with boxes in the folder ``spec``.
 
-    The folder, or the only one of its kind up to two levels below it, holds
+    The folder, or a single one up to two levels below it, holds
 
     * annotations of Pascal VOC (:func:`compactnets.detection.data.voc.find`), or
     * files in COCO's format (:func:`compactnets.detection.data.coco.find_files`), or
@@ -34,16 +34,17 @@ def open_detection(
 
     Args:
         spec: path of the folder, or of YOLO's ``data.yaml``; several are read as one.
-        split: name of the split: that of the list in ``ImageSets/Main/`` or of the file of annotations. ``train`` is
-            also ``train2017``, ``val`` also ``valid`` and ``validation``, where there is no split of just this name.
-        class_names: the classes and their order, instead of those that the annotations name; an object of another
-            class has the label -1.
-        share: of images that are not divided, this share is ``train`` and the rest ``val``
+        split: name of the split: that of the list in ``ImageSets/Main/`` or of the file of annotations. If there is no
+            split of exactly this name, ``train`` also finds ``train2017``, and ``val`` also ``valid`` and
+            ``validation``.
+        class_names: the classes and their order, instead of those in the annotations; objects of other classes get the
+            label -1.
+        share: this share of undivided images is ``train``, the rest ``val``
             (:class:`compactnets.detection.data.combining.DividedTree`).
 
     Raises:
-        MissingSplitError: no such split; the message has those that exist.
-        InputError: no such folder, a layout that is not read, more than one tree, or a file that cannot be used.
+        MissingSplitError: no such split; the message lists those that exist.
+        InputError: no such folder, an unsupported layout, more than one tree, or a file that cannot be used.
     """
     tree = find_tree(spec, share)
     try:
@@ -60,13 +61,13 @@ def open_run(
     share: float | None = None,
     classes: Sequence[str] | None = None,
 ) -> tuple[DetectionSource, DetectionSource]:
-    """Open the two splits of a run, of the same classes: those of the training images.
+    """Open both splits of a run, with the classes of the training images.
 
     Args:
-        classes: those to learn, in this order; objects of others are left out, and a note of the source says so.
+        classes: those to learn, in this order; objects of other classes are dropped, with a note.
 
     Raises:
-        InputError: what :func:`open_detection` raises, or a class that there is none of.
+        InputError: as :func:`open_detection`, or an unknown class.
     """
     tree = find_tree(spec, share)
     train_name, val_name = (_find(tree, name, key) for name, key in ((train_split, "train"), (val_split, "val")))
@@ -86,10 +87,10 @@ def open_splits(
     """Open every split of a folder, all with the classes of the training images; see :func:`open_detection`.
 
     Args:
-        union: classes that others have besides are classes too, behind those.
+        union: also append the classes that only other splits have.
 
     Raises:
-        InputError: what :func:`open_detection` raises.
+        InputError: as :func:`open_detection`.
     """
     tree = find_tree(spec, share)
     try:
@@ -105,7 +106,7 @@ def open_splits(
 
 
 def _find(tree: DetectionTree, split: str, key: str) -> str:
-    """Return the tree's name of a split of a run; where it has several others, the error says how to name one."""
+    """Return the tree's name of a run's split; if there are several, the error says how to name one."""
     try:
         return tree.find(split)
     except MissingSplitError as error:
@@ -128,7 +129,7 @@ def _choose(train: DetectionSource, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def without_others(source: DetectionSource) -> DetectionSource:
-    """Return a split without the objects of classes that are not among its own, and with a note of them."""
+    """Return a split without objects of classes outside its own, with a note about them."""
     rows = source.table.labels < 0
     if not rows.any():
         return source
@@ -139,9 +140,9 @@ def without_others(source: DetectionSource) -> DetectionSource:
 
 
 def is_detection(spec: str) -> bool:
-    """Whether ``spec`` names a folder of images with boxes, complete or not, in a layout that is read or another.
+    """Whether ``spec`` names a folder of images with boxes, complete or not, in any known layout.
 
-    Words (``digits``) and ``hf:…`` name none.
+    Named data sets (``digits``) and ``hf:…`` do not.
     """
     if not spec or spec in WORDS or spec.startswith(PREFIX):
         return False
@@ -152,12 +153,12 @@ def is_detection(spec: str) -> bool:
         return False
     try:
         return bool(find_trees(path, spec)) or find_other(path) is not None
-    except (InputError, OSError):  # told where it is opened
+    except (InputError, OSError):  # reported when it is opened
         return True
 
 
 def find_tree(spec: Spec, share: float | None = None) -> DetectionTree:
-    """Return the tree that ``spec`` holds, of which nothing but the names of its splits has been read.
+    """Return the tree in ``spec``; only the names of its splits have been read.
 
     Raises:
         InputError: see :func:`open_detection`.

@@ -1,7 +1,7 @@
-"""Objects that a detector cannot be trained on or measured with, each named, and those that it can.
+"""Find objects that cannot be used for training or evaluation, and return those that can.
 
-Images come upright. Boxes are taken to be those of the upright picture too, as most programs for annotating show it,
-unless the annotation states the size of the stored pixels, on their side: then they are turned with the picture.
+Images are upright. Boxes are assumed to be in the upright picture too, as most annotation tools show it, unless the
+annotation states the size of the stored, rotated pixels: then they are turned with the picture.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ BadKind = Literal["not finite", "degenerate", "outside", "thin", "unknown label"
 NoteKind = Literal["partly outside", "size differs"]
 OnBad = Literal["raise", "drop"]
 NOTES = get_args(NoteKind)
-LEAST = 1.0  # pixels: a side below that is nothing to learn
+LEAST = 1.0  # pixels: boxes with a shorter side cannot be learned
 ROUNDING = 1e-3  # of float32 at the largest sides of images
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, or worth a note, with an object or its image.
+    """A problem, or a note, about an object or its image.
 
     Attributes:
-        kind: what it is; those of ``NOTES`` are no reason to leave an object out.
+        kind: the kind of problem; kinds in ``NOTES`` do not exclude an object.
         annotation: path of the file of annotations.
         image: path of the image in the source.
-        number: the object, from 1 in the order of the annotation; 0 where it is the image.
-        class_name: its class, as the annotation names it.
-        box: its box in the terms of the annotation.
-        detail: the kind in words, with the numbers.
+        number: the object, from 1 in the order of the annotation; 0 for the image itself.
+        class_name: its class, as annotated.
+        box: its box in the annotation's notation.
+        detail: a description with the numbers.
     """
 
     kind: BadKind | NoteKind
@@ -51,7 +51,7 @@ class Problem:
 
     @property
     def is_note(self) -> bool:
-        """Whether the object can be used all the same."""
+        """Whether the object can still be used."""
         return self.kind in NOTES
 
     def __str__(self) -> str:
@@ -60,13 +60,13 @@ class Problem:
 
 
 def find_problems(source: DetectionSource, index: int, width: int, height: int) -> list[Problem]:
-    """Say what is wrong with the objects of image ``index``, which has ``width`` by ``height`` pixels when upright.
+    """Find problems with the objects of image ``index``, which has ``width`` x ``height`` pixels when upright.
 
-    ``"not finite"``: a coordinate is infinite or no number. ``"degenerate"``: the right edge is not beyond the left, or
-    the bottom not beyond the top. ``"outside"``: no pixel is in the image, or less than one in width or height where
-    the image ends. ``"thin"``: a side is less than a pixel; it can be measured with, but not trained on.
-    ``"unknown label"``: a class that is not among the source's. As notes, ``"partly outside"``: the
-    box reaches over the edge, where :func:`usable` cuts it off; ``"size differs"``: the annotation gives another size.
+    ``"not finite"``: a coordinate is infinite or NaN. ``"degenerate"``: the right edge is not beyond the left, or
+    the bottom not beyond the top. ``"outside"``: no pixel is in the image, or less than one in width or height at its
+    edge. ``"thin"``: a side is less than a pixel; it can be evaluated, but not trained on. ``"unknown label"``: a class
+    outside the source's. As notes, ``"partly outside"``: the box reaches past the edge, where :func:`usable` clips it;
+    ``"size differs"``: the annotation states another size.
     """
     objects, orientation = upright_objects(source, index, width, height)
     problems = _find_in(source, index, objects, width, height)
@@ -74,7 +74,7 @@ def find_problems(source: DetectionSource, index: int, width: int, height: int) 
     if stated is not None and stated != (width, height) and orientation == UPRIGHT:
         detail = f"the annotation says {stated[0]} x {stated[1]} pixels, the image has {width} x {height}"
         if stated == (height, width):
-            detail += ": made of the image before it was turned, perhaps"
+            detail += ": perhaps the image was turned afterwards"
         problems.insert(0, Problem("size differs", source.annotation(index), source.name(index), 0, "", "", detail))
     return problems
 
@@ -89,8 +89,7 @@ def upright_objects(source: DetectionSource, index: int, width: int, height: int
         height: of the upright picture, in pixels.
 
     Returns:
-        The objects, and the EXIF orientation by which they were turned: 1 where the annotation is of the upright
-        picture.
+        The objects, and the EXIF orientation by which they were turned: 1 if the annotation is for the upright picture.
     """
     objects = source.objects(index)
     if width == height or source.size(index) != (height, width):
@@ -105,21 +104,21 @@ def upright_objects(source: DetectionSource, index: int, width: int, height: int
 def usable(
     source: DetectionSource, index: int, width: int, height: int, on_bad: OnBad, *, measured: bool = False
 ) -> tuple[Objects, list[Problem]]:
-    """Return the objects of image ``index`` that can be used, cut off at the edges of the image, and all problems.
+    """Return the usable objects of image ``index``, clipped to the image, and all problems.
 
-    The area of an object that is cut off is that of what remains, where it was the box's and not a mask's.
+    The area of a clipped object is that of the remaining box, unless it was a mask's area.
 
     Args:
         source: the images.
         index: of the image.
         width: of the upright picture, in pixels.
         height: of the upright picture, in pixels.
-        on_bad: ``"drop"`` leaves out the objects with a problem that is no note.
-        measured: the objects are to be found, not to be learned: thin ones stay.
+        on_bad: ``"drop"`` drops objects with a problem that is not a note.
+        measured: the objects are for evaluation, not for training: thin ones are kept.
 
     Raises:
-        InputError: such an object, with ``on_bad="raise"``; the message has file, object, class, box and what to do.
-            Or an image whose annotation cannot be read, in either case.
+        InputError: such an object, with ``on_bad="raise"``; the message names file, object, class, box and what to do.
+            Also, in either case, an unreadable annotation.
     """
     if index in source.faults:
         raise InputError(source.faults[index])
@@ -127,7 +126,7 @@ def usable(
     bad = [problem for problem in problems if not problem.is_note and not (measured and problem.kind == "thin")]
     if bad and on_bad == "raise":
         more = f", and {len(bad) - 1} more of this image" if len(bad) > 1 else ""
-        raise InputError(f"{bad[0]}{more}; correct it, or leave such boxes out with the recipe's bad_boxes=drop")
+        raise InputError(f"{bad[0]}{more}; fix it, or skip such boxes with the recipe's bad_boxes=drop")
     objects, _ = upright_objects(source, index, width, height)
     if not problems:
         return objects, problems
@@ -141,7 +140,7 @@ def usable(
 
 
 def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, height: int) -> list[Problem]:
-    boxes = objects.boxes.numpy()  # on so few numbers more than twice as quick as torch
+    boxes = objects.boxes.numpy()  # more than twice as fast as torch for so few numbers
     clipped = boxes.clip(0, (width, height, width, height))
     finite = np.all(np.isfinite(boxes), axis=1)
     ordered = np.all(box_sides(boxes) > 0, axis=1)
@@ -153,7 +152,7 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
     if fine.all():
         return []
     before = box_sides(boxes)
-    inside = ~np.any((sides < before) & (sides < 1), axis=1)  # a box that was as thin from the first may stay
+    inside = ~np.any((sides < before) & (sides < 1), axis=1)  # a box that was already this thin may stay
     problems: list[Problem] = []
     for position in np.flatnonzero(~fine).tolist():
         left, top, right, bottom = boxes[position].tolist()
@@ -171,7 +170,7 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
             _add(problems, source, index, position, "thin", detail)
         elif not whole[position]:
             over = max(-left, -top, right - width, bottom - height)
-            detail = f"it reaches {over:.6g} pixels over the edge of the image of {width} x {height}"
+            detail = f"it reaches {over:.6g} pixels past the edge of the image of {width} x {height}"
             _add(problems, source, index, position, "partly outside", detail)
         if not known[position]:
             _add(problems, source, index, position, "unknown label", "its class is not among those of the source")
@@ -179,7 +178,7 @@ def _find_in(source: DetectionSource, index: int, objects: Objects, width: int, 
 
 
 def _hint(box: np.ndarray) -> str:
-    """Say where coordinates look like shares of the image: nothing in one corner is that small, or all of it is."""
+    """Hint if coordinates look like shares of the image."""
     left, top, right, bottom = box.tolist()
     # Pascal VOC's are one less here
     shares = left >= -1 and top >= -1 and right <= 1.001 and bottom <= 1.001

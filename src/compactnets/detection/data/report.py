@@ -1,4 +1,4 @@
-"""What a check of images with boxes found, as data and as text."""
+"""The report of a check of images with boxes, as data and as text."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 from compactnets.data.report import FoundImage, ImagesSummary, left_out_lines, problem_lines, spread
 from compactnets.detection.data.problems import Problem
 
-FEW_CLASSES = 10  # whose objects are listed one by one
+FEW_CLASSES = 10  # up to this many, objects are listed per class
 
 
 @dataclass(frozen=True)
 class DetectionSummary(ImagesSummary):
-    """What a split holds.
+    """The contents of a split.
 
     Attributes:
         empty: images without an object.
         objects: number of objects.
-        difficult: those that are difficult (Pascal VOC).
-        crowd: those that are a group (COCO).
+        difficult: number of difficult objects (Pascal VOC).
+        crowd: number of crowds (COCO).
         classes: class name -> number of objects, in the order of the classes.
         box_sizes: square root of the area of the boxes, pixels: (smallest, median, largest); ``None`` without a box.
     """
@@ -35,21 +35,20 @@ class DetectionSummary(ImagesSummary):
 
 @dataclass
 class DetectionReport:
-    """What :func:`compactnets.detection.data.check_detection` found.
+    """The result of :func:`compactnets.detection.data.check_detection`.
 
-    Two images are the same where their pixels are, as RGB: of a re-compressed or resized copy they are not.
+    Two images are the same if their RGB pixels are; re-compressed or resized copies are not.
 
     Attributes:
         unreadable: images that are missing or cannot be decoded, each with its reason.
         faults: annotations that cannot be read, by split.
-        nothing_to_learn: why a split for training has no object to train on.
+        nothing_to_learn: why a training split has no object to train on.
         boxes: objects that cannot be used, by split.
         conflicts: groups of the same image with different objects.
         leaks: groups of the same image in more than one of the splits for training, validation and test.
-        remarks: objects that are cut off at an edge of their image and images of another size than their annotation
-            says, by split.
-        left_out: where all splits were looked at, the files beside their images that no split names.
-        notes: what may be meant to be so: images without objects, classes without objects, copies, …
+        remarks: objects clipped at the edge of their image and images whose size differs from the annotation, by split.
+        left_out: if all splits were checked, the files beside their images that are in no split.
+        notes: findings that may be intended: images without objects, classes without objects, copies, …
     """
 
     spec: str
@@ -68,7 +67,7 @@ class DetectionReport:
 
     @property
     def clean(self) -> bool:
-        """Whether there is no problem; a remark or a note is none."""
+        """Whether there is no problem; remarks and notes do not count."""
         found = self.unreadable or self.faults or self.nothing_to_learn or any(self.boxes.values())
         return not (found or self.conflicts or self.leaks)
 
@@ -77,7 +76,7 @@ class DetectionReport:
         return {"clean": self.clean, **asdict(self)}
 
     def lines(self, limit: int = 20) -> Iterator[str]:
-        """Yield what a person reads; of each kind of problem the first ``limit`` are listed."""
+        """Yield the report as text, with the first ``limit`` problems of each kind."""
         yield f"{self.spec} ({self.kind}), {self.seconds:.1f} s"
         for split, summary in self.splits.items():
             what = f"{summary.objects:,} objects of {_classes(summary.classes)}"

@@ -1,4 +1,4 @@
-"""A look at a split before the first step: what cannot be trained on or measured with is told, left out or refused."""
+"""Review a split before the first step: report, skip or reject what cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compactnets.detection.data.problems import OnBad, Problem, find_problems
 from compactnets.errors import InputError
 
 Role = Literal["train", "val"]
-MEASURED = ("thin",)  # kinds of problems with which an object can still be looked for
+MEASURED = ("thin",)  # problems that do not exclude an object from evaluation
 WORDS = {"train": "training", "val": "validation"}
 
 
@@ -31,24 +31,23 @@ def review(
     workers: int = 0,
     decode: bool = True,
 ) -> DetectionSource:
-    """Return what a run can use of a split, and say what it cannot.
+    """Return the part of a split that a run can use, and report the rest.
 
-    Annotations, boxes and classes are looked at; of training images the sizes are read, and images to evaluate on are
-    decoded, because they are met at the end of an epoch only.
+    Annotations, boxes and classes are checked. Training images only have their sizes read; validation images are
+    decoded, because a run first meets them at the end of an epoch.
 
     Args:
-        source: the split, as it was opened.
-        role: ``"train"``: there must be an object to learn. ``"val"``: images that cannot be read can be left out.
-        bad_boxes: ``"drop"`` leaves out objects that cannot be used and images whose annotation cannot be read.
-        on_error: ``"skip"`` leaves out images to evaluate on that cannot be read. Those to train on stay: another
-            takes their place when it comes to them.
-        max_skipped: images that may be left out so.
+        source: the opened split.
+        role: ``"train"``: there must be an object to learn. ``"val"``: unreadable images can be skipped.
+        bad_boxes: ``"drop"`` skips unusable objects and images with unreadable annotations.
+        on_error: ``"skip"`` skips unreadable validation images. Unreadable training images are kept and replaced during
+            training.
+        max_skipped: number of images that may be skipped.
         workers: processes that decode.
-        decode: images to evaluate on; otherwise only their sizes are read, as of those to train on.
+        decode: decode validation images; otherwise only their sizes are read, as for training images.
 
     Raises:
-        InputError: what cannot be used, where that is refused; the message has the first, and how many there are. Or
-            nothing is left.
+        InputError: unusable data that is not accepted; the message names the first and the number. Or nothing is left.
     """
     for note in source.notes:
         say(f"note: {source.split}: {note}")
@@ -69,7 +68,7 @@ def review_both(
     max_skipped: int = 100,
     workers: int = 0,
 ) -> tuple[DetectionSource, DetectionSource]:
-    """Review the two splits of a run (:func:`review`), and say which classes of the one the other lacks."""
+    """Review both splits of a run (:func:`review`), and report classes that only one of them has."""
     reviewed = [
         review(source, role, bad_boxes=bad_boxes, on_error=on_error, max_skipped=max_skipped, workers=workers)
         for source, role in _with_roles(train, val)
@@ -85,7 +84,7 @@ def _with_roles(train: DetectionSource, val: DetectionSource) -> list[tuple[Dete
 
 
 def announce(source: DetectionSource) -> str:
-    """Return in one line what a split holds: images, objects, and those of each class."""
+    """Describe a split in one line: images, objects, and objects per class."""
     table = source.table
     counts = np.bincount(table.labels[table.labels >= 0], minlength=len(source.class_names)).tolist()
     classes = ", ".join(f"{name} {count:,}" for name, count in zip(source.class_names, counts, strict=True))
@@ -103,9 +102,7 @@ def _readable_annotations(source: DetectionSource, bad_boxes: OnBad) -> Detectio
     if not found:
         return source
     if bad_boxes == "raise":
-        raise InputError(
-            f"{found[0]}{_more(found)}; correct it, or leave out what has no readable annotation with bad_boxes=drop"
-        )
+        raise InputError(f"{found[0]}{_more(found)}; fix it, or skip unreadable annotations with bad_boxes=drop")
     left = [index for index in range(len(source)) if index not in source.faults]
     without = f"{len(source.faults):,} of {len(source):,} images" if source.faults else "annotations without an image"
     say(
@@ -113,7 +110,7 @@ def _readable_annotations(source: DetectionSource, bad_boxes: OnBad) -> Detectio
         f"first: {found[0]}"
     )
     if not left:
-        raise InputError(f"{source.spec}: no image of {source.split} has an annotation that can be read: {found[0]}")
+        raise InputError(f"{source.spec}: no image of {source.split} has a readable annotation: {found[0]}")
     return source.pick(left)
 
 
@@ -126,14 +123,15 @@ def _readable_images(
         sizes, unreadable = seen.sizes, seen.unreadable
     else:
         sizes, unreadable = _read_sizes(source)
-    source.known_sizes = np.where(sizes > 0, sizes, source.table.sizes).astype(np.int64)  # nobody need read them again
+    source.known_sizes = np.where(sizes > 0, sizes, source.table.sizes).astype(
+        np.int64
+    )  # so that they are not read again
     if not unreadable:
         return source, sizes
     reasons = list(unreadable.values())
     if on_error == "raise":
         raise InputError(
-            f"{reasons[0]}{_more(reasons)}; replace it, or go on without {WORDS[role]} images that cannot be read with "
-            f"on_error=skip"
+            f"{reasons[0]}{_more(reasons)}; replace it, or skip unreadable {WORDS[role]} images with on_error=skip"
         )
     if role == "train":
         return source, sizes  # the loader counts them
@@ -152,7 +150,7 @@ def _readable_images(
 
 def _read_sizes(source: DetectionSource) -> tuple[np.ndarray, dict[int, str]]:
     sizes, unreadable = np.zeros((len(source), 2), dtype=np.int64), {}
-    for index in Tracker(range(len(source)), len(source), f"looking at {source.split}"):
+    for index in Tracker(range(len(source)), len(source), f"checking {source.split}"):
         try:
             sizes[index] = source.read_size(index)
         except InputError as error:
@@ -180,11 +178,11 @@ def _usable_boxes(source: DetectionSource, sizes: np.ndarray, role: Role, bad_bo
                 bad.append(problem)
             rows[row] = True
     if thin:
-        say(f"note: {source.split}: {len(thin):,} objects are thinner than a pixel and looked for: {thin[0]}")
+        say(f"note: {source.split}: {len(thin):,} objects are thinner than a pixel but still evaluated: {thin[0]}")
     if not bad:
         return source
     if bad_boxes == "raise":
-        raise InputError(f"{bad[0]}{_more(bad)}; correct it, or leave such boxes out with bad_boxes=drop")
+        raise InputError(f"{bad[0]}{_more(bad)}; fix it, or skip such boxes with bad_boxes=drop")
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in Counter(problem.kind for problem in bad).most_common())
     say(
         f"note: {source.split}: {len(bad):,} of {len(rows):,} objects left out (bad_boxes=drop; {kinds}), the first: "

@@ -17,17 +17,17 @@ from compactnets.detection.objects import Objects
 class ObjectTable:
     """The M objects of N images, image after image, each in the order of its annotation.
 
-    Boxes are kept in float64, so that what a file says can be written again as it was.
+    Boxes are float64, so that a file's values can be written back unchanged.
 
     Attributes:
         offsets: (N + 1,) int64; the objects of image ``i`` are the rows ``offsets[i]`` to ``offsets[i + 1]``.
         boxes: (M, 4) float64: left, top, right, bottom in the coordinates of :class:`Objects`.
-        labels: (M,) int64, indices into the class names; -1 where a class is unknown.
+        labels: (M,) int64, indices into the class names; -1 for an unknown class.
         difficult: (M,) bool.
         crowd: (M,) bool.
         areas: (M,) float64, square pixels.
-        sizes: (N, 2) int64: width and height of each image as its annotation says, 0 where it does not.
-        unknown: row -> the name that the annotation gives, of every row whose label is -1.
+        sizes: (N, 2) int64: width and height of each image as annotated, or 0.
+        unknown: row -> annotated class name, for every row with label -1.
     """
 
     offsets: np.ndarray
@@ -45,7 +45,7 @@ class ObjectTable:
 
     @cached_property
     def normalised(self) -> bool:
-        """Whether coordinates are shares of the image where pixels are expected: every box lies within 0 to 1."""
+        """Whether coordinates are shares of the image instead of pixels: every box lies within 0 to 1."""
         inside = (self.boxes >= 0) & (self.boxes <= 1 + 1e-6)
         return bool(len(self.boxes) and inside.all() and (box_sides(self.boxes) < 1).any())
 
@@ -54,7 +54,7 @@ class ObjectTable:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def objects(self, index: int) -> Objects:
-        """Return the objects of image ``index``, as copies; a number beyond float32 becomes infinite."""
+        """Return the objects of image ``index``, as copies; numbers beyond float32 become infinite."""
         rows = self.rows(index)
         with np.errstate(over="ignore"):
             boxes, areas = self.boxes[rows].astype(np.float32), self.areas[rows].astype(np.float32)
@@ -101,25 +101,25 @@ class ObjectTable:
         )
 
     def content(self, index: int) -> bytes:
-        """Return classes and boxes of image ``index``: equal where these are, in whichever order."""
+        """Return classes and boxes of image ``index``: equal if these are, in any order."""
         rows = self.rows(index)
         objects = np.column_stack([self.labels[rows], self.boxes[rows]])
         return objects[np.lexsort(objects.T)].tobytes()
 
     def arrays(self) -> Iterator[np.ndarray]:
-        """Yield what a fingerprint covers, of one byte order on every machine."""
+        """Yield the arrays of the fingerprint, in a fixed byte order."""
         for name in ("offsets", "boxes", "labels", "difficult", "crowd", "areas"):
             array = getattr(self, name)
             yield np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
 def offsets_of(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return where the objects of each image begin and, last, where all end: (N + 1,) int64."""
+    """Return the start of each image's objects and finally the end: (N + 1,) int64."""
     return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))]).astype(np.int64)
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
-    """Return the areas of (M, 4) boxes; 0 for one whose edges are in the wrong order."""
+    """Return the areas of (M, 4) boxes; 0 if the edges are in the wrong order."""
     sides = box_sides(boxes)
     with np.errstate(invalid="ignore", over="ignore"):
         areas: np.ndarray = np.where((sides < 0).any(axis=1), 0.0, sides.prod(axis=1))
@@ -127,7 +127,7 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def box_sides(boxes: np.ndarray) -> np.ndarray:
-    """Return width and height of (M, 4) boxes as (M, 2), without warnings of those that are not finite."""
+    """Return width and height of (M, 4) boxes as (M, 2), without warnings about non-finite ones."""
     with np.errstate(invalid="ignore", over="ignore"):
         sides: np.ndarray = boxes[:, 2:] - boxes[:, :2]
     return sides
@@ -137,7 +137,7 @@ def label_names(names: Sequence[str], class_names: Sequence[str]) -> tuple[np.nd
     """Turn the class names of objects into labels.
 
     Returns:
-        ``(M,)`` int64 with -1 for names that are no class, and the name of each of these rows.
+        ``(M,)`` int64 with -1 for unknown names, and the name in each of these rows.
     """
     indices = {compose(name): index for index, name in enumerate(class_names)}
     labels = np.fromiter((indices.get(compose(name), -1) for name in names), dtype=np.int64, count=len(names))

@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file for each image, in the tree of the development kit and in what other tools write like it."""
+"""Pascal VOC: an XML file per image, in the layout of the development kit or of similar tools."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from compactnets.detection.data.voc_xml import VocAnnotation, read_annotation
 from compactnets.errors import InputError
 
 ANNOTATIONS, IMAGES, SPLITS = "Annotations", "JPEGImages", "ImageSets/Main"
-# as other tools call them, with any capitals
+# names in other tools, in any case
 ANNOTATION_FOLDERS = ("annotations", "annotation", "xml", "xmls", "labels")
 IMAGE_FOLDERS = ("jpegimages", "images", "image", "imgs", "img", "photos")
 LAYOUT = (
@@ -39,15 +39,15 @@ LAYOUT = (
 class Entry(NamedTuple):
     """An image that should have an annotation: paths relative to the tree."""
 
-    annotation: str  # of its file, there or not
+    annotation: str  # path of its file, existing or not
     image: str  # without ending
 
 
 class VocSource(DetectionSource):
-    """One split with Pascal VOC's annotations, in the order of its list or else of the names.
+    """One split with Pascal VOC's annotations, in the order of its list, otherwise by name.
 
-    An image has the ending that its annotation names; where it names none, or a file that is not there, it is the only
-    image file of the annotation's name.
+    An image has the ending in its annotation. If that is missing, or the file does not exist, it is the only image file
+    with the annotation's name.
     """
 
     kind = "voc"
@@ -68,14 +68,14 @@ class VocSource(DetectionSource):
 class VocTree(DetectionTree):
     """Annotations of Pascal VOC with their images.
 
-    Classes are the sorted names of all objects of the tree, whichever split they are in, so that every split has the
-    same; of Pascal VOC itself these are its twenty in their order.
+    Classes are the sorted names of all objects of the tree, in any split, so that all splits have the same. For Pascal
+    VOC itself they are its twenty in their order.
 
     Args:
         lists: the images of each split.
-        layout: what a person calls the layout.
+        layout: name of the layout for messages.
         where: the file or folder that lists the images of each split, for errors.
-        files: all annotations, also those of no split; not given: those of the lists.
+        files: all annotations, including those in no split; default: those of the lists.
         broken: why the list of a split cannot be read.
     """
 
@@ -106,7 +106,7 @@ class VocTree(DetectionTree):
         if not names:
             fault = next(iter(contents.faults.values()), None)
             more = f"; {len(contents.faults):,} cannot be read, the first: {fault}" if fault else ""
-            raise InputError(f"{self.root}: no annotation has an object, so that there are no classes{more}")
+            raise InputError(f"{self.root}: no annotation has an object, so there are no classes{more}")
         labels, unknown = label_names(contents.object_names, names)
         everything = ObjectTable(
             offsets_of(contents.counts),
@@ -125,12 +125,12 @@ class VocTree(DetectionTree):
             elif entry.annotation not in contents.positions:
                 faults[index] = f"{where}: no annotation of {entry.image}, expected {self.root / entry.annotation}"
             images.append(self._find_image(entry, contents))
-        # the last row of the table is that of an image without objects
+        # the last row of the table is an image without objects
         positions = [contents.positions.get(entry.annotation, len(contents.counts) - 1) for entry in entries]
         needed = {entry.annotation for entry in entries}
         others = [fault for file, fault in contents.faults.items() if file not in needed]
         more = f" (and {len(others) - 1:,} more)" if len(others) > 1 else ""
-        notes = [f"an annotation that it does not need cannot be read: {others[0]}{more}"] if others else []
+        notes = [f"an unneeded annotation cannot be read: {others[0]}{more}"] if others else []
         source = VocSource(
             self.spec,
             split,
@@ -174,7 +174,7 @@ class VocTree(DetectionTree):
                 f"{self.root / os.path.dirname(entry.image)}: the annotation {PurePosixPath(entry.annotation).name} "
                 f"names no file, and there are {files}"
             )
-        if ending not in endings:  # a file that is missing altogether is reported where it is read
+        if ending not in endings:  # a missing file is reported when it is read
             ending = endings[0] if endings else ending or ".jpg"
         return entry.image + ending
 
@@ -182,16 +182,16 @@ class VocTree(DetectionTree):
 def find(root: Path, spec: str) -> VocTree | None:
     """Return the tree of the folder ``root`` itself; ``None`` if there is none.
 
-    It holds, with any capitals in the names of folders,
+    It holds, with folder names in any case,
 
     * ``Annotations/``, ``JPEGImages/`` (or ``images/``, …) and perhaps ``ImageSets/Main/SPLIT.txt``,
     * ``SPLIT/`` with annotations and images side by side or in two such folders, or
     * annotations and images side by side.
 
-    Without lists and folders of splits its images are not divided.
+    Without split lists and folders, its images are undivided.
 
     Raises:
-        InputError: most of a development kit's tree, of which a part is missing, or a list that cannot be read.
+        InputError: an incomplete development kit, or an unreadable list.
     """
     return _find_kit(root, spec) or _find_folders(root, spec) or _find_flat(root, spec)
 
@@ -260,7 +260,7 @@ def _find_flat(root: Path, spec: str) -> VocTree | None:
 
 
 def _side_by_side(root: Path, annotations: str, images: str) -> list[Entry]:
-    """Return the images of a folder and the annotations of another, or of the same, of which one may be missing."""
+    """Pair the images of a folder with the annotations of another, or the same; either may be missing."""
     place, other = PurePosixPath(annotations), PurePosixPath(images)
     deep = annotations not in ("", ".") and annotations != images
     walk = _walk if deep else _list
@@ -276,7 +276,7 @@ def _below(file: str, folder: str) -> str:
 
 
 def _part(root: Path, names: Sequence[str], holds: object) -> str | None:
-    """Return the first folder in ``root`` of these names that holds what is asked for."""
+    """Return the first folder in ``root`` with one of these names that satisfies ``holds``."""
     for folder in folders_called(root, names):
         if holds is None or _holds_xml(folder):
             return folder.name
@@ -284,7 +284,7 @@ def _part(root: Path, names: Sequence[str], holds: object) -> str | None:
 
 
 def _holds_xml(folder: Path) -> bool:
-    """Whether a folder, or one in it, holds an annotation of Pascal VOC by its ending; CVAT's one file is none."""
+    """Whether a folder or a sub-folder has a Pascal VOC annotation by its ending; CVAT's single file is not one."""
     return any(_is_annotation(os.path.basename(file)) for file in _list(folder, "", (".xml",))) or any(
         _list(folder / split, "", (".xml",)) for split in FOLDERS if (folder / split).is_dir()
     )
@@ -306,10 +306,10 @@ def _names(folder: Path) -> list[str]:
 
 
 class _Contents(NamedTuple):
-    """All annotations of a tree that can be read, and an empty one; objects in the order of the sorted files."""
+    """All readable annotations of a tree, and an empty one; objects in the order of the sorted files."""
 
-    positions: dict[str, int]  # file -> place among those that can be read
-    endings: list[str]  # of the image that each file names, "" where it names none
+    positions: dict[str, int]  # file -> index among the readable ones
+    endings: list[str]  # of the image that each file names, or ""
     sizes: np.ndarray  # (N + 1, 2)
     counts: list[int]  # objects of each file, and 0
     boxes: np.ndarray  # (M, 4) float64
@@ -349,14 +349,14 @@ def _read_all(root: Path, files: Sequence[str]) -> _Contents:
 
 
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the classes of a tree whose objects have these names; VOC's own twenty are in the order of their names."""
+    """Return the classes of a tree whose objects have these names, in alphabetical order."""
     return tuple(sorted(set(names)))
 
 
 def _read_lists(folder: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return the lists of images by name, without empty ones and those of VOC's single classes.
+    """Return the image lists by name, without empty ones and those of VOC's single classes.
 
-    And why others cannot be read: that is told where they are asked for.
+    Also return why others cannot be read, to be reported when they are used.
     """
     lists, broken = {}, {}
     files = {path.stem: path for path in folder.glob("*.txt") if not path.name.startswith(".")}
@@ -395,7 +395,7 @@ def _repeated(stems: Sequence[str]) -> list[str]:
 def _walk(root: Path, folder: str, endings: tuple[str, ...]) -> Iterable[str]:
     """Yield the files with these endings in a folder and those below, relative to ``root``.
 
-    Hidden and system ones are passed over.
+    Hidden and system files are skipped.
     """
     for parent, folders, files in os.walk(root / folder):
         folders[:] = [name for name in folders if not is_passed_over(name)]

@@ -1,7 +1,7 @@
 """One annotation file of Pascal VOC.
 
-The format is that of the VOC2007 development kit (Everingham et al., IJCV 2010): pixels are counted from 1, and the
-box of one pixel has xmin = xmax.
+The format is that of the VOC2007 development kit (Everingham et al., IJCV 2010): pixels are counted from 1, and a box
+of one pixel has xmin = xmax.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from compactnets.data.listing import compose
 from compactnets.errors import InputError
 
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*(["'])([A-Za-z0-9._-]+)\1[^>]*\?>""")
-# what programs call an encoding -> the one that they write, which has more characters (as browsers read it)
+# encoding name in programs -> the superset that they actually write (as in browsers)
 WRITTEN = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "cp950"}
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 # also as LabelImg, CVAT and converters write it; what says nothing is no
@@ -34,19 +34,19 @@ class VocObject(NamedTuple):
 
 
 class VocAnnotation(NamedTuple):
-    """What an annotation says of its image."""
+    """The content of an annotation."""
 
     filename: str  # "" where there is none
     size: tuple[int, int]  # width, height; zeros if there is none
     objects: list[VocObject]
-    extras: set[str]  # what it says beyond that
+    extras: set[str]  # other content
 
 
 def read_annotation(path: Path) -> VocAnnotation:
-    """Read an annotation file. The parts of an object (VOC2007's heads, hands and feet) are passed over.
+    """Read an annotation file. The parts of an object (VOC2007's heads, hands and feet) are ignored.
 
     Raises:
-        InputError: it is not XML, declares a document type, or lacks a name or a number; the message has the path.
+        InputError: it is not XML, declares a document type, or lacks a name or a number; the message names the path.
     """
     try:
         root = _parse(path.read_bytes())
@@ -63,12 +63,12 @@ def read_annotation(path: Path) -> VocAnnotation:
 
 def _parse(data: bytes) -> ElementTree.Element:
     # Entities, by which a small file grows without bound, need a document type; no annotation has one. Without zero
-    # bytes UTF-16 shows it too. What an encoding hides even so, expat stops (since 2.4.1 it limits amplification).
+    # bytes UTF-16 shows it too. If an encoding still hides one, expat stops it (since 2.4.1 it limits amplification).
     if b"<!DOCTYPE" in data.replace(b"\0", b""):
         raise InputError("it declares a document type (<!DOCTYPE), which annotations do not need: remove it")
     try:
         root = ElementTree.fromstring(_decoded(data))
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of the encoding it names
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: its stated encoding
         raise InputError(f"it is not well-formed XML: {error}{_hint(data)}") from None
     if root.tag != "annotation":
         raise InputError(f"expected <annotation>, the root of a Pascal VOC annotation, found <{root.tag}>")
@@ -76,7 +76,7 @@ def _parse(data: bytes) -> ElementTree.Element:
 
 
 def _decoded(data: bytes) -> str | bytes:
-    """Return the text of a file that names an encoding of several bytes (GBK, Shift-JIS), which expat has not."""
+    """Decode a file with a multi-byte encoding (GBK, Shift-JIS) that expat lacks."""
     found = DECLARED.match(data)
     if found is None or (name := found[2].decode("ascii").lower()).startswith(("utf", "iso-8859", "us-ascii")):
         return data

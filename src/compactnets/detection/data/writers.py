@@ -1,4 +1,4 @@
-"""Splits written as a Pascal VOC tree or in COCO's format."""
+"""Write splits as a Pascal VOC tree or in COCO's format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_voc(folder: Path, sources: Sequence[DetectionSource], file_names: Mapp
     """Write annotations and lists of images; ``file_names``: path in the source -> name in ``JPEGImages``.
 
     Raises:
-        InputError: an image cannot be opened, for its channels and, where no annotation has it, its size.
+        InputError: an image cannot be opened to read its channels and, if not annotated, its size.
     """
     for part in (voc.ANNOTATIONS, voc.SPLITS):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def _add(parent: ElementTree.Element, **values: object) -> None:
 
 
 def _read_header(path: Path) -> tuple[int, int, int]:
-    """Return width and height, upright, and channels of an image file without decoding it."""
+    """Return upright width and height, and channels, of an image file without decoding it."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return *upright_size(image), len(image.getbands())
@@ -80,7 +80,7 @@ def write_coco(folder: Path, sources: Sequence[DetectionSource], file_names: Map
     """Write a file per split; ``file_names``: path in the source -> name in ``images``.
 
     Raises:
-        InputError: an image whose size no annotation has cannot be opened.
+        InputError: an image without annotated size cannot be opened.
     """
     (folder / coco.ANNOTATIONS).mkdir(parents=True, exist_ok=True)
     image_ids = {name: number for number, name in enumerate(file_names, start=1)}  # the same in every split
@@ -118,7 +118,7 @@ def _annotations(source: DetectionSource, index: int, image_id: int) -> list[dic
         left, top, right, bottom = table.boxes[row].tolist()
         records.append(
             {
-                "id": row + 1,  # pycocotools takes the id 0 for no match
+                "id": row + 1,  # pycocotools treats id 0 as no match
                 "image_id": image_id,
                 "category_id": int(table.labels[row]) + 1,
                 "bbox": [tidy(left), tidy(top), tidy(right - left), tidy(bottom - top)],

@@ -1,4 +1,4 @@
-"""YOLO's layout: a text file of boxes for each image, classes and splits in ``data.yaml`` (Ultralytics, Roboflow)."""
+"""YOLO's layout: a text file of boxes per image, classes and splits in ``data.yaml`` (Ultralytics, Roboflow)."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 DARKNET = "obj.names"  # beside the folder of images and labels, obj_train_data/
 NAME_FILES = ("classes.txt", DARKNET, "labels.txt", "_darknet.labels")
 SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
-# with any capitals, the usual first
+# in any case, the usual name first
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos")
 LABEL_FOLDERS = ("labels", "label", "annotations", "annotation", "txt")
 LAYOUT = "data.yaml with images/SPLIT/*.jpg and labels/SPLIT/*.txt or SPLIT/images/*.jpg and SPLIT/labels/*.txt (YOLO)"
-FAR = 2.0  # shares of the image beyond which a coordinate is in pixels
+FAR = 2.0  # a coordinate beyond this share of the image is in pixels
 
 
 class YoloSource(DetectionSource):
-    """One split of YOLO's layout. An image without a text file has no objects, as for the tools that write it."""
+    """One split of YOLO's layout. An image without a text file has no objects, as in YOLO's tools."""
 
     kind = "yolo"
     annotations: list[str]  # of the images, relative to the root
@@ -50,7 +50,7 @@ class YoloTree(DetectionTree):
     """A folder of YOLO's layout.
 
     A line is a class and a box (its centre, width and height as shares of the image), or a class and a polygon, whose
-    box is taken. With ``kpt_shape`` in ``data.yaml`` the box is followed by key points, which are passed over.
+    bounding box is used. With ``kpt_shape`` in ``data.yaml``, the box is followed by key points, which are ignored.
 
     Args:
         lists: the images of each split, relative to the root.
@@ -100,9 +100,9 @@ class YoloTree(DetectionTree):
             ]
         notes = []
         if missing:
-            notes.append(f"{missing:,} of {len(names):,} images have no text file and so no objects")
+            notes.append(f"{missing:,} of {len(names):,} images have no text file, so no objects")
         if polygons:
-            notes.append(f"{polygons:,} objects are polygons: taken is the box around each")
+            notes.append(f"{polygons:,} objects are polygons: their bounding boxes are used")
         boxes_array = np.array(rows, dtype=np.float64).reshape(-1, 4)
         labels, unknown = label_names(given, classes)
         none = np.zeros(len(labels), dtype=bool)
@@ -131,7 +131,7 @@ class YoloTree(DetectionTree):
 def _label_folder(root: Path, folder: PurePosixPath) -> PurePosixPath:
     """Return the folder of the text files of a folder of images, relative to the root.
 
-    It has ``labels`` for the last ``images`` on the path, or other such names, or is the same.
+    It has ``labels`` instead of the last ``images`` in the path (or similar names), or is the same folder.
     """
     for place in reversed(range(len(folder.parts))):
         if folder.parts[place].lower() in IMAGE_FOLDERS:
@@ -154,7 +154,7 @@ def _read_lines(path: Path, keypoints: bool) -> list[_Line]:
     """Read a text file.
 
     Raises:
-        InputError: a line that is none; the message has the path and the number of the line.
+        InputError: an invalid line; the message names the path and line number.
     """
     found = []
     for number, line in enumerate(read_text(path, str(path)).splitlines(), start=1):
@@ -195,7 +195,7 @@ def find(root: Path, spec: str, config: Path | None = None) -> YoloTree | None:
         config: the ``data.yaml`` that the user named.
 
     Raises:
-        InputError: there are text files but no names of classes, or a ``data.yaml`` that cannot be used.
+        InputError: text files without class names, or an unusable ``data.yaml``.
     """
     config = config or next((root / name for name in CONFIGS if (root / name).is_file()), None)
     if config is None:
@@ -224,7 +224,7 @@ def _folder_of(names: Sequence[str]) -> str:
 
 
 def _find_folders(root: Path) -> dict[str, list[str]]:
-    """Return the images of each split where text files lie as for YOLO; a folder of labels has nothing else."""
+    """Return the images of each split whose text files are laid out as for YOLO."""
     for images in folders_called(root, IMAGE_FOLDERS):
         for labels in folders_called(root, LABEL_FOLDERS):
             splits = [folder for folder in folders_called(images, FOLDERS) if (labels / folder.name).is_dir()]
@@ -265,10 +265,10 @@ def _images(root: Path, folder: Path) -> list[str]:
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
-    """Return the settings of a ``data.yaml``, every value as text; ``None`` if it is another YAML file.
+    """Return the settings of a ``data.yaml``, every value as text; ``None`` for any other YAML file.
 
     Raises:
-        InputError: it is called like one and is no YAML.
+        InputError: it has the name of one but is not YAML.
     """
     try:
         found = read_yaml(path, str(path), only_text=True)
@@ -318,12 +318,12 @@ def _read_names(config: Path, names: Any, count: Any) -> list[str]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{config}: names must be different from each other, found twice: {shorten(twice)}")
     if isinstance(count, str) and count.isdigit() and int(count) != len(names):
-        raise InputError(f"{config}: nc is {count}, and there are {len(names)} names: they must be as many")
+        raise InputError(f"{config}: nc is {count}, and there are {len(names)} names: they must match")
     return names
 
 
 def _images_of(root: Path, config: Path, key: str, base: str, entry: str) -> list[str]:
-    """Return the images of a folder or of a text file with a path a line, relative to the root.
+    """Return the images of a folder, or of a text file with one path per line, relative to the root.
 
     Raises:
         InputError: there is no such folder or file within ``root``, or an image that leads out of it.
@@ -346,10 +346,10 @@ def _images_of(root: Path, config: Path, key: str, base: str, entry: str) -> lis
 
 
 def _find_place(root: Path, beside: Path, base: str, entry: str) -> Path | None:
-    """Return what a path of ``data.yaml`` means here, within ``root``.
+    """Resolve a path of ``data.yaml`` within ``root``.
 
-    Exporters write paths of the machine that they ran on, and Roboflow ``../train/images`` for ``train/images``: where
-    a path leads nowhere, its end is looked for in the folder.
+    Exporters write paths of their own machine, and Roboflow ``../train/images`` for ``train/images``. If a path does
+    not exist, its end is searched in the folder.
     """
     path, start = _pure(entry), _pure(base)
     tried = [beside / path, root / path, root / start / path, beside / start / path]
@@ -357,7 +357,7 @@ def _find_place(root: Path, beside: Path, base: str, entry: str) -> Path | None:
     tried += [place / PurePosixPath(*parts[first:]) for place in (beside, root) for first in range(len(parts))]
     inside = os.path.abspath(root)
     for place in tried:
-        found = os.path.abspath(place)  # links are followed by whoever reads: a set may lie on several disks
+        found = os.path.abspath(place)  # links are followed when reading: a set may span several disks
         if (found.startswith(inside + os.sep) or (found == inside and not parts)) and os.path.exists(found):
             return Path(os.path.normpath(place))
     return None
