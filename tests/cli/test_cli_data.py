@@ -124,7 +124,7 @@ def test_convert(run: Run, boxes: Path, tmp_path: Path) -> None:
     assert code == 0
     assert out.splitlines() == [
         f"{boxes} -> {output} (coco): 3 images (train 2, test 1), 3 objects",
-        'note: 1 difficult objects have "ignore": 1, which pycocotools does not heed: it counts them',
+        'note: 1 difficult objects have "ignore": 1, which pycocotools ignores: it counts them',
     ]
     code, out, _ = run("data", "convert", output, "--to", "voc", "--output", tmp_path / "voc", "--json")
     assert code == 0

@@ -60,7 +60,7 @@ def test_from_float_to_an_int8_artifact(run: Run, tmp_path: Path, monkeypatch: p
                 "--keep-float",
                 "stem",
             ],
-            "no layer or tensor is called 'stem'",
+            "is called 'stem'",
         ),
         (
             [*train, "--init", start / "best.safetensors", "--set", "seed=3", "--output", run_folder],

@@ -81,7 +81,7 @@ def test_refused_in_one_line(tmp_path: Path) -> None:
         divide_folder(str(root), tmp_path / "out")
     divided = write_classes(tmp_path / "divided" / "train", ant=2).parent
     write_classes(divided / "val", ant=2)
-    with pytest.raises(InputError, match="divided already"):
+    with pytest.raises(InputError, match="already split"):
         divide_folder(str(divided), tmp_path / "out")
     with pytest.raises(InputError, match="found digits"):
         divide_folder("digits", tmp_path / "out")

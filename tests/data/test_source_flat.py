@@ -195,14 +195,14 @@ BAD = {
     "missing image": (
         "val.txt",
         FORMS["caffe"][1] + "ILSVRC2012_val_00000009.png 0\n",
-        "1 images that are not there, the first is ILSVRC2012_val_00000009",
+        "1 .*images, the first is ILSVRC2012_val_00000009",
     ),
     "missing class": ("val.txt", f"{NAMES[0]} 0\n", "no class for 3 of 4 images, the first is ILSVRC2012_val_00000002"),
     "empty class": ("val.csv", "".join(f"{name},\n" for name in NAMES), "no class for 4 of 4 images"),
     "two classes": (
         "val.txt",
         FORMS["caffe"][1] + f"{NAMES[0]} 1\n",
-        "ILSVRC2012_val_00000001.png is there twice, as 2 and as 1",
+        "ILSVRC2012_val_00000001.png .*twice, as 2 and as 1",
     ),
     "too high": (
         "val.txt",
@@ -217,7 +217,7 @@ BAD = {
     "unknown class": (
         "val.txt",
         "".join(f"{name} fox\n" for name in NAMES),
-        r"names 1 classes that .*train has no folder of: fox \(it has n01440764",
+        r"names 1 classes .*train: fox \(it has n01440764",
     ),
     "count": ("imagenet_2012_validation_synset_labels.txt", f"{WNIDS[0]}\n" * 5, "has 5 lines for 4 images"),
     "ragged": ("val.txt", f"{NAMES[0]} 0\nfox\n", "found 'fox'"),

@@ -111,7 +111,7 @@ def test_info_json_and_labels_in_json(tmp_path: Path) -> None:
     info["class_names"] = {"0": "a", "1": "b", "2": "c"}
     info["splits"]["train"]["filenames"].append("mini-train-02.tar")
     (tmp_path / "_info.json").write_text(json.dumps(info))
-    with pytest.raises(InputError, match=r"1 shards are missing, the first is mini-train-02\.tar; to use only those"):
+    with pytest.raises(InputError, match=r"1 shards are missing, the first is mini-train-02\.tar;"):
         open_source(str(tmp_path), "train")
     pattern = tmp_path / "mini-{train-{00..01},validation-00}.tar"
     assert opened(pattern, "train").class_names == opened(pattern).class_names == ("a", "b", "c")
@@ -311,7 +311,7 @@ def test_a_damaged_memory_is_never_believed(tmp_path: Path, cache: Path) -> None
 def test_a_cache_that_cannot_be_written_warns(tmp_path: Path) -> None:
     write_tar(tmp_path / "data" / "val-0.tar", samples([0]))
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="could not be remembered in .*indexes"):
+    with pytest.warns(UserWarning, match="could not be .* in .*indexes"):
         assert len(opened(tmp_path / "data")) == 1
 
 
@@ -450,7 +450,7 @@ def test_a_damaged_header_is_not_the_end(tmp_path: Path) -> None:
 def test_joined_archives_are_refused(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "val-0.tar", samples([0]))
     shard.write_bytes(shard.read_bytes() + shard.read_bytes())
-    with pytest.raises(InputError, match="data behind the end marker .* joined from several archives"):
+    with pytest.raises(InputError, match="end marker .* joined from several archives"):
         open_source(str(tmp_path), "val")
 
 

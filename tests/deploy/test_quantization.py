@@ -371,7 +371,7 @@ def test_too_large_a_drop_leaves_nothing(source: Path, tmp_path: Path, monkeypat
     ("change", "message"),
     [
         ({"format_name": "ncnn"}, "int8 is made for onnx, openvino, executorch, found --format ncnn"),
-        ({"settings": Settings(calibration_images=99)}, "none is left to evaluate on"),
+        ({"settings": Settings(calibration_images=99)}, "--calibration-images"),
         ({"settings": Settings(calibration_images=5, keep=("stem",))}, "no layer"),
         ({"settings": Settings(keep=("stem",)), "calibration": "nowhere"}, "no layer"),  # before images are looked for
         ({"settings": Settings(calibration_images=5, ranges="max")}, "no method for ranges is called 'max'"),

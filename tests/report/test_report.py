@@ -325,7 +325,7 @@ def test_runs_of_ones_own_count(tmp_path: Path) -> None:
     (tmp_path / "ablation.json").write_text(json.dumps({"name": "sharing", "rows": rows}))
     assert Evidence([tmp_path]).ablations[-1]["rows"] == rows
     (tmp_path / "ablation.json").write_text("[]")
-    with pytest.raises(InputError, match="is not the record of 'compactnets papers ablation'"):
+    with pytest.raises(InputError, match="'compactnets papers ablation'"):
         Evidence([tmp_path])
     with pytest.raises(InputError, match="cannot read"):
         Evidence([tmp_path / "nothing"])

@@ -88,8 +88,8 @@ def verify(
         if not difference <= tolerance:  # also if it is NaN
             raise LimitError(
                 f"the {fmt.name} artifact differs from PyTorch by {difference:.2g} of {MEASURES[measure]} at batch "
-                f"{batch} and {prepared.size} x {prepared.size} pixels, beyond the tolerance of {tolerance:.2g}: it was "
-                f"not kept"
+                f"{batch} and {prepared.size} x {prepared.size} pixels, beyond the tolerance of {tolerance:.2g}: it "
+                f"was not kept"
             )
     return Verification(ran=True, images=origin, tolerance=tolerance, measure=measure, checks=checks)
 

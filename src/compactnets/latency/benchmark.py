@@ -117,7 +117,7 @@ def benchmark(
         rounds: turns of every entry.
         calls: calls in a turn that count; two before them do not.
         operators: whether each kind of operator is timed as well, where the runtime has a profiler.
-        artifacts: folder that keeps the artifacts; those that are there and fit are used again. A temporary one if not given.
+        artifacts: folder that keeps the artifacts; existing ones that fit are reused. Default: a temporary folder.
 
     Returns:
         environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and the share of it,

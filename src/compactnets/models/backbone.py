@@ -41,7 +41,7 @@ def create_backbone(name: str, arguments: Mapping[str, Any], num_classes: int | 
     """Build a network of this package or of timm, whole, for :func:`levels_of` and the cuts below.
 
     Args:
-        num_classes: of the classifier, which a detector does not use but weights may have; the network's own if not given.
+        num_classes: of the classifier, which a detector does not use but weights may have; default: the network's own.
 
     Raises:
         InputError: no such network, or arguments that it does not take.

@@ -34,7 +34,7 @@ def test_clean(tmp_path: Path) -> None:
     assert train.classes == {"ant": 1, "bee": 2}
     assert train.box_sizes == (4, 4, 6)
     assert (train.widths, train.heights, train.formats) == ((WIDTH,) * 3, (HEIGHT,) * 3, {"PNG": 2})
-    assert report.notes == ["trainval: 3 images, all of them in train and val and not looked at again"]
+    assert report.notes == ["trainval: 3 images, all of them also in train and val and not checked again"]
     lines = list(report.lines())
     assert lines[1:] == [
         "  train: 2 images with 3 objects of 2 classes: ant 1, bee 2",
@@ -106,10 +106,8 @@ def test_planted_problems(tmp_path: Path, workers: int) -> None:
     assert names(report.leaks) == [["JPEGImages/b.png (train)", "JPEGImages/leak.png (val)"]]
     notes = report.notes
     assert notes[0] == "train: 1 of 8 images have no object"
-    assert notes[1].startswith(
-        "train: 1 boxes reach over the edge of their image and will be cut off there; the first: "
-    )
-    assert notes[2].startswith("train: 1 images have another size than their annotation says; the first: ")
+    assert notes[1].startswith("train: 1 boxes reach past the edge of their image and will be clipped; the first: ")
+    assert notes[2].startswith("train: 1 images differ in size from their annotation; the first: ")
     assert notes[3:] == [
         "train: 1 boxes are no more than a pixel wide or high: JPEGImages/thin.png, object 1 (ant; xmin 3, ymin 3, "
         "xmax 3, ymax 8)",
@@ -131,7 +129,7 @@ def test_leaks_are_between_roles(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, {**CLEAN, "train_small": {"a": CLEAN["train"]["a"]}})
     report = check_detection(str(tree))
     assert report.clean
-    assert report.notes == ["train_small: 1 images, all of them in train and not looked at again"]
+    assert report.notes == ["train_small: 1 images, all of them also in train and not checked again"]
     (tree / "ImageSets" / "Main" / "val.txt").write_text("c\na\n")
     assert names(check_detection(str(tree)).leaks) == [["JPEGImages/a.png (train)", "JPEGImages/a.png (val)"]]
     tree = write_tree(tmp_path / "other", {"trainval": CLEAN["train"], "test": {"a": CLEAN["train"]["a"]}})

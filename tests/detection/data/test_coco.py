@@ -74,7 +74,7 @@ def test_splits(tmp_path: Path) -> None:
         write_coco_file(tmp_path / "annotations" / f"{name}.json", coco_document(), tmp_path / "images")
     assert [source.split for source in open_splits(str(tmp_path))] == ["train2017", "val2014", "val2017"]
     assert open_detection(str(tmp_path), "train").split == "train2017"
-    with pytest.raises(InputError, match="has val2014 and val2017: say which instead of 'val'"):
+    with pytest.raises(InputError, match="has val2014 and val2017: .* 'val'"):
         open_detection(str(tmp_path), "val")
     with pytest.raises(MissingSplitError, match=r"no split 'test': found train2017, val2014, val2017"):
         open_detection(str(tmp_path), "test")
@@ -128,7 +128,7 @@ def changed(part: str, position: int, **fields: Any) -> dict[str, Any]:
         (changed("images", 1, file_name="../../secret.png"), "path within the folder of the images"),
         (changed("images", 1, file_name="/etc/secret.png"), "path within the folder of the images"),
         (changed("images", 1, file_name="a\0b.png"), r"images\[1\]: file_name must be the name of a file"),
-        (changed("images", 2, id=10), r"images\[2\]: the id 10 is that of another image too"),
+        (changed("images", 2, id=10), r"images\[2\]: the id 10 .* another image"),
         (changed("images", 0, width="20"), r'images\[0\]: width and height must be whole numbers, found \["20", 16\]'),
         (changed("images", 0, width=10**30), "must be whole numbers"),
         (changed("categories", 1, id=7), r"categories\[1\]: the id 7 .*'ant' and 'wasp'"),

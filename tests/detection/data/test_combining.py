@@ -118,7 +118,7 @@ def test_copies_are_in_one_part(tmp_path: Path) -> None:
 
 def test_what_is_divided_is_not_divided_again(tmp_path: Path) -> None:
     root = str(write_tree(tmp_path, {"train": {"a": [("ant", *BOX)]}, "val": {"b": []}}))
-    with pytest.raises(InputError, match="divided already, into train, val"):
+    with pytest.raises(InputError, match="already split into train, val"):
         open_run(root, share=0.5)
 
 
@@ -130,7 +130,7 @@ def test_data_split(tmp_path: Path) -> None:
         assert boxes(one) == boxes(other)
     with pytest.raises(InputError, match="is there already"):
         split_detection(str(root), tmp_path / "out")
-    with pytest.raises(InputError, match="divided already"):
+    with pytest.raises(InputError, match="already split"):
         split_detection(str(tmp_path / "out"), tmp_path / "other")
     write_coco_file(tmp_path / "coco" / "result.json", coco_document(), tmp_path / "coco" / "images")
     result = split_detection(str(tmp_path / "coco"), tmp_path / "other", 0.5)

@@ -38,7 +38,7 @@ def test_round_trip_from_voc(tmp_path: Path) -> None:
     first = convert(str(tree), "coco", tmp_path / "coco")
     assert first.splits == {"train": 2, "val": 1, "trainval": 3}
     assert (first.images, first.objects) == (3, 4)  # of trainval, none twice
-    assert first.losses == ['2 difficult objects have "ignore": 1, which pycocotools does not heed: it counts them']
+    assert first.losses == ['2 difficult objects have "ignore": 1, which pycocotools ignores: it counts them']
     second = convert(str(tmp_path / "coco"), "voc", tmp_path / "again")
     assert second.losses == []
     assert_same(tree, tmp_path / "coco")
@@ -87,9 +87,10 @@ def test_what_voc_cannot_hold(tmp_path: Path) -> None:
     assert result.losses == [
         "left out: masks",
         "1 crowd boxes are written as difficult: Pascal VOC has no crowds",
-        "2 areas are those of masks and left out: Pascal VOC has the areas of boxes only",
-        "1 boxes have fractions of pixels and are written as decimals, which some readers refuse",
-        "Pascal VOC has no list of classes: read again, they are those of the objects, by name (here they were wasp, "
+        "2 areas are mask areas and left out: Pascal VOC only has box areas",
+        "1 boxes have fractions of pixels and are written as decimals, which some readers reject",
+        "Pascal VOC has no list of classes: on reading, the classes are those of the objects, by name (here they "
+        "were wasp, ant)",
         "ant)",
     ]
     before = open_detection(str(tmp_path / "coco"), "val")

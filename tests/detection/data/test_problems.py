@@ -37,7 +37,7 @@ def source_of(root: Path, *boxes: tuple) -> DetectionSource:
         ((-9, 1, 0, 5), "outside", "less than a pixel"),
         ((1, -9, 5, 0.5), "outside", "less than a pixel"),
         ((1, HEIGHT + 0.5, 5, HEIGHT + 9), "outside", "less than a pixel"),
-        ((0, 1, 5, 5), "partly outside", "reaches 1 pixels over the edge of the image of 20 x 16"),
+        ((0, 1, 5, 5), "partly outside", "reaches 1 pixels past the edge of the image of 20 x 16"),
         ((1, 1, 5, HEIGHT + 2.5), "partly outside", "reaches 2.5 pixels over"),
         ((-100, -100, 100, 100), "partly outside", "reaches 101 pixels over"),
     ],
@@ -87,7 +87,7 @@ def test_raising_names_everything(tmp_path: Path) -> None:
         usable(source, 0, WIDTH, HEIGHT, "raise")
     assert str(caught.value) == (
         f"{tmp_path}/Annotations/a.xml: JPEGImages/a.png, object 2 (ant; xmin 5, ymin 5, xmax 4, ymax 9): its right "
-        f"edge is not beyond its left, and 1 more of this image; correct it, or leave such boxes out with the recipe's "
+        f"edge is not beyond its left, and 1 more of this image; fix it, or skip such boxes with the recipe's "
         f"bad_boxes=drop"
     )
 
@@ -102,9 +102,7 @@ def test_unknown_classes_and_sizes(tmp_path: Path) -> None:
         ("unknown label", 2, "bee"),
         ("unknown label", 3, "bee"),
     ]
-    assert "says 20 x 16 pixels, the image has 16 x 20: made of the image before it was turned, perhaps" in str(
-        problems[0]
-    )
+    assert "says 20 x 16 pixels, the image has 16 x 20: perhaps the image was turned afterwards" in str(problems[0])
     objects, _ = usable(source, 0, HEIGHT, WIDTH, "drop")
     assert objects.labels.tolist() == [0]
     assert "EXIF" not in str(find_problems(source, 0, 40, 32)[0])

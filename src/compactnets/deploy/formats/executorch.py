@@ -141,7 +141,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
 
 
 def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
-    """Time operators with ExecuTorch's event tracer. XNNPACK reports kernels, several of which may form one operator."""
+    """Time operators with ExecuTorch's event tracer. XNNPACK reports kernels; several may form one operator."""
     with quiet(), scratch_folder() as scratch:
         from executorch.devtools import Inspector
         from executorch.extension.pybindings import portable_lib

@@ -115,8 +115,8 @@ def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[Gra
     if names != record.int8.quantizers:
         odd = sorted(set(names) ^ set(record.int8.quantizers))
         raise InputError(
-            f"{path} was trained by a version that places its {len(record.int8.quantizers)} quantizers differently from "
-            f"the {len(names)} here ({', '.join(odd[:2]) or 'their order differs'}): train again from "
+            f"{path} was trained by a version that places its {len(record.int8.quantizers)} quantizers differently "
+            f"from the {len(names)} here ({', '.join(odd[:2]) or 'their order differs'}): train again from "
             f"{record.int8.init}"
         )
     tensors = read_tensors(path)
