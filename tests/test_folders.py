@@ -125,7 +125,7 @@ def test_an_error_while_files_are_moved_puts_all_back(tmp_path: Path, monkeypatc
 
 
 def test_what_comes_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a was put there meanwhile"):
+    with pytest.raises(InputError, match="a was created there"):
         interfere(tmp_path)
     assert content(tmp_path) == {"a": "theirs"}
 

@@ -1,4 +1,4 @@
-"""What a number depends on besides the code: versions, machine, device, variables."""
+"""The environment of a result: versions, machine, device, variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions that a number depends on."""
+    """Return the versions of the relevant software."""
     from compactnets import __version__  # not from the metadata: a source tree on the path has none
 
     libraries = {name: version(name) for name in LIBRARIES}
@@ -27,7 +27,7 @@ def software_versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Return the CPU's name as the system gives it."""
+    """Return the CPU's name, as reported by the system."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line for line in lines if line.startswith("model name")]
@@ -35,7 +35,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> list[str]:
-    """Return the vector and matrix instructions of the CPU that decide how fast a network runs on it."""
+    """Return the CPU's vector and matrix instructions that matter for speed."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
@@ -43,9 +43,9 @@ def cpu_features() -> list[str]:
 
 
 def commit() -> str:
-    """Return the commit that this package's files are of, with ``+`` behind it where they differ from it.
+    """Return the commit of this package's files, with a ``+`` appended if they differ.
 
-    In a checkout git knows it, in an installed package the build wrote it down; ``"unknown"`` where neither does.
+    In a checkout it comes from git, in an installed package from the build; otherwise ``"unknown"``.
     """
     root = Path(__file__).parents[2]
     if (root / ".git").exists():
@@ -54,7 +54,7 @@ def commit() -> str:
 
 
 def portable_command(arguments: Sequence[str]) -> str:
-    """Return a command of this package as a shell would take it; of absolute paths only the last part stays."""
+    """Return a command of this package in shell syntax; absolute paths are reduced to their last part."""
     return shlex.join(["compactnets", *(Path(each).name if each.startswith("/") else each for each in arguments)])
 
 
@@ -71,7 +71,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def set_variables(variables: dict[str, str]) -> Iterator[None]:
-    """Set variables of the process's environment; what they were comes back afterwards."""
+    """Set environment variables temporarily."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,4 +1,4 @@
-"""The exceptions for bad input and for results past a limit, and the suggestion that goes with a misspelt name."""
+"""Exceptions for bad input and for results beyond a limit, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """Invalid user input.
 
     The message is one line: what was expected, what was found, what to do. The command line prints it and exits with
     code 2; in a program it is a plain ``ValueError``.
@@ -16,16 +16,16 @@ class InputError(ValueError):
 
 
 class LimitError(Exception):
-    """A result lies past a limit that was set: nothing is kept.
+    """A result is beyond a given limit; nothing is kept.
 
     The message is one line; the command line prints it and exits with code 3.
     """
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line why something failed: the system's own words, or the first line of the message.
+    """Return the cause of an error in one line: the system's message, or the first line of the error's.
 
-    Libraries raise ``OSError`` with a text only, whose ``strerror`` is ``None``.
+    Libraries also raise ``OSError`` with only a text, whose ``strerror`` is ``None``.
     """
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
@@ -36,7 +36,7 @@ def reason(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` for the known names nearest to ``name``, or ``""`` where none is near.
+    """Return ``"; did you mean 'a' or 'b'?"`` for the known names nearest to ``name``, or ``""`` if none is near.
 
     Names that begin with ``name`` come first.
     """
@@ -48,7 +48,7 @@ def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> InputError:
-    """Return the error for an optional dependency that is not installed, with the command that installs it."""
+    """Return the error for a missing optional dependency, with its install command."""
     return InputError(
         f"{purpose} needs {package}, which is not installed: python -m pip install 'compactnets[{extra}]'"
     )

@@ -1,4 +1,4 @@
-"""What libraries raise, as one line: what was being done, the cause, and the folder where a disk is full."""
+"""Report library errors in one line: the task, the cause, and the folder if a disk is full."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 from compactnets.errors import InputError, LimitError, reason
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-LONGEST = 300  # characters of a cause: some libraries print a whole graph into one line
-MARGIN = 2**20  # bytes: with less than this to spare, a write that failed is likely to have met the end of the disk
+LONGEST = 300  # characters of a cause: some libraries print a whole graph in one line
+MARGIN = 2**20  # bytes: with less than this free, a failed write probably hit a full disk
 _temporary: list[Path] = []  # folders of scratch_folder
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is written and where, to look for the disk that is full.
+    """Expected disk usage, to find out which disk is full.
 
-    What goes into a folder of :func:`scratch_folder` goes into the temporary folder, which no ``--output`` changes.
+    Folders of :func:`scratch_folder` are in the temporary folder, which ``--output`` does not affect.
 
     Attributes:
-        output: folder of the results; it need not be there yet.
-        size: bytes that go into it at least.
-        scratch: bytes that go into the temporary folder at least.
+        output: folder of the results; need not exist yet.
+        size: smallest number of bytes written there.
+        scratch: smallest number of bytes written to the temporary folder.
     """
 
     output: Path
@@ -36,10 +36,10 @@ class Space:
     scratch: int = 0
 
     def check(self) -> None:
-        """Raise where the space cannot be enough.
+        """Raise if the free space cannot suffice.
 
         Raises:
-            InputError: the folder, what it takes and what is free.
+            InputError: the folder, the bytes needed and the bytes free.
         """
         for folder, size, name, advice in self._places():
             if (free := _free(folder)) is not None and free < size:
@@ -52,7 +52,7 @@ class Space:
         """Return a line about the folder that is full, after something failed; ``None`` if none seems to be.
 
         Args:
-            certain: whether the system said that there is no space.
+            certain: whether the system reported that there is no space.
         """
         found = []
         for folder, size, name, advice in self._places():
@@ -63,14 +63,14 @@ class Space:
             return min(found)[1]
         if not certain:
             return None
-        # where libraries may have written as well
+        # libraries may have written there as well
         names = dict.fromkeys(
             [*(name for _, _, name, _ in self._places()), f"the temporary folder {_temporary_home()}"]
         )
         return f"no space left in {' or '.join(names)}"
 
     def why(self, error: OSError) -> str:
-        """Return in one line why a write of our own failed: what is full, or the system's words."""
+        """Return in one line why our own write failed: the full folder, or the system's message."""
         if not _says_full(error):
             return reason(error)
         _, _, name, advice = self._places()[0]
@@ -79,38 +79,40 @@ class Space:
     def _places(self) -> list[tuple[Path, int, str, str]]:
         places, temporary = [], any(self.output.is_relative_to(folder) for folder in _temporary)
         if not temporary:
-            places.append((self.output, self.size, str(self.output), "make room, or choose another --output"))
+            places.append((self.output, self.size, str(self.output), "free some space, or choose another --output"))
         if temporary or self.scratch:
             home, size = _temporary_home(), self.scratch + (self.size if temporary else 0)
-            places.append((home, size, f"the temporary folder {home}", "make room, or let TMPDIR name another"))
+            places.append(
+                (home, size, f"the temporary folder {home}", "free some space, or set TMPDIR to another folder")
+            )
         return places
 
 
 def _temporary_home() -> Path:
-    """Return the folder for what is needed for a while only.
+    """Return the folder for temporary files.
 
     Raises:
-        InputError: none can be written, as where the whole system is read-only.
+        InputError: none is writable, as on a read-only system.
     """
     try:
         return Path(tempfile.gettempdir())
     except OSError as error:
-        raise InputError(f"{reason(error)}: let TMPDIR name a folder that can be written") from None
+        raise InputError(f"{reason(error)}: set TMPDIR to a writable folder") from None
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Give a folder in the temporary one, which goes when the block ends.
+    """Yield a temporary folder that is removed at the end of the block.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     home = _temporary_home()
     try:
         made = tempfile.TemporaryDirectory()
     except OSError as error:
         raise InputError(
-            f"cannot write to the temporary folder {home}: {reason(error)}; let TMPDIR name another"
+            f"cannot write to the temporary folder {home}: {reason(error)}; set TMPDIR to another folder"
         ) from None
     with made:
         folder = Path(made.name)
@@ -123,14 +125,14 @@ def scratch_folder() -> Iterator[Path]:
 
 @contextmanager
 def one_line(what: str, space: Space | None = None) -> Iterator[None]:
-    """Raise whatever a library raises in the block as one line, ``WHAT: CAUSE``.
+    """Re-raise any library error in the block as one line, ``WHAT: CAUSE``.
 
-    Our own errors, Ctrl-C and signals pass as they are. Some libraries raise what is no ``Exception`` (a panic in
-    Rust), which counts as well.
+    Our own errors, Ctrl-C and signals pass unchanged. Errors that are not an ``Exception`` (a panic in Rust) are
+    included.
 
     Args:
         what: such as ``"muffnet_x0_5 cannot be exported to onnx"``.
-        space: what is written, to tell a full disk from a network that cannot be expressed.
+        space: the expected disk usage, to tell a full disk from an unsupported network.
 
     Raises:
         InputError: what, and the cause.
@@ -145,7 +147,7 @@ def one_line(what: str, space: Space | None = None) -> Iterator[None]:
             raise type(own)(str(own)) from error
         certain = any(map(_says_full, _chain(error)))
         text = cause(error)
-        # a write that fails on a full disk is an OSError in Python, and in C++ a RuntimeError without a word of it
+        # a write to a full disk raises OSError in Python, but in C++ a RuntimeError that does not mention it
         if space is not None and (certain or type(error) in (RuntimeError, OSError)):
             full = space.full(certain=certain)
             text = full if certain and full else f"{text}; {full}" if full else text
@@ -153,7 +155,7 @@ def one_line(what: str, space: Space | None = None) -> Iterator[None]:
 
 
 def _says_full(error: BaseException) -> bool:
-    """Whether the system said that there is no space, perhaps of the files of a whole folder that was copied."""
+    """Whether the system reported that there is no space, perhaps for one of many copied files."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         reasons = [str(file[-1]) for file in error.args[0]]
         return any(reason.startswith(f"[Errno {number}]") for reason in reasons for number in FULL)
@@ -161,7 +163,7 @@ def _says_full(error: BaseException) -> bool:
 
 
 def cause(error: BaseException) -> str:
-    """Return in one line what went wrong at the bottom: the kind of the first exception, and the first of its words."""
+    """Return the root cause in one line: type and first line of the first exception."""
     first = _chain(error)[-1]
     if isinstance(first, MemoryError) or "can't allocate memory" in str(first):
         return "not enough memory"
@@ -174,7 +176,7 @@ def cause(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an exception and those that it says it comes from, itself first."""
+    """Return an exception and its causes, itself first."""
     chain = [error]
     while (before := chain[-1].__cause__) is not None and before not in chain:
         chain.append(before)

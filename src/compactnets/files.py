@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, JSON that is always JSON, and one line where the system refuses."""
+"""Atomic file writes, valid JSON, and one-line errors from the system."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from compactnets.errors import InputError
 
-PARTIAL = ".*.partial"  # pattern of what a killed process leaves of a file that was being written
+PARTIAL = ".*.partial"  # pattern of half-written files of killed processes
 
 
 @contextmanager
 def refusals(path: Path | str, doing: str = "write") -> Iterator[None]:
-    """Turn what the system refuses (no space, quota, permission, a device's error) into one line with ``path``.
+    """Report system errors (no space, quota, permission, a device error) in one line with ``path``.
 
     Raises:
         InputError: an ``OSError`` in the block.
@@ -32,24 +32,23 @@ def refusals(path: Path | str, doing: str = "write") -> Iterator[None]:
 
 
 def replace_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a file in one step: it has its old content or the new one, also after a kill or a power cut.
+    """Write a file atomically: it has either its old or its new content, even after a kill or a power cut.
 
-    Libraries that write files wrap what the system says in exceptions of their own, or lose it; so whoever writes a
-    file here makes its bytes in memory first. The permissions are those that the umask leaves. A symbolic link is
-    followed, and what is no plain file (``/dev/stdout``) is written to, not replaced. Folders that are missing are
-    made.
+    Libraries that write files wrap system errors in their own exceptions, or lose them, so callers create the bytes in
+    memory first. Permissions follow the umask. Symbolic links are followed; special files (``/dev/stdout``) are written
+    to, not replaced. Missing folders are created.
 
     Raises:
-        InputError: the file cannot be written; nothing is left of it, and what was there before stays.
+        InputError: the file cannot be written; no part of it remains, and an existing file is unchanged.
     """
     replace_files({path: data})
 
 
 def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
-    """Write files that belong together as :func:`replace_bytes` does: no name changes before all are written.
+    """Write related files like :func:`replace_bytes`: none is replaced before all are written.
 
     Raises:
-        InputError: one of them cannot be written; nothing is left of any.
+        InputError: one of them cannot be written; none is left behind.
     """
     partials: list[tuple[Path, Path, Path]] = []
     made: list[Path] = []
@@ -81,17 +80,17 @@ def replace_files(contents: Mapping[Path, bytes | memoryview]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text as :func:`replace_bytes` does, as the bytes of :func:`as_bytes`."""
+    """Write a text atomically; see :func:`replace_bytes` and :func:`as_bytes`."""
     replace_bytes(path, as_bytes(text))
 
 
 def as_bytes(text: str) -> bytes:
-    """Return a text in UTF-8; half a character of a file name that is not UTF-8 (a lone surrogate) is ``\\udcXX``."""
+    """Encode a text as UTF-8; a lone surrogate, from a file name that is not UTF-8, becomes ``\\udcXX``."""
     return text.encode("utf-8", errors="backslashreplace")
 
 
 def make_parents(path: Path, made: list[Path]) -> None:
-    """Make the folders above ``path`` that are missing, and note each, to take it away again."""
+    """Create missing parent folders of ``path``, and record each in ``made`` for removal."""
     missing = [folder for folder in path.parents if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -99,16 +98,16 @@ def make_parents(path: Path, made: list[Path]) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder that nobody else writes to."""
+    """Remove half-written files of killed processes from a folder with no other writers."""
     for partial in folder.glob(PARTIAL):
         with suppress(OSError):
             partial.unlink()
 
 
 def json_text(value: Any, indent: int | None = None, *, ensure_ascii: bool = True) -> str:
-    """Return ``value`` as JSON (RFC 8259), which has no NaN and no infinity: those become ``null``, as pydantic does.
+    """Return ``value`` as JSON (RFC 8259), which lacks NaN and infinity: they become ``null``, as in pydantic.
 
-    Whoever computes a figure refuses one that is not finite where it would be a result; this is for what remains.
+    Non-finite results are rejected where they are computed; this handles the rest.
     """
     return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
 
@@ -128,11 +127,11 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         file.write(data)
         file.flush()
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            os.fsync(file.fileno())  # some file systems say only now that there is no space
+            os.fsync(file.fileno())  # some file systems report a full disk only now
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new name survive a power cut, where the system can."""
+    """Make a rename survive a power cut, if the system supports it."""
     with suppress(OSError):  # Windows opens no folders, some network file systems sync none
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -142,12 +141,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that a user gave; ``~`` is the home folder, and ``~name`` of nobody a name like any other."""
+    """Return the user's path; ``~`` is the home folder, and ``~name`` without such a user is a plain name."""
     return Path(os.path.expanduser(path))
 
 
 def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV, whole or not at all; ``None`` is an empty field.
+    """Write a table as CSV, atomically; ``None`` is an empty field.
 
     Raises:
         InputError: the file cannot be written.

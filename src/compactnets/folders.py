@@ -1,8 +1,8 @@
-"""Folders that appear whole or not at all, wherever they lie.
+"""Folders that are written completely or not at all.
 
-A folder that is not there yet is written beside its place and renamed. One that is there stays the folder it is, with
-its permissions and whoever stands in it: it may be a mount point, the current folder, or what a link leads to. The new
-files are written to a hidden folder inside it and then moved, so that each is on the right disk from the start.
+A new folder is written beside its final path and renamed. An existing folder is kept, with its permissions and open
+handles: it may be a mount point, the current folder, or the target of a link. New files are written to a hidden folder
+inside it and then moved, so each is on the right disk from the start.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from compactnets.files import make_parents
 from compactnets.stopping import stoppable
 
 PARTIAL = re.compile(r"\.compactnets-[0-9a-f]{8}\.partial")
-GRACE = 60.0  # seconds before a hidden folder without a lock counts as left by a process that was killed
+GRACE = 60.0  # seconds before a hidden folder without a lock counts as left over from a killed process
 
 
 def check_folder(output: Path, option: str = "--output") -> Path:
-    """Return the folder that ``output`` leads to, links followed, and raise unless it can be written; nothing is made.
+    """Resolve ``output`` and raise unless it can be written; nothing is created.
 
     Args:
-        output: a folder that is there or can be made.
-        option: what the message calls it.
+        output: a folder that exists or can be created.
+        option: its name in the message.
 
     Raises:
-        InputError: a file, a path under a file, a folder that may not be written, or no path at all.
+        InputError: a file, a path under a file, a folder without write permission, or an empty path.
     """
     target, existing = _nearest(output, option)
     if not existing.is_dir():
@@ -44,14 +44,14 @@ def check_folder(output: Path, option: str = "--output") -> Path:
 
 
 def check_file(path: Path, option: str = "--output") -> None:
-    """Raise unless a file can be written at ``path``; nothing is made.
+    """Raise unless a file can be written at ``path``; nothing is created.
 
     Args:
-        path: of a file that is there or can be made, with the folders above it.
-        option: what the message calls it.
+        path: a file that exists or can be created, with its parent folders.
+        option: its name in the message.
 
     Raises:
-        InputError: a folder, a path under a file, or a place that may not be written.
+        InputError: a folder, a path under a file, or a location without write permission.
     """
     target, existing = _nearest(path, option)
     if target.is_dir():
@@ -64,16 +64,16 @@ def check_file(path: Path, option: str = "--output") -> None:
 
 
 def _nearest(path: Path, option: str) -> tuple[Path, Path]:
-    """Return what a path leads to, and the nearest of it and the folders above it that is there."""
+    """Return a path's target, and the target or its nearest existing parent."""
     try:
         target = Path(os.path.realpath(path))
         existing = target
         while not os.path.lexists(existing):
             existing = existing.parent
-        if existing.is_symlink():  # what realpath leaves of a loop
-            raise InputError(f"{option} {path} leads nowhere: {existing} is a symbolic link in a loop")
+        if existing.is_symlink():  # realpath's result for a loop
+            raise InputError(f"{option} {path} cannot be resolved: {existing} is a symbolic link in a loop")
         with suppress(FileNotFoundError, NotADirectoryError):
-            os.stat(target)  # a name that is too long shows only here
+            os.stat(target)  # detects names that are too long
     except InputError:
         raise
     except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def _nearest(path: Path, option: str) -> tuple[Path, Path]:
 
 
 def entries(folder: Path) -> set[str]:
-    """Return the names in a folder, besides what :func:`writing` has there while it writes or left when killed.
+    """Return the names in a folder, without files of :func:`writing` in progress or left over.
 
     Raises:
         InputError: a folder that cannot be read.
@@ -95,11 +95,11 @@ def entries(folder: Path) -> set[str]:
 
 @contextmanager
 def writing(output: Path, option: str = "--output") -> Iterator[Path]:
-    """Give a folder to write to, whose content takes the place of that of ``output`` when the block ends well.
+    """Yield a folder to write to; if the block succeeds, its content replaces that of ``output``.
 
-    Ctrl-C, SIGTERM and SIGHUP leave ``output`` as it was, like every error. Whether what is there may be replaced is
-    for the caller to know. Where an :class:`InputError` of the block names a path in the folder that is given, which is
-    gone by then, it names ``output`` instead.
+    Errors, Ctrl-C, SIGTERM and SIGHUP leave ``output`` unchanged. The caller decides whether existing content may be
+    replaced. If an :class:`InputError` of the block names a path in the temporary folder, it is reported under
+    ``output`` instead.
 
     Raises:
         InputError: the folder cannot be written.
@@ -146,7 +146,7 @@ def writing(output: Path, option: str = "--output") -> Iterator[Path]:
 
 
 def _exchange(stage: Path, target: Path, before: set[str]) -> None:
-    """Move what was in ``target`` out and the new files in; an error or signal in between puts everything back."""
+    """Move what was in ``target`` out and the new files in; an error or signal in between restores everything."""
     old, new = stage / "old", stage / "new"
     old.mkdir()
     moves: list[tuple[Path, Path]] = []
@@ -157,7 +157,7 @@ def _exchange(stage: Path, target: Path, before: set[str]) -> None:
                 (target / name).rename(old / name)
         for name in sorted(os.listdir(new)):
             if os.path.lexists(target / name):
-                raise FileExistsError(0, f"{name} was put there meanwhile")
+                raise FileExistsError(0, f"{name} was created there in the meantime")
             moves.append((new / name, target / name))
             (new / name).rename(target / name)
     except BaseException:
@@ -183,7 +183,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _sweep(home: Path) -> None:
-    """Remove hidden folders whose process was killed before it could."""
+    """Remove hidden folders left over from killed processes."""
     for name in os.listdir(home):
         with suppress(OSError):
             if PARTIAL.fullmatch(name) and time.time() - (home / name).stat().st_mtime > GRACE:

@@ -1,9 +1,9 @@
-"""One owner at a time of a folder or file that is written over time.
+"""Exclusive ownership of an output folder or file.
 
-The lock is the kernel's and not the file's existence: a process that dies, by kill -9 too, no longer holds it. It is a
-POSIX record lock (``fcntl.lockf``) and not ``flock``, which is what ``filelock`` takes: a lock of ``flock`` lives on in
-every process that was forked in the meantime, and the workers that load images outlive a killed run by seconds. Record
-locks also hold between machines on NFS. On Windows ``msvcrt.locking`` stands in.
+It is a kernel lock, not the existence of a file: a process that dies, even by kill -9, releases it. It is a POSIX
+record lock (``fcntl.lockf``), not ``flock`` as in ``filelock``: a ``flock`` lives on in every forked process, and
+data-loading workers outlive a killed run by seconds. Record locks also work between machines on NFS. Windows uses
+``msvcrt.locking``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from compactnets.console import say
 from compactnets.errors import InputError
 from compactnets.files import make_parents
 
-NAME = ".lock"  # in a folder that is owned
-PATIENCE = 2.0  # seconds for a process that was killed a moment ago to be gone
+NAME = ".lock"  # in an owned folder
+PATIENCE = 2.0  # seconds to wait for a just-killed process to disappear
 BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # file systems without locks
 
 
 @dataclass
 class _Held:
-    """A lock of this process; the thread that has it may take it again."""
+    """A lock of this process; re-entrant within its thread."""
 
     process: int
     thread: int
@@ -45,12 +45,12 @@ _guard = threading.Lock()
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and be the only one that writes to it, by :data:`NAME` in it, until the block ends.
+    """Create a folder and own it exclusively, by a lock on :data:`NAME` in it, until the block ends.
 
-    The same thread may own it again inside. A folder that was made here and is still empty at the end goes again.
+    Re-entrant within a thread. A folder created here is removed if it is still empty at the end.
 
     Raises:
-        InputError: another process, or another thread of this one, owns it; or it cannot be made or written.
+        InputError: another process, or another thread of this one, owns it; or it cannot be created or written.
     """
     with _made(folder, f"to the output folder {folder}"), _own(folder / NAME, folder):
         yield
@@ -58,9 +58,9 @@ def own_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def own_file(path: Path) -> Iterator[None]:
-    """Be the only one that writes a file, and what belongs to it, until the block ends.
+    """Own a file, and its companion files, exclusively until the block ends.
 
-    A folder for it that was made here and is still empty at the end goes again.
+    A parent folder created here is removed if it is still empty at the end.
 
     Raises:
         InputError: as :func:`own_folder`.
@@ -71,7 +71,7 @@ def own_file(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _made(folder: Path, what: str) -> Iterator[None]:
-    """Make a folder, with those above it; what was made and is still empty at the end goes again.
+    """Create a folder and its parents; those created are removed if still empty at the end.
 
     Raises:
         InputError: ``what`` cannot be written.
@@ -94,7 +94,7 @@ def _own(lock: Path, what: Path) -> Iterator[None]:
     key, process, thread = os.path.realpath(lock), os.getpid(), threading.get_ident()
     with _guard:
         held = _held.get(key)
-        if held is not None and held.process != process:  # of the process that forked this one
+        if held is not None and held.process != process:  # inherited from the parent process
             held = None
         if held is not None and held.thread != thread:
             raise InputError(f"{what} is being written by another thread of this process: wait until it is done")
@@ -117,7 +117,7 @@ def _own(lock: Path, what: Path) -> Iterator[None]:
 
 
 def _take(lock: Path, what: Path) -> int:
-    """Open the file and lock it; the number of the open file is returned."""
+    """Open and lock the file; return its descriptor."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -133,28 +133,28 @@ def _take(lock: Path, what: Path) -> int:
                 raise InputError(f"cannot lock {lock}: {error.strerror}") from None
             if time.monotonic() > end:
                 raise InputError(
-                    f"{what} is being written by another process{owner}: wait until it ends, or give another --output"
+                    f"{what} is being written by another process{owner}: wait until it ends, or choose another --output"
                 ) from None
             time.sleep(0.05)
             continue
         if _is_at(number, lock):
-            with suppress(OSError):  # it helps whoever comes second, no more
+            with suppress(OSError):  # only informs the next process
                 os.ftruncate(number, 0)
                 now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
                 os.write(number, f"process {os.getpid()} on {socket.gethostname()}, since {now}".encode())
             return number
-        os.close(number)  # who had it before has removed it: this lock is of a file without a name
+        os.close(number)  # its previous owner removed it: this is a lock on a deleted file
 
 
 def _release(lock: Path, number: int) -> None:
-    if sys.platform == "win32":  # an open file has to stay there
+    if sys.platform == "win32":  # an open file cannot be removed
         os.close(number)
         with suppress(OSError):
             lock.unlink()
         return
     with suppress(OSError):
         if _is_at(number, lock):
-            lock.unlink()  # before the lock goes, so that nobody waits for a file without a name for long
+            lock.unlink()  # before unlocking, so that nobody waits long for a deleted file
     os.close(number)
 
 
@@ -174,15 +174,15 @@ def _is_at(number: int, path: Path) -> bool:
 
 
 def _lock(number: int) -> None:
-    """Lock an open file without waiting; a file system that has no locks is said to have none.
+    """Lock an open file without waiting; report a file system without locks.
 
     Raises:
-        OSError: with an errno of :data:`BUSY`, another process has it.
+        OSError: with an errno of :data:`BUSY`, if another process has it.
     """
     if sys.platform == "win32":
         import msvcrt
 
-        os.lseek(number, 1 << 20, os.SEEK_SET)  # past the text, which others may read
+        os.lseek(number, 1 << 20, os.SEEK_SET)  # past the text, so that others may read it
         msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
         os.lseek(number, 0, os.SEEK_SET)
         return

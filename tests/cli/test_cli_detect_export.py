@@ -92,7 +92,7 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
     ("arguments", "message"),
     [
         (["--format", "ncnn"], "detectors are exported to onnx only, found --format ncnn"),
-        (["--size", "96"], "made for 64 x 64 pixels: leave --size out, found 96 x 96"),
+        (["--size", "96"], "made for 64 x 64 pixels: remove --size, found 96 x 96"),
         (["--size", "big"], "--size takes one side or HEIGHTxWIDTH"),
     ],
 )
@@ -130,7 +130,7 @@ def test_profile(run: Run, checkpoint: Path) -> None:
     assert "subnet (300 x " in done.out
     for arguments, message in (
         (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem means nothing for profile of detection"),
-        ([checkpoint, "--detector", "ssd"], "--detector means nothing for a checkpoint"),
+        ([checkpoint, "--detector", "ssd"], "--detector has no effect on a checkpoint"),
         (["resnet18", "--detector", "ssd", "--input-size", "1", "512", "512"], "takes images of 3 channels"),
     ):
         done = run("profile", *arguments)

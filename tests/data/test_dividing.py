@@ -75,7 +75,7 @@ def test_exact_copies_are_in_one_part(tmp_path: Path) -> None:
 def test_refused_in_one_line(tmp_path: Path) -> None:
     root = write_classes(tmp_path / "photos", ant=3, bee=1)
     (tmp_path / "there").mkdir()
-    with pytest.raises(InputError, match="there is there already"):
+    with pytest.raises(InputError, match="there already exists"):
         divide_folder(str(root), tmp_path / "there")
     with pytest.raises(InputError, match="the class bee cannot be divided"):
         divide_folder(str(root), tmp_path / "out")

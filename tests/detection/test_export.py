@@ -345,7 +345,7 @@ def test_past_the_tolerance_nothing_is_left_and_what_was_there_stays(
 
 def test_wrong_arguments_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "artifact"
-    with pytest.raises(InputError, match="made for 64 x 64 pixels: leave --size out, found 96 x 64"):
+    with pytest.raises(InputError, match="made for 64 x 64 pixels: .*found 96 x 64"):
         export_detector(*detector_of("ssd"), folder, size=(96, 64))
     with pytest.raises(InputError, match="at least 32 pixels a side, found 16 x 64"):
         export_detector(*detector_of("faster_rcnn"), folder, size=(16, 64))

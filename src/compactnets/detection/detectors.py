@@ -40,7 +40,7 @@ from compactnets.nn import ConvNormAct
 
 @dataclass(frozen=True)
 class Maps:
-    """What a detector looks at, for a person: its maps, and the anchors of each cell."""
+    """A readable description of a detector's maps and the anchors of each cell."""
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]  # cells a side of a square image of the detector's size
@@ -82,11 +82,11 @@ class Subnet(nn.Module):
 def build_faster_rcnn(
     model: nn.Module, name: str, num_classes: int, settings: FasterRCNNSettings, *, frozen_batchnorm: bool
 ) -> FasterRCNN:
-    """Build Faster R-CNN on a classification network, whose classifier is left out.
+    """Build Faster R-CNN on a classification network, without its classifier.
 
     Args:
         model: the network with its weights; it must not be used afterwards.
-        name: what errors call it.
+        name: its name in errors.
         num_classes: of objects, without the background.
 
     Raises:
@@ -118,12 +118,14 @@ def build_faster_rcnn(
         box_detections_per_img=settings.detections,
     )
     if settings.class_agnostic_nms:
-        detector.roi_heads.__class__ = ClassAgnosticRoIHeads  # which torchvision builds itself; it holds nothing more
+        detector.roi_heads.__class__ = (
+            ClassAgnosticRoIHeads  # torchvision builds this itself; the subclass adds no state
+        )
     return detector
 
 
 class ClassAgnosticRoIHeads(RoIHeads):
-    """torchvision's, where a box also gives way to a better one of another class."""
+    """torchvision's, but a box is also suppressed by a better one of another class."""
 
     def postprocess_detections(self, *arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return boxes (K, 4), scores (K,) and labels (K,) of each image."""
@@ -136,7 +138,7 @@ class ClassAgnosticRoIHeads(RoIHeads):
 
 @contextmanager
 def _without_suppression(chooser: Any) -> Iterator[tuple[float, int | None]]:
-    """Let torchvision choose boxes without suppressing any; give its threshold and its number of detections."""
+    """Disable torchvision's suppression; yield its threshold and its number of detections."""
     overlap, limit = chooser.nms_thresh, chooser.detections_per_img
     chooser.nms_thresh, chooser.detections_per_img = 1.0, None
     try:
@@ -146,12 +148,12 @@ def _without_suppression(chooser: Any) -> Iterator[tuple[float, int | None]]:
 
 
 class BalancedSSD(SSD):
-    """torchvision's SSD, to which images without objects teach something too.
+    """torchvision's SSD, but images without objects also contribute to training.
 
-    torchvision, and the original, take as the negatives of an image its hardest anchors, so many for each positive: an
-    image without objects has none and adds nothing to the loss. Here each image has ``least_negatives`` at least, as
-    GluonCV's ``min_hard_negatives``, and counts in the mean as if it had the positives for them. Where every image has
-    so many positives the loss is torchvision's.
+    torchvision and the original use the hardest anchors of an image as negatives, a fixed number per positive, so an
+    image without objects adds nothing to the loss. Here each image has at least ``least_negatives``, like GluonCV's
+    ``min_hard_negatives``, and counts in the mean as if it had the corresponding positives. If every image has enough
+    positives, the loss equals torchvision's.
     """
 
     least_negatives: int = 0
@@ -179,7 +181,7 @@ class BalancedSSD(SSD):
             targets: boxes (N, 4) and labels (N,) of each image.
             head_outputs: ``bbox_regression`` (B, A, 4) and ``cls_logits`` (B, A, C + 1).
             anchors: (A, 4) of each image.
-            matched_idxs: (A,) of each image: the object of an anchor, negative where it has none.
+            matched_idxs: (A,) of each image: the object of an anchor, or a negative number.
         """
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         matches = torch.stack(list(matched_idxs))  # (B, A)
@@ -284,7 +286,7 @@ def anchor_scales(settings: SSDSettings, maps: int) -> list[float]:
     Evenly spaced (SSD, equation 4) unless the settings give them.
 
     Raises:
-        InputError: the settings give another number of them than one more than there are maps.
+        InputError: the number of scales is not the number of maps plus one.
     """
     if settings.scales is not None:
         if len(settings.scales) != maps + 1:

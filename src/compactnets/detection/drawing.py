@@ -1,4 +1,4 @@
-"""Boxes drawn into an image: what a detector finds, and what is there."""
+"""Draw boxes into an image: detections and annotated objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-# Okabe and Ito, "Color Universal Design", 2008, without black: told apart with every kind of colour vision
+# Okabe and Ito, "Color Universal Design", 2008, without black: distinguishable with every kind of colour vision
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -29,7 +29,7 @@ PALETTE: tuple[Colour, ...] = (
 )
 
 
-# how labels become smaller, until they leave the objects visible: share of the text's size, and whether in short
+# steps of shrinking labels until the objects are visible: share of the text size, and whether shortened
 LEVELS = ((1.0, False), (0.8, False), (0.62, False), (0.8, True), (0.62, True))
 # largest share of a box that labels may cover, mean of these shares over the boxes, and largest share of a label that
 # others may cover: found by looking at crowded pictures
@@ -41,9 +41,9 @@ class LabelledBox:
     """A box to draw, with the text beside it.
 
     Attributes:
-        dashed: for what is there, or not to be taken as found.
+        dashed: for annotated objects, or detections that do not count.
         short: text for a picture with many boxes, for all but one box of each ``kind``; empty for none.
-        kind: what the colour stands for, such as the class.
+        kind: the meaning of the colour, such as the class.
     """
 
     corners: Corners
@@ -55,7 +55,7 @@ class LabelledBox:
 
 
 def class_colour(label: int) -> Colour:
-    """Return the colour of a class: seven that anyone can tell apart, then the same darker, then lighter.
+    """Return the colour of a class: seven that everyone can distinguish, then the same darker, then lighter.
 
     From the 22nd class on they repeat.
     """
@@ -70,13 +70,13 @@ def class_colour(label: int) -> Colour:
 def draw(
     image: Image.Image, detections: Detections, class_names: Sequence[str], objects: Objects | None = None
 ) -> Image.Image:
-    """Draw detections with class and score, each class in its colour, and objects, where given, dashed in white.
+    """Draw detections with class and score, each class in its colour, and objects, if given, dashed in white.
 
     Args:
-        image: of any mode and size; it stays as it is.
-        detections: in pixels of the image; choose by score before, with :meth:`Detections.above`.
+        image: of any mode and size; not modified.
+        detections: in pixels of the image; select them by score first, with :meth:`Detections.above`.
         class_names: those that labels index.
-        objects: what the annotation says.
+        objects: the annotated objects.
 
     Returns:
         A new image of the same size, RGB.
@@ -86,7 +86,7 @@ def draw(
 
 
 def detection_boxes(detections: Detections, class_names: Sequence[str]) -> list[LabelledBox]:
-    """Return the boxes of detections, the best last, so that it lies on top."""
+    """Return the boxes of detections, best last, so that it is on top."""
     rows = zip(detections.boxes.tolist(), detections.labels.tolist(), detections.scores.tolist(), strict=True)
     boxes = [
         LabelledBox(
@@ -102,7 +102,7 @@ def detection_boxes(detections: Detections, class_names: Sequence[str]) -> list[
 
 
 def object_boxes(objects: Objects, class_names: Sequence[str], *, white: bool = False) -> list[LabelledBox]:
-    """Return the boxes of objects: dashed and white, or in the colour of the class and dashed where one is ignored."""
+    """Return the boxes of objects: dashed and white, or in the class colour and dashed if ignored."""
     ignored = (objects.difficult | objects.crowd).tolist()
     boxes = []
     for corners, label, ignore in zip(objects.boxes.tolist(), objects.labels.tolist(), ignored, strict=True):
@@ -113,11 +113,11 @@ def object_boxes(objects: Objects, class_names: Sequence[str], *, white: bool = 
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[LabelledBox]) -> Image.Image:
-    """Draw boxes and then their labels, so that none is hidden by a box.
+    """Draw boxes and then their labels, so that boxes do not hide labels.
 
-    Line width and text grow with the image. A label stands above its box, or at the nearest place around it where it
-    covers the least. In a picture with so many boxes that labels would hide objects they become smaller, then those of
-    a kind short but for one, and at last those are left out that would still hide another box or label.
+    Line width and text grow with the image. A label is placed above its box, or nearby where it covers the least. If
+    labels would hide objects in a crowded picture, they shrink; then all but one of each kind are shortened; finally,
+    labels that would still hide a box or label are omitted.
 
     Returns:
         A new image of the same size, RGB.
@@ -160,7 +160,7 @@ Label = tuple[LabelledBox, Corners, Writing]
 
 
 def _arrange(boxes: Sequence[LabelledBox], size: tuple[int, int], line: int, text_size: float) -> list[Label]:
-    """Return the labels of the boxes with their places: the first level at which they leave the objects visible."""
+    """Return the placed labels of the boxes, at the first level that leaves the objects visible."""
     areas = np.array([box.corners for box in boxes], dtype=float).reshape(-1, 4)
     areas = np.clip(areas, 0, [*size, *size])
     for scale, short in LEVELS:
@@ -179,7 +179,9 @@ def _arrange(boxes: Sequence[LabelledBox], size: tuple[int, int], line: int, tex
 
 
 def _texts(boxes: Sequence[LabelledBox], short: bool) -> list[str]:
-    """Return the text of each box; in short, the topmost box of each kind keeps the whole one and names its colour."""
+    """Return the text of each box; if short, only the topmost box of each kind keeps the full text and explains its
+    colour.
+    """
     leaders = {box.kind: number for number, box in enumerate(boxes) if box.short is not None}
     return [
         box.short if short and box.short is not None and leaders[box.kind] != number else box.text
@@ -197,16 +199,16 @@ def _place(
     *,
     leave_out: bool,
 ) -> list[Label]:
-    """Give each label the place where it covers the least, and return them.
+    """Place each label where it covers the least.
 
     Args:
         areas: (number of boxes, 4), the boxes within the image.
-        leave_out: labels that would hide another box or label have no place; those that name a kind always do.
+        leave_out: omit labels that would hide another box or label, except those that name a kind.
     """
     margin = max(2, line)
     labels: list[Label] = []
     taken, covered = np.zeros((0, 4)), np.zeros(len(boxes))
-    # the last one lies on top, and has the first choice of a place; short ones fill what is left
+    # the last one is on top and is placed first; short ones fill the rest
     order = sorted(range(len(boxes)), key=lambda number: (leave_out and texts[number] != boxes[number].text, -number))
     for number in order:
         box, text = boxes[number], texts[number]
@@ -231,7 +233,7 @@ def _place(
 
 
 def _places(corners: Corners, width: float, height: float, size: tuple[int, int]) -> list[Corners]:
-    """Return where a label may stand, the best first: outside its box, then in a corner of it."""
+    """Return possible label positions, best first: outside its box, then in a corner of it."""
     left, top, right, bottom = corners
     wanted = (
         (left, top - height),
@@ -251,7 +253,7 @@ def _places(corners: Corners, width: float, height: float, size: tuple[int, int]
 
 
 def _inside(corners: Corners, size: tuple[int, int]) -> Corners:
-    """Move a rectangle into the image; where it is too wide its beginning shows."""
+    """Move a rectangle into the image; if it is too wide, its start is visible."""
     left, top, right, bottom = corners
     x = max(0.0, min(left, size[0] - (right - left)))
     y = max(0.0, min(top, size[1] - (bottom - top)))

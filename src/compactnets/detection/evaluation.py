@@ -26,7 +26,7 @@ PARTS = ("backbone", "head", "rpn.head", "roi_heads.box_predictor")  # of torchv
 
 
 def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
-    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results lie on the CPU.
+    """Run a detector in evaluation mode on images (3, H, W) float32 from 0 to 1; the results are on the CPU.
 
     Raises:
         InputError: an image that is too narrow for the detector's input.
@@ -42,7 +42,7 @@ def find_objects(detector: nn.Module, images: list[Tensor]) -> list[Detections]:
 
 
 def input_sides(detector: nn.Module) -> tuple[int, int] | None:
-    """Return shorter and longer side to which a detector scales an image; ``None`` if it has one size for all."""
+    """Return shorter and longer side to which a detector scales an image; ``None`` if it has a fixed size."""
     if isinstance(scaling := getattr(detector, "transform", None), GeneralizedRCNNTransform):  # torchvision's
         return None if scaling.fixed_size is not None else (int(scaling.min_size[-1]), int(scaling.max_size))
     found = getattr(getattr(getattr(detector, "artifact", None), "input", None), "longer_side", None)  # an exported one
@@ -55,8 +55,8 @@ def input_sides(detector: nn.Module) -> tuple[int, int] | None:
 def watched(detector: nn.Module) -> Iterator[list[bool]]:
     """Collect, for each output of the detector's networks, whether it is finite.
 
-    Seen from outside, torchvision's detectors find nothing where scores are NaN: an average precision of zero. An
-    exported detector looks at its outputs itself.
+    With NaN scores, torchvision's detectors silently find nothing, so the average precision would be zero. An exported
+    detector checks its outputs itself.
     """
     finite: list[bool] = []
 
@@ -92,12 +92,12 @@ def evaluate_detector(
     description: str = "evaluating",
     stop: Callable[[], bool] | None = None,
 ) -> float:
-    """Add the detections on every image of a loader to ``evaluator``, of all processes, and return the seconds.
+    """Add the detections of all processes on a loader's images to ``evaluator``, and return the seconds.
 
     Raises:
         InputError: an image that cannot be read.
         NotFiniteError: (an InputError) outputs that are not finite.
-        EvaluationStopped: ``stop`` said yes, in any process.
+        EvaluationStopped: ``stop`` returned true in any process.
     """
     was_training = detector.training
     detector.eval()
@@ -123,7 +123,7 @@ def evaluate_detector(
         raise EvaluationStopped
     bad, all_images = (round(count) for count in world.sum([bad_images, images]))
     if bad:
-        raise NotFiniteError(f"the detector gives numbers that are not finite for {bad} of {all_images} images")
+        raise NotFiniteError(f"the detector gives outputs that are not finite for {bad} of {all_images} images")
     states: list[Any] = world.gather(evaluator.state())
     for rank, state in enumerate(states):
         if rank != world.rank:
@@ -143,10 +143,10 @@ def evaluate_on(
     """Evaluate a detector on every image of a source; several processes share them.
 
     Returns:
-        an evaluator that holds all detections, and the seconds that they took.
+        an evaluator with all detections, and the duration in seconds.
 
     Raises:
-        InputError: an image that cannot be read, or a box that cannot be used where those are refused.
+        InputError: an image that cannot be read, or an unusable box, if those are rejected.
     """
     world = world or World()
     loader = DetectionEvalLoader(source, world, workers, bad_boxes)

@@ -1,4 +1,4 @@
-"""A page that shows on which images a detector does best and worst."""
+"""An HTML page with the images on which a detector does best and worst."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, Det
 from compactnets.detection.objects import Detections, Objects
 from compactnets.files import as_path, replace_text
 
-SIDES = (480, 640)  # the longer side of a picture in the page, in pixels: small images are enlarged, for their labels
+SIDES = (
+    480,
+    640,
+)  # limits of a picture's longer side in the page, in pixels: small images are enlarged for their labels
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,10 @@ class Example:
     """One image of an evaluation.
 
     Attributes:
-        name: what to call it, such as its path.
-        load: returns the image, of any mode; called for the images that are shown only.
+        name: its name, such as its path.
+        load: returns the image, of any mode; only called for images that are shown.
         detections: of any score.
-        objects: what the annotation says.
+        objects: the annotated objects.
     """
 
     name: str
@@ -52,21 +55,21 @@ def examples_page(
     score_threshold: float = 0.5,
     iou_threshold: float = 0.5,
 ) -> None:
-    """Write one HTML file with the best and the worst images, each beside what its annotation says.
+    """Write one HTML file with the best and the worst images, each next to its annotation.
 
     An image is as good as its F1, the harmonic mean of precision and recall among the detections that reach
-    ``score_threshold``; of equal ones, that with more right ones is the better, that with more errors the worse. The
-    file needs no other and no network.
+    ``score_threshold``; ties are broken by more right detections, then by fewer errors. The file is self-contained and
+    works offline.
 
     Args:
-        path: the file; its folder is made.
-        examples: all images of the evaluation, from which these are chosen.
+        path: the file; its folder is created.
+        examples: all images of the evaluation.
         class_names: those that labels index.
         scores: the result of the evaluation, shown above the images.
         title: heading of the page.
-        count: how many of the best, and how many of the worst; no image is shown twice.
+        count: number of best and of worst images; no image is shown twice.
         score_threshold: of the detections that are shown.
-        iou_threshold: from which overlap a detection is right (:func:`match`).
+        iou_threshold: smallest IoU of a right detection (:func:`match`).
 
     Raises:
         InputError: an image that cannot be read, or a file that cannot be written.
@@ -131,7 +134,7 @@ def _rank(matches: Matches) -> tuple[float, int, int]:
 
 
 def _figure(example: Example, shown: Detections, matches: Matches, class_names: Sequence[str]) -> dict[str, Any]:
-    """Draw one image twice, and count what the caption says."""
+    """Draw one image twice, with the numbers for its caption."""
     image = example.load()
     longer = max(image.size)
     factor = min(max(longer, SIDES[0]), SIDES[1]) / longer

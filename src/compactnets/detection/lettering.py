@@ -1,6 +1,6 @@
-"""Text on images in any script, with the fonts of the machine; where none has the characters, a number and a legend.
+"""Draw text in any script with the machine's fonts; characters that no font has become a number and a legend.
 
-Pillow draws with one font at a time, and a font draws what it lacks as a box. matplotlib keeps where fonts lie on every
+Pillow draws with one font at a time, and a font draws missing characters as boxes. matplotlib finds the fonts on every
 system, and reads which characters they have.
 """
 
@@ -18,8 +18,8 @@ from PIL import ImageDraw, ImageFont
 
 from compactnets.console import visible
 
-UNHELPFUL = ("lastresort", "adobeblank", "fallback")  # fonts that have everything, as boxes or as nothing
-LATIN = "Ág"  # whose height is that of a line
+UNHELPFUL = ("lastresort", "adobeblank", "fallback")  # fonts that cover everything with boxes or blanks
+LATIN = "Ág"  # sets the height of a line
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Writing:
         return self.up + self.down
 
     def draw(self, pen: ImageDraw.ImageDraw, left: float, top: float, fill: Any) -> None:
-        """Draw it with its upper left corner there."""
+        """Draw it at this upper left corner."""
         for text, font in self.parts:
             pen.text((left, top + self.up), text, fill=fill, font=font, anchor="ls")
             left += font.getlength(text)
@@ -55,7 +55,7 @@ class Writing:
 
 @lru_cache(maxsize=1024)
 def write(text: str, size: int) -> Writing:
-    """Lay a text out in pixels of ``size``; characters that no font has are written as Python escapes them."""
+    """Lay a text out in pixels of ``size``; characters that no font has are escaped as in Python."""
     fonts = [(part, _font(path, size)) for part, path in _split(plain(text))]
     boxes = [_font(_own_font(), size).getbbox(LATIN, anchor="ls")]
     boxes += [font.getbbox(part, anchor="ls") for part, font in fonts if font.path != _own_font()]
@@ -63,7 +63,7 @@ def write(text: str, size: int) -> Writing:
 
 
 def plain(text: str) -> str:
-    """Return a text as one line without what steers it: control characters and those that turn the direction."""
+    """Return a text as one line, without control characters and changes of direction."""
     return " ".join(visible(" ".join(text.split())).split())
 
 
@@ -73,7 +73,7 @@ def can_write(text: str) -> bool:
 
 
 class Legend:
-    """Names of classes as they can be drawn here, and what the numbers stand for that take the place of others.
+    """Class names that can be drawn here, and numbers with a legend for the others.
 
     Attributes:
         shown: a name for every class: its own, or ``#N``, its place in the list from 1.
@@ -88,7 +88,7 @@ class Legend:
         self._met: set[int] = set()
 
     def met(self, labels: Iterable[int]) -> None:
-        """Note that these classes were drawn."""
+        """Record that these classes were drawn."""
         self._met |= self.numbered & set(labels)
 
     def lines(self) -> list[str]:
@@ -96,11 +96,11 @@ class Legend:
         return [f"#{label + 1} {self.class_names[label]}" for label in sorted(self.numbered)]
 
     def note(self) -> str:
-        """Return a sentence about the classes that were drawn as numbers, ``""`` where none was."""
+        """Return a sentence about the classes that were drawn as numbers, or ``""``."""
         if not self._met:
             return ""
         names = ", ".join(f"#{label + 1} is {self.class_names[label]}" for label in sorted(self._met))
-        return f"no font here has the characters of these classes, so that drawings number them: {names}"
+        return f"no font here has the characters of these classes, so drawings show numbers: {names}"
 
 
 def _split(text: str) -> list[tuple[str, str]]:
@@ -134,7 +134,7 @@ def _runs(text: str) -> list[tuple[str, str | None]]:
 
 
 def _is_silent(character: str) -> bool:
-    """Whether a character has no form of its own: joiners and what chooses between forms."""
+    """Whether a character has no glyph of its own: joiners and variation selectors."""
     return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
 
 
@@ -144,7 +144,7 @@ def _escape(character: str) -> str:
 
 @cache
 def _own_font() -> str:
-    """Return matplotlib's DejaVu Sans, which is there without a network: Latin, Greek, Cyrillic, Arabic and more."""
+    """Return matplotlib's DejaVu Sans, which is available offline: Latin, Greek, Cyrillic, Arabic and more."""
     from matplotlib import get_data_path  # here, because importing it takes time
 
     return str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
@@ -184,11 +184,11 @@ def _has(path: str | None, character: str) -> bool:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the characters that a font has and Pillow can draw in any size; none of a font that cannot be read."""
+    """Return the characters that a font has and Pillow can draw in any size; none for an unreadable font."""
     from matplotlib.ft2font import FT2Font
 
     try:
-        ImageFont.truetype(path, 17)  # fonts of coloured pictures have one size, and no outlines
+        ImageFont.truetype(path, 17)  # bitmap colour fonts have one size and no outlines
         return frozenset(FT2Font(path).get_charmap())
     except Exception:  # of many kinds
         return frozenset()

@@ -1,4 +1,4 @@
-"""Batches of images with boxes, through the worker processes that classifiers have too."""
+"""Batches of images with boxes, through the same worker processes as for classifiers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class DetectionBatch(NamedTuple):
 
     images: list[Tensor]  # (3, H, W) float32 from 0 to 1, on the device; sizes differ
     targets: list[Target]  # boxes (N, 4) float32 and labels (N,) int64 from 1, on the device
-    indices: Tensor  # (B,) int64: the images' places in the source
+    indices: Tensor  # (B,) int64: the images' indices in the source
 
 
 class EvalImages(NamedTuple):
-    """Images to evaluate on, with what their annotations say."""
+    """Validation images with their annotated objects."""
 
     images: list[Tensor]  # (3, H, W) float32 from 0 to 1, on the device
     objects: list[Objects]
@@ -51,7 +51,7 @@ class _TrainImages(BatchesOf):
     def load(self, epoch: int, index: int) -> tuple[Tensor, Target]:
         image = self.source.image(index)
         objects, _ = usable(self.source, index, image.width, image.height, self.on_bad)
-        # neither is an object that a detector shall learn to find, as in the original of Faster R-CNN
+        # neither is trained on, as in the original Faster R-CNN
         objects = objects.pick(~(objects.difficult | objects.crowd))
         try:
             return self.transform(image, objects, mix_seed(self.seed, epoch, index))
@@ -81,7 +81,7 @@ class _EvalImages(BatchesOf):
 
 
 class DetectionLoader(PooledLoader):
-    """Training images, changed at random; see :class:`compactnets.data.batches.TrainLoader`."""
+    """Augmented training images; see :class:`compactnets.data.batches.TrainLoader`."""
 
     def __init__(
         self,
@@ -103,12 +103,12 @@ class DetectionLoader(PooledLoader):
 
 
 class DetectionEvalLoader:
-    """Images to evaluate on: every one once over all processes, in the order of the source.
+    """Validation images: each one once over all processes, in the order of the source.
 
-    One at a time: a batch of several is padded to the largest, which changes what is found at the borders.
+    One at a time: a batch would be padded to its largest image, which changes detections at the borders.
 
     Args:
-        workers: processes that decode; 0 does it in this one.
+        workers: processes that decode; 0 decodes in the main process.
         on_bad: what to do with boxes that cannot be used (:func:`compactnets.detection.data.usable`).
     """
 
@@ -128,14 +128,14 @@ class DetectionEvalLoader:
         self._pool = Pool(_EvalImages(source, settings, on_bad), settings, workers)
 
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Number of batches of this process."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[EvalImages]:
         """Yield the batches.
 
         Raises:
-            InputError: an image that cannot be read, or a bad box where those are refused.
+            InputError: an image that cannot be read, or a bad box, if those are rejected.
         """
         for loaded in self._pool.load(self._batches):
             for _, message in loaded.failures:

@@ -1,4 +1,4 @@
-"""Which detections of an image are right, which are wrong, and which objects are missed."""
+"""Match the detections of an image with its objects: right, wrong and missed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from compactnets.detection.objects import Detections, Objects
 class Matches:
     """The verdicts on the N detections and M objects of one image.
 
-    A detection that is neither right nor wrong found an object that does not count.
+    A detection that is neither right nor wrong found an ignored object.
 
     Attributes:
         right: (N,) bool: the first to find its object.
-        wrong: (N,) bool: it finds no object, or one that was found before.
-        missed: (M,) bool: objects that count and were not found.
+        wrong: (N,) bool: it finds no object, or one that was already found.
+        missed: (M,) bool: objects that count but were not found.
     """
 
     right: Tensor
@@ -30,7 +30,7 @@ class Matches:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall, from 0 to 1; 1 where there is nothing to find and nothing is wrong."""
+        """Harmonic mean of precision and recall, from 0 to 1; 1 if there is nothing to find and nothing is wrong."""
         right, errors = int(self.right.sum()), int(self.wrong.sum()) + int(self.missed.sum())
         return 2 * right / (2 * right + errors) if right or errors else 1.0
 
@@ -38,13 +38,12 @@ class Matches:
 def match(detections: Detections, objects: Objects, iou_threshold: float = 0.5) -> Matches:
     """Judge the detections of one image as the development kit of Pascal VOC 2007 does (``VOCevaldet.m``).
 
-    Each detection, from the highest score down, is given to the object of its class that it overlaps most, also where
-    that one is already found; of objects that it overlaps equally, to the first. It is right where intersection over
-    union reaches ``iou_threshold`` and the object is not found yet, and wrong where the object is found or the overlap
-    is smaller. Where the object is difficult it is neither. VOC knows no crowds: one is taken as difficult. Among equal
-    scores the first detection comes first.
+    Each detection, from the highest score down, is assigned to the object of its class that it overlaps most, even if
+    that one is already found; on a tie, to the first. It is right if the IoU reaches ``iou_threshold`` and the object
+    is not found yet, and wrong if the object is found or the IoU is smaller. If the object is difficult, it is neither.
+    VOC has no crowds: they count as difficult. Equal scores keep their order.
 
-    COCO assigns otherwise: to the nearest object that is still free.
+    COCO differs: it assigns to the best object that is still free.
     """
     ignored = objects.difficult | objects.crowd
     found = torch.zeros(len(objects), dtype=torch.bool)
@@ -54,7 +53,7 @@ def match(detections: Detections, objects: Objects, iou_threshold: float = 0.5) 
     # in float64, as the kit computes: an overlap of exactly one half must not be rounded below it
     overlaps = box_iou(detections.boxes.double(), objects.boxes.double())
     overlaps[detections.labels[:, None] != objects.labels] = 0
-    nearest = torch.from_numpy(overlaps.numpy().argmax(axis=1))  # torch's own does not promise the first of equals
+    nearest = torch.from_numpy(overlaps.numpy().argmax(axis=1))  # torch's own does not guarantee the first of equals
     near = overlaps.gather(1, nearest[:, None])[:, 0] >= iou_threshold
     candidates = near & ~ignored[nearest]
     best_first = detections.scores.argsort(descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""How good detections are: average precision per class and its mean, as Pascal VOC and as COCO define it."""
+"""Detection metrics: average precision per class and its mean, as defined by Pascal VOC and COCO."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ Metric = Literal["voc07", "voc10", "coco"]
 METRIC_TITLES = {
     "voc07": "VOC 2007 mAP (11 points)",
     "voc10": "VOC 2010 mAP (area)",
-    "coco": "COCO AP (mean over overlaps 0.50 to 0.95)",
+    "coco": "COCO AP (mean over IoU 0.50 to 0.95)",
 }
-METRIC_LABELS = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}  # the same, for a line of a log
+METRIC_LABELS = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}  # short names for the log
 Record = TypeVar("Record", Detections, Objects)
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What is known of one class; average precisions in percent, ``None`` for a class without objects that count.
+    """The scores of one class; average precisions in percent, ``None`` for a class without objects that count.
 
     Attributes:
         name: of the class.
-        objects: those that count.
-        ignored: difficult objects and crowds, which do not.
+        objects: number of objects that count.
+        ignored: number of difficult objects and crowds, which do not count.
         detections: of any score.
         voc07: at eleven recalls.
         voc10: the area.
-        coco: mean over ten overlaps; ``None`` also where the metric is not COCO's.
-        threshold: the score from which on detections have the highest F1; ``None`` if none is right.
-        precision: share of the detections from that score on that are right, in percent.
-        recall: share of the objects that these find, in percent.
+        coco: mean over ten IoU thresholds; ``None`` also if the metric is not COCO's.
+        threshold: the score threshold with the highest F1; ``None`` if no detection is right.
+        precision: share of right detections from that score on, in percent.
+        recall: share of objects found by these, in percent.
         f1: harmonic mean of both, in percent.
     """
 
@@ -62,19 +62,19 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Which classes are taken for which, among the detections from each class's best score on.
+    """Confusion of classes among the detections above each class's best threshold.
 
     Attributes:
         thresholds: score of each class from which its detections count: of the highest F1, 0.5 where there is none.
-        matrix: (C + 1) rows of (C + 1) numbers. Row i, column j: objects of class i that were found as class j. The
-            last column: objects that were not found. The last row: detections of what is no object.
+        matrix: (C + 1) rows of (C + 1) numbers. Row i, column j: objects of class i detected as class j. Last column:
+            missed objects. Last row: detections without an object.
     """
 
     thresholds: tuple[float, ...]
     matrix: tuple[tuple[int, ...], ...]
 
     def mistaken(self, class_names: Sequence[str]) -> list[tuple[str, str, int]]:
-        """Return the pairs of classes (object, found as) that are confused, most often first, with how often."""
+        """Return the confused pairs (object, detected as, count), most frequent first."""
         pairs = [
             (class_names[i], class_names[j], self.matrix[i][j])
             for i in range(len(class_names))
@@ -89,14 +89,14 @@ class DetectionScores:
     """The result of an evaluation; average precisions in percent.
 
     Attributes:
-        metric: which figure is the :attr:`headline`.
-        iou_threshold: from which overlap VOC's metrics take a detection as right.
-        images: how many were evaluated.
-        voc07: mean over the classes that have objects, ``None`` if none has.
+        metric: the metric of the :attr:`headline`.
+        iou_threshold: smallest IoU of a right detection in VOC's metrics.
+        images: number of evaluated images.
+        voc07: mean over the classes that have objects, or ``None``.
         voc10: likewise.
         coco: ``None`` if the metric is not COCO's.
-        classes: one entry for each class name, in their order.
-        confusion: which classes are taken for which.
+        classes: one entry per class, in order.
+        confusion: the confusion of classes.
     """
 
     metric: Metric
@@ -121,7 +121,7 @@ class DetectionScores:
 
 
 class DetectionEvaluator:
-    """Collects what is found in each image, and computes the scores over all of them.
+    """Collects the detections of each image, and computes the scores over all of them.
 
     Several processes share the images, each counted once::
 
@@ -132,17 +132,16 @@ class DetectionEvaluator:
             together.add_state(state)
         scores = together.compute()
 
-    Images are evaluated in the order of their indices, whoever gave them and when: among equal scores that order
-    decides which detection comes first, and nothing else depends on it.
+    Images are evaluated in the order of their indices, independent of the order of arrival: it only decides between
+    equal scores.
 
     Args:
         class_names: those that labels index.
-        metric: the headline. VOC's two are always computed; COCO's figures only where it is ``"coco"``.
-        iou_threshold: from which overlap VOC's metrics take a detection as right.
+        metric: the headline. VOC's two are always computed; COCO's only if it is ``"coco"``.
+        iou_threshold: smallest IoU of a right detection in VOC's metrics.
 
     Raises:
-        InputError: an unknown metric, an overlap that cannot be, or the packages that compute COCO's figures are not
-            installed.
+        InputError: an unknown metric, an invalid IoU threshold, or the packages for COCO's metrics are not installed.
     """
 
     def __init__(self, class_names: Sequence[str], *, metric: Metric = "voc07", iou_threshold: float = 0.5) -> None:
@@ -152,7 +151,7 @@ class DetectionEvaluator:
         if not 0 < iou_threshold <= 1:
             raise InputError(f"iou_threshold must lie above 0 and at most at 1, found {iou_threshold}")
         if metric == "coco":
-            require_coco()  # now, not after the images have been through a network
+            require_coco()  # now, not after running the network
         self.class_names = tuple(class_names)
         self.metric = metric
         self.iou_threshold = iou_threshold
@@ -162,7 +161,7 @@ class DetectionEvaluator:
         return len(self._images)
 
     def __iter__(self) -> Iterator[tuple[int, Detections, Objects]]:
-        """Go through index, detections and objects of the images, in the order of the indices."""
+        """Iterate over index, detections and objects of the images, in the order of the indices."""
         return ((index, *self._images[index]) for index in sorted(self._images))
 
     def update(self, detections: Detections, objects: Objects, index: int | None = None) -> None:
@@ -175,8 +174,8 @@ class DetectionEvaluator:
                 images must give it.
 
         Raises:
-            InputError: an image that is there already, labels past the class names, or boxes or scores that are not
-                finite, as a network gives them whose training diverged.
+            InputError: an image that was already added, labels outside the class names, or boxes or scores that are not
+                finite, as after diverged training.
         """
         index = len(self) if index is None else index
         if index in self._images:
@@ -264,9 +263,11 @@ class DetectionEvaluator:
 def _best_threshold(
     scores: NDArray[np.floating], recall: NDArray[np.float64], precision: NDArray[np.float64]
 ) -> tuple[float | None, ...]:
-    """Return the score with the highest F1, the highest of several, and precision, recall and F1 there, in percent."""
+    """Return the threshold with the highest F1 (the highest one on a tie), and precision, recall and F1 there, in
+    percent.
+    """
     ranked = np.sort(scores)[::-1]
-    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]  # of equal scores all are taken or none
+    last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]  # equal scores are taken together
     f1 = np.where(last, 2 * precision * recall / np.maximum(precision + recall, 1e-12), 0.0)
     if not f1.any():
         return (None,) * 4
@@ -277,8 +278,9 @@ def _best_threshold(
 def _confusion(
     images: Sequence[tuple[Detections, Objects]], classes: Sequence[ClassScores], iou_threshold: float
 ) -> Confusion:
-    """Count what is found as what. What :func:`match` calls right is on the diagonal; of the rest, a detection takes
-    the object of another class that it overlaps most, from ``iou_threshold`` on, the best pair first."""
+    """Count the confusion of classes. Right detections (:func:`match`) are on the diagonal. Each of the rest takes the
+    object of another class that it overlaps most, with at least ``iou_threshold``, best pair first.
+    """
     count = len(classes)
     thresholds = tuple(0.5 if row.threshold is None else row.threshold for row in classes)
     matrix = np.zeros((count + 1, count + 1), dtype=np.int64)

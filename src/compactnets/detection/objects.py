@@ -1,4 +1,4 @@
-"""Objects of an image: what an annotation says, and what a detector finds.
+"""The objects of an image: annotated ones and detected ones.
 
 Coordinates are pixels of the upright image, continuous: pixel number i covers [i, i + 1). The box of Pascal
 VOC that begins and ends at its first pixel (xmin = xmax = 1) is [0, 1), so that areas and overlaps are those of the
@@ -20,9 +20,9 @@ class Objects:
     Attributes:
         boxes: (N, 4) float32: left, top, right, bottom.
         labels: (N,) int64, indices into the source's class names.
-        difficult: (N,) bool: neither to be found nor wrong to find (Pascal VOC).
+        difficult: (N,) bool: finding it is neither right nor wrong (Pascal VOC).
         crowd: (N,) bool: a group of objects in one box (COCO's ``iscrowd``).
-        areas: (N,) float32, square pixels: of the mask where the annotation has one (COCO), else of the box.
+        areas: (N,) float32, square pixels: of the mask if annotated (COCO), otherwise of the box.
     """
 
     boxes: Tensor
@@ -50,7 +50,7 @@ class Detections:
     """The N objects that a detector finds in one image, best first.
 
     Attributes:
-        boxes: (N, 4) float32: left, top, right, bottom, in pixels of the image as it was given.
+        boxes: (N, 4) float32: left, top, right, bottom, in pixels of the given image.
         labels: (N,) int64, indices into the class names.
         scores: (N,) float32, from 0 to 1.
     """

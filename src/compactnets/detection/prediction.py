@@ -1,4 +1,4 @@
-"""Objects in image files and videos: boxes as records, and the images with the boxes drawn on them."""
+"""Detect objects in image files and videos: as data, and drawn on the images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FoundObject:
 
 @dataclass(frozen=True)
 class ImageObjects:
-    """The objects of one image, or one frame of a video, best first; or why there are none."""
+    """The objects of one image or video frame, best first; or the error."""
 
     image: str  # path of the file
     width: int = 0
@@ -53,8 +53,8 @@ class ImageObjects:
     frame: int | None = None  # of a video
     seconds: float | None = None
     error: str | None = None
-    name: str = ""  # what stands above the objects
-    least: float = 0.0  # score of those that count
+    name: str = ""  # the heading above the objects
+    least: float = 0.0  # the score threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Return the objects for JSON; ``drawn``, ``frame``, ``seconds`` and ``error`` only where there are any."""
@@ -87,16 +87,16 @@ def predict_objects(
     score: float = 0.5,
     every: int = 1,
 ) -> Iterator[ImageObjects]:
-    """Find the objects of images and frames of videos, one by one; what cannot be used gives an ``error``.
+    """Find the objects in images and video frames one by one; an unusable one gives an ``error``.
 
     Args:
         detector: a checkpoint's or an exported one, in evaluation mode.
         record: its classes.
-        images: what :func:`compactnets.data.inputs.find_files` gives.
-        output: folder for the images with boxes, ``NAME.jpg`` each; none are drawn if not given. No file that
-            is searched is replaced.
+        images: the result of :func:`compactnets.data.inputs.find_files`.
+        output: folder for the images with boxes, ``NAME.jpg`` each; default: none are drawn. Input files are never
+            overwritten.
         score: least score of an object.
-        every: of a video, one frame in so many.
+        every: use every n-th frame of a video.
 
     Raises:
         InputError: the folder cannot be written.
@@ -119,7 +119,7 @@ def predict_objects(
                     pixels = plain_target(image).to(device).float().div_(255)
                     found = find_objects(detector, [pixels])[0].above(score)
                 if not all(finite):
-                    raise NotFiniteError(f"the detector gives numbers that are not finite for {picture.name}")
+                    raise NotFiniteError(f"the detector gives outputs that are not finite for {picture.name}")
             except NotFiniteError:
                 raise
             except InputError as error:
@@ -157,14 +157,14 @@ def _result(
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Write a drawing whole or not at all."""
+    """Write a drawing completely or not at all."""
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=90)
     replace_bytes(path, data.getbuffer())
 
 
 class _Names:
-    """Where drawings go: two images of one name get a number, and none takes the place of an image that is searched."""
+    """Paths of drawings: equal names get a number, and input images are never overwritten."""
 
     def __init__(self, folder: Path | None, files: Iterable[str | Picture]) -> None:
         self.folder = folder

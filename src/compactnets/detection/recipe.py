@@ -1,4 +1,4 @@
-"""Recipes of detectors: the settings of a run, and those that make a network a detector."""
+"""Recipes of detectors: the settings of a run and of the detector."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Ratios = Values[Positive]
 
 
 class FasterRCNNSettings(Section):
-    """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) with the last stage behind RoIAlign (MENet, section IV-B)."""
+    """Faster R-CNN (Ren et al. 2015, arXiv:1506.01497) with the last stage after RoIAlign (MENet, section IV-B)."""
 
     shorter_side: int = Field(600, ge=64, le=MOST_PIXELS, description="pixels to which images are scaled (MENet: 600)")
     longer_side: int = Field(1000, ge=64, le=MOST_PIXELS, description="pixels at most; the original's")
     stride: Pixels = Field(16, description="reduction of the level at which the network is cut")
     anchor_sizes: Values[Pixels] = Field((128, 256, 512), min_length=1, description="roots of areas, scaled pixels")
     anchor_ratios: Ratios = Field((0.5, 1.0, 2.0), min_length=1, description="height / width")
-    roi_size: int = Field(7, ge=2, le=64, description="cells a side that RoIAlign gives; the subnet keeps them")
-    rois_per_image: Boxes = Field(128, description="boxes that the subnet is trained on; a quarter with an object")
-    proposals_train: Boxes = Field(2000, description="proposals to draw those from, after suppression")
-    proposals_test: Boxes = Field(300, description="proposals that the subnet gets at test (MENet: 300)")
-    nms: float = Field(0.3, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
-    class_agnostic_nms: bool = Field(False, description="overlapping boxes of different classes, too: one is left")
+    roi_size: int = Field(7, ge=2, le=64, description="cells per side of RoIAlign's output; the subnet keeps them")
+    rois_per_image: Boxes = Field(128, description="boxes for training the subnet; a quarter with an object")
+    proposals_train: Boxes = Field(2000, description="proposals to draw them from, after suppression")
+    proposals_test: Boxes = Field(300, description="proposals for the subnet at test time (MENet: 300)")
+    nms: float = Field(0.3, gt=0, lt=1, description="IoU above which the weaker of two boxes of a class is suppressed")
+    class_agnostic_nms: bool = Field(False, description="also suppress overlapping boxes of different classes")
     score: float = Field(0.05, ge=0, lt=1, description="least score of a detection")
     detections: Boxes = Field(100, description="of an image, at most")
 
@@ -46,7 +46,8 @@ class SSDSettings(Section):
     size: int = Field(512, ge=64, le=MOST_PIXELS, description="pixels a side to which images are stretched")
     strides: Values[Pixels] = Field((16, 32), min_length=1, description="reductions of the network's levels")
     extra_channels: Values[Annotated[int, Field(gt=0, le=1 << 16)]] = Field(
-        (512, 512, 256, 256), description="of the layers behind them, each half the size of the one before, down to 1x1"
+        (512, 512, 256, 256),
+        description="of the extra layers after them, each half the size of the one before, down to 1x1",
     )
     smallest: float = Field(0.1, gt=0, lt=1, description="square anchors of the first map, as a share of the size")
     largest: float = Field(0.9, gt=0, le=1, description="of the last map; those between are evenly spaced")
@@ -58,13 +59,16 @@ class SSDSettings(Section):
         min_length=1,
         description="aspect ratios of each map besides 1, each also turned; the last entry serves all maps after it",
     )
-    overlap: float = Field(0.5, gt=0, lt=1, description="of an anchor with an object from which it stands for it")
-    negatives: float = Field(3.0, gt=0, le=1_000_000, description="hardest anchors without object, for each with one")
+    overlap: float = Field(0.5, gt=0, lt=1, description="IoU above which an anchor matches an object")
+    negatives: float = Field(3.0, gt=0, le=1_000_000, description="hardest anchors without object per anchor with one")
     least_negatives: int = Field(
-        3, ge=0, le=1_000_000, description="of an image, also without objects; 0: images without objects teach nothing"
+        3,
+        ge=0,
+        le=1_000_000,
+        description="minimum per image, also without objects; 0: images without objects contribute nothing",
     )
-    nms: float = Field(0.45, gt=0, lt=1, description="overlap from which the weaker of two boxes of a class goes")
-    class_agnostic_nms: bool = Field(False, description="overlapping boxes of different classes, too: one is left")
+    nms: float = Field(0.45, gt=0, lt=1, description="IoU above which the weaker of two boxes of a class is suppressed")
+    class_agnostic_nms: bool = Field(False, description="also suppress overlapping boxes of different classes")
     score: float = Field(0.01, ge=0, lt=1, description="least score of a detection")
     candidates: Boxes = Field(400, description="boxes of a class before suppression")
     detections: Boxes = Field(200, description="of an image, at most")
@@ -79,10 +83,10 @@ class SSDSettings(Section):
 
 
 class BoxAugment(Section):
-    """Random changes of training images with their boxes."""
+    """Random augmentation of training images with their boxes."""
 
     flip: bool = Field(True, description="horizontally, every second image")
-    flip_vertical: bool = Field(False, description="where up and down mean nothing: microscopes, aerial images")
+    flip_vertical: bool = Field(False, description="for images without up and down: microscopy, aerial images")
     photometric: bool = Field(False, description="SSD's changes of brightness, contrast, saturation and hue")
     zoom_out: bool = Field(False, description="SSD's: every second image in a canvas of up to four times its side")
     iou_crop: bool = Field(False, description="SSD's crops that keep an object with a given overlap")
@@ -99,25 +103,25 @@ class DetectionRecipe(RunRecipe):
     bad_boxes: Literal["raise", "drop"] = Field(
         "raise",
         description="boxes that are empty, thin, outside the image or of an unknown class, annotations that cannot be "
-        "read: refuse the data, or go on without them",
+        "read: reject the data, or skip them",
     )
     split: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="share of the images to train on, of data that are not divided; exact copies stay together",
+        description="share of the images to train on, for undivided data; exact copies stay together",
     )
     classes: Values[str] | None = Field(
-        None, min_length=1, description="the classes to learn, in this order; objects of others are left out"
+        None, min_length=1, description="the classes to learn, in this order; objects of others are skipped"
     )
-    metric: Literal["voc07", "voc10", "coco"] = Field("voc07", description="by which checkpoints are compared")
+    metric: Literal["voc07", "voc10", "coco"] = Field("voc07", description="ranks checkpoints")
     anchors: Literal["given", "auto"] = Field(
         "given",
         description="given: by the settings of the detector; auto: as many, of sizes and ratios that fit the training "
         "objects",
     )
     frozen_batchnorm: bool = Field(
-        True, description="keep statistics and weights of the backbone's batch normalisation as the checkpoint has them"
+        True, description="keep the checkpoint's statistics and weights of the backbone's batch normalisation"
     )
     faster_rcnn: FasterRCNNSettings = FasterRCNNSettings()
     ssd: SSDSettings = SSDSettings()

@@ -1,4 +1,4 @@
-"""What a detector found, as the list of results that COCO's tools read."""
+"""Detections as a results file for COCO's tools."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from compactnets.files import json_text, replace_text
 class CocoIds:
     """The ids of images and classes in a list of results.
 
-    Those of a file of annotations, by the names of files and categories. Without one, an image has the number that its
-    file is called by (``000000000139.jpg`` is 139), or else its name, and a class its place in the list, from 1, as
-    ``compactnets data convert --to coco`` writes it.
+    They come from an annotation file, by file and category names. Without one, an image has the number in its file name
+    (``000000000139.jpg`` is 139), otherwise its name, and a class its position in the list, from 1, as ``compactnets
+    data convert --to coco`` writes it.
 
     Raises:
-        InputError: a file that is none of COCO's, or that lacks a class of the detector.
+        InputError: not a COCO file, or one that lacks a class of the detector.
     """
 
     def __init__(self, class_names: Sequence[str], annotations: Path | None = None) -> None:
@@ -36,24 +36,24 @@ class CocoIds:
             self.images = {}
             for one in document["images"]:
                 for name in (one["file_name"], _base(one["file_name"])):
-                    # a name that two images share says neither
+                    # a name shared by two images identifies neither
                     self.images[name] = one["id"] if self.images.get(name, one["id"]) == one["id"] else None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{annotations} cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
-                f"{annotations} is no COCO file of annotations: expected lists images (id, file_name) and categories "
+                f"{annotations} is not a COCO annotation file: expected lists images (id, file_name) and categories "
                 f"(id, name)"
             ) from None
         if missing := [name for name in class_names if compose(name) not in categories]:
-            raise InputError(f"{annotations} has no category {missing[0]!r}, which is a class of the detector")
+            raise InputError(f"{annotations} has no category {missing[0]!r}, a class of the detector")
         self.categories = {name: categories[compose(name)] for name in class_names}
 
     def image(self, one: ImageObjects) -> Any:
         """Return the id of an image.
 
         Raises:
-            InputError: the file of annotations does not have it, or has two of its name.
+            InputError: the annotation file lacks it, or has two with its name.
         """
         if self.images is None:
             stem = Path(one.image).stem
@@ -61,7 +61,7 @@ class CocoIds:
                 return int(stem) if stem.isascii() and stem.isdigit() else _base(one.image)
             return f"{_base(one.image)}#{one.frame}"
         parts = one.image.replace("\\", "/").split("/")
-        for start in range(len(parts)):  # the longest end of the path that the file knows
+        for start in range(len(parts)):  # the longest path suffix that the file contains
             found = self.images.get("/".join(parts[start:]))
             if found is not None and one.frame is None:
                 return found
@@ -69,12 +69,12 @@ class CocoIds:
 
 
 def write_coco_results(path: Path, results: Sequence[ImageObjects], ids: CocoIds) -> None:
-    """Write the objects as COCO's tools read results: ``image_id``, ``category_id``, ``bbox``, ``score``.
+    """Write the objects in COCO's results format: ``image_id``, ``category_id``, ``bbox``, ``score``.
 
     ``bbox`` is left, top, width, height in pixels of the upright image.
 
     Raises:
-        InputError: an image without an id, two images of one id, or a file that cannot be written.
+        InputError: an image without an id, two images with the same id, or a file that cannot be written.
     """
     records = []
     owners: dict[Any, str] = {}
@@ -85,7 +85,7 @@ def write_coco_results(path: Path, results: Sequence[ImageObjects], ids: CocoIds
         if owners.setdefault(image, one.name) != one.name:
             raise InputError(
                 f"--coco: {owners[image]} and {one.name} would both have the image id {image!r}: give the ids with "
-                f"--annotations, or search one of them"
+                f"--annotations, or predict them separately"
             )
         for found in one.objects:
             left, top, right, bottom = found.box

@@ -1,4 +1,4 @@
-"""Training a detector, on the engine that classifiers have."""
+"""Training of detectors, on the common engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from compactnets.training.distributed import World
 from compactnets.training.preparation import fit_batch, fit_epochs
 from compactnets.training.setup import TrainingSetup
 
-ANCHORS = "fitted anchors"  # what states keep of anchors=auto
+ANCHORS = "fitted anchors"  # key of anchors=auto in states
 LOSSES = {  # torchvision's names -> ours, the same for both detectors
     "loss_classifier": "classes",
     "loss_box_reg": "boxes",
@@ -51,7 +51,7 @@ LOSSES = {  # torchvision's names -> ours, the same for both detectors
 def review_run(
     recipe: DetectionRecipe, train: DetectionSource, val: DetectionSource
 ) -> tuple[DetectionSource, DetectionSource]:
-    """Look at both splits of a run before its first step, and return what it trains and evaluates on.
+    """Review both splits of a run before its first step, and return the usable parts.
 
     Raises:
         InputError: images, annotations or boxes that do not fit
@@ -73,7 +73,7 @@ def review_run(
 
 
 def write_page(recipe: DetectionRecipe, val: DetectionSource, output: Path, world: World) -> None:
-    """Write ``examples.html`` with the best and the worst validation images of the best epoch, where it is older."""
+    """Write ``examples.html`` with the best and the worst validation images of the best epoch, if it is outdated."""
     page, best = output / "examples.html", output / "best.safetensors"
     if page.exists() and page.stat().st_mtime >= best.stat().st_mtime:
         return
@@ -83,9 +83,9 @@ def write_page(recipe: DetectionRecipe, val: DetectionSource, output: Path, worl
 
 
 def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
-    """Say how many training objects are less than a pixel at the size that the network sees; ``None``: there is none.
+    """Return a note on training objects that are smaller than a pixel in the network's input, or ``None``.
 
-    They are trained on, but such an object has hardly anything that is its own.
+    They are trained on, but there is hardly anything to learn from them.
     """
     small, total, first = small_objects(source, recipe)
     if first is None:
@@ -93,45 +93,45 @@ def tell_small(source: DetectionSource, recipe: DetectionRecipe) -> str | None:
     key = "ssd.size" if recipe.detector == "ssd" else "faster_rcnn.shorter_side"
     return (
         f"note: {source.split}: {small:,} of {total:,} objects are less than a pixel wide or high at "
-        f"the size that the network sees, the first in {source.name(first)}: a larger {key} shows more of them"
+        f"the network's input size, the first in {source.name(first)}: increase {key} to keep more detail"
     )
 
 
 class MicroBatch(NamedTuple):
-    """Images that go through the detector at once."""
+    """Images that go through the detector together."""
 
     images: list[Tensor]
     targets: list[Target]
 
 
 class DetectionObjective:
-    """The detector's losses, as torchvision gives them: of classes and boxes, for Faster R-CNN of proposals too."""
+    """The detector's losses as in torchvision: classes and boxes; for Faster R-CNN also proposals."""
 
     def __init__(self, recipe: DetectionRecipe) -> None:
         self.recipe = recipe
 
     def micro_batches(self, batch: DetectionBatch, step: int) -> Sequence[MicroBatch]:
-        """Cut a batch into the recipe's ``accumulate`` parts."""
+        """Cut a batch into the recipe's ``accumulate`` micro-batches."""
         size = len(batch.images) // self.recipe.accumulate
         starts = range(0, len(batch.images), size)
         return [MicroBatch(batch.images[start : start + size], batch.targets[start : start + size]) for start in starts]
 
     def losses(self, forward: Callable[..., Any], part: MicroBatch) -> Mapping[str, Tensor]:
-        """Return the losses of the part for each of its images, ``(B,)``: torchvision gives their means alone."""
+        """Return the losses per image, ``(B,)``: torchvision itself only returns their means."""
         found: Mapping[str, Tensor] = forward(part.images, part.targets)
         return {LOSSES[name]: loss.float().expand(len(part.images)) for name, loss in found.items()}
 
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """What an evaluation of a detector gives the training loop."""
+    """The score of a detector for the training loop."""
 
     scores: DetectionScores
     seconds: float
 
     @property
     def title(self) -> str:
-        """What the headline is called in a line of the log."""
+        """The name of the headline in the log."""
         return METRIC_LABELS[self.scores.metric]
 
     @property
@@ -140,7 +140,7 @@ class DetectionScore:
         return self.scores.headline or 0.0
 
     def metrics(self) -> dict[str, float]:
-        """Return the mean average precisions, in percent, and the time of an image."""
+        """Return the mean average precisions, in percent, and the time per image."""
         found = {"voc07_percent": self.scores.voc07, "voc10_percent": self.scores.voc10}
         if self.scores.coco is not None:
             found |= {"coco_percent": self.scores.coco.ap}
@@ -150,7 +150,7 @@ class DetectionScore:
     def summary(self) -> str:
         """Return the headline and the average precision of each class."""
         scores = self.scores
-        # of VOC's metrics, or the one of COCO over all overlaps
+        # of VOC's metrics, or COCO's over all IoU thresholds
         classes = ", ".join(
             f"{row.name} {value:.1f}" for row in scores.classes if (value := getattr(row, scores.metric)) is not None
         )
@@ -187,10 +187,10 @@ class DetectionSetup(TrainingSetup):
         world: World,
         anchors: Mapping[str, Any] | None = None,
     ) -> None:
-        """Build the detector with its first weights.
+        """Build the detector with its initial weights.
 
         Args:
-            anchors: those that the run has already, where they were fitted.
+            anchors: the run's existing anchors, if they were fitted.
         """
         fitted = fit_batch(recipe, len(train_source), train_source.spec, world)
         parts = world.size * recipe.accumulate
@@ -255,7 +255,7 @@ def _settings(recipe: DetectionRecipe, world: World) -> LoaderSettings:
         rank=world.rank,
         world_size=world.size,
         device=world.device,
-        channels_last=False,  # images have sizes of their own until the detector joins them
+        channels_last=False,  # images have different sizes until the detector batches them
         on_error=recipe.on_error,
         max_skipped=recipe.max_skipped,
     )

@@ -8,7 +8,7 @@ from compactnets.console import Table, stdout
 from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.metrics import METRIC_TITLES, ClassScores, DetectionScores
 
-FEW_CLASSES = 10  # of which a matrix of what is found as what can be read
+FEW_CLASSES = 10  # up to this many, a confusion matrix is readable
 
 
 def show(scores: DetectionScores, seconds: float, title: str) -> None:
@@ -41,10 +41,10 @@ def _at_best(row: ClassScores) -> tuple[str, str, str]:
 
 
 def _show_confusion(scores: DetectionScores) -> None:
-    """Print what is found as what, or of many classes the pairs that are confused most."""
+    """Print the confusion matrix, or for many classes the most confused pairs."""
     names = [row.name for row in scores.classes]
     if len(names) <= FEW_CLASSES:
-        table = Table("object", title=f"found as, overlap {scores.iou_threshold:g}, from these scores on", lines=True)
+        table = Table("object", title=f"found as, IoU {scores.iou_threshold:g}, from these scores on", lines=True)
         table.add_figures(*names, "not found")
         for name, row in zip([*names, "no object"], scores.confusion.matrix, strict=True):
             cells = [f"{number:,}" for number in row]
@@ -60,7 +60,7 @@ def _percent(value: float | None) -> str:
 
 
 def show_artifact(artifact: DetectorArtifact, output: Path) -> None:
-    """Print what was exported, how to feed it and how it was checked."""
+    """Print what was exported, its inputs and outputs, and how it was checked."""
     network, taken, checked = artifact.network, artifact.input, artifact.verification
     assert checked is not None
     size = "any size" if taken.size is None else f"{taken.size[0]} x {taken.size[1]} pixels"

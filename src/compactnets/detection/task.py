@@ -42,12 +42,12 @@ from compactnets.training.loop import TrainResult
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.state import read_run
 
-SMALL = ("small/faster_rcnn", "small/ssd512")  # whose anchors a check of data compares with the objects
+SMALL = ("small/faster_rcnn", "small/ssd512")  # recipes whose anchors a data check compares with the objects
 SUFFIX = ".safetensors"
 
 
 class LoadOptions(Options):
-    """Wherever a detector is opened."""
+    """Options for opening a detector."""
 
     class_agnostic_nms: bool = False
 
@@ -58,7 +58,7 @@ class EvaluateOptions(Options):
     metric: Metric = "voc07"
     bad_boxes: Literal["raise", "drop"] = "raise"
     on_error: Literal["raise", "skip"] = "raise"
-    examples: Path | None = Field(None, description="page to write, of the best and the worst images")
+    examples: Path | None = Field(None, description="HTML page to write, with the best and worst images")
 
 
 class PredictOptions(Options):
@@ -67,7 +67,7 @@ class PredictOptions(Options):
     output: Path | None = Field(None, description="folder for the images with their boxes drawn")
     score: float = Field(0.5, ge=0, le=1, description="least score of a box")
     coco: Path | None = Field(None, description="file of results for COCO's tools")
-    annotations: Path | None = Field(None, description="COCO file whose ids the results shall have")
+    annotations: Path | None = Field(None, description="COCO file with the ids for the results")
 
 
 class ExportOptions(Options):
@@ -96,7 +96,7 @@ class CheckOptions(Options):
 
 @dataclass(frozen=True)
 class CheckedData:
-    """What a look at images with boxes found, and how anchors fit them: split -> recipe by recipe."""
+    """The report on images with boxes, and how anchors fit them: split -> one entry per recipe."""
 
     report: DetectionReport
     anchors: dict[str, list[AnchorFit]]
@@ -151,7 +151,7 @@ class Detection(Task[DetectionRecipe]):
         share = share_of(split)
         names = model.record.class_names
         source = open_detection(list(data.names), "val" if share else split, class_names=names, share=share)
-        if model.record.training.get("recipe", {}).get("classes"):  # chosen of those that its data had
+        if model.record.training.get("recipe", {}).get("classes"):  # chosen from the classes of its data
             source = without_others(source)
         return review(
             source,
@@ -159,7 +159,7 @@ class Detection(Task[DetectionRecipe]):
             bad_boxes=options.bad_boxes,
             on_error=options.on_error,
             workers=data.workers or 0,
-            # what cannot be decoded ends the evaluation where it comes to it, unless it is to be left out
+            # an undecodable image ends the evaluation when it is reached, unless it may be skipped
             decode=options.on_error == "skip",
         )
 
@@ -171,7 +171,7 @@ class Detection(Task[DetectionRecipe]):
         report = check_detection(names, ALL if share else split, workers=data.workers, share=share)
         try:
             fits = check_anchors(names, recipes, None if share or split == ALL else split, share=share)
-        except InputError as error:  # of a split that was not asked for, too
+        except InputError as error:  # also for a split that was not requested
             if options.recipe != SMALL:
                 raise
             fits = {}
@@ -234,7 +234,7 @@ class Detection(Task[DetectionRecipe]):
         self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
     ) -> Iterator[ImageObjects]:
         if options.coco is not None:
-            CocoIds(model.record.class_names, options.annotations)  # what is wrong with them, before the work
+            CocoIds(model.record.class_names, options.annotations)  # reports errors before the work
         return predict_objects(model.network, model.record, images, options.output, options.score, every)
 
     def check_outputs(self, verb: Verb, options: Any) -> None:
@@ -274,7 +274,7 @@ class Detection(Task[DetectionRecipe]):
         if name.endswith(SUFFIX):
             given = {"detector": options.detector, "recipe": options.recipe, "num-classes": options.num_classes}
             if wrong := [key for key, value in {**given, "set": arguments}.items() if value]:
-                raise InputError(f"--{wrong[0]} means nothing for a checkpoint: leave it out")
+                raise InputError(f"--{wrong[0]} has no effect on a checkpoint: remove it")
             record = read_record(name, DetectorRecord)
         else:
             record = planned_record(name, options.detector, options.recipe, options.num_classes, arguments)
@@ -285,7 +285,7 @@ def share_of(split: str) -> float | None:
     """Return the share of the images that ``--split`` names, such as 0.8; ``None`` if it is the name of a split.
 
     Raises:
-        InputError: a number that is no share.
+        InputError: a number that is not a share.
     """
     try:
         share = float(split)

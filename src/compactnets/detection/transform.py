@@ -1,4 +1,4 @@
-"""Random changes of an image with its boxes: torchvision's transforms, with random numbers of the image's own."""
+"""Augmentation of an image with its boxes: torchvision's transforms, with per-image random numbers."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from compactnets.detection.recipe import BoxAugment
 from compactnets.errors import InputError
 
 FILL = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
-LEAST = 0.99  # pixels: side below which a box that a crop cut is no object any more; of one but for rounding
+LEAST = 0.99  # pixels: a box that a crop cuts below this side is dropped; one pixel, with a margin for rounding
 
 
 class BoxTransform:
-    """A PIL image and its objects -> (3, H, W) uint8 and a target as torchvision's detectors take it.
+    """A PIL image and its objects -> (3, H, W) uint8 and a target for torchvision's detectors.
 
     The order is that of SSD (section 2.2): colours, zoom out, crop, flip.
 
     Args:
         augment: the changes.
-        sides: shorter and longer side to which the detector will scale the result; ``None`` if it has one size.
+        sides: shorter and longer side to which the detector will scale the result; ``None`` if it has a fixed size.
     """
 
     def __init__(self, augment: BoxAugment, sides: tuple[int, int] | None = None) -> None:
@@ -39,7 +39,7 @@ class BoxTransform:
         self.flips = [*flips, *([v2.RandomVerticalFlip()] if augment.flip_vertical else [])]
 
     def __call__(self, image: Image.Image, objects: Objects, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Change one image; ``seed`` alone chooses how, and torch's generator is left as it was.
+        """Augment one image. The result only depends on ``seed``; torch's generator is not touched.
 
         Returns:
             pixels, and ``boxes`` (N, 4) float32 with ``labels`` (N,) int64 counted from 1: 0 is the background.
@@ -68,7 +68,7 @@ class BoxTransform:
         for change in (self.photometric, self.zoom_out):
             if change is not None:
                 sample = change(sample)
-        if self.crop is not None and len(sample["labels"]):  # without an object there is no overlap to keep
+        if self.crop is not None and len(sample["labels"]):  # without an object there is no IoU to keep
             sample = self.crop(sample)
         for flip in self.flips:
             sample = flip(sample)
@@ -77,15 +77,15 @@ class BoxTransform:
 
 
 def plain_target(image: Image.Image) -> Tensor:
-    """Return the pixels of an image to evaluate on, (3, H, W) uint8."""
+    """Return the pixels of a validation image, (3, H, W) uint8."""
     return v2.functional.pil_to_tensor(to_channels(image, 3))
 
 
 def check_narrow(width: int, height: int, shorter_side: int, longer_side: int) -> None:
-    """Raise where the shorter side of an image would have no pixel left at the scale that suits the longer one.
+    """Raise if scaling an image by its longer side would leave its shorter side without a pixel.
 
     Raises:
-        InputError: the size of the image, and what it would become.
+        InputError: the image's size, and its size after scaling.
     """
     shorter, longer = sorted((width, height))
     scale = min(shorter_side / shorter, longer_side / longer)

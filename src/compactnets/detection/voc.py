@@ -17,7 +17,7 @@ def eleven_point_precision(recall: ArrayLike, precision: ArrayLike) -> float:
     ``VOCevaldet.m`` of the development kit of 2007. A recall that is not reached counts as precision 0.
 
     The recalls, ``for t=0:0.1:1`` in the kit, are the doubles 0.1 * k, as ``numpy.arange(0, 1.1, 0.1)`` has them in its
-    usual ports: 0.30000000000000004, and as little above 0.6 and 0.7. So 3 objects of 10 do not reach the recall 0.3,
+    usual ports: 0.30000000000000004, and slightly above 0.6 and 0.7. So 3 objects of 10 do not reach the recall 0.3,
     nor 6 of 10 the recall 0.6, while 9 of 10 reach 0.9. MATLAB's own loop could not be tried.
 
     Args:
@@ -32,7 +32,7 @@ def eleven_point_precision(recall: ArrayLike, precision: ArrayLike) -> float:
 
 
 def area_under_precision(recall: ArrayLike, precision: ArrayLike) -> float:
-    """Return the area under the precision that is made to fall with recall, the average precision of VOC 2010.
+    """Return the area under the monotonically decreasing precision envelope, the average precision of VOC 2010.
 
     The development kit of VOC 2010, section 3.4.1 and ``VOCap.m``. Arguments and result are those of
     :func:`eleven_point_precision`.
@@ -50,7 +50,7 @@ def precision_recall(
     Args:
         scores: (N,) of the detections that are right or wrong; equal ones keep their order, as MATLAB's ``sort`` does.
         right: (N,) which of them are right.
-        objects: how many objects there are to find, at least one.
+        objects: number of objects to find, at least one.
 
     Returns:
         Recall (N,) and precision (N,), from 0 to 1.

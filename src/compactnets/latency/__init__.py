@@ -1,1 +1,1 @@
-"""The latency laboratory: networks in their runtimes, measured in turns beside the limit of the CPU."""
+"""The latency benchmark: networks in their runtimes, measured in turns against the CPU's limit."""

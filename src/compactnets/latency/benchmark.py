@@ -1,8 +1,8 @@
-"""Latency of networks in the runtimes of devices, measured so that the figures can be compared.
+"""Comparable latency measurements of networks in device runtimes.
 
-Every network in every format runs in a process of its own, whose memory is then its own. All are loaded first; then
-they take turns, a few calls each, so that what the machine does besides touches all alike. A large matrix multiply
-takes turns with them: the time that it would need for a network's multiply-adds is the limit that the CPU sets.
+Every network in every format runs in its own process, so its memory can be measured. All are loaded first; then they
+take turns, a few calls each, so that other activity on the machine affects all alike. A large matrix multiplication
+takes turns with them: the time it would need for a network's multiply-adds is the CPU's limit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from compactnets.stopping import Stopped, stoppable
 from compactnets.tasks.opening import open_to_write
 from compactnets.timing import spread
 
-EAGER = "eager"  # plain PyTorch, as the network is trained: no folding, no compiler
+EAGER = "eager"  # plain PyTorch, as in training: no folding, no compiler
 WARM_UP = 5  # calls after loading
 PROFILED = 30  # calls whose operators are timed
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -47,7 +47,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Variant:
-    """What ``--formats`` names: ``onnx``, ``onnx@float16``, ``openvino@bf16``, ``onnx@lanes16``, or ``eager``."""
+    """One item of ``--formats``: ``onnx``, ``onnx@float16``, ``openvino@bf16``, ``onnx@lanes16``, or ``eager``."""
 
     format: str
     precision: str = FLOAT32  # of the weights in the file, as for ``export``, or of the runtime's arithmetic
@@ -60,12 +60,12 @@ class Variant:
 
     @property
     def arithmetic(self) -> str:
-        """The precision that the runtime is asked to compute in."""
+        """The precision requested for the runtime's arithmetic."""
         return FLOAT32 if self.precision == FLOAT16 else self.precision
 
     @property
     def label(self) -> str:
-        """What ``--formats`` takes."""
+        """The notation of ``--formats``."""
         if self.lanes is not None:
             return f"{self.format}@lanes{self.lanes}"
         return self.format if self.precision == FLOAT32 else f"{self.format}@{self.precision}"
@@ -83,10 +83,10 @@ class Entry:
     params: int
     bytes: int | None
     difference: float | None  # from PyTorch, as a share of the largest logit
-    top1_percent: float | None = None  # on the data that the network was trained on, where its record says so
+    top1_percent: float | None = None  # on the network's training data set, if recorded
 
     def in_process(self, threads: int) -> tuple[str, Path, str, tuple[int, ...], int]:
-        """Return what the functions of ``latency_worker`` that open the artifact take."""
+        """Return the arguments of ``latency.worker``'s functions that open the artifact."""
         assert self.path is not None
         return self.variant.format, self.path, self.variant.arithmetic, self.shape, threads
 
@@ -105,22 +105,22 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure every network in every format.
 
-    What cannot be exported or differs from PyTorch is left out, and named under ``failed``.
+    Networks that cannot be exported or differ from PyTorch are skipped and listed under ``failed``.
 
     Args:
-        networks: what :func:`compactnets.tasks.opening.open_model` takes, of classifiers.
+        networks: classifiers, as for :func:`compactnets.tasks.opening.open_model`.
         formats: names of formats, ``eager`` for plain PyTorch; ``onnx@float16`` for weights in
-            float16, ``openvino@bf16`` for another arithmetic.
+            float16, ``openvino@bf16`` for other arithmetic.
         threads: threads of every runtime.
-        batch_size: images at once.
-        size: side of the images; each network's own if not given.
-        rounds: turns of every entry.
-        calls: calls in a turn that count; two before them do not.
-        operators: whether each kind of operator is timed as well, where the runtime has a profiler.
+        batch_size: images per call.
+        size: side of the images; default: each network's own.
+        rounds: number of turns of every entry.
+        calls: timed calls per turn, after two warm-up calls.
+        operators: whether to time each kind of operator as well, if the runtime has a profiler.
         artifacts: folder that keeps the artifacts; existing ones that fit are reused. Default: a temporary folder.
 
     Returns:
-        environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and the share of it,
+        environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and its multiple,
         multiply-adds, parameters, bytes, peak memory.
 
     Raises:
@@ -145,7 +145,7 @@ def benchmark(
         if variant.format != EAGER:
             find_format(variant.format).versions()
     check_folder(artifacts, "--artifacts")
-    # all names are looked at before the work
+    # check all names before starting
     loaded = {network: open_to_write(network, CheckpointRecord, "benchmark") for network in networks}
     for _, record in loaded.values():
         check_float(record)
@@ -159,7 +159,7 @@ def benchmark(
                         entries.append(_prepare(network, model, record, variant, batch_size, size, artifacts))
                 except (InputError, LimitError) as error:
                     failed.append({"network": network, "format": variant.label, "reason": str(error)})
-                    say(f"left out: {error}")
+                    say(f"skipped: {error}")
         if not entries:
             raise InputError(f"nothing could be measured: {failed[0]['reason']}")
         results = measure(entries, threads=threads, rounds=rounds, calls=calls, operators=operators)
@@ -169,15 +169,15 @@ def benchmark(
 def measure(
     entries: Sequence[Entry], *, threads: int, rounds: int, calls: int, operators: bool = False
 ) -> dict[str, Any]:
-    """Time entries in turns, each in a process of its own, and a product of matrices beside them.
+    """Time entries in turns, each in its own process, together with a matrix product.
 
-    What cannot be loaded or run, or crashes, is left out, and named under ``failed``. Ctrl-C, SIGTERM and SIGHUP after
-    a whole turn end the measurement: the results are those of the turns so far, and ``interrupted`` is the number of
-    the signal.
+    Entries that cannot be loaded or run, or crash, are skipped and listed under ``failed``. Ctrl-C, SIGTERM and SIGHUP
+    after a complete turn end the measurement: the results cover the turns so far, and ``interrupted`` is the signal's
+    number.
 
     Args:
         entries: what to time.
-        threads: as for :func:`benchmark`, as the others.
+        threads: as for :func:`benchmark`, like the other arguments.
 
     Returns:
         as :func:`benchmark`.
@@ -232,7 +232,7 @@ def measure(
 
 @dataclass
 class _Running:
-    """An entry in its process, and what was measured of it."""
+    """An entry in its process, with its measurements."""
 
     entry: Entry
     process: Worker
@@ -242,18 +242,18 @@ class _Running:
     operators: list[dict[str, Any]] | None = None
 
     def take(self, calls: int) -> None:
-        """Take a turn, which counts once all have taken theirs."""
+        """Take a turn; it counts once all entries have taken theirs."""
         self.turn = self.process.call(worker.time_calls, calls)
 
     def close_with(self, threads: int, operators: bool) -> None:
-        """Ask for the peak of the memory, and time the operators where that is wanted."""
+        """Read the peak memory, and time the operators if requested."""
         self.memory = self.process.call(worker.peak_memory)
         if operators:
             self.operators = _operators(self.entry, self.process, threads)
 
 
 class _Turns:
-    """The turns of all entries that run; one that fails is left out from then on."""
+    """The turns of all running entries; a failed one is dropped."""
 
     def __init__(self, running: list[_Running], matrix: Worker) -> None:
         self.left, self.matrix = running, matrix
@@ -262,7 +262,7 @@ class _Turns:
         self.done = 0
 
     def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
-        """Do something with an entry, and leave it out where that fails."""
+        """Run a step of an entry, and drop the entry on failure."""
         try:
             do(one)
         except InputError as error:
@@ -273,7 +273,7 @@ class _Turns:
             self.left = [other for other in self.left if other is not one]
 
     def load(self) -> None:
-        """Wait until all are loaded and warm."""
+        """Wait until all are loaded and warmed up."""
         self.matrix.result()
         for one in self.left:
             self.attempt(one, lambda one: one.process.result())
@@ -282,13 +282,13 @@ class _Turns:
             self.attempt(one, lambda one: one.process.call(worker.time_calls, WARM_UP))
 
     def take(self, rounds: int, calls: int) -> int | None:
-        """Take the turns; where a signal came after the first, drop what was begun and return its number."""
+        """Take the turns. On a signal after the first, drop the unfinished turn and return the signal's number."""
         try:
             for turn in Tracker(range(rounds), rounds, "measuring"):
                 if not self.left:
                     return None
                 matrix_times = self.matrix.call(worker.time_calls, 2)
-                order = np.roll(np.arange(len(self.left)), -turn)  # nobody always follows the same neighbour
+                order = np.roll(np.arange(len(self.left)), -turn)  # no entry always follows the same one
                 turn_of = [self.left[index] for index in order]
                 for one in turn_of:
                     self.attempt(one, lambda one: one.take(calls))
@@ -304,10 +304,10 @@ class _Turns:
 
 
 def parse_format(text: str) -> Variant:
-    """Split ``openvino@bf16`` or ``onnx@lanes16`` into a format and what is asked of it.
+    """Split ``openvino@bf16`` or ``onnx@lanes16`` into a format and its option.
 
     Raises:
-        InputError: an unknown format, or something that it does not have.
+        InputError: an unknown format, or an unsupported option.
     """
     name, _, option = text.partition("@")
     fmt = None if name == EAGER else find_format(name)
@@ -347,7 +347,7 @@ def _prepare(
         side = size or record.preprocess["size"]
         macs, params = count(model, (channels, side, side))
         return Entry(network, variant, None, (batch_size, channels, side, side), macs, params, None, None, accuracy)
-    name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path: two runs both have a best.safetensors
+    name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path, because every run has a best.safetensors
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
     stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
     folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{size or 'own'}-{batch_size}"
@@ -383,7 +383,7 @@ def _prepare(
 def _read_if_fits(
     folder: Path, model: nn.Module, network: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
 ) -> ArtifactRecord | None:
-    """Return the record of an artifact of these weights and settings, that these versions wrote, or ``None``."""
+    """Return the record of an artifact with the same weights, settings and versions, or ``None``."""
     try:
         record, _ = read_artifact(folder, ArtifactRecord)
     except InputError:

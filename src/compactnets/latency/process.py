@@ -1,4 +1,4 @@
-"""A process of its own for what may crash, and whose memory is measured."""
+"""A separate process for code that may crash and whose memory is measured."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class CrashedError(InputError):
 
 
 class Worker:
-    """Runs functions of this package one after the other, in a process that :meth:`close` ends at once.
+    """Runs functions of this package in sequence, in a process that :meth:`close` ends immediately.
 
-    Ctrl-C in a terminal goes to every process of it; the worker does not heed it, so that only the main one answers.
+    Ctrl-C in a terminal reaches all its processes; the worker ignores it, so only the main one reacts.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Worker:
         theirs.close()
 
     def start(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Begin a call, whose result :meth:`result` waits for; both can be pickled.
+        """Start a call; :meth:`result` waits for its result. Both must be picklable.
 
         Raises:
             CrashedError: the process has ended.
@@ -47,10 +47,10 @@ class Worker:
             raise self._crashed() from None
 
     def result(self) -> Any:
-        """Return what the call gave.
+        """Return the result of the call.
 
         Raises:
-            InputError: what it raised, in one line.
+            InputError: the call's error, in one line.
             CrashedError: the process ended.
         """
         try:
@@ -67,7 +67,7 @@ class Worker:
         return self.result()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """End the process immediately."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
@@ -81,14 +81,14 @@ class Worker:
             if -code in signal.Signals.__members__.values():
                 how = signal.Signals(-code).name
         if how == "SIGKILL":
-            how += ", too little memory it may be"
+            how += ", possibly out of memory"
         return CrashedError(f"its process crashed ({how})")
 
 
 def _serve(pipe: Connection) -> None:
     """Answer calls until the other end is closed."""
     nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)  # what a runtime prints when it crashes
+    os.dup2(nothing, 2)  # hide a crashing runtime's output
     os.close(nothing)
     while True:
         try:
@@ -110,11 +110,11 @@ def _serve(pipe: Connection) -> None:
 
 @contextmanager
 def _blocked_interrupt() -> Iterator[None]:
-    """Start a process with SIGINT blocked, which it stays there; one that comes meanwhile is heeded here afterwards."""
+    """Start a process with SIGINT blocked permanently; a pending one is handled here afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # which would be started with the first process, and lift the block
+    resource_tracker.ensure_running()  # otherwise started with the first process, which would lift the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a person reads of a benchmark of latency: a table, a plot, and what moved since an earlier one."""
+"""Results of a latency benchmark: file, table, plot, and changes since an earlier one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from compactnets.pictures import save_figure
 from compactnets.values import read_json
 
 Results = dict[str, Any]
-NEAR = 1.06  # ratio of two heights in the plot whose labels would meet
+NEAR = 1.06  # ratio of two heights in the plot below which labels overlap
 COLUMNS = ("ms", "p10 to p90", "n", "limit, ms", "x limit", "MACs", "params", "file", "memory")
 
 
 def show(results: Results) -> None:
-    """Print environment and table, and what moved where the results were compared with earlier ones."""
+    """Print environment and table, and changes if compared with earlier results."""
     environment, settings = results["environment"], results["settings"]
     versions = environment["versions"]
     lines = [
@@ -49,7 +49,7 @@ def show(results: Results) -> None:
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """Return the figures of one row as :data:`COLUMNS` has them."""
+    """Return the cells of one row, in the order of :data:`COLUMNS`."""
     time = row["milliseconds"]
     return [
         f"{time['median']:.2f}",
@@ -65,7 +65,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def describe_operators(operators: Sequence[Mapping[str, Any]], kinds: int = 5) -> str:
-    """Return the kinds of operators that take longest, with their share of the time of all, and the rest as one."""
+    """Return the slowest kinds of operators with their share of the total time, and the rest combined."""
     total = sum(operator["milliseconds"] for operator in operators)
     parts = [
         f"{operator['kind']} {operator['milliseconds']:.2f} ms ({100 * operator['milliseconds'] / total:.0f} %)"
@@ -76,7 +76,7 @@ def describe_operators(operators: Sequence[Mapping[str, Any]], kinds: int = 5) -
 
 
 def fastest(results: Results) -> dict[str, dict[str, Any]]:
-    """Return the row of the format that runs a network fastest, for every network."""
+    """Return each network's row with the fastest format."""
     best: dict[str, dict[str, Any]] = {}
     for row in results["rows"]:
         known = best.setdefault(row["network"], row)
@@ -92,7 +92,7 @@ def _megabytes(size: int | None) -> str:
 def moved(before: Results, after: Results) -> list[dict[str, Any]]:
     """Compare the rows that two benchmarks share.
 
-    ``beyond_noise`` where the two ranges from the 10th to the 90th percentile do not meet.
+    ``beyond_noise`` is true if the ranges from the 10th to the 90th percentile do not overlap.
     """
     earlier = {_key(row): row["milliseconds"] for row in before["rows"]}
     changes = []
@@ -118,7 +118,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def describe_change(change: Mapping[str, Any]) -> str:
-    """Return one line for a person."""
+    """Return a change as one line of text."""
     verdict = "beyond noise" if change["beyond_noise"] else "within noise"
     return (
         f"{change['network']} {change['format']}: {change['before']:.2f} -> {change['after']:.2f} ms, "
@@ -127,7 +127,7 @@ def describe_change(change: Mapping[str, Any]) -> str:
 
 
 def write_results(results: Results, path: str | Path) -> None:
-    """Write the results as JSON, with the command that made them; the file appears whole or not at all.
+    """Write the results as JSON, with the command that produced them, atomically.
 
     Raises:
         InputError: the file cannot be written.
@@ -138,10 +138,10 @@ def write_results(results: Results, path: str | Path) -> None:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read what :func:`write_results` wrote.
+    """Read a file of :func:`write_results`.
 
     Raises:
-        InputError: no such file, or something else.
+        InputError: no such file, or other content.
     """
     path = as_path(path)
     try:
@@ -154,13 +154,13 @@ def read_results(path: str | Path) -> Results:
 
 
 def draw(results: Results, path: str | Path) -> None:
-    """Draw accuracy, or multiply-adds where it is not known of every network, against latency, a series per format.
+    """Plot accuracy (or multiply-adds, if not known for every network) against latency, a series per format.
 
-    Accuracy is that of a checkpoint's record, on the data that it was trained on. Over multiply-adds the limit of the
-    CPU is drawn as well.
+    Accuracy is the checkpoint's recorded one, on its own data set. With multiply-adds, the CPU's limit is drawn as
+    well.
 
     Raises:
-        InputError: a format of picture that is not known, or a file that cannot be written.
+        InputError: an unknown picture format, or a file that cannot be written.
     """
     path = as_path(path)
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""What runs in the process of one entry of the benchmark; the state of this module is the process's own."""
+"""Code that runs in the process of one benchmark entry; this module's state belongs to the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compactnets.deploy.formats.operators import time_eager
 from compactnets.deploy.formats.registry import find_format
 from compactnets.tasks.opening import open_model
 
-MATRIX = 2048  # side of the matrices whose product sets the limit
+MATRIX = 2048  # side of the matrices whose product defines the limit
 UNCOUNTED = 2  # calls at the start of every turn
 
 _call: Callable[[], object]
@@ -37,7 +37,7 @@ def open_artifact(format_name: str, path: Path, precision: str, shape: tuple[int
 
 
 def open_eager(network: str, shape: tuple[int, ...], threads: int) -> None:
-    """Build a network as it is trained, ready for images of ``shape``, (N, C, H, W)."""
+    """Build a network as in training, ready for images of ``shape``, (N, C, H, W)."""
     global _call, _memory_before
     torch.set_num_threads(threads)
     _memory_before = _resident()
@@ -52,7 +52,7 @@ def open_eager(network: str, shape: tuple[int, ...], threads: int) -> None:
 
 
 def open_matrix(threads: int) -> None:
-    """Make two matrices whose product sets the limit."""
+    """Create two matrices whose product defines the limit."""
     global _call
     torch.set_num_threads(threads)
     a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
@@ -66,7 +66,7 @@ def example_images(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def time_calls(calls: int) -> list[float]:
-    """Return seconds per call; the first ones, which find another network in the caches, do not count."""
+    """Return seconds per call; the first ones do not count, because the caches hold another network."""
     seconds = []
     for _ in range(UNCOUNTED + calls):
         start = time.perf_counter()
@@ -76,14 +76,14 @@ def time_calls(calls: int) -> list[float]:
 
 
 def peak_memory() -> int | None:
-    """Return how far resident memory went beyond what was there before the network was loaded, in bytes."""
+    """Return the peak resident memory above that before loading the network, in bytes."""
     return None if _memory_before is None else max(0, _status("VmHWM") - _memory_before)
 
 
 def operators_of_artifact(
     format_name: str, path: Path, precision: str, shape: tuple[int, ...], threads: int, calls: int
 ) -> list[dict[str, Any]]:
-    """Return the time of each kind of operator, loading the artifact anew with its runtime's profiler on."""
+    """Return the time of each kind of operator, reloading the artifact with its runtime's profiler enabled."""
     found = find_format(format_name).time_operators(path, example_images(shape), threads, calls, precision)
     return [asdict(operator) for operator in found]
 
@@ -100,7 +100,7 @@ def _resident() -> int | None:
     if not sys.platform.startswith("linux"):  # where CDLL(None) need not be the C library, or is an error (Windows)
         return None
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or a network would settle in what the imports left
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise a network would reuse memory freed by the imports
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except (OSError, AttributeError):
         return None

@@ -1,7 +1,7 @@
 """Any classification network as the backbone of a detector: its levels by ``feature_info``, its graph by ``torch.fx``.
 
-The networks of this package and those of timm say in ``feature_info`` which module gives the map of each reduction; no
-more is asked of them. Module names stay as they are, so that the weights of a classification checkpoint fit.
+The networks of this package and of timm state in ``feature_info`` which module produces the map of each reduction;
+nothing else is required. Module names are kept, so the weights of a classification checkpoint fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compactnets.models.form import carry_form, form_of
 from compactnets.models.peers import PEERS
 from compactnets.models.registry import FAMILIES, check_types, create_model
 
-SAMPLE = 64  # pixels: side of the image by which levels are checked
+SAMPLE = 64  # pixels: side of the image used to check levels
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Level:
 
 
 def create_backbone(name: str, arguments: Mapping[str, Any], num_classes: int | None = None) -> nn.Module:
-    """Build a network of this package or of timm, whole, for :func:`levels_of` and the cuts below.
+    """Build a complete network of this package or of timm, for :func:`levels_of` and the cuts below.
 
     Args:
         num_classes: of the classifier, which a detector does not use but weights may have; default: the network's own.
@@ -55,10 +55,10 @@ def create_backbone(name: str, arguments: Mapping[str, Any], num_classes: int | 
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(f"timm cannot build {name} with {dict(arguments) or 'its own values'}: {reason}") from None
-        # timm says only in the class which types it takes, and builds many networks of values of others
+        # timm states accepted types only in the class, and often accepts values of other types
         try:
             annotated = inspect.get_annotations(type(model).__init__, eval_str=True)
-        except (NameError, TypeError):  # of what is imported for type checkers alone
+        except (NameError, TypeError):  # names imported only for type checkers
             annotated = {}
         check_types(name, {key: hint for key, hint in annotated.items() if hint in (int, float, bool, str)}, options)
     else:
@@ -89,7 +89,7 @@ def pick_levels(levels: Sequence[Level], reductions: Sequence[int], name: str) -
     """Return the levels of these reductions.
 
     Raises:
-        InputError: one that the network does not have; the message has those that it has.
+        InputError: a level that the network lacks; the message lists those that it has.
     """
     by_reduction = {level.reduction: level for level in levels}
     if missing := [reduction for reduction in reductions if reduction not in by_reduction]:
@@ -115,8 +115,8 @@ def split(model: nn.Module, at: Level, name: str) -> tuple[fx.GraphModule, fx.Gr
     """Cut a network at a level: image -> its map, and its map -> the map of the last level.
 
     Raises:
-        InputError: connections that pass by the level, so that the rest cannot be computed from it alone, or a network
-            that is at its last level there.
+        InputError: connections that bypass the level, so that the rest cannot be computed from it alone, or the
+            network's last level.
     """
     levels = levels_of(model, name)
     last = levels[-1]
@@ -141,7 +141,7 @@ def remove_strides(subnet: fx.GraphModule, channels: int, name: str) -> None:
     """
     for module in subnet.modules():
         if isinstance(module, nn.AvgPool2d | nn.MaxPool2d) and module.kernel_size == module.stride:
-            module.kernel_size, module.padding = 1, 0  # cells that do not overlap: of one pixel now
+            module.kernel_size, module.padding = 1, 0  # non-overlapping cells: now of one pixel
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
         elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d):
@@ -150,7 +150,7 @@ def remove_strides(subnet: fx.GraphModule, channels: int, name: str) -> None:
     try:
         with torch.no_grad():
             found = tuple(fx.Interpreter(subnet.eval()).run(torch.zeros(1, channels, 7, 7)).shape[-2:])
-    except RuntimeError:  # shapes that do not fit together, as of a pooled shortcut of even size
+    except RuntimeError:  # mismatched shapes, as with a pooled shortcut of even size
         found = None
     subnet.train(training)
     if found != (7, 7):
@@ -160,7 +160,7 @@ def remove_strides(subnet: fx.GraphModule, channels: int, name: str) -> None:
 def freeze_batchnorm(model: nn.Module) -> nn.Module:
     """Return ``model`` with batch normalisation that keeps its statistics and its weights.
 
-    Changes ``model`` in place. The names of its tensors stay, but for the counters of batches.
+    Changes ``model`` in place. Tensor names are kept, except for the batch counters.
     """
     return freeze_batch_norm_2d(model)
 
@@ -170,7 +170,7 @@ def _extract(model: nn.Module, levels: Sequence[Level], name: str) -> fx.GraphMo
     names = {level.module: level.module for level in levels}
     training = model.training
     try:
-        # of evaluation, where nothing is recomputed or dropped; batch normalisation keeps its own mode within it
+        # in evaluation mode, without recomputation or dropout; batch normalisation keeps its own mode
         graph = create_feature_extractor(model.eval(), names).eval()
     except (ValueError, fx.proxy.TraceError, RuntimeError, TypeError) as error:
         reason = str(error).partition("\n")[0]

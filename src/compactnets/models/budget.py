@@ -1,4 +1,4 @@
-"""What MuffNet's blocks and stages cost (section 3.2), and the widths at which a sharing pattern meets a budget.
+"""The cost of MuffNet's blocks and stages (section 3.2), and the widths at which a sharing pattern meets a budget.
 
 Costs are multiply-adds (``macs``), which the paper calls FLOPs. Sizes are the sides of square maps.
 """
@@ -46,10 +46,10 @@ def stage_macs(
 ) -> tuple[int, ...]:
     """MACs of each stage, counted by resolution.
 
-    A stage has what runs on its maps: the blocks, the strided part of its own reduction block, and the first pointwise
-    convolution of the next reduction block (the 1x1 before the pooling, in the last stage). The part at the stem's
-    resolution counts with the first stage. Only so do equal costs per stage keep the parameters equal too, as Tables 1
-    to 3 print them (docs/muffnet.md).
+    A stage includes what runs on its maps: the blocks, the strided part of its own reduction block, and the first
+    pointwise convolution of the next reduction block (the 1x1 before the pooling, in the last stage). The part at the
+    stem's resolution counts with the first stage. Only then do equal costs per stage also keep the parameters equal, as
+    printed in Tables 1 to 3 (docs/muffnet.md).
     """
     macs = [0.0] * (len(plans) + 1)
     in_channels = stem_channels
@@ -75,12 +75,12 @@ def fit_widths(
 ) -> tuple[float | None, ...]:
     """Return the widths at which every stage costs what ``target`` says ("the FLOPs of each stage the same", 5.2).
 
-    A reduction block couples two stages, so the widths are sought together: from any start, go to the best neighbour
-    until none is better, with finer and finer steps: 0.1 in the end, 1 where nothing is shared. Better is the smaller
-    largest misfit of a stage; among equals, the smaller sum of squares.
+    A reduction block couples two stages, so the widths are searched together: from any start, move to the best
+    neighbour until none is better, with ever finer steps: finally 0.1, or 1 if nothing is shared. The criterion is the
+    largest misfit of a stage; ties are broken by the sum of squares.
 
     Args:
-        parts: a pattern, or a sharing that stays as it is, per stage; the latter has no width: ``None`` stands for it.
+        parts: per stage, a pattern or a fixed sharing; the latter has no width: ``None``.
         depths: layers of each stage.
         target: MACs of each stage (:func:`stage_macs`).
 
@@ -117,7 +117,7 @@ def fit_widths(
 
 
 def _around(width: float | None, part: str | Sharing, step: float, reach: int) -> Sequence[float | None]:
-    """Return the widths within ``reach`` steps, no less than 1; whole ones where nothing is shared."""
+    """Return the widths within ``reach`` steps, no less than 1; whole ones if nothing is shared."""
     if width is None:
         return [None]
     if part == "none" and step < 1:

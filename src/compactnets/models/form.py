@@ -1,12 +1,13 @@
-"""The form of a network: what its tensors do not tell, carried with them and checked where they are loaded.
+"""The form of a network: the part of its definition that its tensors do not show. It is stored with them and checked on
+loading.
 
-The stem for CIFAR and the one for ImageNet have the same tensors and compute different things; so have the two fusions
-of MENet, and two sharing matrices with equal sums. A network that carries its form (:func:`carry_form`) writes it into
-its ``state_dict`` as one more entry, the last one: :data:`KEY`, the form's JSON as bytes. What loads a state compares:
-another form is a :class:`FormError`, however the state came (timm, the Hub, ``torch.save``), before any tensor is
-copied. A state without the entry, from elsewhere or older than this, loads with a :class:`FormWarning`.
+The stems for CIFAR and ImageNet have the same tensors but compute different things; so do the two fusions of MENet, and
+two sharing matrices with equal sums. A network that carries its form (:func:`carry_form`) writes it into its
+``state_dict`` as one more entry, the last one: :data:`KEY`, the form's JSON as bytes. Loading a state compares the
+forms: a mismatch raises :class:`FormError` before any tensor is copied, wherever the state comes from (timm, the Hub,
+``torch.save``). A state without the entry, foreign or older, loads with a :class:`FormWarning`.
 
-The entry is no parameter and no buffer: it has no part in the computation, in counts or in exports.
+The entry is neither a parameter nor a buffer: it does not affect computation, counts or exports.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ from torch import Tensor, nn
 
 from compactnets.errors import InputError
 
-# torch's name for what a module's state has besides parameters and buffers: its own tools leave such a key alone
+# torch's name for a module's extra state: torch's own tools leave such a key alone
 KEY = "_extra_state"
 LIBRARIES = ("compactnets", "timm", "torch")
 LONGEST = 60  # characters of a value in a message; a sharing matrix has more
 
 
 class FormError(InputError, RuntimeError):
-    """Weights of another form than the network's.
+    """Weights whose form differs from the network's.
 
     Also a ``RuntimeError``, which :meth:`torch.nn.Module.load_state_dict` raises for weights that do not fit.
     """
 
 
 class FormWarning(UserWarning):
-    """Weights that do not say which form they are of."""
+    """Weights that do not state their form."""
 
 
 def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
-    """Let a module's ``state_dict`` carry ``form``, and let it refuse a state of another one.
+    """Make a module's ``state_dict`` carry ``form`` and reject states of another form.
 
     Args:
-        module: a network, or what holds its layers without being one (a feature extractor, a graph).
+        module: a network, or another holder of its layers (a feature extractor, a graph).
         form: the values of what tensors do not tell, as JSON has them; empty if there is nothing to tell.
     """
     plain: dict[str, Any] = json.loads(json.dumps(form))  # as it is read back: lists, no tuples
@@ -67,19 +68,19 @@ def is_form(key: str) -> bool:
 
 
 def with_form(state: Mapping[str, Tensor], module: nn.Module, replace: bool = False) -> dict[str, Tensor]:
-    """Return a state that says its form where it did not: that of ``module``.
+    """Return a state with a form: ``module``'s, unless it has its own.
 
-    For a state whose form is known otherwise: from the record beside it, or because it is of this run.
+    For a state whose form is known otherwise: from its record, or because it belongs to this run.
 
     Args:
-        replace: also where it says another one: the network takes tensors that were made for another computation.
+        replace: also replace a different form: the network takes tensors made for another computation.
     """
     known = {key: value for key, value in module.state_dict().items() if is_form(key)}
     return {**state, **known} if replace else {**state, **{key: known[key] for key in known if key not in state}}
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say where two forms differ, the first one's values first; ``""`` where they do not."""
+    """Describe the differences of two forms, the first one's values first; ``""`` if equal."""
     keys = [key for key in dict.fromkeys([*wanted, *found]) if found.get(key) != wanted.get(key)]
     if not keys:
         return ""
@@ -87,10 +88,10 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Say where the forms that a state says differ from those of the state of a network; ``""`` where they do not.
+    """Describe how the forms in a state differ from those in a network's state; ``""`` if equal.
 
     Raises:
-        FormError: an entry that is no form.
+        FormError: an entry that is not a form.
     """
     for key in filter(is_form, state):
         found = decode(state[key])
@@ -100,14 +101,14 @@ def compare(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
 
 
 def encode(form: Mapping[str, Any]) -> Tensor:
-    """Return a form as the tensor that stands in a state: the bytes of its JSON."""
+    """Encode a form as a tensor for a state: the bytes of its JSON."""
     return _encoded(json.dumps(form, sort_keys=True, separators=(",", ":"))).clone()
 
 
 def decode(entry: object) -> dict[str, Any] | None:
-    """Return the form that an entry of a state holds; ``None`` for a tensor without values (on the meta device).
+    """Decode the form in an entry of a state; ``None`` for a tensor without values (on the meta device).
 
-    Any numeric type is read: tools that average or halve the tensors of a state do so to this one, too.
+    Any numeric type is read: tools that average or halve a state's tensors also convert this one.
 
     Raises:
         FormError: something else.
@@ -125,12 +126,12 @@ def decode(entry: object) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=64)
 def _encoded(text: str) -> Tensor:
-    # always on the CPU: an average of weights reads the state at every step, and must not wait for a device
+    # always on the CPU: weight averaging reads the state at every step, and must not wait for a device
     return torch.tensor(list(text.encode()), dtype=torch.uint8, device="cpu")
 
 
 class _Write:
-    """Writes the form into a state. It keeps the form, since of a copied graph only the hooks are the original's."""
+    """Writes the form into a state. It holds the form, because a copied graph only keeps the original's hooks."""
 
     def __init__(self, form: dict[str, Any]) -> None:
         self.form = form
@@ -145,7 +146,7 @@ def _writer(module: nn.Module) -> _Write | None:
 
 
 def _check(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Compare the form of a state with the module's, and take it out of the state (a copy of the caller's)."""
+    """Compare the form of a state with the module's, and remove it from the state (a copy of the caller's)."""
     entry, own = state.pop(prefix + KEY, None), form_of(module)
     if entry is not None:
         found = decode(entry)
@@ -156,7 +157,8 @@ def _check(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) ->
             )
     elif own and any(_tells(key, prefix) for key in state):
         warnings.warn(
-            f"these weights do not say their form, and are taken for {_told(own)}: weights of another form would "
+            f"these weights do not state their form, and are assumed to be for {_told(own)}: weights of another form "
+            "would "
             f"load as well and compute something else (docs/finetuning.md)",
             FormWarning,
             stacklevel=_depth(),
@@ -177,7 +179,7 @@ def _told(form: Mapping[str, Any]) -> str:
 
 
 def _depth() -> int:
-    """How far up the stack the caller of torch and timm is, at whom the warning points."""
+    """Stack depth of the caller of torch and timm, which the warning should point to."""
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in LIBRARIES:
         frame, depth = frame.f_back, depth + 1

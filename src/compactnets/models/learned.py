@@ -1,4 +1,4 @@
-"""MuffNet with an M that is learned with the weights (``sharing="learned"``), and how it becomes one of whole channels.
+"""MuffNet with an M that is learned with the weights (``sharing="learned"``), and its conversion to whole channels.
 
 The paper sets M by hand and names data-dependent search as the complement (sections 2 and 3.3). Here every group
 ``(i, j)`` of a stage has as many channels as the most that any pattern gives it at the stage's cost, and gates that let
@@ -28,7 +28,7 @@ from compactnets.models.sharing import Sharing, SharingMatrix, make_sharing
 from compactnets.models.staged import Options, StagedNet, first_stage_stride, make_stem, stem_levels
 from compactnets.nn import ConvNormAct, initialize
 
-STARTS = ("none", "average", "linear", "geometric")  # the patterns whose widest groups set the room to learn in
+STARTS = ("none", "average", "linear", "geometric")  # the patterns whose widest groups bound the search
 SOFTNESS = 1.0  # channels over which a gate goes from open to closed
 COARSE = [1.05**step for step in range(-10, 11)]  # scales that discretize tries for each stage: from 0.61 to 1.63,
 FINE = [1 + step / 400 for step in range(-20, 21)]  # then around the best
@@ -89,7 +89,7 @@ class LearnedStage(MuffStage):
         cost, target: what a network of n_ij channels costs, and shall cost.
     """
 
-    # Decay would draw all groups to one size. At the weights' rate the n_ij hardly leave where they begin; at ten times
+    # Decay would pull all groups to one size. At the weights' rate the n_ij hardly move; at ten times
     # that they move by a third to a half, and two seeds agree as well on where to (docs/muffnet.md).
     undecayed: ClassVar = {"logits": 10.0}
 
@@ -105,12 +105,12 @@ class LearnedStage(MuffStage):
         return self.cost.fit(self.logits.exp().triu(), self.target)
 
     def reset(self) -> None:
-        """Set the n_ij back to what they began as."""
+        """Reset the n_ij to their start."""
         with torch.no_grad():
             self.logits.copy_(self._beginning())
 
     def moved(self) -> float:
-        """Return by what factor a group has typically grown or shrunk: 1 where nothing was learned.
+        """Return the typical factor by which a group grew or shrank: 1 if nothing was learned.
 
         The exponential of the root mean square of ``log(n_ij / what it began as)``.
         """
@@ -188,7 +188,7 @@ class LearnedMuffNet(StagedNet):
         initialize(self)
 
     def reset(self) -> None:
-        """Set M back to what it began as."""
+        """Reset M to its start."""
         for stage in self.stages:
             stage.reset()  # type: ignore[operator]
 

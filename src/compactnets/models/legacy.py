@@ -1,4 +1,4 @@
-"""The MENet repository's checkpoints, and the map from their keys to ours.
+"""The MENet repository's checkpoints, and the mapping of their keys to ours.
 
 The repository (https://github.com/clavichord93/MENet) stores ``{"name": …, "state_dict": …}`` as a pickle, with or
 without the ``module.`` prefix of a multi-GPU run. Its modules and ours:
@@ -86,7 +86,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_legacy(path: str | Path) -> dict[str, Tensor]:
     """Read a checkpoint of the MENet repository and return our state dict.
 
-    The file is read with ``weights_only=True``: a pickle that would run code is refused, never executed.
+    The file is read with ``weights_only=True``: a pickle with code is rejected, never executed.
 
     Raises:
         InputError: no such file, not a checkpoint, code inside, or another network's keys.
@@ -99,7 +99,7 @@ def load_legacy(path: str | Path) -> dict[str, Tensor]:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # bytes that are no checkpoint end in any exception
+    except Exception as error:  # invalid bytes can raise anything
         raise InputError(f"{path} {_refusal(path, error)}") from None
     state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not (isinstance(state_dict, dict) and state_dict and all(map(_is_entry, state_dict.items()))):
@@ -108,7 +108,7 @@ def load_legacy(path: str | Path) -> dict[str, Tensor]:
 
 
 def say_form(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let a state of the MENet repository say its form: the repository builds no other (:data:`FORM`)."""
+    """Add the form to a state of the MENet repository, which builds no other (:data:`FORM`)."""
     return {**state_dict, KEY: encode(FORM)}
 
 
@@ -117,7 +117,7 @@ def _is_entry(item: tuple[object, object]) -> bool:
 
 
 def _refusal(path: Path, error: Exception) -> str:
-    """Say why torch did not load a file; its own message advises to load it unsafely."""
+    """Explain why torch did not load a file; its own message suggests loading it unsafely."""
     with path.open("rb") as file:
         begins_as_pickle = file.read(2).startswith((b"\x80", b"PK"))
     named = FORBIDDEN.search(str(error))

@@ -134,7 +134,7 @@ def muffnet(
     """
     if sharing == LEARNED:
         if widths is not None or reading != "entry":
-            raise InputError("sharing='learned' takes its widths from the variant: leave out widths and reading")
+            raise InputError("sharing='learned' takes its widths from the variant: remove widths and reading")
         base = [make_sharing(*stage) for stage in zip(parse_sharing(SHARING), DEPTHS, base_widths, strict=True)]
         return LearnedMuffNet(base, stem_channels=stem_channels, head_channels=head_channels, stem=stem, **options)
     parts = parse_sharing(sharing)

@@ -1,4 +1,4 @@
-"""The networks that MENet and MuffNet are measured against, as other libraries build them.
+"""The peers of MENet and MuffNet, as built by other libraries.
 
 Each is cut into stem, stages and final layer and stands on :class:`~compactnets.models.staged.StagedNet`, so that it
 has the surface of every other network of the package: heads, ``feature_info``, ``stem="cifar"``, any input size.

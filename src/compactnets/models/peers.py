@@ -1,4 +1,4 @@
-"""The networks that MENet and MuffNet are measured against: their names, which constructor each takes, and why."""
+"""The peers of MENet and MuffNet: their names, their constructors, and why."""
 
 from __future__ import annotations
 
@@ -136,5 +136,5 @@ def create_peer(name: str, *, stem: str | None = None, **options: Unpack[Options
     if peer.needs_extra is not None and importlib.util.find_spec("pytorchcv") is None:
         raise missing_extra("pytorchcv", peer.needs_extra, name)
     network = peer.builder(stem=stem, **options)
-    carry_form(network, {"stem": stem} if len(peer.stems) > 1 else {})  # with one form there is nothing to confuse
+    carry_form(network, {"stem": stem} if len(peer.stems) > 1 else {})  # with a single form there is no ambiguity
     return network

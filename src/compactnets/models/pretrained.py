@@ -1,4 +1,4 @@
-"""Trained weights by name, ``NETWORK.TAG``: those that the package brings, and those in a folder of the user's.
+"""Trained weights by name, ``NETWORK.TAG``: those in the package, and those in the user's folder.
 
 A name is a pair of files, ``NETWORK.TAG.safetensors`` and its record ``NETWORK.TAG.json``, in the package's folder
 ``weights`` or in the one that ``$COMPACTNETS_WEIGHTS`` names. Nothing is downloaded.
@@ -25,8 +25,8 @@ class Weights:
     """Trained weights of a network.
 
     Attributes:
-        path: the ``.safetensors`` file; its record lies beside it.
-        record: what the record holds (:class:`compactnets.classification.checkpoint.CheckpointRecord`).
+        path: the ``.safetensors`` file; its record is beside it.
+        record: the content of the record (:class:`compactnets.classification.checkpoint.CheckpointRecord`).
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Weights:
 
 @cache
 def find_weights() -> dict[str, Weights]:
-    """Return all weights that are here by their names, read once; a file without a readable record is left out."""
+    """Return all installed weights by name, read once; files without a readable record are skipped."""
     found = {}
     own = os.environ.get(VARIABLE)
     for folder in (FOLDER, *([Path(own)] if own else [])):
@@ -83,14 +83,14 @@ def find_weights() -> dict[str, Weights]:
                 weights = Weights(path, record)
                 weights.timm_cfg()
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # who names it is told by the checkpoint's own reader
+                continue  # the checkpoint's reader reports it when it is used
             if weights.name.partition(".")[0] == weights.model:
                 found[weights.name] = weights
     return found
 
 
 def authors_files() -> dict[str, dict[str, str]]:
-    """Return file name, and sha256 where it is known, of the MENet authors' checkpoint of each network."""
+    """Return file name, and sha256 if known, of the MENet authors' checkpoint of each network."""
     files: dict[str, dict[str, str]] = yaml.safe_load((FOLDER / "authors.yaml").read_text(encoding="utf-8"))
     return files
 
@@ -101,6 +101,6 @@ def weights_of(model: str) -> list[Weights]:
 
 
 def locate(path: str | Path) -> Path:
-    """Return where a checkpoint lies: a name of :func:`find_weights` is its file, anything else stays as it is."""
+    """Return the path of a checkpoint: the file of a name in :func:`find_weights`, otherwise the path unchanged."""
     weights = find_weights().get(str(path))
     return Path(path) if weights is None or Path(path).exists() else weights.path

@@ -1,4 +1,4 @@
-"""One name for every network: the families that timm knows, and the peers that other libraries build."""
+"""The registry of networks: our families, registered with timm, and the peers from other libraries."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FAMILIES = {
     for family in (menet, muffnet, shufflenet, fifteen)
     for name in family.VARIANTS
 }
-FORM = {"num_classes", "in_chans", "stem"}  # arguments that say which form of a network, not which network
+FORM = {"num_classes", "in_chans", "stem"}  # arguments of every network, which do not make it a different one
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names that match a shell pattern, the families first; a plain word matches any name it begins."""
+    """Return the names that match a shell pattern, the families first; a plain word matches as a prefix."""
     names = [*FAMILIES, *PEERS]
     wildcard = pattern if any(sign in pattern for sign in "*?[") else f"{pattern}*"
     return fnmatch.filter(names, wildcard)
@@ -40,7 +40,7 @@ def accepted_arguments(name: str) -> set[str]:
     """Return the names of the arguments that :func:`create_model` takes for ``name``.
 
     Raises:
-        InputError: no such network; the near matches are named.
+        InputError: no such network; near matches are suggested.
     """
     if name in FAMILIES:
         return {"stem", *model_entrypoint(name).accepts}  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def accepted_arguments(name: str) -> set[str]:
 
 
 def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a network's arguments that make it another network than the one of its name."""
+    """Return the arguments that make a network differ from the one of its name."""
     return {key: value for key, value in arguments.items() if key not in FORM}
 
 
@@ -60,14 +60,14 @@ def default_stem(name: str) -> str:
 
 
 def default_form(name: str, stem: str | None = None) -> dict[str, Any]:
-    """Return stem, number of classes and input size of the form in which papers measure a network."""
+    """Return the stem, number of classes and input size with which papers measure a network."""
     stem = stem or default_stem(name)
     small = stem == "cifar"
     return {"stem": stem, "num_classes": 10 if small else 1000, "input_size": (3, 32, 32) if small else (3, 224, 224)}
 
 
 def check_weights(name: str) -> None:
-    """Raise :class:`InputError` unless ``name`` is a network with the tag of weights that are here."""
+    """Raise :class:`InputError` unless ``name`` is a network with the tag of installed weights."""
     base = name.partition(".")[0]
     accepted_arguments(base)
     tags = [weights.name for weights in weights_of(base)]
@@ -77,13 +77,13 @@ def check_weights(name: str) -> None:
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:
-    """Build a network of the package, with fresh weights unless told otherwise.
+    """Build a network of the package, with fresh weights by default.
 
     Args:
         name: one of :func:`list_models`, or one of them with the tag of its weights (``muffnet_x0_5.cifar10``): then
-            the form is that of the weights, and ``pretrained=True`` loads them.
+            the arguments default to those of the weights, and ``pretrained=True`` loads them.
         arguments: ``num_classes``, ``in_chans``, ``drop_rate``, ``global_pool``, ``stem`` (``"imagenet"`` or
-            ``"cifar"``), and what the family takes besides (``sharing``, ``fusion``, …).
+            ``"cifar"``), and those of the family (``sharing``, ``fusion``, …).
 
     Raises:
         InputError: an unknown name or argument (the near matches are named), or a value that does not fit.
@@ -102,7 +102,7 @@ def create_model(name: str, **arguments: Any) -> nn.Module:
         return create_peer(name, **arguments) if name in PEERS else timm.create_model(name, **arguments)
     except InputError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:  # what a layer raises for a value that it cannot take
+    except (TypeError, ValueError, RuntimeError) as error:  # a layer's error for an invalid value
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise InputError(f"{name} cannot be built with {given or 'its own values'}: {_first_line(error)}") from error
 
@@ -114,7 +114,8 @@ def _hints(name: str) -> dict[str, Any]:
 
 
 def check_types(name: str, hints: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Raise :class:`InputError` for an argument of another type than annotated: true is no number, 1 is no text.
+    """Raise :class:`InputError` for an argument whose type differs from the annotation: true is not a number, 1 is not
+    text.
 
     Args:
         name: of the network, for the message.
@@ -142,7 +143,7 @@ def _is_a(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is Sequence:
         inner = typing.get_args(kind)[0]
         return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(each, inner) for each in value)
-    if kind not in WORDS:  # nothing is known of it
+    if kind not in WORDS:  # unknown type
         return True
     if isinstance(value, bool):
         return kind is bool
@@ -161,7 +162,7 @@ def _words(hint: Any) -> str:
 
 
 def build_on_meta(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Build a network without values, for what can be told without them: its form, the names and shapes of its tensors.
+    """Build a network without values, to inspect its form and the names and shapes of its tensors.
 
     Raises:
         InputError: as :func:`create_model`.

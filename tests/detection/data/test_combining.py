@@ -128,7 +128,7 @@ def test_data_split(tmp_path: Path) -> None:
     assert (result.format, result.splits) == ("voc", {"train": 8, "val": 2})
     for one, other in zip(open_run(str(root), share=0.8), open_run(str(tmp_path / "out")), strict=True):
         assert boxes(one) == boxes(other)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         split_detection(str(root), tmp_path / "out")
     with pytest.raises(InputError, match="already split"):
         split_detection(str(tmp_path / "out"), tmp_path / "other")

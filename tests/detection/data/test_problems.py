@@ -38,8 +38,8 @@ def source_of(root: Path, *boxes: tuple) -> DetectionSource:
         ((1, -9, 5, 0.5), "outside", "less than a pixel"),
         ((1, HEIGHT + 0.5, 5, HEIGHT + 9), "outside", "less than a pixel"),
         ((0, 1, 5, 5), "partly outside", "reaches 1 pixels past the edge of the image of 20 x 16"),
-        ((1, 1, 5, HEIGHT + 2.5), "partly outside", "reaches 2.5 pixels over"),
-        ((-100, -100, 100, 100), "partly outside", "reaches 101 pixels over"),
+        ((1, 1, 5, HEIGHT + 2.5), "partly outside", "reaches 2.5 pixels past"),
+        ((-100, -100, 100, 100), "partly outside", "reaches 101 pixels past"),
     ],
 )
 def test_kinds(tmp_path: Path, box: tuple, kind: str | None, detail: str) -> None:

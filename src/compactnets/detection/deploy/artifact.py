@@ -49,7 +49,7 @@ class InputRecord(BaseModel):
     normalization: str = "inside the graph: nothing is to be subtracted or divided before it"
 
     def prepare(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return an image (3, H, W) as input (1, 3, h, w), and the height and width that the image itself has there."""
+        """Return an image (3, H, W) as input (1, 3, h, w), and the height and width of the image inside it."""
         if self.size is not None and self.resize == "fit":
             factor = min(side / own for side, own in zip(self.size, image.shape[-2:], strict=True))
             height, width = (max(1, int(own * factor)) for own in image.shape[-2:])
@@ -57,7 +57,7 @@ class InputRecord(BaseModel):
             canvas = torch.tensor(self.fill).view(1, 3, 1, 1).repeat(1, 1, *self.size)
             canvas[..., :height, :width] = scaled
             return canvas, (height, width)
-        # torchvision's own resizing, so that an artifact finds what its checkpoint finds
+        # torchvision's own resizing, so that an artifact agrees with its checkpoint
         fixed = None if self.size is None else (self.size[1], self.size[0])
         resizing = GeneralizedRCNNTransform(self.shorter_side or 0, self.longer_side or 0, [], [], fixed_size=fixed)
         scaled = resizing.eval().resize(image)[0][None]
@@ -80,7 +80,7 @@ class DetectorCheck(BaseModel):
 
 
 class DetectorVerification(BaseModel):
-    """How an artifact was compared with its detector."""
+    """The comparison of an artifact with its detector."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,6 +1,6 @@
-"""What picks boxes from the outputs of a detector's convolutions, as numbers that a record keeps and as code.
+"""Box decoding: pick boxes from a detector's raw outputs, with parameters that the record stores.
 
-The code is the reference for raw artifacts, and it is what an artifact with the choice of boxes inside is traced from.
+This code is the reference for raw artifacts, and artifacts with decoding inside are traced from it.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.deploy.suppression import suppress
 
 LEAST_PROPOSAL, LEAST_BOX = 1e-3, 1e-2  # pixels: sides below which torchvision's Faster R-CNN drops boxes
-DROPPED = -1.0  # a score that no threshold lets through
+DROPPED = -1.0  # a score below any threshold
 
 
 class Decoding(BaseModel):
-    """The numbers of the choice, in the order of their use; those from ``proposals`` on are Faster R-CNN's."""
+    """Parameters of box decoding in the order of use; those from ``proposals`` on are Faster R-CNN's."""
 
     model_config = ConfigDict(extra="forbid")
 
     score: float = Field(description="detections have a score above this")
-    candidates: int | None = Field(None, description="SSD: best boxes of a class that suppression looks at")
-    overlap: float = Field(description="intersection over union past which the weaker of two boxes of a class goes")
-    class_agnostic: bool = Field(False, description="a box goes by a better one of another class, too")
-    detections: int = Field(description="best ones that are left, of all classes together, at most")
-    proposals: int | None = Field(None, description="boxes for the second half, at most")
-    proposal_candidates: int = Field(0, description="best boxes of the first half that suppression looks at")
+    candidates: int | None = Field(None, description="SSD: best boxes of a class that enter suppression")
+    overlap: float = Field(description="IoU above which the weaker of two boxes of a class is suppressed")
+    class_agnostic: bool = Field(False, description="boxes of other classes suppress a box, too")
+    detections: int = Field(description="largest number of detections, over all classes")
+    proposals: int | None = Field(None, description="largest number of boxes for the second stage")
+    proposal_candidates: int = Field(0, description="best boxes of the first stage that enter suppression")
     proposal_overlap: float = Field(0, description="the same as overlap, for proposals, without classes")
     stride: int = Field(0, description="pixels of the input for a cell of the features: RoIAlign's scale is 1 / stride")
-    roi_size: int = Field(0, description="cells a side that RoIAlign gives")
+    roi_size: int = Field(0, description="cells per side of RoIAlign's output")
     sampling_ratio: int = Field(
         0, description="RoIAlign's points along each side of a cell; not aligned by half a pixel"
     )
 
     @classmethod
     def of(cls, detector: FasterRCNN | SSD, record: DetectorRecord) -> Decoding:
-        """Return what a detector does."""
+        """Return the parameters of a detector."""
         if isinstance(detector, SSD):
             return cls(
                 score=detector.score_thresh,
@@ -80,7 +80,7 @@ class Decoding(BaseModel):
     def propose(self, objectness: Tensor, boxes: Tensor) -> Tensor:
         """Return Faster R-CNN's proposals (R, 4) among objectness (A,) and boxes (A, 4), best first."""
         assert self.proposals is not None
-        # the number of boxes may be open while this is traced: Python's min would fix it
+        # the number of boxes may be dynamic while tracing: Python's min would fix it
         best, places = objectness.topk(torch.sym_min(self.proposal_candidates, boxes.shape[0]))
         chosen = boxes[places]
         scores = _drop_small(chosen, best, LEAST_PROPOSAL)
@@ -108,7 +108,7 @@ class Decoding(BaseModel):
         return self._suppress(boxes, scores)
 
     def _suppress(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is left of boxes (C, N, 4) and scores (C, N), best first, each class by itself or all as one."""
+        """Suppress boxes (C, N, 4) with scores (C, N), per class or over all; return the rest, best first."""
         if self.class_agnostic:
             classes = torch.arange(scores.shape[0])[:, None].expand_as(scores).flatten()
             boxes, scores = boxes.flatten(0, 1), scores.flatten()
@@ -125,6 +125,6 @@ def clip(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _drop_small(boxes: Tensor, scores: Tensor, least: float) -> Tensor:
-    """Return scores (...) that are below any threshold where a box (..., 4) is too small."""
+    """Return scores (...), set below any threshold if a box (..., 4) is too small."""
     sides = boxes[..., 2:] - boxes[..., :2]
     return torch.where((sides >= least).all(-1), scores, DROPPED)

@@ -1,4 +1,4 @@
-"""From a detector to verified ONNX files in a folder."""
+"""Export a detector to verified ONNX files in a folder."""
 
 from __future__ import annotations
 
@@ -69,22 +69,22 @@ def export_detector(
     tolerance: float | None = None,
     precision: str = FLOAT32,
 ) -> DetectorArtifact:
-    """Write a detector as ONNX, compare it in ONNX Runtime with PyTorch, and keep it if they agree.
+    """Export a detector to ONNX, compare ONNX Runtime with PyTorch, and keep the artifact if they agree.
 
     Args:
-        detector: torchvision's, in evaluation mode; it is left alone.
+        detector: torchvision's, in evaluation mode; not modified.
         record: how it was built, and its classes.
-        output: folder for the artifact; it appears whole or not at all. An artifact that is there is replaced.
-        heads: ``boxes``: the choice of boxes is inside; ``raw``: it is left to the caller, and there is neither
-            suppression nor RoIAlign in the files.
-        size: height and width to fix for Faster R-CNN, whose artifact takes any otherwise; SSD has one size only.
+        output: folder for the artifact; written completely or not at all. An existing artifact is replaced.
+        heads: ``boxes``: box decoding is inside; ``raw``: it is left to the caller, and the files contain neither
+            suppression nor RoIAlign.
+        size: height and width to fix for Faster R-CNN, whose artifact is otherwise dynamic; SSD has a fixed size.
         tolerance: largest difference allowed: of a score, and of a box's side as a share of the input's longer side.
             For float16: of a raw output with weights in float16, as a share of the largest value of that output.
         precision: of the weights in the files: ``"float32"`` or ``"float16"``. Inputs and outputs are float32.
 
     Raises:
-        InputError: a precision that cannot be had, a missing extra, a folder that holds something else, a size that the
-            detector cannot have, more or fewer classes than it has outputs, or outputs that are not finite.
+        InputError: an unsupported precision, a missing extra, a folder with other content, an invalid size, a number of
+            classes that differs from the outputs, or outputs that are not finite.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
@@ -99,17 +99,17 @@ def export_detector(
     check_share(limit, "--tolerance")
     check_output(output, (WHOLE, FIRST, SECOND))
     size_at_least = weight_bytes(detector, precision)
-    space = Space(output, size_at_least, size_at_least)  # a copy is made for the comparison
+    space = Space(output, size_at_least, size_at_least)  # a copy is needed for the comparison
     space.check()
     detector = copy.deepcopy(detector).cpu().float().eval()
     ssd = isinstance(detector, SSD)
     classifier = detector.head.classification_head if ssd else detector.roi_heads.box_predictor.cls_score
     check_classes(record, classifier.num_columns if ssd else classifier.out_features)
     taken = input_record(detector, record, size)
-    with watched(detector) as finite:  # of which the choice of boxes would show nothing
+    with watched(detector) as finite:  # box decoding would hide non-finite values
         find_objects(detector, [torch.rand(3, *(taken.size or EXAMPLE), generator=torch.Generator().manual_seed(0))])
     if not all(finite):
-        raise InputError(f"{record.detector} on {record.model} gives numbers that are not finite: it is not exported")
+        raise InputError(f"{record.detector} on {record.model} gives outputs that are not finite: it is not exported")
     decoding = Decoding.of(detector, record)
     what = f"{record.detector} on {record.model}"
     with stages(f"{what} to onnx"), writing(output) as partial, one_line(f"{what} cannot be exported to onnx", space):
@@ -157,7 +157,7 @@ def detector_metadata(
     decoding: Decoding,
     precision: str = FLOAT32,
 ) -> dict[str, str]:
-    """Return the metadata of one file of a detector: what :mod:`compactnets.deploy.metadata` says of a classifier."""
+    """Return the metadata of one file of a detector, as in :mod:`compactnets.deploy.metadata`."""
     return texts(
         {
             "task": "detection",
@@ -176,18 +176,16 @@ def detector_metadata(
 
 
 def input_record(detector: FasterRCNN | SSD, record: DetectorRecord, size: tuple[int, int] | None) -> InputRecord:
-    """Return how images become an artifact's input.
+    """Describe how images become an artifact's input.
 
     Raises:
-        InputError: another size than SSD's own, or one too small for Faster R-CNN.
+        InputError: a size that differs from SSD's own, or one too small for Faster R-CNN.
     """
     fill = [float(value) for value in detector.transform.image_mean]
     if record.ssd is not None:
         own = default_size(record)
         if size not in (None, own):
-            raise InputError(
-                f"this SSD was made for {own[0]} x {own[1]} pixels: leave --size out, found {_times(size)}"
-            )
+            raise InputError(f"this SSD was made for {own[0]} x {own[1]} pixels: remove --size, found {_times(size)}")
         return InputRecord(size=own, resize="stretch", fill=fill)
     if size is not None:
         if min(size) < SMALLEST:

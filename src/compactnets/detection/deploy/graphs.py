@@ -1,4 +1,4 @@
-"""The ONNX files of a detector, with what their inputs and outputs are."""
+"""The ONNX files of a detector, with their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads, Whole
 from compactnets.detection.deploy.suppression import translations
 
-EXAMPLE = (72, 104)  # where both sides are open: neither equal nor multiples of 32, from which nothing may be concluded
+EXAMPLE = (72, 104)  # for dynamic sides: neither equal nor multiples of 32, so that tracing cannot specialise on either
 CORNERS = "left, top, right, bottom in pixels of the input"
 PROBABILITIES = "probabilities: background, then the classes"
 
-Open = dict[int, str]  # dimension -> what it is called
-Tensors = tuple[tuple[str, Open, str], ...]  # name, open dimensions, meaning
+Open = dict[int, str]  # dimension -> its name
+Tensors = tuple[tuple[str, Open, str], ...]  # name, dynamic dimensions, meaning
 Graphs = dict[str, tuple[list[TensorRecord], list[TensorRecord]]]  # file -> inputs and outputs
 
 
@@ -29,9 +29,9 @@ def write_graphs(
     """Write the files of an artifact.
 
     Args:
-        deployed: the detector as ``deploy_detector`` gives it.
-        decoding: its numbers.
-        size: height and width; ``None`` leaves both open.
+        deployed: the result of ``deploy_detector``.
+        decoding: its parameters.
+        size: height and width; ``None`` makes both dynamic.
         heads: see :func:`compactnets.detection.deploy.export.export_detector`.
         folder: where to write.
 
@@ -100,7 +100,7 @@ def _record(tensor: Tensor, name: str, dims: Open, meaning: str) -> TensorRecord
 
 
 def _name_dimensions(path: Path, records: list[TensorRecord]) -> None:
-    """Give the open dimensions of a file names that a person understands: the exporter calls them s14 and u0."""
+    """Give a file's dynamic dimensions readable names: the exporter calls them s14 and u0."""
     import onnx
 
     model = onnx.load(path)

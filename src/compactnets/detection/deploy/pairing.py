@@ -1,4 +1,4 @@
-"""Which detections of two runtimes are the same, and which of the others rounding explains."""
+"""Pair the detections of two runtimes, and decide which unpaired ones rounding explains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compactnets.detection.deploy.decoding import Decoding
 from compactnets.errors import LimitError
 
 NEAR_OVERLAP = 1e-3  # around the threshold of suppression: boxes that differ in the fifth digit cross it
-APART = 1.0  # the cost of a pair that cannot be one
+APART = 1.0  # the cost of an impossible pair
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The largest differences of pairs, and how many detections have none because of rounding."""
+    """The largest differences of pairs, and the number of detections left unpaired by rounding."""
 
     score: float
     pixels: float
@@ -37,18 +37,18 @@ class Pairing:
 
 
 def pair(expected: Found, found: Found, candidates: Found, decoding: Decoding, side: int, tolerance: float) -> Pairing:
-    """Pair detections of one class, so that the sum of their differences is least.
+    """Pair detections of one class, minimising the sum of their differences.
 
     Args:
         expected: PyTorch's.
         found: the artifact's.
-        candidates: PyTorch's without suppression: what else it might have kept.
-        decoding: with the threshold that both used.
+        candidates: PyTorch's without suppression: everything that it might have kept.
+        decoding: the parameters that both used.
         side: the input's longer side in pixels.
         tolerance: the largest difference of a pair: of scores, and of boxes divided by ``side``.
 
     Raises:
-        LimitError: a detection without a partner that rounding does not explain, or a value that is not a number.
+        LimitError: a detection without a partner that rounding does not explain, or a NaN.
     """
     if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
         raise LimitError("the onnx artifact gives values that are not finite: it was not kept")
@@ -66,7 +66,7 @@ def pair(expected: Found, found: Found, candidates: Found, decoding: Decoding, s
 
 
 def _differences(one: Found, other: Found, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what each pair differs by, (K, K'): scores, pixels, and the larger of scores and pixels over ``side``."""
+    """Return the difference of each pair, (K, K'): scores, pixels, and the larger of scores and pixels / ``side``."""
     scores = (one.scores[:, None] - other.scores[None]).abs()
     pixels = (one.boxes[:, None] - other.boxes[None]).abs().amax(-1)
     costs = torch.maximum(scores, pixels / side).where(one.labels[:, None] == other.labels[None], APART)
@@ -86,16 +86,15 @@ def _explain(
     decoding: Decoding,
     tolerance: float,
 ) -> int:
-    """Return the number of detections without partner, all of which rounding explains.
+    """Return the number of unpaired detections, all of them explained by rounding.
 
-    What the artifact finds must be ``known``, (K',) bool: a box that PyTorch has before suppression, too. Rounding then
-    decides where a score is at the threshold, or at the last that is kept where there are as many as may be; where
-    an overlap with a box of the same class (of any, where suppression is of all together) is at the threshold of
-    suppression; which of two overlapping boxes with equal scores stays; and what was suppressed, or was not, by a box
-    whose own presence it decided.
+    The artifact's detections must be ``known``, (K',) bool: boxes that PyTorch also has before suppression. Rounding
+    then decides if a score is at the threshold, or at the last score kept when the maximum is reached; if an overlap
+    with a box of the same class (of any class, for class-agnostic suppression) is at the suppression threshold; which
+    of two overlapping boxes with equal scores is kept; and what such a box suppresses in turn.
 
     Raises:
-        LimitError: one that it does not explain.
+        LimitError: one that rounding does not explain.
     """
     explained: list[tuple[Found, int]] = []
     for side, index in sorted(lone, key=lambda one: -float(one[0].scores[one[1]])):

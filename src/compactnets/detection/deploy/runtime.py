@@ -1,4 +1,4 @@
-"""An exported detector as a module that runs in ONNX Runtime: evaluation and prediction take it like any other."""
+"""An exported detector as a module that runs in ONNX Runtime, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from compactnets.training.setup import NotFiniteError
 
 
 class ArtifactDetector(nn.Module):
-    """Runs an exported detector on the CPU, for images of any size, one after the other.
+    """Runs an exported detector on the CPU, on images of any size, one at a time.
 
     It is called like torchvision's detectors: a list of images (3, H, W) float32 from 0 to 1 gives a list of
     dictionaries with ``boxes`` in pixels of the image, ``labels`` counted from 1, and ``scores``.
@@ -50,7 +50,7 @@ class ArtifactDetector(nn.Module):
         height, width = image.shape[-2:]
         boxes = clip(resize_boxes(boxes, scaled, (height, width)), height, width)
         if self.artifact.input.resize == "fit":
-            inside = (boxes[:, 2:] > boxes[:, :2]).all(1)  # what lay in the fill around the image has no area left
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(1)  # boxes in the padding around the image have no area left
             boxes, labels, scores = boxes[inside], labels[inside], scores[inside]
         return Detections(boxes, labels, scores)
 
@@ -61,7 +61,7 @@ class ArtifactDetector(nn.Module):
         if self.artifact.heads == "boxes":
             boxes, labels, scores = outputs
             classes = int(labels.max()) + 1 if len(labels) else 0
-            if classes > len(self.artifact.network.class_names):  # of a file that does not note them
+            if classes > len(self.artifact.network.class_names):  # for a file without this metadata
                 check_classes(self.artifact.network, classes + 1)
             return boxes, labels, scores
         with torch.inference_mode():
@@ -83,11 +83,11 @@ class ArtifactDetector(nn.Module):
         with one_line(f"{name} cannot run on {' and '.join(str(list(each.shape)) for each in arrays)}"):
             found = self.sessions[name].run(None, dict(zip(names, arrays, strict=True)))
         if not all(np.isfinite(values).all() for values in found):
-            raise NotFiniteError(f"{name} gives numbers that are not finite")
+            raise NotFiniteError(f"{name} gives outputs that are not finite")
         return [torch.from_numpy(values) for values in found]
 
     def check_classes(self) -> None:
-        """Raise unless the record names as many classes as the files were written for, as far as they say.
+        """Check that the record names as many classes as the files' metadata, if any.
 
         Raises:
             InputError: both numbers.
@@ -108,12 +108,12 @@ def load_detector_artifact(
 
     Args:
         path: folder or file.
-        threads: threads of the runtime; its own choice if not given.
+        threads: threads of the runtime; default: its own choice.
         class_agnostic_nms: suppress boxes by better ones of other classes, too.
 
     Raises:
-        InputError: a record or file that cannot be used, a runtime that is not installed, or suppression that is in
-            the files and in each class.
+        InputError: a record or file that cannot be used, a runtime that is not installed, or per-class suppression
+            inside the files.
     """
     record, folder = read_artifact(path, DetectorArtifact)
     FORMATS["onnx"].versions()

@@ -1,8 +1,8 @@
-"""A detector in the stages that are exported: its convolutions; what picks boxes between them is in ``decoding``.
+"""The exported stages of a detector: its convolutions. ``decoding`` picks boxes between them.
 
-torchvision's own ``forward`` takes lists of images of any size and asks for values while it runs, which torch's
-exporter cannot follow (https://github.com/pytorch/vision/issues/9306). These stages take one image that has its size
-already and hold the detector's own modules; all of them run in PyTorch, too.
+torchvision's own ``forward`` takes lists of images of any size and branches on values, which torch's exporter cannot
+trace (https://github.com/pytorch/vision/issues/9306). These stages take one resized image and reuse the detector's own
+modules; all of them also run in PyTorch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from compactnets.models.backbone import create_backbone
 
 
 def deploy_detector(detector: Detector, record: DetectorRecord) -> FasterRCNN | SSD:
-    """Return a copy on the CPU for export, in evaluation mode, that computes the same but for rounding.
+    """Return a copy for export, on the CPU and in evaluation mode, that computes the same up to rounding.
 
     Batch normalisation, frozen or not, is folded into convolutions, and the channel shuffles of MENet and ShuffleNet
-    units lie where they cost least (:mod:`compactnets.deploy.rewrite`).
+    units are moved to where they are cheapest (:mod:`compactnets.deploy.rewrite`).
     """
     weights = {key: value.detach().cpu().float() for key, value in detector.state_dict().items()}
-    # the units of the network are not there any more in the detector's graphs, so it is cut once more
+    # the detector's graphs no longer contain the network's units, so it is built again
     arguments = {key: value for key, value in record.arguments.items() if key != "pretrained"}
     network = create_backbone(record.model, arguments).eval()
     _load_part(network, {key.partition(".body.")[2]: value for key, value in weights.items() if ".body." in key})
@@ -64,7 +64,7 @@ class _Normalize(nn.Module):
 
 
 class SSDHeads(nn.Module):
-    """SSD without the choice of boxes: images (1, 3, S, S) from 0 to 1 -> scores (A, C + 1) and boxes (A, 4).
+    """SSD without box decoding: images (1, 3, S, S) from 0 to 1 -> scores (A, C + 1) and boxes (A, 4).
 
     The scores are probabilities, of the background first; the boxes are in pixels and clipped to the image.
     """

@@ -1,8 +1,8 @@
-"""Non-maximum suppression of all classes at once, as one operator that ONNX has too.
+"""Non-maximum suppression of all classes at once, as a single operator that ONNX also has.
 
-torchvision's ``batched_nms`` moves the boxes of each class to a place of their own, which costs accuracy and, traced,
-many nodes; ONNX's ``NonMaxSuppression`` knows classes. So this is an operator of its own: in PyTorch it calls
-torchvision class by class, and :func:`translations` says how torch's exporter writes it.
+torchvision's ``batched_nms`` offsets the boxes of each class, which costs accuracy and, when traced, many nodes. ONNX's
+``NonMaxSuppression`` supports classes. So this is a custom operator: in PyTorch it calls torchvision class by class,
+and :func:`translations` tells torch's exporter how to write it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torchvision.ops import nms
 
 @torch.library.custom_op("compactnets::suppress", mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, overlap: float, score: float, limit: int) -> Tensor:
-    """Return which boxes are left, best first: (K, 2) int64, class and index.
+    """Return the remaining boxes, best first: (K, 2) int64, class and index.
 
     Args:
         boxes: (C, N, 4) float32: left, top, right, bottom, for each of C classes.
         scores: (C, N) float32.
-        overlap: intersection over union past which the weaker of two boxes of a class goes.
-        score: boxes whose score is not above it are left out.
-        limit: K at most.
+        overlap: IoU above which the weaker of two boxes of a class is suppressed.
+        score: boxes without a higher score are dropped.
+        limit: largest K.
     """
     kept = []
     for label, (own, values) in enumerate(zip(boxes, scores, strict=True)):
@@ -41,10 +41,10 @@ def _(boxes: Tensor, scores: Tensor, overlap: float, score: float, limit: int) -
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Return what ``torch.onnx.export`` takes as ``custom_translation_table`` for the operators of detectors.
+    """Return the ``custom_translation_table`` of ``torch.onnx.export`` for the operators of detectors.
 
-    RoIAlign is among them because onnxscript's own translation, before 0.6.3, does not take the arguments that
-    torchvision gives (https://github.com/microsoft/onnxscript/pull/2830).
+    RoIAlign is included because onnxscript's own translation, before 0.6.3, does not accept torchvision's arguments
+    (https://github.com/microsoft/onnxscript/pull/2830).
     """
     from onnxscript import opset18
 

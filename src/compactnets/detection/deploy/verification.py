@@ -1,10 +1,10 @@
-"""Comparison of an exported detector, in ONNX Runtime, with the detector that it was made from.
+"""Compare an exported detector, in ONNX Runtime, with the original.
 
-Suppression is a chain of decisions, and rounding may turn one where two scores are equal or an overlap lies at the
-threshold. So detections are matched as sets; one that only one side has is accepted where such a decision explains it
-(:mod:`compactnets.detection.deploy.pairing`), and nowhere else. Faster R-CNN makes two such choices. The proposals of
-the artifact are compared with PyTorch's by themselves, and then PyTorch goes on from the artifact's, so that one that
-differs does not change all that follows.
+Suppression is a chain of decisions. Rounding may flip one if two scores are equal or an overlap is at the threshold. So
+detections are matched as sets, and an unmatched one is only accepted if such a decision explains it
+(:mod:`compactnets.detection.deploy.pairing`). Faster R-CNN decides twice: the artifact's proposals are compared with
+PyTorch's separately, and PyTorch then continues from the artifact's, so that a differing proposal does not change
+everything after it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from compactnets.failures import scratch_folder
 
 TOLERANCE = 1e-4
 TOLERANCE_FLOAT16 = 2e-2  # of raw outputs, between weights in float32 and in float16: softmax and boxes' exp stretch it
-NOTHING = 1.0  # a threshold that no score is above
-FIRST_ONES = 10  # detections among which the threshold for a single one is looked for
-UNLIKE_PROPOSALS = 0.01  # share of an image's that may differ; one may always
+NOTHING = 1.0  # a threshold above every score
+FIRST_ONES = 10  # detections searched for a threshold that leaves a single one
+UNLIKE_PROPOSALS = 0.01  # share of an image's proposals that may differ; one always may
 PROPOSALS = "proposals"
 
-Find = Callable[[Tensor], Found]  # (1, 3, h, w) -> what is found
+Find = Callable[[Tensor], Found]  # (1, 3, h, w) -> detections
 
 
 def verify_detector(
@@ -59,20 +59,20 @@ def verify_detector(
     """Run the artifact in ``folder`` on parts of photographs with thresholds that leave many, one and no detections.
 
     Args:
-        detector: what is right, on the CPU, in evaluation mode.
+        detector: the reference, on the CPU, in evaluation mode.
         artifact: its record so far.
         folder: with its files.
         tolerance: the largest difference of a score, and of a box as a share of the input's longer side.
-        rounded: the detector with its weights rounded to float16, where the artifact has such. Its raw outputs are
-            compared with the detector's, and the artifact with it: the choice of boxes may turn where weights are
-            rounded, and says nothing then.
+        rounded: the detector with its weights rounded to float16, if the artifact is float16. Its raw outputs are
+            compared with the detector's, and the artifact with it: box decoding may flip decisions with rounded
+            weights, which would mean nothing.
         rounding: the largest difference of these raw outputs, as a share of the largest value of each.
 
     Raises:
-        LimitError: a difference past the tolerance, or outputs that are not finite.
+        LimitError: a difference beyond the tolerance, or outputs that are not finite.
     """
     pictures, origin = load_pictures(None)
-    wide = pictures[1].resize((pictures[1].width, pictures[1].height * 2 // 3))  # another ratio, where that is kept
+    wide = pictures[1].resize((pictures[1].width, pictures[1].height * 2 // 3))  # another aspect ratio, if it is kept
     pixels = [plain_target(picture).float() / 255 for picture in (pictures[0], wide, pictures[-1])]
     images = [artifact.input.prepare(image)[0] for image in pixels]
     float16 = None
@@ -83,14 +83,14 @@ def verify_detector(
     heads = _compare_heads(detector, runner, images, tolerance) if artifact.heads == "raw" else None
     threshold = artifact.decoding.score
     found = [reference.find(image, None, threshold).scores for image in images]
-    # the image whose best detections a threshold tells apart soonest
+    # the image whose best detections a threshold separates soonest
     _, single, place = min((*_threshold_for_one(scores, threshold), place) for place, scores in enumerate(found))
     checks = []
     with scratch_folder() as scratch:
         for score, chosen in ((threshold, images), (single, images[place : place + 1]), (NOTHING, images[:1])):
             find = _finder(artifact, folder, scratch, score)
             checks.append(_check(artifact, reference, find, chosen, score, tolerance))
-            if score == threshold:  # the file itself beside its copy that shows its proposals
+            if score == threshold:  # the file itself, next to the copy that outputs its proposals
                 copied = find(images[0])
                 itself = Found(*runner.run(images[0]))
                 pair(copied, itself, copied, artifact.decoding, max(images[0].shape), tolerance)
@@ -122,7 +122,7 @@ def _check(
             unlike = unlike_proposals(expected.proposals, found.proposals, tolerance * side)
             if unlike > max(1, UNLIKE_PROPOSALS * count):
                 raise LimitError(
-                    f"the onnx artifact has {unlike} of {count} proposals that PyTorch has not: it was not kept"
+                    f"the onnx artifact has {unlike} of {count} proposals that PyTorch lacks: it was not kept"
                 )
             alike.append(1 - unlike / count)
         candidates = reference.find(image, found.proposals, score, suppressed=False)
@@ -141,7 +141,7 @@ def _check(
 
 
 class _Reference:
-    """A copy of the detector that takes images of the input's size as they are."""
+    """A copy of the detector that takes images of the input's size without resizing."""
 
     def __init__(self, detector: FasterRCNN | SSD) -> None:
         self.detector = copy.deepcopy(detector)
@@ -150,7 +150,7 @@ class _Reference:
         self.choice = chooser.nms_thresh, chooser.detections_per_img
 
     def find(self, image: Tensor, proposals: Tensor | None, score: float, *, suppressed: bool = True) -> Found:
-        """Return what it finds in (1, 3, h, w), by these proposals where they are given; and its own proposals."""
+        """Return what it finds in (1, 3, h, w), using these proposals if given; and its own proposals."""
         detector, own = self.detector, []
         chooser = detector if self.is_ssd else detector.roi_heads
         chooser.score_thresh = score
@@ -172,7 +172,7 @@ class _Reference:
 
 
 def _threshold_for_one(scores: Tensor, otherwise: float) -> tuple[int, float]:
-    """Return a threshold that leaves one detection, or the fewest that scores tell apart, and how many it leaves."""
+    """Return a threshold that leaves one detection, or as few as the scores allow, and their number."""
     gaps = scores[:FIRST_ONES][:-1] - scores[:FIRST_ONES][1:]
     clear = (gaps > 10 * TOLERANCE).nonzero().flatten()
     if not len(clear):
@@ -182,7 +182,7 @@ def _threshold_for_one(scores: Tensor, otherwise: float) -> tuple[int, float]:
 
 
 def _finder(artifact: DetectorArtifact, folder: Path, scratch: Path, score: float) -> Find:
-    """Return what runs the artifact with another threshold, and says its proposals."""
+    """Return a function that runs the artifact with another threshold and also returns its proposals."""
     if artifact.heads == "boxes":
         _change(folder / WHOLE, scratch / WHOLE, score, artifact.decoding.proposals is not None)
         changed = ArtifactDetector(artifact, scratch)
@@ -208,7 +208,7 @@ def _change(path: Path, changed: Path, score: float, with_proposals: bool) -> No
     model = onnx.load(path)
     nodes = model.graph.node
     last = [node for node in nodes if node.op_type == "NonMaxSuppression"][-1]
-    last.input[4] = "another_score"  # a tensor of its own: the exporter lets equal constants share one
+    last.input[4] = "another_score"  # its own tensor: the exporter lets equal constants share one
     model.graph.initializer.append(onnx.helper.make_tensor("another_score", onnx.TensorProto.FLOAT, [1], [score]))
     if with_proposals:
         boxes = next(node for node in nodes if node.op_type == "RoiAlign").input[1]
@@ -225,7 +225,7 @@ def _compare_rounded(
         expected, *between = _raw_outputs(detector, decoding, image)
         found, *_ = _raw_outputs(rounded, decoding, image, *between)
         differences.append(_largest_difference(expected, found))
-    worst = float(np.max(differences))  # where one is not a number, it is none
+    worst = float(np.max(differences))  # NaN if any is NaN
     if not worst <= tolerance:
         raise LimitError(
             f"with weights in float16 the raw outputs differ by {worst:.2g} of their largest value, past the tolerance "
@@ -269,7 +269,7 @@ def _compare_heads(
         found += runner.call(SECOND, *between) if between else []
         differences.append(_largest_difference(expected, found))
     worst = float(np.max(differences))
-    if not worst <= tolerance:  # also where it is not a number
+    if not worst <= tolerance:  # also if it is NaN
         raise LimitError(
             f"the raw outputs of the onnx artifact differ from PyTorch by {worst:.2g} of their largest value, past the "
             f"tolerance of {tolerance:.2g}: it was not kept"
