@@ -31,7 +31,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 
-from compactnets.data import Augment, ImageSource, Preprocess, decoding, open_source
+from compactnets.data import Augment, ImageSource, Preprocess, jpeg, open_source
 from compactnets.data.loading import Batch, TrainLoader, make_train_loader
 from compactnets.data.order import Draws
 from compactnets.data.presets import CIFAR10, IMAGENET
@@ -90,9 +90,9 @@ def photographs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure with each decoder that is installed."""
     source = open_source(arguments.source, arguments.split)
     rows = []
-    best = decoding._simplejpeg
-    for name in dict.fromkeys([decoding.decoder(), "pillow"]):
-        decoding._simplejpeg = best if name == "simplejpeg" else lambda: None  # type: ignore[assignment]
+    best = jpeg._simplejpeg
+    for name in dict.fromkeys([jpeg.decoder(), "pillow"]):
+        jpeg._simplejpeg = best if name == "simplejpeg" else lambda: None  # type: ignore[assignment]
         augment = Augment(crop="resized", flip=True)
         options = {"batch_size": arguments.batch_size, "seed": 0, "channels_last": arguments.channels_last}
         loader = make_train_loader(source, augment, IMAGENET, **options)
@@ -101,7 +101,7 @@ def photographs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         result = compare(usual, lambda ahead=ahead: next(ahead), arguments.rounds, arguments.steps)
         rows.append({"network": f"photographs, decoded by {name}", "images_per_step": loader.batch_size, **result})
         print(describe(rows[-1], "usual", "ours"), flush=True)
-    decoding._simplejpeg = best
+    jpeg._simplejpeg = best
     return rows
 
 

@@ -1,7 +1,7 @@
 """Values that users write: recipes and other YAML files, ``KEY=VALUE`` on the command line, JSON records.
 
-YAML is read as version 1.2 has it, which is also what JSON means: ``1e-1`` and ``0o17`` are numbers; ``on``, ``yes``,
-``1_000``, ``12:30`` and dates are text. PyYAML reads version 1.1 by default and lets a key stand twice.
+YAML is read as version 1.2, consistent with JSON: ``1e-1`` and ``0o17`` are numbers; ``on``, ``yes``,
+``1_000``, ``12:30`` and dates are text. PyYAML reads version 1.1 by default and accepts duplicate keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema; of tags only its own; a key stands once."""
+    """YAML 1.2's core schema, with only its own tags and no duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:str":
                 raise _problem(f"a key must be text, found {_source(key)}; put it in quotes", key)
             if key.value in seen:
-                raise _problem(f"the key {key.value!r} stands twice", key)
+                raise _problem(f"the key {key.value!r} is given twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -54,7 +54,7 @@ class _TextLoader(_Loader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would read as something other than text."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type."""
 
     yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()}
 
@@ -122,12 +122,12 @@ def parse_yaml(text: str, what: str, *, only_text: bool = False) -> Any:
 
     Args:
         text: one document.
-        what: what errors call it.
-        only_text: every value is text as it stands, not a number, a truth value or null.
+        what: its name in errors.
+        only_text: read every value as text, not as a number, a boolean or null.
 
     Raises:
-        InputError: not YAML, a key that stands twice or is not text, a tag that is not YAML's own, a number that is
-            too large, or aliases that stand for more than :data:`MOST_VALUES` values; one line with line and column.
+        InputError: not YAML, a duplicate or non-text key, a tag that is not YAML's own, a number that is too large, or
+            aliases that expand to more than :data:`MOST_VALUES` values; one line with line and column.
     """
     try:
         value = yaml.load(text, Loader=_TextLoader if only_text else _Loader)
@@ -148,7 +148,7 @@ def read_yaml(path: str | Path, what: str, *, only_text: bool = False) -> Any:
     """Read a YAML file in UTF-8, with or without a byte order mark; see :func:`parse_yaml`.
 
     Raises:
-        InputError: a file that cannot be read, that is in another encoding, or that is not YAML.
+        InputError: a file that cannot be read, has another encoding, or is not YAML.
     """
     return parse_yaml(read_text(path, what), what, only_text=only_text)
 
@@ -157,7 +157,7 @@ def read_json(path: str | Path, what: str) -> Any:
     """Read a JSON file in UTF-8, with or without a byte order mark.
 
     Raises:
-        InputError: a file that cannot be read, that is in another encoding, that is not JSON, or that has a key twice.
+        InputError: a file that cannot be read, has another encoding, is not JSON, or has a duplicate key.
     """
     return parse_json(read_text(path, what), what)
 
@@ -173,10 +173,10 @@ def parse_json(text: str, what: str) -> Any:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """Read a text file in UTF-8; a byte order mark is left out.
+    """Read a text file in UTF-8; a byte order mark is removed.
 
     Raises:
-        InputError: a file that cannot be read, or that is in another encoding.
+        InputError: a file that cannot be read, or has another encoding.
     """
     try:
         data = Path(path).read_bytes()
@@ -191,20 +191,20 @@ def read_text(path: str | Path, what: str) -> str:
 
 
 def dump_yaml(value: Any) -> str:
-    """Return a value as YAML that :func:`parse_yaml` reads back the same; keys keep their order."""
+    """Return a value as YAML that :func:`parse_yaml` reads back unchanged; keys keep their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
 def parse_settings(pairs: Iterable[str], example: str) -> list[tuple[str, Any]]:
-    """Parse what ``--set KEY=VALUE`` was given, in its order; values are YAML.
+    """Parse ``--set KEY=VALUE`` options, in order; values are YAML.
 
     Args:
-        pairs: what was given.
-        example: what errors suggest.
+        pairs: the options.
+        example: suggested in errors.
 
     Raises:
-        InputError: not of this form (see :func:`parse_yaml`), a key that stands twice, or a group that is given as a
-            whole after one of its keys, which would be lost.
+        InputError: not of this form (see :func:`parse_yaml`), a duplicate key, or a whole group after one of its keys,
+            which would be lost.
     """
     found: dict[str, tuple[Any, str]] = {}
     for pair in pairs:
@@ -226,13 +226,13 @@ def _parse_setting(pair: str, example: str) -> tuple[str, Any]:
 
 
 def shorten(value: object) -> str:
-    """Return a value as errors show it: as Python writes it, null and truth as YAML does; cut where it is long."""
+    """Format a value for an error: as in Python, but null and booleans as in YAML; cut if long."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return shorten_text(text)
 
 
 def shorten_text(text: str) -> str:
-    """Return a text as errors show it where it is no value: cut where it is long."""
+    """Format a text for an error: cut if long."""
     return text if len(text) <= LONGEST_REPR else f"{text[: LONGEST_REPR - 3]}..."
 
 
@@ -246,7 +246,7 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _count(value: Any, known: dict[int, int]) -> int:
-    """Return how many values a document has with its aliases written out; one that contains itself never ends."""
+    """Count the values of a document with its aliases expanded; a self-containing one never ends."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:

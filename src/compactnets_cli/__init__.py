@@ -1,7 +1,7 @@
 """The command line: ``compactnets VERB``.
 
-A package of its own because importing ``compactnets`` imports torch and timm, and ``compactnets --help`` should not
-wait for them: only a verb that runs imports what it needs.
+A separate package, because importing ``compactnets`` imports torch and timm, and ``compactnets --help`` should not wait
+for them. Each verb imports what it needs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compactnets_cli.app import app
 __all__ = ["app", "main"]
 
 UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])  # click's, or typer's own copy of click
-# what the system says of a disk or a pipe, wherever it is said: no fault of the program's
+# system errors of disks and pipes, not faults of the program
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EPIPE)
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2, a result past a limit 3."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")  # characters that the terminal cannot show are escaped
     try:
         code = app(prog_name="compactnets", standalone_mode=False)
     except typer.Abort:
@@ -43,7 +43,7 @@ def main() -> None:
             _end(f"error: cannot write {error.filename or 'to standard output'}: {error.strerror}", 2)
         if not isinstance(error, InputError):
             raise
-        # from a loader's process the message comes inside a traceback, whose last line it is
+        # from a loader's process the message is the last line of a traceback
         message = str(error).rsplit("InputError: ", 1)[-1].strip()
         rank = int(os.environ.get("RANK", "0"))  # torchrun's processes often find the same error
         _end(f"error: {message}{f' (process {rank})' if rank else ''}", 2)
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _wrong_usage(error: Exception) -> NoReturn:
-    """Say in one line what is wrong with a verb or an option; a group of verbs alone shows its help."""
+    """Report wrong usage in one line; a group of verbs alone shows its help."""
     text = error.format_message()  # type: ignore[attr-defined]
     if type(error).__name__ == "NoArgsIsHelpError":  # with rich, the help was printed as the error was made
         print(text.strip(), file=sys.stderr)
@@ -66,8 +66,8 @@ def _wrong_usage(error: Exception) -> NoReturn:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    """Print the one line that a command ends with; what would break the line or steer the terminal is escaped."""
+    """Print the final line of a command; line breaks and terminal control characters are escaped."""
     shown = "".join(each if each.isprintable() or each == "\u3000" else repr(each)[1:-1] for each in message)
-    with suppress(OSError):  # a terminal that was closed
+    with suppress(OSError):  # a closed terminal
         print(f"compactnets: {shown}", file=sys.stderr)
     raise SystemExit(code)

@@ -37,7 +37,7 @@ from compactnets_cli.web import web as web_verbs
 
 
 class Verbs(typer.core.TyperGroup):
-    """The verbs; ``~`` of a path is the home folder also where the shell leaves it (``--output=~/runs``)."""
+    """The verbs; ``~`` in a path is expanded even if the shell does not (``--output=~/runs``)."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, [expand_home(each) for each in args])
@@ -75,17 +75,17 @@ def options(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Take the options that stand before the verb."""
+    """Handle the options before the verb."""
 
 
 @app.command(rich_help_panel=TRAIN, epilog="Example: compactnets quickstart")
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Folder for the results; a new name is taken where it exists.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for the results; if it exists, a new name is chosen.")] = Path(
         "quickstart"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Train a small MENet and a small MuffNet on handwritten digits, in under two minutes and without a network."""
+    """Train a small MENet and a small MuffNet on handwritten digits, in under two minutes, offline."""
     from compactnets import quickstart
 
     result = quickstart.run(output)
@@ -97,11 +97,12 @@ def quickstart(
     epilog="Example: compactnets train cifar/muffnet --data cifar10 --output runs/a",
 )
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe of the package (compactnets recipes) or a .yaml file.")],
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe (compactnets recipes) or a .yaml file.")],
     data: Data,
     output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and metrics.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Network, instead of the recipe's; of a detector the backbone, also of timm.")
+        str | None,
+        typer.Option(help="Network, instead of the recipe's; for a detector, the backbone (also from timm)."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -109,7 +110,7 @@ def train(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint, or name of weights, to start from; of a detector also MENet's .pth.tar."),
+        typer.Option(help="Checkpoint, or name of weights, to start from; for a detector also MENet's .pth.tar."),
     ] = None,
     device: Device = "auto",
     download: Download = False,
@@ -117,18 +118,22 @@ def train(
     as_json: AsJson = False,
     qat: Annotated[
         bool | None,
-        typer.Option("--qat", help="Train the network of --init as int8 will compute it.", rich_help_panel=LABELS),
+        typer.Option(
+            "--qat",
+            help="Quantisation-aware training: train the --init network with simulated int8.",
+            rich_help_panel=LABELS,
+        ),
     ] = None,
     split: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Of images that are not divided: the share to train on: 0.8.", rich_help_panel=BOXES
+            min=0, max=1, help="For undivided images: the share to train on, such as 0.8.", rich_help_panel=BOXES
         ),
     ] = None,
 ) -> None:
-    """Train a network as a recipe says. Rerun the command to resume: on CPU the result is bit-identical.
+    """Train a network by a recipe. Rerun the command to resume: on CPU the result is bit-identical.
 
-    The recipe says the task: to classify, or to detect.
+    The recipe determines the task: classification or detection.
     """
     from compactnets import api
     from compactnets.console import stdout
@@ -161,13 +166,13 @@ def evaluate(
     weights: Pretrained = None,
     split: Annotated[
         str,
-        typer.Option(help="Split of the data: val, train; of images with boxes any, or the share trained on: 0.8."),
+        typer.Option(help="Split of the data: val or train; for boxes any split, or the share trained on: 0.8."),
     ] = "val",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that load images, besides the main one.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes that load images.")] = 0,
     device: Device = "auto",
     download: Download = False,
     as_json: AsJson = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; 128.", rich_help_panel=LABELS)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size; 128.", rich_help_panel=LABELS)] = None,
     metric: Annotated[
         Literal["voc07", "voc10", "coco"] | None,
         typer.Option(help="VOC's 11 points (voc07, the default), its area, or COCO's.", rich_help_panel=BOXES),
@@ -182,11 +187,11 @@ def evaluate(
     ] = None,
     examples: Annotated[
         Path | None,
-        typer.Option(help="HTML page to write, with the best and the worst images.", rich_help_panel=BOXES),
+        typer.Option(help="HTML page to write, with the best and worst images.", rich_help_panel=BOXES),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Measure how good a checkpoint or an exported network is: accuracy, or average precision."""
+    """Evaluate a checkpoint or an exported network: accuracy, or average precision."""
     from compactnets import api
 
     result = api.evaluate(
@@ -228,18 +233,17 @@ def predict(
     ] = None,
     coco: Annotated[
         Path | None,
-        typer.Option(help="JSON file to write: results as COCO's tools read them.", rich_help_panel=BOXES),
+        typer.Option(help="JSON file to write, in COCO's results format.", rich_help_panel=BOXES),
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option(help="COCO file whose ids of images and categories --coco shall have.", rich_help_panel=BOXES),
+        typer.Option(help="COCO file with the image and category ids for --coco.", rich_help_panel=BOXES),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Say what images and frames of videos show: classes, or objects with their boxes.
+    """Predict what images and video frames show: classes, or objects with boxes.
 
-    A file that cannot be used is named on standard error, the others are looked at all the same, and the exit code is
-    2.
+    An unusable file is reported on standard error, the others are still processed, and the exit code is 2.
     """
     from compactnets import api
     from compactnets.console import say, stdout

@@ -9,9 +9,9 @@ import typer
 
 from compactnets_cli.options import AsJson, Download, print_json
 
-SHOWN = 20  # problems of a kind that are printed; --json has all
+SHOWN = 20  # problems of each kind to print; --json has all
 
-data = typer.Typer(help="Look at images before a run does; convert those with boxes.", no_args_is_help=True)
+data = typer.Typer(help="Check data sets before training; split and convert them.", no_args_is_help=True)
 
 
 @data.command(epilog="Example: compactnets data check photos")
@@ -19,36 +19,36 @@ def check(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="What --data takes, or a folder of images with boxes (Pascal VOC, COCO, YOLO), or several as one set."
+            help="Anything --data takes, or folders of images with boxes (Pascal VOC, COCO, YOLO), several as one set."
         ),
     ],
     split: Annotated[
         str,
         typer.Option(
-            help="Split to check: train, val or both; of images with boxes any that exists, both for all, or the share "
-            "to train on, where they are not divided: 0.8."
+            help="Split to check: train, val or both; for images with boxes any split, both for all, or for undivided "
+            "ones the share to train on: 0.8."
         ),
     ] = "both",
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that decode; one per core, or none for under 1,000 images."),
+        typer.Option(min=0, help="Processes that decode; default: one per core, or none below 1,000 images."),
     ] = None,
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of images with boxes: recipe, or .yaml file, whose anchors are compared with the objects; the small "
-            "ones. Several may be given; the network plays no part."
+            help="For images with boxes: recipe or .yaml file whose anchors are compared with the objects; default: "
+            "the small ones. Repeatable; the network does not matter."
         ),
     ] = None,
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every image; list what cannot be read, what contradicts itself and what is in two splits.
+    """Decode every image; list unreadable images, contradictions and images in two splits.
 
-    Of images with labels: those under two classes. Of images with boxes: boxes that cannot be used, how large objects
-    are in the pixels that a detector sees, and how many of them its anchors reach.
+    For labelled images: images in two classes. For images with boxes: unusable boxes, object sizes in a detector's
+    input, and how many objects its anchors match.
 
-    Exit code 0 where there are none, 1 where there are some, 2 where the source cannot be used.
+    Exit code 0 without problems, 1 with problems, 2 if the source cannot be used.
     """
     from compactnets import api
     from compactnets.console import stdout
@@ -70,19 +70,19 @@ def convert(
         typer.Argument(help="A folder of images with boxes: Pascal VOC, COCO or YOLO; or several as one set."),
     ],
     to: Annotated[Literal["voc", "coco"], typer.Option("--to", help="Format to write.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; it must be empty or not be there.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must be empty or not exist.")],
     link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
     split: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Of images that are not divided: the share to write as train, such as 0.8."),
+        typer.Option(min=0, max=1, help="For undivided images: the share to write as train, such as 0.8."),
     ] = None,
     bad_boxes: Annotated[
         Literal["raise", "drop"],
-        typer.Option(help="What to do with annotations that cannot be read and boxes that are no numbers."),
+        typer.Option(help="What to do with unreadable annotations and non-finite boxes."),
     ] = "raise",
     as_json: AsJson = False,
 ) -> None:
-    """Write all splits of images with boxes in another format, and say what it cannot hold."""
+    """Convert all splits of images with boxes to another format, and report what it cannot express."""
     from compactnets.console import stdout
     from compactnets.detection.data.conversion import convert as run
 
@@ -99,20 +99,20 @@ def convert(
 @data.command(epilog="Example: compactnets data split photos --output divided")
 def split(
     source: Annotated[
-        list[str], typer.Argument(help="Class folders, or images with boxes (Pascal VOC, COCO, YOLO); not divided yet.")
+        list[str], typer.Argument(help="Class folders, or images with boxes (Pascal VOC, COCO, YOLO); not split yet.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder to write; it must not be there.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
     share: Annotated[float, typer.Option("--split", min=0, max=1, help="The share to train on.")] = 0.8,
     link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
     bad_boxes: Annotated[
         Literal["raise", "drop"],
-        typer.Option(help="What to do with annotations that cannot be read and boxes that are no numbers."),
+        typer.Option(help="What to do with unreadable annotations and non-finite boxes."),
     ] = "raise",
     as_json: AsJson = False,
 ) -> None:
-    """Divide photographs of one's own into train and val, always in the same way.
+    """Split your own photographs into train and val, deterministically.
 
-    Exact copies of an image are in one part. Of class folders each class is divided.
+    Exact copies of an image stay in one part. Each class folder is split separately.
     """
     from compactnets.console import stdout
     from compactnets.data.dividing import Division, divide_folder
@@ -129,11 +129,11 @@ def split(
         what = f" ({result.format}): {result.objects:,} objects"
         notes = result.losses
     elif bad_boxes != "raise":
-        raise InputError(f"--bad-boxes is for images with boxes, and {source[0]} has labels: leave it out")
+        raise InputError(f"--bad-boxes is for images with boxes, and {source[0]} has labels: remove it")
     else:
         result = divide_folder(source[0], output, share, link=link)
         what = f": {result.classes:,} classes"
-        notes = [f"exact copies, each beside its like: {result.copies:,}"] if result.copies else []
+        notes = [f"exact copies, kept together: {result.copies:,}"] if result.copies else []
         notes += [f"files left out: {printable(summarize(result.left_out))}"] if result.left_out else []
     if as_json:
         print_json(result.to_dict())

@@ -28,8 +28,8 @@ def export(
         str | None,
         typer.Option(
             metavar="SIDE|HEIGHTxWIDTH",
-            help="Side of the images; that of the checkpoint's preprocessing. Of a detector: fixes the input of Faster "
-            "R-CNN, which takes any.",
+            help="Side of the images; default: that of the checkpoint's preprocessing. Detectors: fixes the input of "
+            "Faster R-CNN, which is dynamic otherwise.",
         ),
     ] = None,
     precision: Annotated[
@@ -41,19 +41,19 @@ def export(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Largest difference from PyTorch, as a share of the largest logit; 0.0001, and 0.01 for float16. Of a "
-            "detector: of a score, or of a box as a share of the input; with float16 of a raw output, 0.02."
+            help="Largest difference from PyTorch, as a share of the largest logit; 0.0001, and 0.01 for float16. "
+            "Detectors: of a score, or of a box as a share of the input; with float16 of a raw output, 0.02."
         ),
     ] = None,
     arguments: Arguments = None,
     as_json: AsJson = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images at once, for executorch and coreml; 1.", rich_help_panel=LABELS),
+        typer.Option(min=1, help="Batch size, for executorch and coreml; 1.", rich_help_panel=LABELS),
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Source of the images to compare on; two photographs if not given.", rich_help_panel=LABELS),
+        typer.Option(help="Source of the images to compare on; default: two photographs.", rich_help_panel=LABELS),
     ] = None,
     lanes: Annotated[
         int | None,
@@ -66,15 +66,15 @@ def export(
     heads: Annotated[
         Literal["boxes", "raw"] | None,
         typer.Option(
-            help="boxes (the default): the choice of boxes is in the graph; raw: it is left to the caller.",
+            help="boxes (the default): box decoding is in the graph; raw: it is left to the caller.",
             rich_help_panel=BOXES,
         ),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Write a network for a runtime, compare it there with PyTorch, and keep it if they agree.
+    """Export a network to a runtime, compare it with PyTorch, and keep the artifact if they agree.
 
-    Exit code 3 where they do not; then nothing is kept.
+    Exit code 3 if they do not; then nothing is kept.
     """
     from compactnets import api
     from compactnets.classification.cost import parse_arguments
@@ -103,35 +103,33 @@ def export(
 def quantize(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of train.")],
     format_name: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
-    calibration: Annotated[str, typer.Option(help="Source of the images that ranges are measured on.")],
+    calibration: Annotated[str, typer.Option(help="Images for measuring ranges.")],
     evaluation: Annotated[
-        str, typer.Option("--eval", help="Source of the images to compare on; calibrated ones are left out.")
+        str, typer.Option("--eval", help="Images to compare on, without those used for calibration.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its report.")],
-    max_drop: Annotated[float, typer.Option(help="Points of top-1 accuracy that may be lost.")] = 0.5,
+    max_drop: Annotated[float, typer.Option(help="Largest acceptable loss, in points of top-1 accuracy.")] = 0.5,
     calibration_images: Annotated[int, typer.Option(min=1, help="Images to calibrate on.")] = 128,
     ranges: Annotated[str, typer.Option(help="mse, percentile, entropy or minmax.")] = "mse",
     keep: Annotated[
         list[str] | None, typer.Option("--keep-float", metavar="LAYER", help="A layer to leave in float; repeatable.")
     ] = None,
-    no_equalize: Annotated[
-        bool, typer.Option("--no-equalize", help="Leave the ranges of a tensor's channels as they are.")
-    ] = False,
+    no_equalize: Annotated[bool, typer.Option("--no-equalize", help="Skip cross-layer equalisation.")] = False,
     no_rounding: Annotated[
-        bool, typer.Option("--no-rounding", help="Round weights to the nearest, each alone.")
+        bool, typer.Option("--no-rounding", help="Round each weight to nearest, independently.")
     ] = False,
-    no_correction: Annotated[bool, typer.Option("--no-correction", help="Leave biases as they are.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads while latency is measured.")] = 1,
+    no_correction: Annotated[bool, typer.Option("--no-correction", help="Skip bias correction.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for measuring latency.")] = 1,
     beside: Annotated[
         str | None,
-        typer.Option("--float", metavar="CHECKPOINT", help="Float network to compare with; that of the same weights."),
+        typer.Option("--float", metavar="CHECKPOINT", help="Float network to compare with; default: the same weights."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantise a network to int8, compare accuracy and latency with float, and keep it if it loses little.
+    """Quantise a network to int8, compare accuracy and latency with float, and keep it if the loss is small.
 
-    Exit code 3 where it loses more than --max-drop; then nothing is kept. A checkpoint of train --qat keeps its
-    weights and ranges as they are.
+    Exit code 3 if it loses more than --max-drop; then nothing is kept. A checkpoint of train --qat keeps its weights
+    and ranges.
     """
     from compactnets import api
 
@@ -165,28 +163,28 @@ def benchmark(
     formats: Annotated[
         str,
         typer.Option(
-            help="Formats, commas between; eager is plain PyTorch; onnx@float16, openvino@bf16, onnx@lanes16."
+            help="Comma-separated formats; eager is plain PyTorch; onnx@float16, openvino@bf16, onnx@lanes16."
         ),
     ] = "eager,onnx",
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    size: Annotated[int | None, typer.Option(min=1, help="Side of the images; each network's own.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns that every entry takes.")] = 20,
-    calls: Annotated[int, typer.Option(min=1, help="Calls in a turn that count; two before them do not.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the images; default: each network's own.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns per entry.")] = 20,
+    calls: Annotated[int, typer.Option(min=1, help="Timed calls per turn, after two warm-up calls.")] = 8,
     operators: Annotated[
-        bool, typer.Option("--operators", help="Time each kind of operator, too, where the runtime has a profiler.")
+        bool, typer.Option("--operators", help="Also time each kind of operator, if the runtime has a profiler.")
     ] = False,
     artifacts: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the artifacts, to use them again; a temporary one.")
+        Path | None, typer.Option(help="Folder to keep artifacts for reuse; default: a temporary one.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture to write: .svg, .png or .pdf.")] = None,
     compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run to compare with.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency of networks in their runtimes, in turns, beside the limit of the CPU.
+    """Measure the latency of networks in their runtimes, in turns, against the CPU's limit.
 
-    Exit code 3 where a network could not be exported to a format; the others are measured all the same.
+    Exit code 3 if a network could not be exported to a format; the others are still measured.
     """
     from compactnets.console import say
     from compactnets.folders import check_file
@@ -220,7 +218,7 @@ def benchmark(
         )
         signum = results.pop("interrupted", None)
         compared = {"compared": moved(before, results)} if before else {}
-        # first what cannot be refused: a disk may be full by now
+        # print first: writing may fail, as the disk may be full by now
         print_json({**results, **compared}) if as_json else show({**results, **compared})
         if output:
             write_results(results, output)

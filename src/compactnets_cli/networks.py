@@ -1,4 +1,4 @@
-"""The verbs about networks and their weights: what there is, what it costs, how it is drawn and converted."""
+"""The verbs about networks and their weights: list, profile, draw and convert them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def list_networks(
 
 @networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets weights")
 def weights(as_json: AsJson = False) -> None:
-    """List trained weights: those that are here, and where others come from."""
+    """List trained weights: installed ones, and where to get others."""
     from compactnets.catalogue import list_weights, show_weights
 
     rows = list_weights()
@@ -52,7 +52,7 @@ def convert(
     output: Annotated[Path, typer.Option(help="The .safetensors file to write.")],
     as_json: AsJson = False,
 ) -> None:
-    """Turn a checkpoint of the MENet repository into a checkpoint of this package."""
+    """Convert a checkpoint of the MENet repository."""
     from compactnets.classification.legacy import convert as run
     from compactnets.console import stdout
 
@@ -71,11 +71,11 @@ def discretize(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a MuffNet with model_arguments.sharing=learned.")],
     output: Annotated[Path, typer.Option(help="The .safetensors file to write, for train --init.")],
     start: Annotated[
-        bool, typer.Option("--start", help="The M that the search began with instead, to compare what it learned with.")
+        bool, typer.Option("--start", help="Use the M that the search started from, for comparison.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn the sharing matrices that a MuffNet has learned into whole channels, at the cost of its variant."""
+    """Round a MuffNet's learned sharing matrices to whole channels, at the cost of its variant."""
     from compactnets.classification.discretization import discretize_checkpoint
     from compactnets.console import stdout
 
@@ -84,7 +84,7 @@ def discretize(
         print_json({"output": str(output), **found.to_dict()})
         return
     for number, (matrix, moved) in enumerate(zip(found.matrices, found.moved, strict=True), start=1):
-        learned = "what the search began with" if start else f"a group typically moved by a factor of {moved:.2f}"
+        learned = "start of the search" if start else f"a group typically moved by a factor of {moved:.2f}"
         stdout.print(f"stage {number}, {matrix.out_channels} channels out; {learned}")
         width = max(len(str(entry)) for row in matrix.entries for entry in row)
         for row in matrix.entries:
@@ -109,14 +109,14 @@ def profile(
     ] = None,
     num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images at once, for the activation memory; 1.", rich_help_panel=LABELS)
+        int | None, typer.Option(min=1, help="Batch size, for the activation memory; 1.", rich_help_panel=LABELS)
     ] = None,
     arguments: Arguments = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.", rich_help_panel=LABELS)] = False,
     as_json: AsJson = False,
     detector: Annotated[
         Literal["faster_rcnn", "ssd"] | None,
-        typer.Option(help="Count a detector on the network, part by part.", rich_help_panel=BOXES),
+        typer.Option(help="Count a detector on the network, per part.", rich_help_panel=BOXES),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -125,7 +125,7 @@ def profile(
         ),
     ] = None,
 ) -> None:
-    """Count what a network costs: multiply-adds, other operations, parameters, memory; a detector's part by part."""
+    """Count a network's multiply-adds, other operations, parameters and memory; for a detector, per part."""
     from compactnets import api
 
     result = api.profile(

@@ -1,4 +1,4 @@
-"""Options that several verbs take, and how a verb prints JSON."""
+"""Options shared by several verbs, and JSON output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 Data = Annotated[list[str], typer.Option(help=DATA + MORE_DATA)]
 LabelledData = Annotated[str, typer.Option("--data", help=DATA)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10, cifar100 or hf:NAME where it is missing.")]
+Download = Annotated[bool, typer.Option("--download", help="Download cifar10, cifar100 or hf:NAME if missing.")]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(help="A .safetensors file with its .json record, or the folder of an exported network."),
@@ -32,12 +32,12 @@ Inputs = Annotated[
     list[Path],
     typer.Argument(metavar="FILE|FOLDER|PATTERN...", help="Images, videos, folders of them, or quoted patterns."),
 ]
-Every = Annotated[int, typer.Option("--every", min=1, metavar="N", help="Of a video, take one frame in N.")]
+Every = Annotated[int, typer.Option("--every", min=1, metavar="N", help="Use every N-th frame of a video.")]
 AcrossClasses = Annotated[
     bool | None,
     typer.Option(
         "--class-agnostic-nms",
-        help="Of overlapping boxes of different classes, too, leave one.",
+        help="Also suppress overlapping boxes of different classes.",
         rich_help_panel=BOXES,
     ),
 ]
@@ -48,7 +48,7 @@ Arguments = Annotated[
 
 
 def expand_home(argument: str) -> str:
-    """Return an argument, or the value behind ``--option=``, with ``~`` and ``~name`` as the shell would have them."""
+    """Expand ``~`` and ``~name`` in an argument, or in the value of ``--option=``, like the shell."""
     option, equals, value = argument.partition("=")
     if equals and option.startswith("--") and value.startswith("~"):
         return f"{option}={os.path.expanduser(value)}"
@@ -63,7 +63,7 @@ def print_json(value: Any) -> None:
 
 
 def print_settings(settings: dict[str, Any], as_json: bool) -> None:
-    """Print a resolved recipe: YAML that can be saved as a recipe of one's own, or JSON."""
+    """Print a resolved recipe: YAML that can be saved as a new recipe, or JSON."""
     if as_json:
         print_json(settings)
         return
@@ -71,14 +71,14 @@ def print_settings(settings: dict[str, Any], as_json: bool) -> None:
 
     from compactnets.values import dump_yaml
 
-    sys.stdout.write(dump_yaml(settings))  # of ASCII alone
+    sys.stdout.write(dump_yaml(settings))  # ASCII only
 
 
 def one_checkpoint(verb: str, checkpoint: Path | None, weights: str | None) -> Path:
-    """Return the checkpoint that a verb was given, as ``--checkpoint`` or by the name of weights.
+    """Return a verb's checkpoint, given by ``--checkpoint`` or by the name of weights.
 
     Raises:
-        InputError: neither, both, or a name that no weights here have.
+        InputError: neither, both, or an unknown name.
     """
     from compactnets.errors import InputError
     from compactnets.models.pretrained import find_weights

@@ -9,7 +9,7 @@ import typer
 
 from compactnets_cli.options import AsJson, Device, Download, LabelledData, print_json
 
-papers = typer.Typer(help="What the papers state, next to what is measured here.", no_args_is_help=True)
+papers = typer.Typer(help="The papers' results, next to ours.", no_args_is_help=True)
 
 
 @papers.command(epilog="Example: compactnets papers cost 'muffnet 5'")
@@ -19,7 +19,7 @@ def cost(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every cost that the papers state with the cost measured here."""
+    """Compare every cost stated in the papers with the cost measured here."""
     from compactnets.console import Tracker, stdout
     from compactnets.papers.cost import measure_rows, render, select_rows, to_json
 
@@ -41,7 +41,7 @@ def ablation(
     ] = None,
     networks: Annotated[
         list[Path] | None,
-        typer.Option("--network", help="Checkpoint whose network is trained as well, afresh; may be repeated."),
+        typer.Option("--network", help="Checkpoint whose network is also trained, from scratch; repeatable."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from compactnets.data import Augment, Preprocess, decoding, open_source
+from compactnets.data import Augment, Preprocess, jpeg, open_source
 from compactnets.data.jpeg import Box, decode_region, read_frame
 from compactnets.data.order import Draws
 from compactnets.data.presets import IMAGENET
@@ -29,10 +29,10 @@ PHOTO = Preprocess(size=SIZE, resize=56, mean=(0.5,) * 3, std=(0.25,) * 3)
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both decoders, one after the other."""
     if request.param == "pillow":
-        monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+        monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
     else:
         pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
-    assert decoding.decoder() == request.param
+    assert jpeg.decoder() == request.param
     return request.param
 
 
@@ -96,7 +96,7 @@ def test_reduced_scale(decoder: str, factor: int, size: tuple[int, int], monkeyp
 
     assert 0 < error(13) < 2
     assert error(13) < min(error(13 - factor // 2), error(13 + factor // 2))  # half a pixel to either side
-    monkeypatch.setattr(decoding, "SCALES", ())
+    monkeypatch.setattr(jpeg, "SCALES", ())
     assert not np.array_equal(region(data, box, 34, 34), found)  # the scale was reduced
 
 
@@ -107,7 +107,7 @@ def test_both_decoders_give_the_same_bits(subsampling: int, monkeypatch: pytest.
     data = encode(picture(403, 391), "JPEG", subsampling=subsampling)
     boxes = [Box(3, 5, 390, 377), Box(100, 80, 211, 203), Box(9, 9, 101, 99), Box(50, 60, 30, 45), Box(7, 1, 34, 34)]
     first = [region(data, box, 34, 34) for box in boxes]
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+    monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
     for box, expected in zip(boxes, first, strict=True):
         np.testing.assert_array_equal(region(data, box, 34, 34), expected)
 
@@ -116,7 +116,7 @@ def test_the_scale_leaves_a_margin(decoder: str, monkeypatch: pytest.MonkeyPatch
     data = encode(picture(200, 200), "JPEG")
     crops = [Box(0, 0, 99, 190), Box(3, 3, 150, 99), Box(1, 1, 100, 99)]  # one side below 2 x 1.25 x 40
     found = [region(data, box, 40, 40) for box in crops]
-    monkeypatch.setattr(decoding, "SCALES", ())
+    monkeypatch.setattr(jpeg, "SCALES", ())
     for box, result in zip(crops, found, strict=True):
         np.testing.assert_array_equal(region(data, box, 40, 40), result)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from compactnets.data import Augment, ImageSource, Preprocess, decoding, make_eval_loader, make_train_loader
+from compactnets.data import Augment, ImageSource, Preprocess, jpeg, make_eval_loader, make_train_loader
 from compactnets.data.examination import examine
 from compactnets.data.images import FORMATS, decode_image, read_image, read_size
 from compactnets.data.jpeg import Box, decode_region, read_frame
@@ -207,7 +207,7 @@ def test_data_check_sees_one_picture() -> None:
 @pytest.fixture(params=["simplejpeg", "pillow"])
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "pillow":
-        monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
+        monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
     else:
         pytest.importorskip("simplejpeg")
 

@@ -389,7 +389,7 @@ def test_the_command_line_saves_and_goes_on(signum: int, tmp_path: Path) -> None
         rest = list(lines)
         assert process.wait() == 128 + signum
         assert time.monotonic() - started < 10
-        assert "the same command goes on from there" in rest[-1]
+        assert "rerun the command" in rest[-1]
         assert not any("Traceback" in line for line in rest)
     for run in (stopped, straight):
         done = subprocess.run([*command, str(run)], capture_output=True, text=True, check=False)

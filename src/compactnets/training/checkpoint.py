@@ -158,13 +158,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
-    """Copy weights into ``model``; nothing is copied where they do not fit.
+    """Copy weights into ``model``; nothing is copied if they do not fit.
 
-    A state that does not say its form (:mod:`compactnets.models.form`) is taken to be of the network's.
+    A state without a form (:mod:`compactnets.models.form`) is assumed to have the network's.
 
     Raises:
-        InputError: other keys or shapes than those of the network ``name``, of which the first ones are named, or
-            another form.
+        InputError: keys or shapes that differ from those of the network ``name`` (the first are named), or another
+            form.
     """
     whole, state_dict = model.state_dict(), with_form(state_dict, model)
     expected = {key: value for key, value in whole.items() if not is_form(key)}

@@ -1,4 +1,4 @@
-"""Whether compiling the step of a run can pay."""
+"""Decide whether compiling a run's training step pays off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compactnets.training.state import Progress
 
 Result = TypeVar("Result")
 
-EAGER_STEPS = 4  # taken as they are, and timed; the first ones are slower than those after them
+EAGER_STEPS = 4  # uncompiled and timed; the first ones are slower
 # Estimates, not measurements with a record: on two CPU cores, runs of the package's networks took minutes longer with
 # compiling, and a GPU is assumed to take a third of that. A compiled step is assumed to take half the time, so that
 # twice these seconds of steps must be left. Only whether to compile hangs on it.
@@ -25,7 +25,7 @@ COMPILE_SECONDS = {"cpu": 180.0, "cuda": 60.0}
 
 @contextmanager
 def without_cuda_warnings(device: torch.device) -> Iterator[None]:
-    """Leave out what torch, and its compiler above all, warn of where they look for a GPU that a run does not use."""
+    """Suppress warnings of torch and its compiler about a GPU that the run does not use."""
     with warnings.catch_warnings():
         if device.type == "cpu":
             warnings.filterwarnings("ignore", message=r"(?s).*\bCUDA\b", category=UserWarning, module=r"torch\b")
@@ -33,12 +33,12 @@ def without_cuda_warnings(device: torch.device) -> Iterator[None]:
 
 
 class Compiling:
-    """Decides after :data:`EAGER_STEPS` steps, once in a run: the decision is kept in its state.
+    """Decides after :data:`EAGER_STEPS` steps, once per run; the decision is stored in the run's state.
 
-    So a run that was stopped computes what one that was not would have.
+    So a resumed run computes the same as an uninterrupted one.
 
     Args:
-        compile: what compiles the steps from then on; ``None`` if nothing is to be decided.
+        compile: function that compiles later steps; ``None`` if there is nothing to decide.
         progress: of the run.
         total: its steps.
     """
@@ -56,7 +56,7 @@ class Compiling:
         return self._compile is None or self._progress.compiled is not None
 
     def time(self, step: Callable[[], Result]) -> Result:
-        """Take a step, and look how long it takes where that is still to be known."""
+        """Take a step, and time it if needed."""
         if self._decided:
             return step()
         self._wait()
@@ -74,12 +74,12 @@ class Compiling:
         left = self._total - self._progress.step
         seconds = left * self._quickest
         self._progress.compiled = seconds > 2 * COMPILE_SECONDS.get(self._device.type, COMPILE_SECONDS["cpu"])
-        about = f"the {left} steps left take about {timedelta(seconds=round(seconds))} as they are"
+        about = f"the {left} remaining steps take about {timedelta(seconds=round(seconds))} uncompiled"
         if self._progress.compiled:
             say(f"compiling the step, which takes minutes at first: {about}")
             self._compile()
         else:
-            say(f"the step is not compiled: {about}, compiling takes minutes (compile: default compiles all the same)")
+            say(f"the step is not compiled: {about}, compiling takes minutes (compile: default always compiles)")
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

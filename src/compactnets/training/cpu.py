@@ -1,10 +1,10 @@
-"""The same network and the same memory, used in the way that a CPU is fast with.
+"""Make training fast on a CPU: suitable kernels, layouts and memory.
 
-What a training step of a compact network costs on a CPU is seldom its multiply-adds. Measured on two cores with
+On a CPU, multiply-adds are rarely the main cost of a compact network's training step. Measured on two cores with
 PyTorch 2.15 at CIFAR size (``benchmarks/step_time.py``; docs/results.md has the ratios): bfloat16 kernels for the
 gradients of depthwise convolutions of stride 2 or more than 3 x 3 that take many times as long as their float32
-ones, batch normalisation over channel counts that no vector length divides, and memory that is given back to the
-system after every layer and cleared again before the next.
+ones, batch normalisation over channel counts that no vector length divides, and memory that is returned to the system
+after every layer and cleared again before the next.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LIMITS: dict[type[nn.Module], float] = {nn.ReLU: math.inf, nn.ReLU6: 6.0}  # upp
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what tensors free for the tensors after them, in this process from now on.
+    """Make the C library reuse the memory of freed tensors, in this process from now on.
 
-    By default a large tensor is mapped anew each time, and the system clears each of its pages. Affects glibc's own
-    allocator only. Returns whether it took effect.
+    By default a large tensor is mapped anew each time, and the system clears each of its pages. Only affects glibc's
+    own allocator. Returns whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -40,14 +40,14 @@ def keep_freed_memory() -> bool:
 
 
 def optimize_for_cpu(model: nn.Module, *, half: bool, compiled: bool) -> nn.Module:
-    """Return a network that computes what ``model`` computes in training, in less time on a CPU.
+    """Return an equivalent of ``model`` that trains faster on a CPU.
 
-    (N, C, H, W) images in, (N, classes) logits out. It shares parameters and buffers with ``model``, and leaves
-    ``model`` as it is. Its results differ by rounding.
+    (N, C, H, W) images in, (N, classes) logits out. It shares parameters and buffers with ``model``, which is not
+    modified. Results differ by rounding.
 
     Args:
         half: it will run under autocast to bfloat16 or float16.
-        compiled: it will be compiled, without which the batch normalisation here is slower than torch's.
+        compiled: it will be compiled; without that, this batch normalisation is slower than torch's.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     network: nn.Module = copy.deepcopy(model, shared)
@@ -78,7 +78,7 @@ class Float32(nn.Module):
 
 
 def _replace_norms(parent: nn.Module) -> None:
-    """Replace batch normalisations, each with the ReLU behind it, where it is known what follows them."""
+    """Replace batch normalisations, each with the ReLU after it, if their successor is known."""
     for name, after in _successions(parent):
         norm, following = getattr(parent, name), getattr(parent, after) if after else None
         if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.running_mean is None or norm.momentum is None:
@@ -101,7 +101,7 @@ def _successions(parent: nn.Module) -> list[tuple[str, str | None]]:
 
 
 class RowBatchNorm(nn.Module):
-    """Batch normalisation (arXiv:1502.03167) in training, with the ReLU behind it: (N, C, H, W) -> (N, C, H, W).
+    """Batch normalisation (arXiv:1502.03167) in training, with the ReLU after it: (N, C, H, W) -> (N, C, H, W).
 
     Works on the rows of an image in channels_last layout, W x C adjacent numbers, so that vectors are full whatever C
     is, and on statistics as two plain sums. Statistics are float32 also where the input is bfloat16 (the compiler's own
@@ -109,7 +109,7 @@ class RowBatchNorm(nn.Module):
 
     Args:
         norm: the layer whose parameters and buffers it uses and updates.
-        limit: upper bound of the ReLU behind it, infinity for a plain one; none without ReLU.
+        limit: upper bound of the following ReLU, infinity for a plain one; ``None`` without a ReLU.
 
     Raises:
         ValueError: on a call, ``norm`` keeps no running average with a momentum.

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from compactnets.files import replace_bytes
 from compactnets.pictures import write_figure
 
-PART = "train_loss_"  # key of a part of the training loss, where it has several
+PART = "train_loss_"  # key of a part of the training loss, if it has several
 
 
 class Curves(NamedTuple):
-    """What the plot of a run shows.
+    """The contents of a run's plot.
 
     Attributes:
         scores: key of ``metrics.jsonl`` -> name of the curve.

@@ -1,4 +1,4 @@
-"""Several processes that train one network, as ``torchrun`` starts them."""
+"""Distributed training with the processes that ``torchrun`` starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     size: int = 1
-    control: Any = None  # a gloo group: small messages between CPUs do not wait for an accelerator
+    control: Any = None  # a gloo group: small CPU messages need not wait for an accelerator
 
     @property
     def is_main(self) -> bool:
@@ -44,7 +44,7 @@ class World:
         return [float(value) for value in total]
 
     def largest(self, value: int) -> int:
-        """Return the largest of the values that the processes give."""
+        """Return the largest value over all processes."""
         if self.size == 1:
             return value
         highest = torch.tensor(value)
@@ -52,7 +52,7 @@ class World:
         return int(highest)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what each process gives, by rank."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -78,10 +78,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def join_world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that ``torchrun`` started; alone where it did not.
+    """Join the processes started by ``torchrun``, or work alone.
 
-    Each process gets the GPU of its local rank, or the CPU; NCCL carries the gradients between GPUs, gloo
-    between CPUs. All but the first process are silent.
+    Each process gets the GPU of its local rank, or the CPU; NCCL exchanges gradients between GPUs, gloo between CPUs.
+    All processes but the first are silent.
 
     Raises:
         InputError: a device that this machine does not have, or fewer GPUs than processes.
@@ -114,12 +114,12 @@ def join_world(device: str = "auto") -> Iterator[World]:
 
 
 def _agree_on_name(store: distributed.Store, rank: int, size: int) -> str:
-    """Return a name that these processes share and that none before them had.
+    """Return a name shared by these processes but by none before them.
 
-    torchrun hands the processes that it starts again the store of their predecessors, where the addresses of the dead
-    stand (pytorch issue 135712), and its TORCHELASTIC_RESTART_COUNT differs between machines (issue 108158). So every
-    process leaves a ticket of its own under its rank, and the first answers all tickets it finds, those of the dead
-    too, until each of the living has confirmed.
+    torchrun gives restarted processes the store of their predecessors, which holds dead addresses (pytorch issue
+    135712), and its TORCHELASTIC_RESTART_COUNT differs between machines (issue 108158). So every process leaves its own
+    ticket under its rank, and the first answers all tickets, including those of dead processes, until every living
+    process has confirmed.
 
     Raises:
         TimeoutError: a process did not come within ``PATIENCE``.
@@ -145,9 +145,9 @@ def _agree_on_name(store: distributed.Store, rank: int, size: int) -> str:
 
 
 def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
-    """Let every batch normalisation take its statistics over all processes: torch's on GPUs, ours on CPUs.
+    """Synchronise the statistics of batch normalisation over all processes: torch's on GPUs, ours on CPUs.
 
-    Changes ``model`` in place and returns it. On CPUs a kind of batch normalisation other than
+    Changes ``model`` in place and returns it. On CPUs, batch normalisation other than
     ``torch.nn.BatchNorm2d`` keeps its own statistics, with a warning.
     """
     if world.device.type == "cuda":
@@ -169,7 +169,7 @@ def synchronize_batchnorm(model: nn.Module, world: World) -> nn.Module:
 
 
 class CPUSyncBatchNorm(nn.BatchNorm2d):
-    """What torch's ``SyncBatchNorm`` computes, which runs on accelerators only: (N, C, H, W) -> the same shape.
+    """torch's ``SyncBatchNorm``, which only supports accelerators, for CPUs: (N, C, H, W) -> the same shape.
 
     N, H and W may differ between the processes, as the images of a detector do.
     """

@@ -1,7 +1,7 @@
 """Scalars for TensorBoard.
 
-Written here, with TensorBoard's own record format and messages, because its writer and torch's leave the writing to a
-thread: on a full disk that prints a traceback of its own, and the run ends at some later point with another.
+Written here, with TensorBoard's own record format and messages, because its writer and torch's write in a thread: on a
+full disk the thread prints a traceback, and the run fails later with another.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from compactnets.files import refusals
 
 
 class Events:
-    """The events of one start of a run, in a file of their own in ``folder``; it is made when they are first written.
+    """The events of one start of a run, in their own file in ``folder``, created on the first write.
 
-    All that write raise InputError where the file cannot be written. What reached it before stays readable.
+    Writing methods raise InputError if the file cannot be written. Earlier events stay readable.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,14 +39,14 @@ class Events:
             name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{id(self)}"
             self._path = self.folder / name
             self._record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-            # what a killed process wrote past the state that the run goes on from is hidden
+            # hide events of a killed process after the state that the run resumes from
             purge = SessionLog(status=SessionLog.START)
             self._record(Event(wall_time=time.time(), step=step, session_log=purge))
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         self._record(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
-        """Write what was added since the last time."""
+        """Write the scalars added since the last flush."""
         if self._path is None or not self._pending.tell():
             return
         data = self._pending.getvalue()
@@ -59,13 +59,13 @@ class Events:
                         written += file.write(data[written:]) or 0
                 except OSError:
                     with suppress(OSError):
-                        file.truncate(self._size)  # a record that ends in the middle makes readers stop there
+                        file.truncate(self._size)  # readers stop at a truncated record
                     raise
         self._size += len(data)
         self._pending = io.BytesIO()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining scalars."""
         self.flush()
 
     def _record(self, event: Any) -> None:

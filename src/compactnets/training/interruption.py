@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a terminal that is closed (SIGHUP): finish the step, save, leave."""
+"""Handle Ctrl-C, SIGTERM and a closed terminal (SIGHUP): finish the step, save, exit."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class Interrupted(SystemExit):
 class Interruption:
     """While it is entered, the first of :data:`SIGNALS` sets :attr:`signum` for the loop to see after its step.
 
-    A second one leaves at once, and so does the first while nothing would be lost by it (:attr:`nothing_to_lose`:
-    before the first step, which may compile for minutes). A SIGHUP never counts as the second or as the one before it:
-    the shell and the kernel both send one when a terminal is closed, and systemd one behind its SIGTERM. A signal that
-    is ignored stays ignored, as ``nohup`` wants it of SIGHUP. In a thread other than the main one no handler can be
-    set, and nothing changes.
+    A second one exits at once, and so does the first if nothing would be lost (:attr:`nothing_to_lose`: before the
+    first step, which may compile for minutes). A SIGHUP counts neither as first nor as second: the shell and the kernel
+    both send one when a terminal closes, and systemd one after its SIGTERM. An ignored signal stays ignored, as
+    ``nohup`` requires for SIGHUP. Outside the main thread no handler can be set, and nothing changes.
     """
 
     def __init__(self) -> None:
@@ -48,7 +47,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a forked child that has not set handlers of its own yet
+        if os.getpid() != self._process:  # a forked child that has not yet set its own handlers
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return

@@ -27,21 +27,21 @@ from compactnets.training.state import Progress, describe_run, load_state, save_
 from compactnets.training.step import Learner
 from compactnets.training.watch import NOT_FINITE, LossWatch
 
-CHECK_INTERVAL = 25  # steps that an accelerator may run ahead before its losses are read
+CHECK_INTERVAL = 25  # steps an accelerator may run ahead before losses are read
 LOG_INTERVAL = 25  # steps between two points of the TensorBoard curves
-SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint than this is not saved again
+SAVE_INTERVAL = 10.0  # seconds: an epoch that ends sooner after a checkpoint is not saved again
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run gives.
+    """The result of a finished run.
 
     Attributes:
         output: its folder.
-        final: what its last evaluation gave, as JSON has it.
-        best: the best value of the figure by which checkpoints are compared, in percent.
+        final: the last evaluation, as JSON types.
+        best: the best score, in percent.
         seconds: spent on it, over all starts.
-        is_main: whether this process, of several, is the one that says it.
+        is_main: whether this process is the one that reports it.
     """
 
     output: Path
@@ -64,18 +64,17 @@ class TrainResult:
 
 
 def run(task: TrainingSetup, output: str | Path, world: World | None = None) -> TrainResult:
-    """Train a task as its recipe says and write a run folder to ``output``; a run that stopped there goes on.
+    """Train a task by its recipe and write a run folder to ``output``; an interrupted run there is resumed.
 
-    On a CPU a run that was stopped after any step ends with the same bits as one that was not, and the process
-    keeps the memory that tensors free (:func:`compactnets.training.cpu.keep_freed_memory`).
+    On a CPU, a run resumed after any step is bit-identical to an uninterrupted one, and the process reuses the memory
+    of freed tensors (:func:`compactnets.training.cpu.keep_freed_memory`).
 
     Args:
         world: this process and its device (:func:`compactnets.training.distributed.join_world`); the CPU if not given.
 
     Raises:
         InputError: a setting or source that does not fit, an output folder that holds another run or that another
-            process is writing to, a file that cannot be written, or numbers that are not finite: a loss, a figure of
-            an evaluation, a weight.
+            process is writing to, a file that cannot be written, or a loss, score or weight that is not finite.
         Interrupted: SIGINT, SIGTERM or SIGHUP, after saving; a ``SystemExit`` with code 130, 143 or 129.
     """
     output, world = as_path(output), world or World()
@@ -84,7 +83,7 @@ def run(task: TrainingSetup, output: str | Path, world: World | None = None) -> 
 
 
 class _Run:
-    """The parts of a run, and the loop over them."""
+    """The components of a run, and its loop."""
 
     def __init__(self, task: TrainingSetup, output: Path, world: World) -> None:
         self.task, self.recipe = task, task.recipe
@@ -93,7 +92,7 @@ class _Run:
             keep_freed_memory()
         self.described = describe_run(self.recipe, task.describe())
         self.loader, self.eval_loader = task.make_loader(world), task.make_eval_loader(world)
-        # several processes, and a mode that is named, leave nothing to decide
+        # with several processes or an explicit mode there is nothing to decide
         undecided = self.recipe.compile is True and world.size == 1
         own = task.compile is not None
         how = self.recipe.model_copy(update={"compile": False}) if own or undecided else self.recipe
@@ -116,12 +115,12 @@ class _Run:
         self.interruption = Interruption()
         self.saved = self.clock = time.monotonic()
         if found is None:
-            self._save()  # before anything else is written, so that there is always a state to go on from
+            self._save()  # before any other file, so that there is always a state to resume from
         if self.folder is not None:
             self.folder.start()
 
     def _check_same_step(self, step: int) -> None:
-        """All processes have read the folder before one writes to it, and found the same there."""
+        """Check that all processes found the same state before one writes to the folder."""
         last, first = self.world.largest(step), -self.world.largest(-step)
         if first != last:
             raise InputError(
@@ -134,7 +133,7 @@ class _Run:
         return LossWatch(self.task.image_name, interval, self.progress.loss_totals, self.progress.loss_count)
 
     def complete(self) -> TrainResult:
-        """Train from where the run stands to its end."""
+        """Train from the current step to the end."""
         progress, recipe = self.progress, self.recipe
         self._announce()
         try:
@@ -143,7 +142,7 @@ class _Run:
                     self._train_epoch(epoch)
                     self._end_epoch(epoch)
         except BaseException:
-            with suppress(InputError):  # what ended the run is what is told, not that its curves cannot be drawn
+            with suppress(InputError):  # report the run's error, not a failure to draw its curves
                 self._close()
             raise
         self._close()
@@ -171,10 +170,10 @@ class _Run:
             say(f"{self.output} holds this run, finished")
         elif progress.step:
             lr = self.learner.lr(progress.step)
-            say(f"{self.output}: going on after step {progress.step} of {total}, learning rate {lr:.3g}")
+            say(f"{self.output}: resuming after step {progress.step} of {total}, learning rate {lr:.3g}")
 
     def _train_epoch(self, epoch: int) -> None:
-        """Take the steps of the epoch that are left."""
+        """Take the remaining steps of the epoch."""
         progress, recipe, steps = self.progress, self.recipe, self.loader.steps
         done = progress.step - epoch * steps
         self.learner.model.train()
@@ -207,7 +206,7 @@ class _Run:
         self._lap(training=True)
 
     def _end_epoch(self, epoch: int) -> None:
-        """Evaluate, and write what the epoch gave."""
+        """Evaluate, and write the epoch's results."""
         progress, recipe, loader = self.progress, self.recipe, self.loader
         last = epoch + 1 == recipe.epochs
         self._check_weights()
@@ -264,7 +263,7 @@ class _Run:
         return score
 
     def _check_weights(self) -> None:
-        """Look at the weights before anything is made of them; the loss of a step shows only those before it.
+        """Check the weights before using them; a step's loss only reflects the weights before it.
 
         Raises:
             InputError: a weight or statistic that is not finite.
@@ -283,7 +282,7 @@ class _Run:
         return {name: total / self.world.size for name, total in zip(totals, sums, strict=True)}
 
     def _save(self) -> None:
-        """Write where the run stands; all processes take part."""
+        """Save the state of the run; all processes take part."""
         progress = self.progress
         self.watch.check()
         self._check_weights()
@@ -296,7 +295,7 @@ class _Run:
 
     def _leave(self, signum: int) -> NoReturn:
         step, total = self.progress.step, self.recipe.epochs * self.loader.steps
-        say(f"stopped after step {step} of {total}; the same command goes on from there")
+        say(f"stopped after step {step} of {total}; rerun the command to resume")
         raise Interrupted(signum)
 
     def _lap(self, *, training: bool) -> None:
@@ -308,7 +307,7 @@ class _Run:
 
 
 def _by_part(name: str, totals: Mapping[str, float], count: int) -> dict[str, float]:
-    """Return the mean of ``count`` steps under ``name``, and that of each part beside it where there are several."""
+    """Return the mean of ``count`` steps under ``name``, and of each part if there are several."""
     means = {part: total / max(count, 1) for part, total in totals.items()}
     parts = {f"{name}_{part}": mean for part, mean in means.items()} if len(means) > 1 else {}
     return {name: sum(means.values()), **parts}

@@ -14,7 +14,7 @@ from compactnets.training.recipe import ADAPTIVE, Optimizer, RunRecipe, Schedule
 def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
     """Return the learning rate's share of its peak at ``epoch``, a fraction counted from the start of training.
 
-    A function of the epoch alone, so that a run that goes on needs no memory of the steps before.
+    It only depends on the epoch, so a resumed run needs no history.
     """
     if epoch < schedule.warmup_epochs:
         return epoch / schedule.warmup_epochs
@@ -33,7 +33,7 @@ def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
 
 
 def describe_lr(recipe: RunRecipe) -> str:
-    """Say what the peak learning rate is and where it comes from."""
+    """Describe the peak learning rate and its origin."""
     peak, reference = recipe.peak_lr, recipe.lr_batch_size or recipe.batch_size
     if peak == recipe.lr:
         return f"learning rate {peak:g} at a batch of {recipe.batch_size}"
@@ -47,8 +47,8 @@ def describe_lr(recipe: RunRecipe) -> str:
 def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
     """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay.
 
-    What a module names in its attribute ``undecayed`` never does, and learns at as many times the rate as it says there
-    (``lr_scale`` of a group, as timm calls it).
+    Parameters in a module's attribute ``undecayed`` never decay, and their learning rate is multiplied by the factor
+    there (``lr_scale`` of a group, in timm's terms).
     """
     undecayed = _undecayed(model)
     apart = {id(p) for parameters in undecayed.values() for p in parameters}

@@ -1,4 +1,4 @@
-"""What every task does on the way from a recipe to a network with its first weights."""
+"""Steps of every task from a recipe to a network with its initial weights."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Kind = TypeVar("Kind", bound=RunRecipe)
 
 
 def begin_with(weights: Mapping[str, Tensor], model: nn.Module, init: Path, how: str) -> dict[str, Tensor]:
-    """Return the weights that a run begins with, which may be of another form where ``how`` is ``"any"``.
+    """Return the initial weights of a run; they may have another form if ``how`` is ``"any"``.
 
     Raises:
-        InputError: they are of another form than ``model``; the message says how to keep theirs, and how to go on.
+        InputError: their form differs from ``model``'s; the message says how to keep it, and how to proceed.
     """
     if told := compare(weights, model.state_dict()):
         if how != "any":
             raise InputError(
                 f"{init} holds weights of a network with {told}: the same tensors compute something else there. Give "
-                f"its own in model_arguments, or --set init_form=any to begin with its tensors all the same"
+                f"its own in model_arguments, or --set init_form=any to start from its tensors anyway"
             )
         say(f"init_form is any: {init} is of a network with {told}; its tensors are taken, what they compute is not")
     return with_form(weights, model, replace=True)
@@ -63,7 +63,7 @@ def fit_batch(recipe: Kind, images: int, spec: str, world: World, multiple: int 
 
 
 def fit_epochs(recipe: Kind, steps: int, spec: str) -> Kind:
-    """Return the recipe with as many epochs as ``min_steps`` asks for, and as many evaluations as before.
+    """Return the recipe with enough epochs for ``min_steps``, and the same number of evaluations.
 
     Args:
         steps: of an epoch.

@@ -1,4 +1,4 @@
-"""Recipes: what a training run does, as data. YAML files of the same fields lie in ``compactnets/recipes``."""
+"""Recipes: the settings of a training run, as data. Built-in YAML files are in ``compactnets/recipes``."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Value = TypeVar("Value")
-# types are strict (1 is a number but not true, 2.0 is no integer); only YAML's lists become tuples
+# types are strict (1 is a number but not true, 2.0 is not an integer); only YAML's lists become tuples
 Pair = Annotated[tuple[Value, Value], Field(strict=False)]
 Values = Annotated[tuple[Value, ...], Field(strict=False)]
-# no run needs more, and beyond it libraries fail in ways of their own
+# no run needs more, and beyond it libraries fail in obscure ways
 MOST = 10**9  # epochs, steps, images
 MOST_PIXELS = 1 << 14  # of a side
-MOST_SEED = 2**63 - 1  # what torch's generators take
+MOST_SEED = 2**63 - 1  # limit of torch's generators
 
 
 class Section(BaseModel):
-    """A group of settings: an unknown key is an error, types are strict, and nothing changes after validation."""
+    """A group of settings: an unknown key is an error, types are strict, and it is immutable after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     def warn_unless(self, used: bool, keys: tuple[str, ...], where: str, condition: str) -> None:
-        """Warn of each of ``keys`` that is not at its default although nothing reads it."""
+        """Warn about each of ``keys`` that is not at its default but has no effect."""
         for key in keys:
-            # a complete recipe that was saved and read again states the defaults too: those do not warn
+            # a saved recipe also states the defaults: those do not warn
             if not used and getattr(self, key) != type(self).model_fields[key].get_default():
                 warnings.warn(f"{where}{key} has no effect {condition}", stacklevel=2)
 
@@ -50,9 +50,9 @@ class Optimizer(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd, rmsprop")
     nesterov: bool = Field(False, description="sgd")
     betas: Pair[float] = Field((0.9, 0.999), description="adam, adamw")
-    alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop: how slowly the mean square moves")
-    rho: float = Field(0.9, ge=0, lt=1, description="adadelta: how slowly the mean square moves")
-    eps: float | None = Field(None, gt=0, le=1, description="all but sgd; torch's own value if not given")
+    alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop: decay of the running mean square")
+    rho: float = Field(0.9, ge=0, lt=1, description="adadelta: decay of the running mean square")
+    eps: float | None = Field(None, gt=0, le=1, description="all but sgd; default: torch's own value")
     centered: bool = Field(False, description="rmsprop: divide by the variance instead of the mean square")
     weight_decay: float = Field(1e-4, ge=0, le=100)
     decay_norm_and_bias: bool = Field(True, description="also decay batch normalisation and biases")
@@ -67,13 +67,13 @@ class Optimizer(Section):
 
 
 class Schedule(Section):
-    """How the learning rate moves from its peak; an epoch may be a fraction."""
+    """The schedule of the learning rate; epochs may be fractional."""
 
     name: Literal["cosine", "linear", "step", "multistep", "exponential", "constant"] = "cosine"
     warmup_epochs: float = Field(
         0, ge=0, le=MOST, description="linear from zero to the peak; fractions of an epoch are fine"
     )
-    end: float = Field(0.0, ge=0, le=1, description="cosine, linear: share of the peak that is left at the end")
+    end: float = Field(0.0, ge=0, le=1, description="cosine, linear: share of the peak left at the end")
     step_epochs: int = Field(30, gt=0, le=MOST, description="step: epochs between two divisions")
     milestones: Values[int] = Field((), description="multistep: the epochs of the divisions")
     gamma: float = Field(
@@ -94,7 +94,7 @@ class Schedule(Section):
         return self
 
 
-# settings that say how a run is done, not what it computes: they may change where a run goes on
+# settings that do not affect the result of a run: they may change on resume
 FREE_TO_CHANGE = (
     "workers",
     "compile",
@@ -107,12 +107,12 @@ FREE_TO_CHANGE = (
 
 
 class RunRecipe(Section):
-    """How a run is done and how its weights move, whatever the task; the keys that everyone changes are at the top."""
+    """The settings of a run for every task; the most common keys come first."""
 
     model: str = Field(min_length=1)
     epochs: int = Field(gt=0, le=MOST)
     min_steps: int | None = Field(
-        None, gt=0, le=MOST, description="steps at least: more epochs than that where the data give fewer steps"
+        None, gt=0, le=MOST, description="minimum number of steps; small data sets get more epochs"
     )
     batch_size: int = Field(128, gt=0, le=MOST, description="images per step over all processes together")
     lr: float = Field(0.1, gt=0, le=1000, description="peak learning rate at a batch of lr_batch_size")
@@ -120,38 +120,38 @@ class RunRecipe(Section):
         None,
         gt=0,
         le=MOST,
-        description="batch that lr is for, and scaled from; not given: what batch_size was in the file",
+        description="batch size that lr is for, and is scaled from; default: batch_size in the file",
     )
     lr_scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
         "auto", description="with batch_size / lr_batch_size; auto: square root for adam and adamw, linear otherwise"
     )
     seed: int = Field(0, ge=0, le=MOST_SEED)
-    workers: int = Field(0, ge=0, le=1024, description="processes that load images, besides the training one")
-    model_arguments: dict[str, Any] = Field(default_factory=dict, description="what create_model takes besides")
+    workers: int = Field(0, ge=0, le=1024, description="worker processes that load images")
+    model_arguments: dict[str, Any] = Field(default_factory=dict, description="further arguments of create_model")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of automatic mixed precision")
     channels_last: bool = Field(False, description="memory layout of images and weights")
     compile: bool | Literal["default", "reduce-overhead", "max-autotune"] = Field(
-        False, description="torch.compile the training step; true: where it can pay, a mode of torch's: always"
+        False, description="torch.compile the training step; true: if it pays off; a mode of torch's: always"
     )
-    accumulate: int = Field(
-        1, gt=0, le=MOST, description="parts into which each process cuts its batch, one after the other"
-    )
+    accumulate: int = Field(1, gt=0, le=MOST, description="micro-batches into which each process splits its batch")
     clip_grad_norm: float | None = Field(None, gt=0, le=MOST)
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="average the weights over steps, and evaluate that")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="average the weights over steps, and evaluate the average"
+    )
     sync_batchnorm: bool = Field(True, description="several processes: batch statistics over all of them")
     eval_epochs: int = Field(
-        1, gt=0, le=MOST, description="epochs between two evaluations; the last epoch has one always"
+        1, gt=0, le=MOST, description="epochs between two evaluations; the last epoch always has one"
     )
     print_frequency: int | None = Field(
         None, gt=0, le=MOST, description="steps between two lines of a log; else 15 seconds"
     )
-    checkpoint_minutes: float = Field(5, ge=0, le=MOST, description="largest time that a kill can cost")
+    checkpoint_minutes: float = Field(5, ge=0, le=MOST, description="most time that a kill can cost")
     on_error: Literal["raise", "skip"] = Field(
-        "raise", description="a training image that cannot be read; of a detector also one to evaluate on"
+        "raise", description="what to do with an unreadable training image; for a detector also a validation image"
     )
-    max_skipped: int = Field(100, gt=0, le=MOST, description="skip: unreadable images at which the run stops after all")
+    max_skipped: int = Field(100, gt=0, le=MOST, description="skip: number of unreadable images at which the run fails")
     init_form: Literal["same", "any"] = Field(
-        "same", description="--init: any takes the tensors of weights whose stem, fusion or sharing are others, too"
+        "same", description="--init: any also accepts tensors with another stem, fusion or sharing"
     )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

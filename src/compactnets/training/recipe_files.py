@@ -1,4 +1,4 @@
-"""Reading recipes: the files of the package, a user's own, and what the command line sets over them."""
+"""Read recipes: built-in files, the user's own, and command-line overrides."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def list_recipes(task: str | None = None) -> list[str]:
     """Return the names of the recipes in the package, such as ``cifar/muffnet``.
 
     Args:
-        task: only those of this task; all if not given.
+        task: only recipes of this task; default: all.
     """
     return [name for name in _list_all() if task in (None, stated_task(read_recipe(name)))]
 
@@ -42,7 +42,7 @@ def load_recipe(kind: type[Kind], name: str | Path, overrides: Iterable[str] = (
     """Read a recipe of one task; see :func:`load`.
 
     Raises:
-        InputError: what :func:`load` raises, or a recipe of another task.
+        InputError: as :func:`load`, or a recipe of another task.
     """
     settings = read_recipe(name)
     wanted = kind.model_fields["task"].default
@@ -61,34 +61,34 @@ def load(
     overrides: Iterable[str] = (),
     model: str | None = None,
 ) -> Kind:
-    """Make a recipe of the settings of a file.
+    """Build a recipe from the settings of a file.
 
     Args:
         kind: its class.
-        settings: what the file says; changed in place.
-        name: what errors call it.
+        settings: the file's content; changed in place.
+        name: its name in errors.
         overrides: ``key=value`` strings; nested keys with dots (``optimizer.nesterov=true``), values as YAML.
-            ``epochs`` also takes the file's ``min_steps`` away, unless that is set as well.
+            ``epochs`` also removes the file's ``min_steps``, unless that is set as well.
         model: replaces the recipe's network.
 
     Raises:
-        InputError: no such recipe, not YAML, a key or value that the recipe does not take, or one that is set twice.
+        InputError: no such recipe, not YAML, a key or value that the recipe does not take, or one set twice.
     """
     changes = parse_settings(overrides, "epochs=2 or optimizer.nesterov=true")
     if model is not None:
         for key, value in changes:
             if key == "model" and value != model:
-                raise InputError(f"recipe {name}: the network is {model}, and --set model={value}: give one of them")
+                raise InputError(f"recipe {name}: the network is {model}, but --set model={value}: give only one")
         settings["model"] = model
-    # the rate of the file is for the batch of the file; a rate that is set besides is for the batch as it is now
+    # the file's rate is for the file's batch; an overriding rate is for the current batch
     batch_size = settings.get("batch_size", kind.model_fields["batch_size"].default)
     for key, value in changes:
         _apply(settings, key, value)
     changed = {key for key, _ in changes}
     if "epochs" in changed and "min_steps" not in changed:
-        settings.pop("min_steps", None)  # who says how many epochs means so many
+        settings.pop("min_steps", None)  # an explicit number of epochs takes precedence
     if "lr" not in changed:
-        if settings.get("lr_batch_size") is None:  # null says the same as leaving it out
+        if settings.get("lr_batch_size") is None:  # null is the same as omitting it
             settings["lr_batch_size"] = batch_size
     elif "lr_batch_size" not in changed:
         settings.pop("lr_batch_size", None)
@@ -99,10 +99,10 @@ def load(
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
-    """Return the settings of a recipe of the package, or of a ``.yaml`` file, as they stand there.
+    """Return the raw settings of a built-in recipe or a ``.yaml`` file.
 
     Raises:
-        InputError: there is none, or it is no mapping.
+        InputError: no such file, or not a mapping.
     """
     path = as_path(name)
     known = _list_all()
@@ -125,7 +125,7 @@ def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents, start=1):
         if not isinstance(settings.get(parent), dict):
-            # a group that the file leaves out, or that --set named as a whole, is null; anything else is lost
+            # a group that the file omits, or that --set gave as a whole, is null; anything else would be lost
             if settings.get(parent) is not None:
                 raise InputError(f"--set {key}: {'.'.join(parents[:depth])} is a single value, not a group of settings")
             settings[parent] = {}
@@ -134,7 +134,7 @@ def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(kind: type[RunRecipe], error: ValidationError) -> str:
-    """Say the first problem in one line, with the near match of a key that does not exist."""
+    """Describe the first problem in one line, with a near match for an unknown key."""
     problem, *others = error.errors()
     path = [str(part) for part in problem["loc"]]
     section = _section(kind, path[:-1])
@@ -143,7 +143,7 @@ def _explain(kind: type[RunRecipe], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"the key {'.'.join(path)!r} is missing"
     if problem["type"] in ("bool_type", "literal_error") and len(path) > 1 and path[-2] in section.model_fields:
-        path.pop()  # a choice of types has a name of its own in the path, and an error for each
+        path.pop()  # a union of types adds its name to the path, with an error for each
         choices = [
             other["msg"].removeprefix("Input should be ") for other in others if other["loc"][:-1] == tuple(path)
         ]
@@ -157,7 +157,7 @@ def _explain(kind: type[RunRecipe], error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     for words, plain in (("a valid tuple", "a list"), ("a valid dictionary", "a mapping"), ("Tuple", "List")):
         message = message.replace(words, plain)
-    stated = problem["type"] == "value_error"  # the package's own validators say what they found
+    stated = problem["type"] == "value_error"  # our own validators state the value
     told = "" if stated else f", found {shorten(found)}{_hint(problem['type'], found)}"
     return f"{key}: {message}{told}" if key else message
 
@@ -173,7 +173,7 @@ def _section(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:
 
 
 def _suggest(kind: type[BaseModel], section: type[BaseModel], path: list[str]) -> str:
-    """Say where a key that its group does not have may belong."""
+    """Suggest where a misplaced key may belong."""
     elsewhere = [key for key in _keys(kind) if key.rpartition(".")[2] == path[-1]]
     if elsewhere:
         return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
@@ -188,7 +188,7 @@ def _keys(kind: type[BaseModel], before: str = "") -> Iterator[str]:
 
 
 def _hint(kind: str, found: object) -> str:
-    """Say how to write what was probably meant."""
+    """Suggest how to write what was probably meant."""
     if kind == "bool_type":
         return "; write true or false"
     if kind == "int_type" and isinstance(found, float) and found.is_integer():

@@ -1,4 +1,4 @@
-"""What a run leaves behind: weights, metrics, events, a plot, its recipe and its environment."""
+"""The output of a run: weights, metrics, events, a plot, its recipe and its environment."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ from compactnets.training.state import FOLDER, Progress, has_state
 from compactnets.values import dump_yaml
 
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "recipe.yaml", "environment.json")
-STARTED = {"recipe.yaml", "environment.json"}  # what versions that wrote no checkpoint first left of a killed start
+STARTED = {
+    "recipe.yaml",
+    "environment.json",
+}  # left by a killed start in versions that did not write a checkpoint first
 REDRAW = 30.0  # seconds between two drawings of the curves, which take a moment each
 
 
 @contextmanager
 def own_run_folder(output: Path, world: World) -> Iterator[None]:
-    """Be the only run that writes to ``output``; of several processes the first owns it for all.
+    """Own ``output`` exclusively; the first process owns it for all.
 
     Raises:
-        InputError: another run owns it (in every process), or it cannot be made or written.
+        InputError: another run owns it (in every process), or it cannot be created or written.
     """
     with ExitStack() as stack:
         refused: InputError | None = None
@@ -49,15 +52,15 @@ def own_run_folder(output: Path, world: World) -> Iterator[None]:
 class RunFolder:
     """The output folder of a run; only the main process has one. Nothing is written before :meth:`start`.
 
-    The order of the writes is what lets a run go on from any of them: a state comes before every other file, and the
-    state of an epoch after all that the epoch gave. So whatever a kill or a full disk leaves, there is a state from
-    which the rest is written again.
+    The order of writes lets a run resume from any of them: a state comes before all other files, and an epoch's state
+    after everything else of the epoch. So after a kill or a full disk there is always a state from which the rest can
+    be rewritten.
 
     Args:
-        curves: what its plot shows.
+        curves: the contents of its plot.
 
     Raises:
-        InputError: the folder holds the files of something else than a run of ours.
+        InputError: the folder contains files that are not from a run.
     """
 
     def __init__(self, path: Path, recipe: RunRecipe, world: World, curves: Curves) -> None:
@@ -66,7 +69,7 @@ class RunFolder:
             found = [name for name in FILES if (path / name).exists()]
         if found and not has_state(path) and set(found) != STARTED:
             raise InputError(
-                f"{path} holds {', '.join(found)} but no checkpoint to go on from: choose another --output, or "
+                f"{path} holds {', '.join(found)} but no checkpoint to resume from: choose another --output, or "
                 f"remove it"
             )
         self._sessions = self._read_sessions()
@@ -74,10 +77,10 @@ class RunFolder:
         self._drawn = time.monotonic()
 
     def start(self) -> None:
-        """Write recipe and environment; a state must be there, or a kill between the two leaves no way to go on.
+        """Write recipe and environment; a state must exist, so that a kill in between can be resumed.
 
         Raises:
-            InputError: the folder cannot be written, like all that write to it here.
+            InputError: the folder cannot be written, as in all methods that write.
         """
         with refusals(f"to the output folder {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,14 +91,14 @@ class RunFolder:
         replace_text(self.path / "environment.json", json_text({"sessions": sessions}, indent=1) + "\n")
 
     def _read_sessions(self) -> list[dict[str, Any]]:
-        """Return the starts of the run so far: it may go on under other versions, or elsewhere."""
+        """Return the starts of the run so far: it may be resumed with other versions, or elsewhere."""
         file = self.path / "environment.json"
         if not file.exists():
             return []
         try:
             return list(json.loads(file.read_text(encoding="utf-8"))["sessions"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{file} is not the list of this run's starts: mend it, or move it away") from None
+            raise InputError(f"{file} is not the list of this run's starts: fix or remove it") from None
 
     def write_scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Write ``GROUP/NAME`` scalars of a step to the TensorBoard events."""
@@ -111,7 +114,7 @@ class RunFolder:
             self._draw(progress)
 
     def close(self, progress: Progress) -> None:
-        """Write the events that are left, and draw the curves a last time."""
+        """Write the remaining events, and draw the curves a last time."""
         self._events.close()
         if progress.history:
             self._draw(progress)

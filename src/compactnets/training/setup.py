@@ -1,4 +1,4 @@
-"""What the engine asks of a task, so that one loop trains classifiers and detectors alike."""
+"""The interface between tasks and the training engine, so that one loop trains any task."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from compactnets.training.state import INIT, TRAINING, VALIDATION
 
 
 class NotFiniteError(InputError):
-    """A network that gives numbers which are not finite: neither its loss nor its accuracy means anything."""
+    """A network gives outputs that are not finite: its loss and accuracy are meaningless."""
 
 
 class EvaluationStopped(Exception):  # noqa: N818 (like StopIteration, not an error)
-    """An evaluation was asked to stop before its end."""
+    """An evaluation was stopped before its end."""
 
 
 class Score(Protocol):
-    """What an evaluation gives."""
+    """The result of an evaluation."""
 
     @property
     def title(self) -> str:
-        """What a line of the log calls the figure by which checkpoints are compared: "top-1"."""
+        """The name of the score in the log: "top-1"."""
 
     @property
     def value(self) -> float:
-        """That figure, in percent: the larger, the better."""
+        """The score that ranks checkpoints, in percent; larger is better."""
 
     def metrics(self) -> dict[str, float]:
-        """Return what ``metrics.jsonl`` gets."""
+        """Return the metrics for ``metrics.jsonl``."""
 
     def summary(self) -> str:
-        """Return what a line of the log says."""
+        """Return a line for the log."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -52,17 +52,17 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Return a digest of what the split says of its images: labels or boxes, and names of classes."""
+        """Return a digest of the split's annotations: labels or boxes, and class names."""
 
     def content(self) -> str:
         """Return a digest of the images themselves."""
 
     def name(self, index: int) -> str:
-        """Return what a person calls an image."""
+        """Return an image's name."""
 
 
 class Batches(Protocol):
-    """Batches of training images; :class:`compactnets.data.batches.TrainLoader` says what each must promise."""
+    """Batches of training images; :class:`compactnets.data.batches.TrainLoader` defines their contract."""
 
     steps: int
     batch_size: int
@@ -70,14 +70,14 @@ class Batches(Protocol):
     unreadable: set[int]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Yield this process's share of the batches ``start`` to the last of ``epoch``; each has ``indices``."""
+        """Yield this process's share of each batch of ``epoch`` from ``start`` on; each has ``indices``."""
 
     def close(self) -> None:
         """End worker processes."""
 
 
 class EvalBatches(Protocol):
-    """The images to evaluate on."""
+    """The validation images."""
 
     def close(self) -> None:
         """End worker processes."""
@@ -87,10 +87,10 @@ class Objective(Protocol):
     """From a batch to losses."""
 
     def micro_batches(self, batch: Any, step: int) -> Sequence[Any]:
-        """Cut a batch into the recipe's ``accumulate`` parts; ``step`` is the number of the step in the run."""
+        """Cut a batch into the recipe's ``accumulate`` micro-batches; ``step`` is the number of the step in the run."""
 
     def losses(self, forward: Callable[..., Any], part: Any) -> Mapping[str, Tensor]:
-        """Return the losses of every image of a part by name, ``(B,)`` each; the step lowers the mean of their sum.
+        """Return the losses of every image by name, ``(B,)`` each; the step minimises the mean of their sum.
 
         ``forward`` is the network in the recipe's precision.
         """
@@ -101,12 +101,12 @@ class TrainingSetup(ABC):
 
     Attributes:
         recipe: how to train, fitted to the data.
-        train_source, val_source: what is trained and evaluated on.
-        init: the checkpoint that the first weights come from.
-        model: the network with its first weights, on the CPU.
+        train_source, val_source: the training and validation images.
+        init: the checkpoint with the initial weights.
+        model: the network with its initial weights, on the CPU.
         objective: the loss.
-        compile: where the network compiles what the recipe's ``compile`` asks for: what lets it do so from then on.
-        curves: what the plot of a run shows.
+        compile: function that compiles the network's own parts for the recipe's ``compile``, if it has one.
+        curves: the contents of a run's plot.
     """
 
     recipe: RunRecipe
@@ -119,7 +119,7 @@ class TrainingSetup(ABC):
     curves: ClassVar[Curves]
 
     def describe(self) -> dict[str, Any]:
-        """Return what must be the same where a run goes on, besides the recipe: both sources and the first weights."""
+        """Return what must not change on resume, besides the recipe: both sources and the initial weights."""
         train, val, init = self.train_source, self.val_source, self.init
         return {
             TRAINING[0]: f"{len(train)} images, {train.fingerprint()[:12]}",
@@ -138,19 +138,19 @@ class TrainingSetup(ABC):
         """Return the images to evaluate on."""
 
     def image_name(self, index: int) -> str:
-        """Return what an error calls a training image."""
+        """Return the name of a training image for errors."""
         return self.train_source.name(index)
 
     @abstractmethod
     def evaluate(
         self, model: nn.Module, loader: Any, world: World, description: str, stop: Callable[[], bool]
     ) -> Score:
-        """Evaluate ``model`` on what :meth:`make_eval_loader` gave.
+        """Evaluate ``model`` on the loader of :meth:`make_eval_loader`.
 
         Raises:
-            EvaluationStopped: ``stop`` said yes, in any process.
+            EvaluationStopped: ``stop`` returned true in any process.
         """
 
     @abstractmethod
     def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
-        """Write the checkpoint ``NAME.safetensors`` and its record into ``folder``, with what the epoch gave."""
+        """Write the checkpoint ``NAME.safetensors`` and its record into ``folder``, with the epoch's metrics."""

@@ -1,4 +1,4 @@
-"""Where a run stands, on disk: enough to go on bit for bit, and to refuse going on as another run."""
+"""The state of a run on disk: enough to resume bit-identically, and to refuse resuming a different run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"
 FORMAT = 4
-WITHOUT_CONTENT = 3  # the format before: it tells images by their labels alone, and --init by its path
+WITHOUT_CONTENT = 3  # the previous format: identifies images only by their labels, and --init by its path
 CONTENT = ("content of the training images", "content of the validation images")
 TRAINING, VALIDATION = ("training data", CONTENT[0]), ("validation data", CONTENT[1])
 INIT = "--init"
-LENGTH = ("epochs", "min_steps", "eval_epochs")  # how long a run is: it may become longer
-# settings that runs of earlier versions do not state, and what they did
+LENGTH = ("epochs", "min_steps", "eval_epochs")  # the length of a run, which may be extended
+# settings missing in runs of earlier versions, with their behaviour
 BEFORE = {
     "min_steps": None,
     "anchors": "given",
@@ -32,13 +32,13 @@ BEFORE = {
     "ssd.class_agnostic_nms": False,
     "faster_rcnn.class_agnostic_nms": False,
 }
-KEPT = 2  # the newest, and the one before in case the newest is damaged
+KEPT = 2  # the newest, and the previous one in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
 
 
 @dataclass
 class Progress:
-    """What the loop remembers from step to step besides the learner's weights."""
+    """The loop's state besides the learner's weights."""
 
     step: int = 0  # taken since the start of the run
     epoch: int = 0  # epochs that ended, with their evaluation
@@ -46,23 +46,23 @@ class Progress:
     loss_count: int = 0
     seconds: float = 0.0  # spent so far, over all starts
     epoch_seconds: float = 0.0  # spent on training steps in this epoch
-    skipped: int = 0  # how often another image took the place of one that cannot be read
-    unreadable: list[int] = field(default_factory=list)  # those images, each once
-    best: float = -1.0  # the figure by which checkpoints are compared, of the best of them
-    best_title: str = ""  # what a person calls that figure
-    compiled: bool | None = None  # whether the step is, once that was decided (compiling.py)
-    final: dict[str, Any] | None = None  # what the last evaluation gave
+    skipped: int = 0  # how often an unreadable image was replaced by another
+    unreadable: list[int] = field(default_factory=list)  # the unreadable images, each once
+    best: float = -1.0  # the best score so far
+    best_title: str = ""  # its name
+    compiled: bool | None = None  # whether the step is compiled, once decided (compiling.py)
+    final: dict[str, Any] | None = None  # the last evaluation
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
 
 
 def describe_run(recipe: RunRecipe, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must be the same where a run goes on: settings by their dotted keys, and what its task describes."""
+    """Return what must not change on resume: settings by their dotted keys, and the task's description."""
     settings = _flatten(recipe.model_dump(mode="json"))
     return {key: value for key, value in settings.items() if key.partition(".")[0] not in FREE_TO_CHANGE} | dict(data)
 
 
 def save_state(output: Path, described: Mapping[str, Any], progress: Progress, learner: Mapping[str, Any]) -> None:
-    """Write ``checkpoints/step-N.pt`` in one piece and remove all but the last two.
+    """Write ``checkpoints/step-N.pt`` atomically and remove all but the last two.
 
     Raises:
         InputError: the folder cannot be written (no space, no permission).
@@ -80,11 +80,11 @@ def save_state(output: Path, described: Mapping[str, Any], progress: Progress, l
 
 
 def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, dict[str, Any]] | None:
-    """Read the newest state of a run that can be read; ``None`` if it has none yet.
+    """Read the newest readable state of a run; ``None`` if it has none yet.
 
     Raises:
-        InputError: states of another run, or of one with more epochs (the message says what differs), or none that can
-            be read. Other validation data are no other run: a line says that they changed. Nor are more epochs.
+        InputError: states of another run, or of one with more epochs (the message says what differs), or no readable
+            state. Changed validation data do not make a different run, but are reported. More epochs do not, either.
     """
     states = _states(output)
     for path in states:
@@ -95,10 +95,10 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
             progress, found, learner = Progress(**document["progress"]), document["run"], document["learner"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"{path} cannot be read ({reason[:120]}): trying the checkpoint before it")
+            say(f"{path} cannot be read ({reason[:120]}): trying the previous checkpoint")
             continue
         if document["format"] == WITHOUT_CONTENT:
-            say(f"{output} was begun by a version that did not compare images: they are taken for the same")
+            say(f"{output} was started by a version that did not compare images: they are assumed unchanged")
             found = _with_content(found, described)
         found = {**{key: value for key, value in BEFORE.items() if key in described}, **found}
         before, now = found.get("epochs", 0), described.get("epochs", 0)
@@ -107,12 +107,12 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
         if _other_validation(found, described):
             say(
                 f"the validation data changed since {output} was last written: evaluations and the best checkpoint up "
-                f"to step {progress.step} are of the former; the run goes on"
+                f"to step {progress.step} are for the previous data; the run resumes"
             )
             found = {**found, **{key: described.get(key) for key in VALIDATION}}
         if differences := _differences(found, described):
             raise InputError(
-                f"{output} holds another run: {'; '.join(differences)}. Give the same recipe and data to go on, or "
+                f"{output} holds another run: {'; '.join(differences)}. Give the same recipe and data to resume, or "
                 f"another --output"
             )
         if now > before:
@@ -130,12 +130,12 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
 
 
 def read_run(output: Path) -> dict[str, Any] | None:
-    """Return what the newest state that can be read says of its run; ``None`` if there is none."""
+    """Return the description of the run in the newest readable state; ``None`` if there is none."""
     for path in _states(output):
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)["run"]
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
-            continue  # which load_state tells
+            continue  # load_state reports it
         return dict(found)
     return None
 
@@ -155,7 +155,7 @@ def _states(output: Path) -> list[Path]:
 
 
 def _other_validation(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a run differs in its validation data, which decide nothing that is learned, and in nothing else."""
+    """Whether a run differs only in its validation data, which do not affect training."""
     changed = {key for key in {*found, *wanted} if found.get(key) != wanted.get(key)}
     return bool(changed) and changed <= set(VALIDATION)
 
@@ -170,7 +170,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 
 def _with_content(found: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an older run says, with what it did not record as it is now; with or without --init must agree."""
+    """Complete an older run's description with current values; with or without --init must agree."""
     known = {key: described[key] for key in CONTENT if key in described}
     if found.get(INIT) is not None and described.get(INIT) is not None:
         known[INIT] = described[INIT]

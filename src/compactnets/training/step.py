@@ -20,13 +20,13 @@ from compactnets.training.setup import Objective
 
 
 class Learner:
-    """A network, its average, its optimizer, and the step that joins them.
+    """A network, its average, its optimizer, and the training step.
 
-    Everything random in a step (dropout, mixing) follows from the recipe's seed, the number of the step and the
-    process, so that a run that goes on draws what it would have drawn.
+    All randomness in a step (dropout, mixing) is determined by the recipe's seed, the step number and the process, so a
+    resumed run draws the same numbers.
 
     Args:
-        model: the network with its first weights, on the world's device.
+        model: the network with its initial weights, on the world's device.
         recipe: how to train it.
         steps: steps of an epoch.
         objective: from a batch to losses.
@@ -49,7 +49,7 @@ class Learner:
         self.set_forward(recipe.compile)
 
     def set_forward(self, compile: bool | str) -> None:
-        """Compile the steps from now on, ``True`` or by a mode of torch's, or not; several processes do so once."""
+        """Compile the steps from now on, ``True`` or with a mode of torch's, or not; several processes do so once."""
         recipe, forward = self.recipe, self.model
         if self.world.device.type == "cpu" and recipe.channels_last:
             forward = optimize_for_cpu(forward, half=recipe.precision != "float32", compiled=bool(compile)).train()
@@ -60,7 +60,7 @@ class Learner:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network to evaluate and to ship: the average where there is one."""
+        """The network to evaluate and save: the average if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def lr(self, step: int) -> float:
@@ -99,7 +99,7 @@ class Learner:
             return self.forward(*inputs)
 
     def not_finite(self) -> list[str]:
-        """Return the names of the weights and statistics that hold NaN or infinity, and did not at first."""
+        """Return the names of weights and statistics that hold NaN or infinity but initially did not."""
         models = [self.model] if self.ema is None else [self.model, self.ema.module]
         return [name for model in models for name in _not_finite(model) if name not in self._odd]
 
@@ -113,8 +113,8 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        # states older than forms do not say theirs: the run's description, which was compared, does
+        """Restore :meth:`state_dict`."""
+        # older states have no form; the run's description, already compared, does
         self.model.load_state_dict(with_form(state["model"], self.model))
         if self.ema is not None:
             self.ema.module.load_state_dict(with_form(state["ema"], self.ema.module))
@@ -126,6 +126,6 @@ def _not_finite(model: nn.Module) -> list[str]:
     tensors = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     if not tensors:
         return []
-    # one reading for all: each waits for an accelerator
+    # one read for all: each read waits for an accelerator
     finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
     return [name for name, good in zip(tensors, finite, strict=True) if not good]

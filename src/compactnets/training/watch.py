@@ -1,4 +1,4 @@
-"""The losses as they come: their means, and the end of the run where one is not finite."""
+"""Watch the losses: average them, and stop the run if one is not finite."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NOT_FINITE = (
 class LossWatch:
     """Collects the losses of the images of an epoch.
 
-    On a CPU every step is checked. An accelerator runs ahead of the program, and reading a number waits for it,
-    so there the check comes every ``interval`` steps and before anything is saved; it still names the step.
+    On a CPU every step is checked. Reading a number waits for an accelerator, which runs ahead of the program, so there
+    losses are checked every ``interval`` steps and before anything is saved; the step is still named.
 
     Args:
-        name: what an image is called, by its index in the source.
+        name: name of an image, by its index in the source.
         totals: sums of the steps' mean losses so far, by name.
         count: steps in those sums.
     """
@@ -40,13 +40,13 @@ class LossWatch:
         return sum(self.totals.values()) / max(self.count, 1)
 
     def add(self, step: str, losses: Mapping[str, Tensor], indices: Tensor) -> None:
-        """Take the losses ``(B,)`` of the images ``indices`` ``(B,)`` at the step that is called ``step``."""
+        """Take the losses ``(B,)`` of the images ``indices`` ``(B,)`` at the step named ``step``."""
         self._pending.append((step, losses, indices))
         if len(self._pending) >= self._interval:
             self.check()
 
     def check(self) -> None:
-        """Look at the steps since the last check.
+        """Check the steps since the last check.
 
         Raises:
             InputError: a loss that is not finite; the message names the first such step and its images.
@@ -67,7 +67,7 @@ class LossWatch:
         bad = indices[~losses.isfinite()].tolist()
         names = ", ".join(self._name(index) for index in bad[:5]) + (", …" if len(bad) > 5 else "")
         return (
-            f"the loss is not finite at {step}: {len(bad)} of {len(losses)} images ({names}). Where all are concerned, "
-            f"lower lr, lengthen schedule.warmup_epochs or set clip_grad_norm; where one is, look at it. The last "
+            f"the loss is not finite at {step}: {len(bad)} of {len(losses)} images ({names}). If it is all of them, "
+            f"lower lr, lengthen schedule.warmup_epochs or set clip_grad_norm; if it is one, inspect it. The last "
             f"checkpoint before is kept"
         )

@@ -1,7 +1,7 @@
-"""The built page: where it lies, and what to do where there is none.
+"""Locate the built page, or build it.
 
-Its sources are in ``web/``, its built files in this package's ``page/``. Installing from a folder of the sources builds
-it (``hatch_build.py``) where Node.js is there, and so does the first ``compactnets web`` in a checkout.
+Its sources are in ``web/``, its built files in this package's ``page/``. Installing from source builds it
+(``hatch_build.py``) if Node.js is available, and so does the first ``compactnets web`` in a checkout.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from compactnets.web.page_build import (
 )
 
 PAGE = Path(__file__).parent / "page"
-WEB = Path(__file__).parents[3] / "web"  # beside src/, where the package runs from a checkout
+WEB = Path(__file__).parents[3] / "web"  # beside src/, if the package runs from a checkout
 INSTALL = "python -m pip install --no-deps ."
 
 
 def find_page(page: Path = PAGE, web: Path = WEB) -> Path:
-    """Return the folder of the built page; in a checkout it is built where it is missing or older than its sources.
+    """Return the folder of the built page; in a checkout, build it if it is missing or outdated.
 
     Raises:
         InputError: there is none and it cannot be built here; the message says why, and what to install or run.

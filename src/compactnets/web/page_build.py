@@ -1,7 +1,6 @@
-"""Building the web page from ``web/`` with npm, for an installation and in a checkout.
+"""Build the web page from ``web/`` with npm, for an installation and in a checkout.
 
-``hatch_build.py`` loads this file by its path where the package is not installed, so it imports the standard library
-only.
+``hatch_build.py`` loads this file by path before the package is installed, so it only imports the standard library.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 SOURCES = ("index.html", "package-lock.json", "tsconfig.json", "vite.config.ts", "public", "src")
-NODE = (20, 19)  # what Vite needs, as package-lock.json says
+NODE = (20, 19)  # required by Vite, see package-lock.json
 TIMEOUT = 900  # seconds for one npm command
-# a package index that does not answer is given up after seconds, where npm's own settings take minutes
+# give up on an unresponsive package index after seconds; npm's own settings take minutes
 HURRY = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000", "--no-progress")
 
 
@@ -43,7 +42,7 @@ def is_current(page: Path, web: Path) -> bool:
 
 
 def missing_program() -> str | None:
-    """Return what of Node.js and npm is missing or too old here, ``None`` if both are there."""
+    """Return which of Node.js and npm is missing or too old; ``None`` if neither."""
     needed = f"Node.js {'.'.join(map(str, NODE))} or newer with npm"
     node = shutil.which("node")
     absent = [name for name, path in (("node", node), ("npm", shutil.which("npm"))) if path is None]
@@ -62,7 +61,7 @@ def missing_program() -> str | None:
 
 
 def build(web: Path, page: Path) -> None:
-    """Build the page from the versions in ``package-lock.json``; it appears whole or stays as it was.
+    """Build the page from the versions in ``package-lock.json``; it is replaced completely or not at all.
 
     Raises:
         PageError: a program is missing, npm or the build failed, or a folder cannot be written.
@@ -84,7 +83,7 @@ def build(web: Path, page: Path) -> None:
 
 def _npm(web: Path, *arguments: str) -> None:
     shown = f"npm {' '.join(arguments[: 1 if arguments[0] == 'ci' else 2])}"
-    command = [shutil.which("npm") or "npm", *arguments]  # by its path: Windows has npm.cmd, which it starts only so
+    command = [shutil.which("npm") or "npm", *arguments]  # by its path: Windows only starts npm.cmd this way
     try:
         done = subprocess.run(
             command,
@@ -105,7 +104,7 @@ def _npm(web: Path, *arguments: str) -> None:
 
 
 def _reason(output: str, code: int) -> str:
-    """Return the line that says most of what went wrong: npm's own, but for those that only number it."""
+    """Return the most informative error line: npm's own, without those that only have codes."""
     lines = [line.strip() for line in output.splitlines() if "error" in line.lower()]
     telling = [line for line in lines if not re.match(r"npm (error|ERR!) (code|errno|syscall)\b", line)]
     return (telling or lines or [f"exit code {code}"])[0]

@@ -1,7 +1,7 @@
-"""A server for one folder, on this machine only.
+"""A local server for one folder.
 
-It compresses what gets smaller by it, and lets the browser keep what it has: files whose names change with their
-content for good, others until they change here.
+It compresses files that benefit, and lets the browser cache: files with content-hashed names forever, others until they
+change.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ HEADERS = {
 }
 ASK, KEEP = "no-cache", "public, max-age=31536000, immutable"
 HASHED = re.compile(r"/assets/[^/]+-[A-Za-z0-9_-]{8}\.\w+")  # Vite's names
-COMPRESSED = (".css", ".html", ".js", ".json", ".mjs", ".svg", ".txt", ".wasm")  # weights do not get smaller
+COMPRESSED = (".css", ".html", ".js", ".json", ".mjs", ".svg", ".txt", ".wasm")  # weights do not compress
 LEVEL = 6  # of gzip
-TYPES = {  # the machine's own table of types may lack these, or have others
+TYPES = {  # the machine's own table may lack these types, or differ
     ".css": "text/css",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript",
@@ -58,7 +58,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def send_head(self) -> Any:
-        # a page of another site that gives its own name this address must not read the networks
+        # another site that resolves its name to this address must not read the networks
         if self.headers.get("Host", "").rsplit(":", 1)[0] not in (HOST, "localhost"):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             return None
@@ -122,7 +122,7 @@ def _compressed(path: str, changed: int, size: int) -> bytes:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a page that was closed before it had everything
+        if not isinstance(sys.exception(), ConnectionError):  # a page closed before it was fully loaded
             super().handle_error(request, client_address)
 
 
@@ -130,7 +130,7 @@ def open_server(folder: str | Path, port: int) -> ThreadingHTTPServer:
     """Return a server of ``folder`` that listens on 127.0.0.1; ``serve_forever`` starts to answer.
 
     Args:
-        folder: what it serves; it need not exist yet.
+        folder: the folder to serve; it need not exist yet.
         port: 0 takes any free one.
 
     Raises:
@@ -146,5 +146,5 @@ def open_server(folder: str | Path, port: int) -> ThreadingHTTPServer:
 
 
 def address(server: ThreadingHTTPServer) -> str:
-    """Return what a browser opens."""
+    """Return the URL to open."""
     return f"http://{HOST}:{server.server_address[1]}/"

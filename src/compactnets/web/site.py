@@ -37,28 +37,28 @@ EXAMPLES_LICENSE = "CC BY 2.0"
 
 
 class Opened(NamedTuple):
-    """A network of the page: the artifact that there is, or what is to be exported."""
+    """A network of the page: an existing artifact, or a network to export."""
 
     network: ArtifactRecord | nn.Module
     more: Path | CheckpointRecord  # the artifact's main file, or the network's record
-    tag: str  # of weights that have a name, NETWORK.TAG; "" where they have none
+    tag: str  # of named weights, NETWORK.TAG; otherwise ""
 
 
 def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path | None = None) -> dict[str, Any]:
-    """Write a folder that any static host can serve: the page, the networks and what says how to feed them.
+    """Write a folder that any static host can serve: the page, the networks and their records.
 
     Args:
         networks: each a ``.safetensors`` checkpoint or the name of a network, which are exported to ONNX and compared
             with PyTorch, or the folder of an ONNX artifact.
-        output: the folder; it appears whole or not at all. One that this function wrote is replaced.
-        page: folder of the built page; the package's own if not given.
+        output: the folder; written completely or not at all. A folder of this function is replaced.
+        page: folder of the built page; default: the package's own.
 
     Returns:
-        what ``networks.json`` holds.
+        the content of ``networks.json``.
 
     Raises:
         InputError: no network, one that cannot be used, an artifact of another format, a page that is not built, or an
-            output folder that holds something else.
+            output folder with other content.
         LimitError: an exported network differs from PyTorch.
     """
     output = as_path(output)
@@ -67,7 +67,7 @@ def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path 
         raise InputError("a page needs at least one network")
     _check_output(output)
     page = page or find_page()
-    opened = [_open(what) for what in networks]  # all are looked at before the first is exported
+    opened = [_open(what) for what in networks]  # all are checked before the first is exported
     space = Space(output, _bytes(page) + sum(_size(each) for each in opened))
     space.check()
     with writing(output) as partial:
@@ -78,7 +78,7 @@ def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path 
 
 
 def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str, Any]:
-    for file in sorted(page.rglob("*")):  # copytree would keep the permissions of where the page was built
+    for file in sorted(page.rglob("*")):  # copytree would keep the built page's permissions
         place = folder / file.relative_to(page)
         if file.is_dir():
             place.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str,
         "runtime_bytes": sum(file.stat().st_size for file in (folder / "assets").glob("*.wasm")),
         "examples": _add_examples(folder),
     }
-    catalogue["files"] = sorted([NETWORKS, *_files(folder)])  # so that the folder is known again as one of ours
+    catalogue["files"] = sorted([NETWORKS, *_files(folder)])  # so that the folder is recognised as ours
     text = json_text(catalogue, indent=2, ensure_ascii=False)
     (folder / NETWORKS).write_text(text + "\n", encoding="utf-8")
     return catalogue
@@ -106,7 +106,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _size(opened: Opened) -> int:
-    """Return the bytes of a network's file, or those that it has at least."""
+    """Return the size of a network's file in bytes, or a lower bound."""
     network = opened.network
     return network.bytes if isinstance(network, ArtifactRecord) else weight_bytes(network)
 
@@ -177,7 +177,7 @@ def _entry(record: ArtifactRecord, file: Path, tag: str, site: Path, taken: list
 
 
 def _data_name(network: CheckpointRecord) -> str:
-    """Return what a network was trained on, without the folders above it; "" where its record does not say."""
+    """Return the name of a network's training data, without parent folders; "" if not recorded."""
     data = network.training.get("data")
     if not isinstance(data, str) or not data:
         return ""
@@ -213,7 +213,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _check_output(output: Path) -> None:
-    """Raise unless ``output`` can be written and is free, empty, or what this module wrote and nothing was added to."""
+    """Raise unless ``output`` can be written and is new, empty, or an unmodified folder of this module."""
     folder = check_folder(output)
     names = entries(folder) if folder.is_dir() else set()
     found = [file for file in _files(folder) if file.split("/")[0] in names]
