@@ -77,7 +77,7 @@ def test_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(InputError, match="there already exists"):
         divide_folder(str(root), tmp_path / "there")
-    with pytest.raises(InputError, match="the class bee cannot be divided"):
+    with pytest.raises(InputError, match="the class bee cannot be split"):
         divide_folder(str(root), tmp_path / "out")
     divided = write_classes(tmp_path / "divided" / "train", ant=2).parent
     write_classes(divided / "val", ant=2)
