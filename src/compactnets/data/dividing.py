@@ -70,7 +70,7 @@ def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bo
     check_new(output)
     source = open_quietly(spec, "val")
     if not isinstance(source, FolderSource):
-        raise InputError(f"{spec} cannot be divided here: expected class folders, found {source.kind}")
+        raise InputError(f"{spec} cannot be split here: expected class folders, found {source.kind}")
     if is_divided(source.root):
         raise InputError(f"{spec} is already split: images to evaluate on are in {source.folder.name}/")
     groups = group_copies([Path(path) for path in source.paths])

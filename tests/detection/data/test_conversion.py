@@ -91,7 +91,6 @@ def test_what_voc_cannot_hold(tmp_path: Path) -> None:
         "1 boxes have fractions of pixels and are written as decimals, which some readers reject",
         "Pascal VOC has no list of classes: on reading, the classes are those of the objects, by name (here they "
         "were wasp, ant)",
-        "ant)",
     ]
     before = open_detection(str(tmp_path / "coco"), "val")
     after = open_detection(str(tmp_path / "voc"), "val", class_names=before.class_names)
