@@ -106,7 +106,7 @@ def _taken(each: Operation, index: int, read: list[int], channels: int) -> list[
     if each.kind != "combine" and not each.is_pointwise:
         return []
     own = () if each.kind == "combine" else each.inputs
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     used: set[int] = set(range(channels))  # the image's planes are the caller's
     for role in (each.plus, each.times, each.inputs if each.kind == "combine" else ()):
         if not role:
