@@ -25,7 +25,7 @@ KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
 FEW = 64  # pixels up to which weights are read once, tile by tile
-BAND = 24576
+BAND = 24576  # bytes of padded rows that a convolution works on at a time
 SLACK = 2 * LINE  # floats that may be read or written behind a row
 
 
