@@ -139,7 +139,7 @@ def test_every_reason_is_needed() -> None:
 # ---------------------------------------------------------------------------------------------------- parsing
 
 
-@pytest.mark.parametrize("page", {block.page for block, _ in SHELL})
+@pytest.mark.parametrize("page", sorted({block.page for block, _ in SHELL}))
 def test_every_command_is_taken_by_the_command_line(page: str) -> None:
     for block, command in SHELL:
         if block.page == page:

@@ -311,6 +311,7 @@ def quantize(
     max_drop: float = 0.5,
     beside: str | Path | None = None,
     threads: int = 1,
+    command: Sequence[str] = (),
     **settings: Any,
 ) -> Result:
     """Quantise a classifier to int8, compare accuracy and latency with float, and keep it if the loss is within
@@ -325,6 +326,7 @@ def quantize(
         max_drop: largest acceptable loss, in points of top-1 accuracy.
         beside: float network to compare with; default: the same weights.
         threads: threads for measuring latency.
+        command: the command line, for the report.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
 
     Returns:
@@ -345,6 +347,7 @@ def quantize(
         max_drop=max_drop,
         beside=beside,
         threads=threads,
+        command=command,
         settings=settings,
     )
 

@@ -131,6 +131,8 @@ def quantize(
     Exit code 3 if it loses more than --max-drop; then nothing is kept. A checkpoint of train --qat keeps its weights
     and ranges.
     """
+    import sys
+
     from compactnets import api
 
     result = api.quantize(
@@ -142,6 +144,7 @@ def quantize(
         max_drop=max_drop,
         beside=beside,
         threads=threads,
+        command=["compactnets", *sys.argv[1:]],
         calibration_images=calibration_images,
         ranges=ranges,
         equalize=not no_equalize,

@@ -21,7 +21,7 @@ from compactnets.data.base import MissingSplitError
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.export import check_float, check_output, finish_artifact, weight_bytes, weights_digest
 from compactnets.deploy.formats.registry import Format, find_format
-from compactnets.deploy.int8.comparison import compare_accuracy
+from compactnets.deploy.int8.comparison import Comparison, compare_accuracy
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.layers import Mode
 from compactnets.deploy.int8.noise import layer_errors, relative_error, sensitivities
@@ -198,6 +198,84 @@ def _names_of(model: nn.Module, network: CheckpointRecord, fmt: Format) -> Graph
     return quantized_network(plain_graph(copy.deepcopy(model), example), quantize_output=fmt.int8_output)
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What quantisation starts from.
+
+    Attributes:
+        reference: the calibrated network, its quantizers off.
+        floating: the float network to compare with.
+        counted: the network whose multiply-adds and weights the record states.
+        settings: how to quantise; a network trained for int8 keeps its own ranges and roundings.
+    """
+
+    reference: GraphModule
+    floating: nn.Module
+    counted: nn.Module
+    settings: Settings
+
+
+def _start(fmt: Format, model: nn.Module, network: CheckpointRecord, pixels: Tensor, settings: Settings) -> _Start:
+    if network.int8 is None:
+        reference = calibrated(model, pixels, settings, quantize_output=fmt.int8_output)
+        return _Start(reference, deploy_form(model), model, settings)
+    assert isinstance(model, GraphModule)
+    settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
+    reference = model if fmt.int8_output else drop_output_quantizer(model)
+    check_names(reference, settings.keep)
+    counted = create_model(network.model, **network.arguments).eval()
+    return _Start(reference, without_quantizers(model), counted, settings)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The int8 network that is kept: its simulation, its parts in float, and its accuracy beside float."""
+
+    simulation: GraphModule
+    kept: list[str]
+    compared: Comparison
+    details: dict[str, Any]
+
+
+def _choose(
+    fmt: Format,
+    start: _Start,
+    network: CheckpointRecord,
+    pixels: Tensor,
+    plain: Path,
+    folder: Path,
+    rest: ImageSource,
+    class_map: list[int] | None,
+    max_drop: float,
+) -> _Chosen:
+    """Write the int8 artifact that loses no more than ``max_drop``, with as few parts in float as that takes.
+
+    Args:
+        plain: folder of the float artifact.
+        folder: folder to write to.
+        rest: images to compare on.
+
+    Raises:
+        LimitError: none of the choices is within ``max_drop``.
+    """
+    preprocess = Preprocess.from_dict(network.preprocess)
+    for kept in _choices(start.reference, pixels, start.settings):
+        simulation = settled(start.reference, kept, pixels, start.settings)
+        for file in folder.iterdir():
+            file.unlink()
+        with stages(f"{network.model} int8 to {fmt.name}"):
+            details = fmt.write_int8(simulation, example_input(preprocess), folder)
+        compared = compare_accuracy(fmt, plain, folder, rest, preprocess, class_map)
+        if compared.drop <= max_drop:
+            return _Chosen(simulation, kept, compared, details)
+        say(f"{compared.drop:.2f} points lost, more than {max_drop:g}, with {len(kept)} parts in float")
+    raise LimitError(
+        f"int8 loses {compared.drop:.2f} points of top-1 on {compared.images} images of {rest.spec}, more than "
+        f"--max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; "
+        + (TRAIN if network.int8 is None else "train longer, or allow more")
+    )
+
+
 def _quantize(
     fmt: Format,
     model: nn.Module,
@@ -217,67 +295,29 @@ def _quantize(
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
     """Quantise once all arguments are checked."""
     preprocess = Preprocess.from_dict(network.preprocess)
-    calibration, evaluation = sources
     pixels = read_pixels(images, preprocess)
     say(f"quantising {network.model} on {len(pixels)} images")
-    if network.int8 is None:
-        reference = calibrated(model, pixels, settings, quantize_output=fmt.int8_output)
-        floating = deploy_form(model)
-    else:
-        assert isinstance(model, GraphModule)
-        settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
-        reference = model if fmt.int8_output else drop_output_quantizer(model)
-        floating = without_quantizers(model)
-        check_names(reference, settings.keep)
-        model = create_model(network.model, **network.arguments).eval()  # whose multiply-adds are counted
-    if beside is not None:
-        floating = deploy_form(beside[1])
-    example = example_input(preprocess)
-    weights = weights_digest(model)
+    start = _start(fmt, model, network, pixels, settings)
+    floating = start.floating if beside is None else deploy_form(beside[1])
     with scratch_folder() as plain, writing(output) as folder:
         with stages(f"{network.model} to {fmt.name}"):
-            fmt.write(floating, example, plain)
-        for kept in _choices(reference, pixels, settings):
-            simulation = settled(reference, kept, pixels, settings)
-            for file in folder.iterdir():
-                file.unlink()
-            with stages(f"{network.model} int8 to {fmt.name}"):
-                details = fmt.write_int8(simulation, example, folder)
-            compared = compare_accuracy(fmt, plain, folder, rest, preprocess, class_map)
-            if compared.drop <= max_drop:
-                break
-            say(f"{compared.drop:.2f} points lost, more than {max_drop:g}, with {len(kept)} parts in float")
-        else:
-            raise LimitError(
-                f"int8 loses {compared.drop:.2f} points of top-1 on {compared.images} images of {evaluation}, more "
-                f"than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; "
-                + (TRAIN if network.int8 is None else "train longer, or allow more")
-            )
+            fmt.write(floating, example_input(preprocess), plain)
+        chosen = _choose(fmt, start, network, pixels, plain, folder, rest, class_map, max_drop)
         with stages(f"{network.model} int8 to {fmt.name}"):
             record = finish_artifact(
                 fmt,
-                model,
+                start.counted,
                 network,
                 folder,
-                details,
-                lambda x, to: fmt.write_int8(simulation, x, to),
+                chosen.details,
+                lambda x, to: fmt.write_int8(chosen.simulation, x, to),
                 tolerance=TOLERANCE_INT8,
-                weights=weights,
+                weights=weights_digest(start.counted),
                 precision="int8",
-                simulation=simulation,
+                simulation=chosen.simulation,
             )
         sizes = {"float32": sum(size_in_bytes(plain / name) for name in fmt.files), "int8": record.bytes}
-        timed = measure(
-            [
-                _entry(network.model, fmt, record, plain, sizes["float32"]),
-                _entry(f"{network.model} int8", fmt, record, folder, sizes["int8"]),
-            ],
-            threads=threads,
-            rounds=rounds,
-            calls=8,
-        )
-        if timed["failed"]:
-            raise InputError(f"latency could not be measured: {timed['failed'][0]['reason']}")
+        first = pixels[:IMAGES_AT_ONCE]
         report = {
             "command": list(command),
             "network": network.model,
@@ -285,18 +325,42 @@ def _quantize(
             "float": beside[0] if beside else "the same weights",
             "format": fmt.name,
             "versions": record.versions,
-            "settings": {**asdict(settings), "keep": list(settings.keep)},
-            "calibration": {"source": calibration, "images": len(pixels)},
-            "evaluation": {"source": evaluation, **asdict(compared), "drop_points": compared.drop},
+            "settings": {**asdict(start.settings), "keep": list(start.settings.keep)},
+            "calibration": {"source": sources[0], "images": len(pixels)},
+            "evaluation": {"source": sources[1], **asdict(chosen.compared), "drop_points": chosen.compared.drop},
             "max_drop": max_drop,
-            "kept_in_float": kept,
+            "kept_in_float": chosen.kept,
             "bytes": sizes,
-            "simulation_error": relative_error(*_logits(reference, simulation, pixels[:IMAGES_AT_ONCE])),
-            "latency": timed,
-            "layers": layer_errors(simulation, reference, pixels[:IMAGES_AT_ONCE]),
+            "simulation_error": relative_error(*_logits(start.reference, chosen.simulation, first)),
+            "latency": _latency(fmt, record, (plain, folder), sizes, threads, rounds),
+            "layers": layer_errors(chosen.simulation, start.reference, first),
         }
         (folder / LAYERS).write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
     return record, report
+
+
+def _latency(
+    fmt: Format,
+    record: ArtifactRecord,
+    folders: tuple[Path, Path],
+    sizes: Mapping[str, int],
+    threads: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Measure the float and the int8 artifact, in these folders, in turns.
+
+    Raises:
+        InputError: one of them cannot be measured.
+    """
+    name = record.network.model
+    entries = [
+        _entry(name, fmt, record, folders[0], sizes["float32"]),
+        _entry(f"{name} int8", fmt, record, folders[1], sizes["int8"]),
+    ]
+    timed = measure(entries, threads=threads, rounds=rounds, calls=8)
+    if timed["failed"]:
+        raise InputError(f"latency could not be measured: {timed['failed'][0]['reason']}")
+    return timed
 
 
 def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, network: CheckpointRecord) -> None:

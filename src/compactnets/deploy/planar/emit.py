@@ -306,7 +306,7 @@ def _literal(text: str) -> str:
 
 
 def _note(each: Operation, size: tuple[int, int]) -> str:
-    what = each.kind
+    what: str = each.kind
     if each.is_depthwise:
         what = "depthwise"
     if each.taps > 1:

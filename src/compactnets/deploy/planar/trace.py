@@ -88,7 +88,7 @@ class Builder:
             number = len(self.weights)
             self.weights.append(weights)
         made = Operation(
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             inputs=tuple(inputs),
             output=self.planes,
             outputs=outputs,
@@ -232,7 +232,8 @@ def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) ->
     if one.shape != other.shape:
         raise _RefusedError(f"shapes {one.shape} and {other.shape}")
     planes = builder.read(one)
-    made = builder.add("combine", planes, len(planes), one.size, **{role: tuple(builder.read(other))})
+    given_role: dict[str, Any] = {role: tuple(builder.read(other))}
+    made = builder.add("combine", planes, len(planes), one.size, **given_role)
     return _results(builder, one, made, in_place)
 
 
@@ -483,6 +484,7 @@ def _parts(builder: Builder, given: dict[str, Any]) -> list[Value]:
     sizes = given.get("split_sizes") or given.get("split_size")
     if "chunks" in given:
         sizes = -(-total // given["chunks"])
+    assert sizes is not None  # of one of the three ways to say it
     ends = np.cumsum(sizes)[:-1] if isinstance(sizes, (list, tuple)) else range(int(sizes), total, int(sizes))
     return [Value(part, source.size, source.spatial) for part in np.split(source.cells, list(ends), axis=axis)]
 
