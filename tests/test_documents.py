@@ -294,7 +294,8 @@ def _detection() -> dict[str, Any]:
 
     found, there = detections([[4, 4, 20, 20]], [0.9]), objects([[5, 5, 21, 21]])
     image = Image.new("RGB", (48, 48))
-    return {"image": image, "detections": found, "objects": there, "class_names": ["cell"], "results": [(found, there)]}
+    values = {"image": image, "pixels": torch.zeros(3, 48, 48), "detections": found, "objects": there}
+    return {**values, "class_names": ["cell"], "results": [(found, there)]}
 
 
 # ---------------------------------------------------------------------------------------------------- running
