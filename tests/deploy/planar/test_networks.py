@@ -133,6 +133,7 @@ int main(void) {
     fwrite(logits, 4, MODEL_OUTPUTS, stdout);
     model_run_pixels(weights, arena, bytes, logits);
     fwrite(logits, 4, MODEL_OUTPUTS, stdout);
+    free(weights), free(arena), free(image), free(logits), free(bytes);
     return 0;
 }
 """
