@@ -291,7 +291,7 @@ def export(
 
     Raises:
         InputError: a network that cannot be used or exported.
-        LimitError: (an InputError) the artifact differs from PyTorch; nothing is kept.
+        LimitError: the artifact differs from PyTorch; nothing is kept.
     """
     found = look(network)
     to_load, chosen = take_options(found.task, "export", options)
@@ -334,7 +334,7 @@ def quantize(
 
     Raises:
         InputError: a network, format or images that cannot be used.
-        LimitError: (an InputError) it loses more than ``max_drop``; nothing is kept.
+        LimitError: it loses more than ``max_drop``; nothing is kept.
     """
     from compactnets.classification.quantization import quantize_model
 

@@ -344,7 +344,7 @@ class Task(ABC, Generic[RecipeT]):
 
         Raises:
             InputError: it cannot be exported so.
-            LimitError: (an InputError) they differ; nothing is kept.
+            LimitError: they differ; nothing is kept.
         """
         raise InputError(f"{self.name} has no export")
 
