@@ -175,7 +175,7 @@ def _bad_input(folder: Path, trained: Path, tmp: Path) -> dict[str, tuple[list[o
         "text file": ([*convert, tmp / "text.pth"], "is not a PyTorch checkpoint"),
         "unknown network": (["profile", "muffnet_x2"], "did you mean 'muffnet_x"),
         "unknown argument": (["profile", "muffnet_x0_5", "--set", "sharin=none"], "did you mean 'sharing'"),
-        "two stems": (["profile", "muffnet_x0_5", "--stem", "cifar", "--set", "stem=imagenet"], "give one of them"),
+        "two stems": (["profile", "muffnet_x0_5", "--stem", "cifar", "--set", "stem=imagenet"], "stem=imagenet"),
         "wrong sharing": (["profile", "muffnet_x0_5", "--set", "sharing=none+none"], "for each of 3 stages"),
         "no match": (["list", "menets*"], "no network is called 'menets*'"),
         "no table": (["papers", "cost", "menet IX"], "has no table 'IX'"),
