@@ -217,6 +217,7 @@ def test_a_second_visit_works_offline(
           return false;
         }"""
         page.page.wait_for_function(kept)
+        page.page.wait_for_timeout(1000)  # what the worker still renews is not cut off in the middle
     finally:
         server.shutdown()
         server.server_close()
