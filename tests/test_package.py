@@ -200,7 +200,8 @@ def _opens_text(call: ast.Call) -> bool:
         return bool(keywords & {"text", "universal_newlines", "encoding"})
     if name == "read_text" and owner == "":
         return False  # compactnets.values.read_text
-    if name == "open" and (owner in ("os", "Image", "tarfile", "zipfile", "webbrowser", "tree") or "fmt" in owner or "format" in owner):
+    others = ("os", "Image", "tarfile", "zipfile", "webbrowser", "tree")
+    if name == "open" and (owner in others or "fmt" in owner or "format" in owner):
         return False
     modes = [each.value for each in call.args + [k.value for k in call.keywords] if isinstance(each, ast.Constant)]
     binary = any(isinstance(mode, str) and "b" in mode and set(mode) <= set("rwxab+") for mode in modes)
