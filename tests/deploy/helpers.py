@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -144,3 +145,15 @@ def tiny_record(in_chans: int = 3) -> CheckpointRecord:
 def opened(what: str, arguments: dict[str, Any] | None = None) -> tuple[nn.Module, CheckpointRecord]:
     """What ``export`` and ``benchmark`` take: the network of a checkpoint, or one by its name."""
     return open_to_write(what, CheckpointRecord, "export", arguments)
+
+
+def check_rounding(found: np.ndarray, model: nn.Module, images: Tensor) -> None:
+    """Hold what a runtime gives, (N, classes), against double precision: little more off than PyTorch's float32 is.
+
+    igcv3's linear layers amplify rounding a thousandfold with random weights, in PyTorch as much as elsewhere.
+    """
+    with torch.inference_mode():
+        rounded = model(images).numpy()
+        exact = copy.deepcopy(model).double()(images.double()).numpy()
+    assert found.shape == exact.shape
+    assert np.abs(found - exact).max() < 1e-5 * np.abs(exact).max() + 10 * np.abs(rounded - exact).max()

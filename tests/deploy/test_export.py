@@ -187,7 +187,8 @@ def test_the_folder_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.xml", "model.bin", "model.pte", "model.ncnn.param", "model.mlpackage", "net.pt2"]
+    "name",
+    ["model.onnx", "model.xml", "model.bin", "model.pte", "model.ncnn.param", "model.mlpackage", "net.pt2", "model.c"],
 )
 def test_a_file_of_an_artifact_gets_advice_that_fits(tmp_path: Path, name: str) -> None:
     """Not to convert it from the MENet repository: to give the folder, or to export again."""

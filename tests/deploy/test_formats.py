@@ -26,7 +26,7 @@ from compactnets.errors import InputError
 from compactnets.models.registry import list_models
 
 from .conftest import Make, needs
-from .helpers import CLASSES, SIZE, check_delegated, small_form, tiny_network, tiny_record
+from .helpers import CLASSES, SIZE, check_delegated, check_rounding, small_form, tiny_network, tiny_record
 
 RUN_HERE = [name for name, form in FORMATS.items() if form.runs_here]
 
@@ -464,13 +464,7 @@ def test_every_network_in_every_format(name: str, form_name: str, tmp_path: Path
     form.write(deployed, images[:1], tmp_path)
     if not form.runs_here:
         return
-    with torch.inference_mode():
-        found = form.open(tmp_path / form.file)(images.numpy())
-        rounded = model(images).numpy()
-        exact = model.double()(images.double()).numpy()
-    assert found.shape == (len(images), 7)
-    # igcv3's linear layers amplify rounding a thousandfold with such weights, in PyTorch as much as elsewhere
-    assert np.abs(found - exact).max() < 1e-5 * np.abs(exact).max() + 10 * np.abs(rounded - exact).max()
+    check_rounding(form.open(tmp_path / form.file)(images.numpy()), model, images)
 
 
 def test_records_name_classes_and_preprocessing(artifact: Make) -> None:
