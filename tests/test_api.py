@@ -45,6 +45,18 @@ def test_a_model_says_what_it_is(model: compactnets.Model) -> None:
     assert compactnets.load(model) is model
 
 
+def test_what_is_loaded_stays_as_it_is(model: compactnets.Model) -> None:
+    """What cannot change any more is refused, not ignored."""
+    for call, fact in (
+        (lambda: compactnets.predict(model, GREY, device="cuda"), "loaded on cpu"),
+        (lambda: compactnets.load(model, "cuda"), "loaded on cpu"),
+        (lambda: compactnets.load(model, arguments={"num_classes": 3}), "num_classes"),
+        (lambda: compactnets.load(model, class_agnostic_nms=True), "class_agnostic_nms"),
+    ):
+        with pytest.raises(InputError, match=fact):
+            call()
+
+
 def test_images_of_every_kind(model: compactnets.Model, tmp_path: Path) -> None:
     """The same image as a path, a Pillow image and arrays gives the same; one bad file costs no other."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))

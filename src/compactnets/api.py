@@ -7,7 +7,7 @@ or the :class:`Model` that :func:`load` returned. Task-specific ``options`` are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from compactnets.data.inputs import Picture, find_files
 from compactnets.errors import InputError
 from compactnets.files import as_path, replace_csv
 from compactnets.folders import check_file
-from compactnets.tasks import DEFAULT, TASKS, find_task, task_of_data
+from compactnets.tasks import TASKS, find_task, task_of_data
 from compactnets.tasks.contract import DataRequest, Model, Prediction, Report, Result, Task, Verb
 from compactnets.tasks.opening import check_trained, look, open_model
 from compactnets.training import recipe_files
-from compactnets.training.checkpoint import stated_task
+from compactnets.training.checkpoint import DEFAULT_TASK, stated_task
 from compactnets.training.distributed import join_world
 from compactnets.training.loop import TrainResult
 from compactnets.training.recipe import RunRecipe
@@ -33,7 +33,7 @@ Images = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluated:
     """The result of evaluating a network on one split.
 
     Attributes:
@@ -95,7 +95,8 @@ def load(
     Raises:
         InputError: no such network, or one that cannot be used.
     """
-    return open_model(what, device, threads=threads, arguments=arguments, options=options)
+    found = look(what)
+    return open_model(found, found.device(device), threads=threads, arguments=arguments, options=options)
 
 
 def open_recipe(
@@ -178,7 +179,7 @@ def evaluate(
     device: str = "auto",
     download: bool = False,
     **options: Any,
-) -> Evaluation:
+) -> Evaluated:
     """Evaluate a network on a split: accuracy, or average precision.
 
     Args:
@@ -203,7 +204,7 @@ def evaluate(
         with _of_task(task, asked):
             source = task.open_split(model, asked, split, chosen)
         figures = task.evaluate(model, source, split, workers, world, chosen)
-        return Evaluation(model, asked.text, split, figures, world.is_main)
+        return Evaluated(model, asked.text, split, figures, world.is_main)
 
 
 def predict(
@@ -247,7 +248,7 @@ def start_predicting(
     csv: str | Path | None = None,
     device: str = "auto",
     **options: Any,
-) -> tuple[Model, Iterator[Prediction], Any]:
+) -> tuple[Model, Iterator[Prediction], Callable[[Sequence[Any]], None]]:
     """Predict lazily; see :func:`predict`.
 
     Returns:
@@ -394,7 +395,7 @@ def check(
         InputError: data that cannot be opened.
     """
     asked = request(data, download=download, workers=workers)
-    task = task_of_data(list(asked.names))
+    task = task_of_data(asked.names)
     return task.check(asked, split, task.take("check", options))
 
 
@@ -423,7 +424,7 @@ def task_taking(verb: Verb, given: Mapping[str, Any]) -> Task[Any]:
     fields = [set(task.options[verb].model_fields) if verb in task.options else set() for task in tasks]
     own = [set(given) & mine - fields[0] for mine in fields]  # options that classification does not take
     most = max(range(len(tasks)), key=lambda index: len(own[index]))
-    return tasks[most] if own[most] else find_task(DEFAULT)
+    return tasks[most] if own[most] else find_task(DEFAULT_TASK)
 
 
 @contextmanager
@@ -432,8 +433,8 @@ def _of_task(task: Task[Any], asked: DataRequest) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        other = task_of_data(list(asked.names))
-        if other.name in (task.name, DEFAULT):
+        other = task_of_data(asked.names)
+        if other.name in (task.name, DEFAULT_TASK):
             raise
         raise InputError(
             f"{asked.text} holds {other.images}, for {other.name}, and this is {task.name} (as {task.images}: {error})"

@@ -7,10 +7,12 @@ any of them has written.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from compactnets.errors import InputError, did_you_mean
 from compactnets.tasks.contract import Task
+from compactnets.training.checkpoint import DEFAULT_TASK
 
 # name -> "module:attribute" of its Task; imported when it is needed
 TASKS = {
@@ -33,13 +35,9 @@ def find_task(name: str) -> Task[Any]:
     return task
 
 
-def task_of_data(names: list[str] | tuple[str, ...]) -> Task[Any]:
-    """Return the task whose data these are: the first one that says so, and classification where none does."""
-    for name in reversed(TASKS):
-        task = find_task(name)
-        if name != DEFAULT and any(task.holds(each) for each in names):
+def task_of_data(names: Sequence[str]) -> Task[Any]:
+    """Return the task whose data these are: the first besides the default that says so, or else the default."""
+    for task in (find_task(name) for name in TASKS if name != DEFAULT_TASK):
+        if any(task.holds(each) for each in names):
             return task
-    return find_task(DEFAULT)
-
-
-DEFAULT = "classification"  # what records and recipes are of that state no task
+    return find_task(DEFAULT_TASK)

@@ -15,9 +15,9 @@ from compactnets.deploy.record import find_artifact, task_of_artifact
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.pretrained import locate
-from compactnets.tasks import DEFAULT, find_task
+from compactnets.tasks import find_task
 from compactnets.tasks.contract import Model, Task
-from compactnets.training.checkpoint import task_name, task_of
+from compactnets.training.checkpoint import DEFAULT_TASK, task_name, task_of
 from compactnets.training.distributed import pick_device
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -40,11 +40,17 @@ class Found:
     task: Task[Any]
 
     def device(self, device: str) -> str:
-        """Return the device for it: an exported network runs on the CPU.
+        """Return the device for it: a network that is open stays where it is, an exported one runs on the CPU.
 
         Raises:
-            InputError: another device for an exported network.
+            InputError: another device for one of these.
         """
+        if isinstance(self.what, Model):
+            if device not in ("auto", str(self.what.device)):
+                raise InputError(
+                    f"{self.what.name} was loaded on {self.what.device}, found device {device}: load it there"
+                )
+            return str(self.what.device)
         if self.kind != "artifact":
             return device
         if device not in ("auto", "cpu"):
@@ -65,7 +71,7 @@ def look(what: str | Path | Model) -> Found:
         return Found(what, "artifact", find_task(task_of_artifact(folder)))
     if path.suffix == SUFFIX or locate(path).exists() or (path.parent != Path() and ":" not in str(what)):
         return Found(what, "checkpoint", find_task(task_of(path)))  # which says what is wrong where there is none
-    return Found(what, "network", find_task(DEFAULT))
+    return Found(what, "network", find_task(DEFAULT_TASK))
 
 
 def open_model(
@@ -85,7 +91,7 @@ def open_model(
             * an artifact: the folder of an exported network, of any format, or its main file;
             * the name of a network (``menet_108_8x1_g3``, ``timm:NAME``, ``pytorchcv:NAME``), which gets fresh weights
               that only serve to measure;
-            * a :class:`Model`, which is returned as it is;
+            * a :class:`Model`, which is returned as it is, on its device;
             * what :func:`look` said of one of these.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an artifact runs on the CPU.
         threads: of an artifact's runtime; its own choice if not given.
@@ -98,6 +104,8 @@ def open_model(
     found, given = what if isinstance(what, Found) else look(what), dict(arguments or {})
     what = found.what
     if isinstance(what, Model):
+        if said := [*given, *(key for key, value in (options or {}).items() if value is not None)]:
+            raise InputError(f"{what.name} is loaded: {', '.join(said)} must be given when it is")
         return what
     if given and found.kind != "network":
         raise InputError(f"{', '.join(given)} cannot be set for {what}: a {found.kind} has its own arguments")

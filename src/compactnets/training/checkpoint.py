@@ -23,9 +23,9 @@ from compactnets.values import read_json
 Record = TypeVar("Record", bound=BaseModel)
 ClassName = Annotated[str, AfterValidator(compose)]  # as sources have them, however an older record encodes accents
 
-CLASSIFICATION = "classification"  # what a record that states no task is of
+DEFAULT_TASK = "classification"  # what a record that states no task is of
 ARTIFACT = "artifact.json"  # the record of an exported network (compactnets.deploy.record)
-EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2"}  # what its files end in
+EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2", ".c"}  # what its files end in
 
 
 def record_path(checkpoint: Path) -> Path:
@@ -71,7 +71,7 @@ def _exported(path: Path) -> str | None:
 
 def stated_task(found: Any) -> str:
     """Return the ``task`` that a record or a recipe states; those of earlier versions, which state none, classify."""
-    return str(found.get("task", CLASSIFICATION)) if isinstance(found, dict) else CLASSIFICATION
+    return str(found.get("task", DEFAULT_TASK)) if isinstance(found, dict) else DEFAULT_TASK
 
 
 def task_of(checkpoint: Path) -> str:
