@@ -103,7 +103,8 @@ def unpack(file: Path, folder: Path) -> Path:
         zipfile.ZipFile(file).extractall(folder)
         return folder
     with tarfile.open(file) as archive:
-        archive.extractall(folder, filter="data")
+        # a filter is known from Python 3.11.4 on
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return next(folder.iterdir())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -196,10 +197,14 @@ def test_examples_have_names_of_people(visit: Open) -> None:
     assert page.status.startswith(f"{names[1]}: ")
 
 
+@pytest.mark.parametrize("renewal", ["none", "breaks off"])
 def test_a_second_visit_works_offline(
-    browser: Any, copied: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+    browser: Any, copied: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, renewal: str
 ) -> None:
-    """The server goes: what was used is there, what was not is one line."""
+    """The server goes: what was used is there, what was not is one line.
+
+    So it is when the server goes while it sends a newer network: the one that was kept stays.
+    """
     monkeypatch.setattr(web_server._Handler, "protocol_version", "HTTP/1.0")  # no connection outlives the server
     server = open_server(copied, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -217,7 +222,19 @@ def test_a_second_visit_works_offline(
           return false;
         }"""
         page.page.wait_for_function(kept)
-        page.page.wait_for_timeout(1000)  # what the worker still renews is not cut off in the middle
+        if renewal == "breaks off":
+            network = copied / "models" / "tiny.onnx"
+            os.utime(network, (1, 1))  # another version, as far as the server's answers say
+
+            def breaking(self: Any, source: Any, target: Any) -> None:
+                target.write(source.read(500) if self.path.endswith(network.name) else source.read())
+                if self.path.endswith(network.name):
+                    raise ConnectionError
+
+            monkeypatch.setattr(web_server._Handler, "copyfile", breaking)
+            page.page.reload()
+            page.wait("error")
+            assert network.name in page.error
     finally:
         server.shutdown()
         server.server_close()

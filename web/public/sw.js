@@ -20,7 +20,7 @@ self.addEventListener("message", (event) => {
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
-  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(answer(request));
+  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(answer(event));
 });
 
 /** Keep all of the page but its networks, of which it may have many: those are kept when they are used. */
@@ -33,7 +33,13 @@ async function keepPage() {
 async function keep(address) {
   const cache = await caches.open(NAME);
   const [kept, response] = [await cache.match(address), await fetch(address)];
-  if (response.ok && !same(kept, response)) await cache.put(address, response);
+  if (response.ok && !same(kept, response)) await put(cache, address, response);
+}
+
+/** Keep an answer once all of it has arrived: a browser drops the old one before it reads the body of the new one. */
+async function put(cache, request, response) {
+  const { status, statusText, headers } = response;
+  await cache.put(request, new Response(await response.arrayBuffer(), { status, statusText, headers }));
 }
 
 /** Forget what is no more in the folder. */
@@ -44,7 +50,8 @@ async function forgetOthers() {
   for (const request of await cache.keys()) if (!known.has(request.url)) await cache.delete(request);
 }
 
-async function answer(request) {
+async function answer(event) {
+  const { request } = event;
   let response;
   try {
     response = await fetch(request);
@@ -56,8 +63,8 @@ async function answer(request) {
   }
   const cache = await caches.open(NAME);
   const kept = await cache.match(request);
-  // only what is kept already is renewed
-  if (kept && response.ok && !same(kept, response)) await cache.put(request, response.clone());
+  // only what is kept already is renewed, and what cannot be kept (no space is left) is shown all the same
+  if (kept && response.ok && !same(kept, response)) event.waitUntil(put(cache, request, response.clone()).catch(() => {}));
   return response;
 }
 
