@@ -72,7 +72,8 @@ def install(name: str, python: Path, extras: str = "") -> None:
         run(*pip, "uv>=0.7")  # it resolves only: pip installs, with the settings of this machine
         requirements = FOLDER / "lowest.txt"
         lowest = ("pip", "compile", "--quiet", "--resolution=lowest-direct", "--no-header", "--no-annotate")
-        extra = [f"--extra={extras.strip('[]')}"] if extras else []
+        # every extra has lower bounds, those of the tests' own included
+        extra = ["--all-extras"] if extras else []
         run(python, "-m", "uv", *lowest, f"--python={python}", *extra, "-o", requirements, "pyproject.toml")
         run(*pip, "-r", requirements)
         run(*pip, "--no-deps", ".")

@@ -213,15 +213,14 @@ def test_a_second_visit_works_offline(
     try:
         page = Visit(context.new_page(), address(server)).open()
         first = page.classify(picture)
-        kept = """async () => {
-          await navigator.serviceWorker.ready;
-          for (const name of await caches.keys()) {
-            const urls = (await (await caches.open(name)).keys()).map(request => request.url);
-            if (urls.some(url => url.endsWith('tiny.onnx')) && urls.some(url => url.endsWith('.wasm'))) return true;
-          }
-          return false;
-        }"""
-        page.page.wait_for_function(kept)
+        page.page.evaluate(  # which waits for promises; wait_for_function does not
+            """async () => {
+              for (const wanted of ['.wasm', 'tiny.onnx'])
+                for (let found = false; !found; await new Promise(resolve => setTimeout(resolve, 50)))
+                  for (const name of await caches.keys())
+                    found ||= (await (await caches.open(name)).keys()).some(request => request.url.endsWith(wanted));
+            }"""
+        )
         if renewal == "breaks off":
             network = copied / "models" / "tiny.onnx"
             os.utime(network, (1, 1))  # another version, as far as the server's answers say
@@ -255,7 +254,7 @@ def test_a_second_visit_works_offline(
 def test_a_folder_that_is_made_anew_shows_at_once(visit: Open, copied: Path) -> None:
     """What the service worker keeps never takes the place of what the server has."""
     page = visit(copied).open()
-    page.page.wait_for_function("() => navigator.serviceWorker.ready.then(() => true)")
+    page.page.evaluate("() => navigator.serviceWorker.ready.then(() => true)")
     page.page.reload()
     page.wait("ready")
     change(copied, name="another")

@@ -33,13 +33,7 @@ async function keepPage() {
 async function keep(address) {
   const cache = await caches.open(NAME);
   const [kept, response] = [await cache.match(address), await fetch(address)];
-  if (response.ok && !same(kept, response)) await put(cache, address, response);
-}
-
-/** Keep an answer once all of it has arrived: a browser drops the old one before it reads the body of the new one. */
-async function put(cache, request, response) {
-  const { status, statusText, headers } = response;
-  await cache.put(request, new Response(await response.arrayBuffer(), { status, statusText, headers }));
+  if (response.ok && !same(kept, response)) await cache.put(address, response);
 }
 
 /** Forget what is no more in the folder. */
@@ -64,7 +58,7 @@ async function answer(event) {
   const cache = await caches.open(NAME);
   const kept = await cache.match(request);
   // only what is kept already is renewed, and what cannot be kept (no space is left) is shown all the same
-  if (kept && response.ok && !same(kept, response)) event.waitUntil(put(cache, request, response.clone()).catch(() => {}));
+  if (kept && response.ok && !same(kept, response)) event.waitUntil(cache.put(request, response.clone()).catch(() => {}));
   return response;
 }
 
