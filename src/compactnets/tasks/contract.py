@@ -278,13 +278,20 @@ class Task(ABC, Generic[RecipeT]):
         world: World | None = None,
         options: Any = None,
     ) -> TrainResult:
-        """Train as a recipe says; see :func:`compactnets.training.loop.run`.
+        """Train by a recipe; see :func:`compactnets.training.loop.run`.
+
+        Args:
+            train: the training split, as :meth:`open_run` opens it.
+            val: the validation split.
+            init: checkpoint with the initial weights.
+            options: the task's own options of ``train``; the defaults if not given.
 
         Raises:
-            InputError: what the loop raises, or a network and images that do not fit.
+            InputError: as the loop, or a network and images that do not fit.
         """
         output, init, world = as_path(output), None if init is None else as_path(init), world or World()
-        with own_run_folder(output, world):  # before the network is made, which may take a while
+        options = self.take("train", {}) if options is None else options
+        with own_run_folder(output, world):  # before the network is built: calibrating it takes a while
             setup = self.setup(recipe, train, val, output, init, world, options)
             result = run(setup, output, world)
             self.finish(setup, output, world)
