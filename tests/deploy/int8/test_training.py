@@ -63,8 +63,8 @@ from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import make_optimizer
 from compactnets.training.step import Learner
 
-from .conftest import needs
-from .helpers import SATURATES, opened, tiny_network
+from ..conftest import needs
+from ..helpers import SATURATES, opened, tiny_network
 
 QUICK = Settings(calibration_images=16, ranges="minmax")
 EPOCHS = 2

@@ -41,7 +41,7 @@ from compactnets.detection.prediction import predict_objects
 from compactnets.errors import InputError, LimitError
 from compactnets.training.checkpoint import save_checkpoint
 
-from .lively import SMALLEST, lively_detector, photograph
+from ..lively import SMALLEST, lively_detector, photograph
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

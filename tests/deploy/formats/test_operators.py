@@ -19,8 +19,8 @@ from compactnets.deploy.formats.operators import (
 )
 from compactnets.errors import InputError
 
-from .conftest import Make, needs
-from .helpers import SIZE, tiny_network
+from ..conftest import Make, needs
+from ..helpers import SIZE, tiny_network
 
 IMAGES = np.zeros((1, 3, SIZE, SIZE), dtype=np.float32)
 
