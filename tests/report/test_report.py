@@ -214,7 +214,7 @@ def test_a_sample_cannot_pass_for_the_papers_images(values: dict, report: Path) 
     assert len(told) >= 3
     page = unescape((report / "report.html").read_text(encoding="utf-8"))
     for table, sample in told:
-        for part in (*numbers, "500 photographs of the training split", "does not compare"):
+        for part in (*numbers, "500 photographs of the training split", "not comparable"):
             assert part in sample["text"]
         assert sample["text"] in page
         assert values["origins"][sample["origin"] - 1]["command"] == record["command"]
@@ -334,7 +334,7 @@ def test_runs_of_ones_own_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("hours", "text"),
     [
-        (None, "cost not known"),
+        (None, "cost unknown"),
         (1.234, "about 1.2 hours"),
         (100, "about 4.2 days"),
         (3600, "about 150 days"),
