@@ -1,4 +1,4 @@
-"""Compiling a generated network, and running it."""
+"""Compile and run a generated network."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from compactnets.failures import scratch_folder
 FLAGS = ("-std=gnu99", "-O3", "-fPIC", "-shared")
 NATIVE = "-march=native"
 TIMEOUT = 600
-FULL = 2**16  # bytes free: with fewer a disk counts as full
+FULL = 2**16  # a disk with fewer free bytes counts as full
 
 
 def find_compiler() -> list[str]:
-    """Return the command of a C compiler: ``$CC``, else ``cc``, else that of the ``ziglang`` wheel.
+    """Return the command of a C compiler: ``$CC``, ``cc``, or the one in the ``ziglang`` wheel.
 
     Raises:
-        InputError: there is none.
+        InputError: no compiler was found.
     """
     if chosen := shlex.split(os.environ.get("CC", "")):
         if shutil.which(chosen[0]) is None:
-            raise InputError(f"$CC is {os.environ['CC']!r}, and {chosen[0]} is not a program on the PATH")
+            raise InputError(f"$CC is {os.environ['CC']!r}, but {chosen[0]} is not on the PATH")
         return chosen
     if found := shutil.which("cc"):
         return [found]
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
     raise InputError(
-        "the format c needs a C compiler to check and run what it writes, and there is none: neither $CC nor cc is "
-        "there; python -m pip install 'compactnets[c]' brings one"
+        "format c needs a C compiler to check and run its code, found neither $CC nor cc: install one with "
+        "python -m pip install 'compactnets[c]'"
     )
 
 
 def compile_library(source: Path, output: Path, flags: Sequence[str] = ()) -> None:
-    """Compile ``model.c`` to a shared library for this machine; ``$CFLAGS`` comes last.
+    """Compile ``model.c`` to a shared library for this machine; ``$CFLAGS`` is appended to the options.
 
     Raises:
-        InputError: no compiler, or one that fails; its first error.
+        InputError: no compiler, or it fails; the message has its first error.
     """
     compiler, errors = find_compiler(), ""
     flags = [*flags, *shlex.split(os.environ.get("CFLAGS", ""))]
-    for native in ([NATIVE], []):  # not every compiler knows the option for every machine
+    for native in ([NATIVE], []):  # not every compiler supports the option on every machine
         command = [*compiler, *FLAGS, *native, *flags, str(source), "-lm", "-o", str(output)]
         try:
             done = subprocess.run(
@@ -74,7 +74,7 @@ def compile_library(source: Path, output: Path, flags: Sequence[str] = ()) -> No
 
 
 class Library:
-    """A compiled network, loaded: images in, logits out."""
+    """A compiled and loaded network: images in, logits out."""
 
     def __init__(
         self, library: ctypes.CDLL, name: str, shape: tuple[int, int, int], outputs: int, weights: bytes
@@ -89,30 +89,33 @@ class Library:
         self._arena_bytes = int(bytes_())
         self._weights = aligned(len(weights))
         self._weights[:] = np.frombuffer(weights, np.uint8)
-        self._arenas: list[np.ndarray] = []  # that nobody works in
+        self._arenas: list[np.ndarray] = []  # not in use
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes that a run works in."""
+        """Bytes of working memory per run."""
         return self._arena_bytes
 
     def run(self, images: np.ndarray, threads: int = 1) -> np.ndarray:
         """Run on (N, C, H, W) float32, or (N, H, W, C) uint8; return (N, outputs).
 
         Args:
-            images: of the size that the network was made for.
-            threads: how many images are computed at once, each in an arena of its own.
+            images: images of the network's size.
+            threads: number of images computed in parallel, each in a separate arena.
+
+        Raises:
+            InputError: images of another size.
         """
         pixels = images.dtype == np.uint8
         expected = (*self.shape[1:], self.shape[0]) if pixels else self.shape
         if images.shape[1:] != expected:
-            raise InputError(f"the network was made for images of {expected}, found {images.shape[1:]}")
+            raise InputError(f"the network takes images of {expected}, found {images.shape[1:]}")
         images = np.ascontiguousarray(images, np.uint8 if pixels else np.float32)
         rows = np.empty((len(images), self.outputs), np.float32)
         function = self._run_pixels if pixels else self._run
 
         def run(indices: range) -> None:
-            try:  # whoever calls meanwhile takes another one
+            try:  # concurrent calls use different arenas
                 arena = self._arenas.pop()
             except IndexError:
                 arena = aligned(self._arena_bytes)
@@ -131,13 +134,13 @@ class Library:
 
 
 def aligned(size: int) -> np.ndarray:
-    """Return memory at an address that 64 divides."""
+    """Return memory aligned to 64 bytes."""
     room = np.zeros(size + 64, np.uint8)
     start = -room.ctypes.data % 64
     return room[start : start + size]
 
 
-_LOADED: dict[str, ctypes.CDLL] = {}  # by what they were compiled from and with; a library stays loaded in any case
+_LOADED: dict[str, ctypes.CDLL] = {}  # by digest of source, compiler and options; libraries are never unloaded
 
 
 def load(
@@ -148,15 +151,15 @@ def load(
     weights: bytes,
     flags: Sequence[str] = (),
 ) -> Library:
-    """Compile the texts of a network in a temporary folder and load it.
+    """Compile a network's source in a temporary folder and load it.
 
     Raises:
-        InputError: no compiler, or one that fails.
+        InputError: no compiler, or it fails.
     """
     compiled_from = repr([texts["model.c"], texts["model.h"], find_compiler(), flags, os.environ.get("CFLAGS")])
     key = hashlib.sha256(compiled_from.encode()).hexdigest()
     if key not in _LOADED:
-        with scratch_folder() as folder:  # what is loaded stays so without its file
+        with scratch_folder() as folder:  # a loaded library no longer needs its file
             for file in ("model.c", "model.h"):
                 Path(folder, file).write_text(texts[file], encoding="utf-8")
             compile_library(Path(folder, "model.c"), Path(folder, "model.so"), flags)

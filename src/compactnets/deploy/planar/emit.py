@@ -1,6 +1,6 @@
-"""The C of a network: the kernels of ``kernels/``, a function for every kind of layer, and the order of calls.
+"""Generate a network's C source: the kernels of ``kernels/``, a function for each kind of layer, and the calls.
 
-The text depends on the graph alone, and the weights on graph and weights alone: the same network gives the same bytes.
+Output is deterministic: the source depends only on the graph, the packed weights only on graph and weights.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from compactnets.deploy.planar.trace import Weights
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
-FEW = 64  # pixels up to which weights are read once, tile by tile
-BAND = 24576  # bytes of padded rows that a convolution works on at a time
-SLACK = 2 * LINE  # floats that may be read or written behind a row
+FEW = 64  # up to this many pixels, weights are read once, tile by tile
+BAND = 24576  # bytes of padded rows that a convolution processes at a time
+SLACK = 2 * LINE  # floats that may be read or written past the end of a row
 
 
 class Program(BaseModel):
-    """What ``model.json`` holds: everything that ``model.c`` is generated from but the weights."""
+    """The content of ``model.json``: everything that ``model.c`` is generated from, except the weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,14 +39,14 @@ class Program(BaseModel):
     precision: str = Field("float32", pattern="^float(16|32)$")
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    crop: float = Field(1.0, gt=0, le=1, description="of the shorter edge, what the network sees")
+    crop: float = Field(1.0, gt=0, le=1, description="share of the shorter edge that the network sees")
     labels: tuple[str, ...] = ()
     network: str = ""
 
 
 @dataclass
 class _Text:
-    """The program as it grows: the tables of offsets, the functions of the layers, the calls."""
+    """The program under construction: tables of offsets, layer functions, calls."""
 
     table: list[int] = field(default_factory=list)
     tables: dict[tuple[int, ...], int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class _Text:
     calls: list[str] = field(default_factory=list)
 
     def offsets(self, values: Sequence[int]) -> str:
-        """Return an expression for a table of these offsets, which is there once."""
+        """Return an expression for a table of these offsets; equal tables are shared."""
         if not values:
             return "0"
         key = tuple(values)
@@ -65,7 +65,7 @@ class _Text:
         return f"planes + {self.tables[key]}"
 
     def call(self, kernel: str, pointers: Mapping[str, str], constants: Sequence[object], note: str) -> None:
-        """Append a call of a kernel, through a function of its own for each set of constants."""
+        """Append a kernel call, through a separate function for each set of constants."""
         absent = tuple(name for name, value in pointers.items() if value == "0")
         key = (kernel, *constants, absent)
         given = {name: value for name, value in pointers.items() if value != "0"}
@@ -85,12 +85,12 @@ def _type(pointer: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A graph ready to be written."""
+    """A graph ready for code generation."""
 
     graph: Graph
     layout: Layout
-    offsets: list[int]  # of every operation's weights in the file, in floats
-    floats: int  # of all weights
+    offsets: list[int]  # offset of each operation's weights in the file, in floats
+    floats: int  # total size of the weights
 
 
 @cache
@@ -99,7 +99,7 @@ def _kernel(name: str) -> str:
 
 
 def plan(graph: Graph) -> Plan:
-    """Fuse a graph as it was traced, and give planes and weights their places."""
+    """Fuse a traced graph, and allocate planes and weights."""
     graph = fuse(separate_image(graph))
     layout = place(graph, [_scratch(each, graph) for each in graph.operations])
     offsets, floats = [], 0
@@ -110,7 +110,7 @@ def plan(graph: Graph) -> Plan:
 
 
 def tiles(outputs: int) -> tuple[int, int, int]:
-    """Return how the outputs of a group are cut: height of the tall tiles, their number, that of those one lower."""
+    """Split a group's outputs into tiles: return height and number of the tall ones, and the number one row lower."""
     number = -(-outputs // TILE)
     high = -(-outputs // number)
     small = high * number - outputs
@@ -127,18 +127,18 @@ def _tile_rows(outputs: int) -> Iterable[range]:
 
 @dataclass(frozen=True)
 class _Window:
-    """How the planes of an operation with a window are padded: see ``padding.c``; lengths in floats."""
+    """Padding of the planes of an operation with a window (see ``padding.c``); lengths in floats."""
 
-    pitch: int  # from row to row
+    pitch: int  # distance between rows
     size: int  # of a phase
-    rows: int  # of the output, in a band
-    places: tuple[int, ...]  # of the window, in a padded plane
-    flat: int  # of an output plane of a band at the pitch of the padded rows
+    rows: int  # output rows in a band
+    places: tuple[int, ...]  # offsets of the window's positions in a padded plane
+    flat: int  # size of an output plane of a band, at the pitch of the padded rows
 
     @classmethod
     def of(cls, each: Operation, size: tuple[int, int], whole: bool) -> _Window:
         (step_y, step_x), (reach_y, reach_x) = each.stride, each.reach
-        across = (each.width - 1) * step_x + reach_x  # columns that are read
+        across = (each.width - 1) * step_x + reach_x  # columns read
         if step_x == 1:
             pitch = max(size[1] + max(each.left, across - each.left - size[1], 0), each.width)
         else:
@@ -165,7 +165,7 @@ def _size(each: Operation, graph: Graph) -> tuple[int, int]:
 
 
 def _is_dense(each: Operation, graph: Graph) -> bool:
-    """Whether it is a product of a matrix and a vector: also a pointwise convolution of planes of one pixel."""
+    """Whether it is a matrix-vector product, such as a pointwise convolution of one-pixel planes."""
     single = each.is_pointwise and each.groups == 1 and each.pixels == 1 and not each.times and not each.plus
     return each.kind == "dense" or (single and each.first == "none")
 
@@ -198,10 +198,10 @@ def _weight_floats(each: Operation, graph: Graph) -> int:
 
 
 def pack(plan: Plan, weights: Sequence[Weights]) -> np.ndarray:
-    """Return the numbers of ``model.bin`` in the order in which the kernels read them.
+    """Return the content of ``model.bin``: the weights in the order in which the kernels read them.
 
     Raises:
-        ValueError: weights of another shape than the graph has.
+        ValueError: the weights' shapes differ from the graph's.
     """
     packed = np.zeros(plan.floats, np.float32)
     for each, offset in zip(plan.graph.operations, plan.offsets, strict=True):
@@ -234,7 +234,7 @@ def _packed(each: Operation, own: Weights, graph: Graph) -> np.ndarray:
 
 
 def emit(program: Program) -> dict[str, str]:
-    """Return the texts of ``model.c``, ``model.h``, ``example.c`` and ``README.md``."""
+    """Return the content of ``model.c``, ``model.h``, ``example.c`` and ``README.md``, by name."""
     ready = plan(program.graph)
     text = _Text()
     for index, each in enumerate(ready.graph.operations):
@@ -298,7 +298,7 @@ def _comment(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a string of C: anything but letters, digits and spaces by the number of each byte."""
+    """Return a C string literal; all bytes except letters, digits and spaces are escaped."""
     plain = [
         chr(byte) if chr(byte).isalnum() and byte < 128 or byte == 32 else f"\\{byte:03o}" for byte in text.encode()
     ]
@@ -399,7 +399,7 @@ def _emit_window(
 
 
 def _emit_results(text: _Text, ready: Plan) -> None:
-    """Copy the outputs, runs of planes of one size at a time."""
+    """Copy the outputs, consecutive planes of equal size together."""
     sizes, start, at = ready.graph.sizes(), 0, 0
     results = ready.graph.results
     while start < len(results):
@@ -418,7 +418,7 @@ def read_program(path: Path) -> Program:
     """Read a ``model.json``.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: an invalid program; the message says why.
     """
     program = Program.model_validate(json.loads(path.read_text(encoding="utf-8")))
     program.graph.check()
