@@ -34,9 +34,9 @@ JOINING = {"add": "plus", "mul": "times"}
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights ``(outputs, inputs of a group, rows, columns)`` of a convolution or ``(outputs, inputs)`` of a dense layer.
+    """Weights and one bias per output.
 
-    One bias per output.
+    Weights are (outputs, inputs per group, rows, columns) for a convolution, (outputs, inputs) for a dense layer.
     """
 
     weight: np.ndarray
