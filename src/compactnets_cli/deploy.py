@@ -120,7 +120,7 @@ def quantize(
     ] = False,
     no_correction: Annotated[bool, typer.Option("--no-correction", help="Skip bias correction.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads for measuring latency.")] = 1,
-    beside: Annotated[
+    float_network: Annotated[
         str | None,
         typer.Option("--float", metavar="CHECKPOINT", help="Float network to compare with; default: the same weights."),
     ] = None,
@@ -142,7 +142,7 @@ def quantize(
         calibration=calibration,
         evaluation=evaluation,
         max_drop=max_drop,
-        beside=beside,
+        float_network=float_network,
         threads=threads,
         command=["compactnets", *sys.argv[1:]],
         calibration_images=calibration_images,

@@ -280,7 +280,7 @@ def test_runtimes_compute_what_was_trained(
         pytest.skip("int8 products saturate in this runtime on a CPU without VNNI")
     monkeypatch.setattr(post_training, "measure", lambda *_, **__: {})  # latency
     beside = ("start", *opened(str(init)))
-    record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", beside=beside)
+    record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", float_network=beside)
     assert report["float"] == "start"
     assert report["trained_for_int8"]["init"] == str(init)
     assert (report["settings"]["ranges"], report["settings"]["rounding"], report["kept_in_float"]) == (
