@@ -60,7 +60,7 @@ def ablation(
     from compactnets.console import stdout
     from compactnets.papers.ablation import run_ablation, show
 
-    record = run_ablation(
+    result = run_ablation(
         name,
         data,
         output,
@@ -73,9 +73,9 @@ def ablation(
         download=download,
     )
     if as_json:
-        print_json(record)
+        print_json(result)
     else:
-        show(record)
+        show(result)
         stdout.print(f"runs and ablation.json in {output}")
 
 

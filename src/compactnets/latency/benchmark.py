@@ -351,9 +351,9 @@ def _prepare(
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
     stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
     folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{size or 'own'}-{batch_size}"
-    written = _read_if_fits(folder, model, record, variant, batch_size, size)
-    if written is None:
-        written = export(
+    artifact = _read_if_fits(folder, model, record, variant, batch_size, size)
+    if artifact is None:
+        artifact = export(
             model,
             record,
             variant.format,
@@ -363,43 +363,43 @@ def _prepare(
             lanes=variant.lanes,
             precision=variant.stored,
         )
-    checks = written.verification.checks
+    checks = artifact.verification.checks
     if not checks:
         raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
-    side = written.network.preprocess["size"]
+    side = artifact.network.preprocess["size"]
     return Entry(
         network,
         variant,
         folder / find_format(variant.format).file,
         (batch_size, channels, side, side),
-        written.macs,
-        written.params,
-        written.bytes,
+        artifact.macs,
+        artifact.params,
+        artifact.bytes,
         max(check.relative_difference for check in checks),
         accuracy,
     )
 
 
 def _read_if_fits(
-    folder: Path, model: nn.Module, network: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
+    folder: Path, model: nn.Module, record: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
 ) -> ArtifactRecord | None:
     """Return the record of an artifact with the same weights, settings and versions, or ``None``."""
     try:
-        record, _ = read_artifact(folder, ArtifactRecord)
+        artifact, _ = read_artifact(folder, ArtifactRecord)
     except InputError:
         return None
-    preprocess = resized(Preprocess.from_dict(network.preprocess), size)
+    preprocess = resized(Preprocess.from_dict(record.preprocess), size)
     fits = (
-        record.format == variant.format
-        and record.precision == variant.stored
-        and record.details.get("lanes") == variant.lanes
-        and record.input[0] in (None, batch_size)
-        and record.network == network.model_copy(update={"preprocess": preprocess.to_dict()})
-        and record.versions == {**software_versions(), **find_format(record.format).versions()}
-        and record.verification.tolerance == TOLERANCES[variant.stored]
-        and record.weights == weights_digest(exported_form(model))
+        artifact.format == variant.format
+        and artifact.precision == variant.stored
+        and artifact.details.get("lanes") == variant.lanes
+        and artifact.input[0] in (None, batch_size)
+        and artifact.network == record.model_copy(update={"preprocess": preprocess.to_dict()})
+        and artifact.versions == {**software_versions(), **find_format(artifact.format).versions()}
+        and artifact.verification.tolerance == TOLERANCES[variant.stored]
+        and artifact.weights == weights_digest(exported_form(model))
     )
-    return record if fits else None
+    return artifact if fits else None
 
 
 def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) -> dict[str, Any]:
