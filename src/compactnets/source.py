@@ -41,9 +41,9 @@ def checkout_commit(root: Path, paths: Sequence[str] = ("src",)) -> str | None:
 
 
 def build_info(folder: Path = Path(__file__).parent) -> dict[str, Any]:
-    """Return what the build wrote down of the package in ``folder``: ``commit``, and ``page`` where there is none.
+    """Return what the build recorded about the package in ``folder``: ``commit`` and, without a page, the reason.
 
-    Empty in a checkout.
+    The reason is in ``page``. Empty in a checkout.
     """
     try:
         found = json.loads((folder / BUILD).read_text(encoding="utf-8"))

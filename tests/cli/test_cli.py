@@ -283,7 +283,7 @@ def test_a_checkpoint_is_drawn_and_profiled_as_what_it_is(
     spoiled.with_suffix(".json").write_text(json.dumps({**record, "preprocess": {}}))
     refused = run("profile", spoiled)
     assert refused.code == 2
-    assert "preprocessing" in refused.err
+    assert "lacks size" in refused.err
 
 
 def test_every_verb_takes_json() -> None:

@@ -20,7 +20,7 @@ from compactnets.errors import InputError, missing_extra
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:(\w[\w.-]*(?:/\w[\w.-]*)?)(?::(\w[\w.-]*))?", re.ASCII)
-FORM = "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, such as hf:uoft-cs/cifar10"
+SYNTAX = "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, such as hf:uoft-cs/cifar10"
 
 
 class HuggingFaceSource(ImageSource):
@@ -48,7 +48,7 @@ class HuggingFaceSource(ImageSource):
     def __init__(self, spec: str, split: Split, *, download: bool = False) -> None:
         match = NAME.fullmatch(spec)
         if match is None:
-            raise InputError(f"expected {FORM}, found {spec!r}")
+            raise InputError(f"expected {SYNTAX}, found {spec!r}")
         builder = _builder(spec, match[1], match[2], download)
         available = list(builder.info.splits or ())
         names = ("train",) if split == "train" else VAL_NAMES

@@ -99,7 +99,7 @@ def export(
         one_line(f"{record.model} cannot be exported to {fmt.name}", space),
     ):
         stage("rewriting")
-        model = exported_form(model)
+        model = export_copy(model)
         with torch.inference_mode():
             check_outputs(record, model(example_input(preprocess)).shape[1])
         if fmt.any_size:
@@ -162,7 +162,7 @@ def _check_any_size(model: nn.Module, name: str, fmt: Format, preprocess: Prepro
         )
 
 
-def exported_form(model: nn.Module) -> nn.Module:
+def export_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a network ready for export: on the CPU, in float32, in evaluation mode."""
     return copy.deepcopy(model).cpu().float().eval()
 

@@ -24,7 +24,7 @@ from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.complexity import count
 from compactnets.console import Tracker, say
 from compactnets.data import Preprocess
-from compactnets.deploy.export import check_float, export, exported_form, resized, weights_digest
+from compactnets.deploy.export import check_float, export, export_copy, resized, weights_digest
 from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, find_format
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.verify import TOLERANCES
@@ -397,7 +397,7 @@ def _read_if_fits(
         and artifact.network == record.model_copy(update={"preprocess": preprocess.to_dict()})
         and artifact.versions == {**software_versions(), **find_format(artifact.format).versions()}
         and artifact.verification.tolerance == TOLERANCES[variant.stored]
-        and artifact.weights == weights_digest(exported_form(model))
+        and artifact.weights == weights_digest(export_copy(model))
     )
     return artifact if fits else None
 
