@@ -91,7 +91,7 @@ def test_compare_counts_classes_and_differences() -> None:
     expected = np.array([[1.0, 2.0], [4.0, -8.0]], np.float32)
     check = compare(expected, np.array([[2.0, 1.0], [4.0, -8.0]], np.float32), 2, 24)
     assert (check.max_difference, check.relative_difference, check.top1_agreement) == (1.0, 0.125, 0.5)
-    with pytest.raises(LimitError, match=r"gives \(1, 2\) where PyTorch gives \(2, 2\)"):
+    with pytest.raises(LimitError, match=r"\(1, 2\).*\(2, 2\)"):
         compare(expected, expected[:1], 2, 24)
 
 

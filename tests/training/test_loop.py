@@ -163,7 +163,7 @@ def test_fine_tuning_replaces_the_classifier_and_says_so(
         if not key.startswith("classifier."):
             assert torch.equal(value, old.state_dict()[key]), key
     assert "classifier replaced: " in capsys.readouterr().err
-    with pytest.raises(InputError, match="is a checkpoint of shufflenet_g3_x0_25, the recipe trains muffnet_x0_5"):
+    with pytest.raises(InputError, match="checkpoint of shufflenet_g3_x0_25, .*muffnet_x0_5"):
         prepare(tiny_recipe(model="muffnet_x0_5"), digits[0], init)
 
 

@@ -132,6 +132,6 @@ def test_an_environment_that_is_not_one_is_left_alone(tmp_path: Path) -> None:
     files = {"environment.json": "precious", "recipe.yaml": "model: precious"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match="environment.json is not the list of this run's starts"):
+    with pytest.raises(InputError, match="environment.json is not"):
         RunFolder(tmp_path, RECIPE, World(), Curves({}, "", ""))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
