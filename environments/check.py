@@ -59,13 +59,9 @@ def new_environment(name: str) -> Path:
 
 
 def lower_bounds() -> dict[str, str]:
-    """Return the lowest version of everything that pyproject.toml names, but for the tools of the documentation.
-
-    Those are never installed beside the rest: environments/site.py tries their bounds.
-    """
+    """Return the lowest version of everything that pyproject.toml names."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "docs"}
-    named = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+    named = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     return {match[1]: match[2] for line in named if (match := BOUND.match(line))}
 
 
@@ -130,8 +126,6 @@ def main() -> None:
     run(python, "-m", "pip", "list", "--format=freeze")
     if not chosen.install_only:
         run(python, "-m", "pytest", *arguments)
-        if chosen.set == "lowest":
-            run(sys.executable, ROOT / "environments" / "site.py", "--lowest")
     if chosen.lock:
         write_lock(python)
 

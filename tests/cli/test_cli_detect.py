@@ -105,14 +105,14 @@ def test_what_a_detector_cannot_do_is_one_line(trained: Path, run: Run) -> None:
         (("eval", "--checkpoint", trained, "--data", "digits"), "no folder at 'digits'"),
         (
             ("eval", "--checkpoint", trained, "--data", x, "--batch-size", 2),
-            "--batch-size is not an option of evaluate for detection",
+            "--batch-size means nothing for evaluate of",
         ),
         (("export", trained, "--format", "torch", "--output", x), "exported to onnx only"),
         (
             ("quantize", trained, "--format", "onnx", "--calibration", "a", "--eval", "a", "--output", x),
-            "for detection",
+            "is of detection",
         ),
-        (("benchmark", trained, "--formats", "eager"), "for detection"),
+        (("benchmark", trained, "--formats", "eager"), "is of detection"),
     ):
         done = run(*arguments)
         assert done.code == 2, arguments
