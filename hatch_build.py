@@ -33,7 +33,7 @@ class BuildHook(BuildHookInterface):
             return  # it runs from the checkout, where `compactnets web` builds the page and git knows the commit
         root = Path(self.root)
         source = _load(root / PACKAGE / "source.py")
-        commit = source.checkout_commit(root, PACKED) or source.build_record(root / PACKAGE).get("commit")
+        commit = source.checkout_commit(root, PACKED) or source.build_info(root / PACKAGE).get("commit")
         if commit is None:
             self.app.display_warning("compactnets: the commit is not known here, reports will say 'unknown'")
         record = {"commit": commit or source.UNKNOWN, "page": self._build_page(root)}

@@ -59,9 +59,13 @@ def new_environment(name: str) -> Path:
 
 
 def lower_bounds() -> dict[str, str]:
-    """Return the lowest version of everything that pyproject.toml names."""
+    """Return the lowest version of everything that pyproject.toml names, but for the tools of the documentation.
+
+    Those are never installed beside the rest: environments/site.py tries their bounds.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "docs"}
+    named = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
     return {match[1]: match[2] for line in named if (match := BOUND.match(line))}
 
 
@@ -126,6 +130,8 @@ def main() -> None:
     run(python, "-m", "pip", "list", "--format=freeze")
     if not chosen.install_only:
         run(python, "-m", "pytest", *arguments)
+        if chosen.set == "lowest":
+            run(sys.executable, ROOT / "environments" / "site.py", "--lowest")
     if chosen.lock:
         write_lock(python)
 

@@ -1,10 +1,11 @@
 """Build the documentation site from docs/ into build/site; a warning, such as a dead link, is an error.
 
-    python environments/site.py [--installed]
+    python environments/site.py [--installed | --lowest]
 
 The generator is the extra ``docs`` of pyproject.toml, in an environment of its own (build/environments/site) and in the
 versions of environments/locked-docs.txt: it reads docstrings without importing the package, which need not be
-installed. ``--installed`` uses the environment that runs this instead. ``--lock`` writes down what is installed.
+installed. ``--installed`` uses the environment that runs this instead. ``--lowest`` takes the lowest versions that
+pyproject.toml allows. ``--lock`` writes down what is installed.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ def run(*command: str | Path) -> None:
         raise SystemExit(done.returncode)
 
 
-def install(locked: bool) -> Path:
+def install(locked: bool, lowest: bool) -> Path:
     """Make a fresh environment with the extra ``docs`` alone, and return its interpreter."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     shutil.rmtree(FOLDER, ignore_errors=True)
     run(sys.executable, "-m", "venv", FOLDER)
     python = FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     constraints = ("--constraint", LOCK) if locked else ()
-    run(python, "-m", "pip", "install", "--quiet", *constraints, *project["optional-dependencies"]["docs"])
+    tools = [each.replace(">=", "==") if lowest else each for each in project["optional-dependencies"]["docs"]]
+    run(python, "-m", "pip", "install", "--quiet", *constraints, *tools)
     return python
 
 
@@ -64,12 +66,14 @@ def pages_without_text(site: Path) -> list[str]:
 def main() -> None:
     """Build the site."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--installed", action="store_true", help="use the environment that runs this")
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--installed", action="store_true", help="use the environment that runs this")
+    which.add_argument("--lowest", action="store_true", help="the lowest versions that pyproject.toml allows")
+    which.add_argument(
         "--lock", action="store_true", help="resolve anew, and write the versions down if the site builds"
     )
     chosen = parser.parse_args()
-    python = Path(sys.executable) if chosen.installed else install(locked=not chosen.lock)
+    python = Path(sys.executable) if chosen.installed else install(not (chosen.lock or chosen.lowest), chosen.lowest)
     shutil.rmtree(SITE, ignore_errors=True)
     run(python, "-m", "zensical", "build", "--strict", "--clean")
     if missing := pages_without_text(SITE):

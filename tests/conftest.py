@@ -18,7 +18,10 @@ import compactnets
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers share the cores
+    # the workers share the cores, and so do the programs that they start: two of two threads on two cores wait for one
+    # another at every parallel loop
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # of the terminal that the tests run in, which xdist hands on: output is a pipe's
 for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:

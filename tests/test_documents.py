@@ -67,7 +67,7 @@ RECORDS = "docs/results.md"  # generated from records: commands of days of work,
 # verbs that take seconds, or run the whole of something
 SLOW = re.compile(r"^compactnets (train|export|quantize|benchmark|papers|list|profile .*(--recipe|--detector))")
 SLOW_CALLS = {"train", "export", "benchmark"}
-NOT_CALLED = "compactnets.quantize("  # needs a trained network; tests/deploy/test_quantization.py calls it
+NOT_CALLED = "compactnets.quantize("  # needs a trained network; tests/deploy/int8/test_quantization.py calls it
 
 CLASSES = ("cat", "dog")  # known to the weights that come with the package
 IMAGE_FOLDERS = ("photos", "flowers", "imagenet")  # with train/ and val/

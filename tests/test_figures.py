@@ -213,7 +213,7 @@ def dependencies() -> list[str]:
 def menet() -> list[str]:
     (record,) = load_results("evaluation").values()
     right = [record[key] * record["images"] / 100 for key in ("top1_percent", "top5_percent")]
-    # that the paper's own are exact, and which peers miss, tests/papers/test_papers_cost.py holds
+    # that the paper's own are exact, and which peers miss, tests/papers/test_cost.py holds
     costs = measure_rows(row for row in stated_rows("menet", "II") if row.note)
     missed = [abs(cost.macs.deviation) for cost in costs if cost.macs]
     if any(cost.unavailable for cost in costs):

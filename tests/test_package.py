@@ -48,7 +48,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("tasks",),
     ("latency", "web"),
     ("detection", "classification.quantization"),
-    ("classification.task",),  # the whole of its task, on top of what it is made of
+    ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
     ("recorded", "api"),
     ("catalogue", "quickstart", "report"),
 )

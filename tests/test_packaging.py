@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from compactnets.errors import InputError
-from compactnets.source import build_record, checkout_commit
+from compactnets.source import build_info, checkout_commit
 from compactnets.web import page_build
 from compactnets.web.page import find_page
 from compactnets.web.page_build import PageError
@@ -103,7 +103,8 @@ def unpack(file: Path, folder: Path) -> Path:
         zipfile.ZipFile(file).extractall(folder)
         return folder
     with tarfile.open(file) as archive:
-        archive.extractall(folder, filter="data")
+        # a filter is known from Python 3.11.4 on
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return next(folder.iterdir())
 
 
@@ -138,7 +139,7 @@ def test_a_wheel_without_node_says_so_and_so_does_the_installed_command(
     names = zipfile.ZipFile(wheel).namelist()
     assert {"compactnets/py.typed", "compactnets_cli/py.typed"} <= set(names)
     assert not [name for name in names if "node_modules" in name or "photos" in name]
-    assert build_record(installed)["commit"] == git(clone, "rev-parse", "--short", "HEAD")
+    assert build_info(installed)["commit"] == git(clone, "rev-parse", "--short", "HEAD")
     notices = [name for name in names if "/licenses/" in name]
     assert any("Copyright (c) Microsoft Corporation" in zipfile.ZipFile(wheel).read(name).decode() for name in notices)
     check_metadata(metadata(wheel), notices)
@@ -197,7 +198,7 @@ def test_a_page_is_built_once_and_travels_by_the_sdist(clone: Path, programs: Pa
     assert page(again)
     assert lines == []
     commit = git(clone, "rev-parse", "--short", "HEAD")
-    assert build_record(unpack(again, tmp_path / "site-packages") / "compactnets") == {"commit": commit, "page": None}
+    assert build_info(unpack(again, tmp_path / "site-packages") / "compactnets") == {"commit": commit, "page": None}
 
     source = clone / "web" / "src" / "main.ts"
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")

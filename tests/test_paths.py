@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import shutil
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,12 @@ from compactnets.plots import draw_sharing
 from compactnets.training.checkpoint import save_checkpoint
 
 ENTRIES = {
-    "classification.setup": ["train"],
     "classification.legacy": ["convert"],
     "classification.checkpoint": ["load_checkpoint"],
     "training.checkpoint": ["save_checkpoint", "read_record"],
     "classification.discretization": ["discretize_checkpoint"],
     "training.loop": ["run"],
+    "tasks.contract": ["Task.train"],
     "classification.preparation": ["prepare"],
     "training.recipe_files": ["load_recipe"],
     "data.images": ["read_image"],
@@ -54,7 +55,7 @@ ENTRIES = {
 @pytest.mark.parametrize("module", ENTRIES)
 def test_functions_for_users_take_paths_as_text(module: str) -> None:
     for name in ENTRIES[module]:
-        function = getattr(importlib.import_module(f"compactnets.{module}"), name)
+        function = attrgetter(name)(importlib.import_module(f"compactnets.{module}"))
         annotations = [str(each) for key, each in inspect.get_annotations(function).items() if key != "return"]
         paths = [each for each in annotations if "Path" in each]
         assert paths, name

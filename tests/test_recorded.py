@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from compactnets.classification.recipe import ClassificationRecipe
-from compactnets.classification.setup import train
+from compactnets.classification.task import TASK
 from compactnets.data import open_source
 from compactnets.errors import InputError
 from compactnets.papers.ablation import ablation_rows
@@ -92,7 +92,7 @@ def test_a_run_becomes_a_record(page: ModuleType, tmp_path: Path, monkeypatch: p
     command = ["/somewhere/bin/compactnets", "train", "digits/quickstart", "--data", "/elsewhere/digits"]
     monkeypatch.setattr("sys.argv", command)
     folder = tmp_path / "run"
-    result = train(recipe, open_source("digits", "train"), open_source("digits", "val"), folder)
+    result = TASK.train(recipe, open_source("digits", "train"), open_source("digits", "val"), folder)
     run = read_classifier_run(folder)
     assert run["command"] == "compactnets train digits/quickstart --data digits"
     assert run["epochs"][-1]["top1_percent"] == result.final["top1_percent"]

@@ -281,12 +281,11 @@ def export(
 
     Args:
         network: a checkpoint, or the name of weights or of a network.
-        format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"ncnn"``, ``"coreml"``, ``"torch"`` or ``"c"``.
+        format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"ncnn"``, ``"coreml"`` or ``"torch"``.
         output: folder for the artifact; written completely or not at all.
         arguments: arguments of a network given by name, such as ``num_classes``.
-        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance``, ``lanes`` and
-            ``embed`` of classification; ``heads``, ``size``, ``precision``, ``tolerance`` and ``class_agnostic_nms`` of
-            detection.
+        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance`` and ``lanes`` of
+            classification; ``heads``, ``size``, ``precision``, ``tolerance`` and ``class_agnostic_nms`` of detection.
 
     Returns:
         the report; its ``record`` is the content of ``artifact.json``.
@@ -311,7 +310,7 @@ def quantize(
     calibration: str,
     evaluation: str,
     max_drop: float = 0.5,
-    beside: str | Path | None = None,
+    float_network: str | Path | None = None,
     threads: int = 1,
     command: Sequence[str] = (),
     **settings: Any,
@@ -326,7 +325,7 @@ def quantize(
         calibration: images for measuring ranges.
         evaluation: images to compare on, without those used for calibration.
         max_drop: largest acceptable loss, in points of top-1 accuracy.
-        beside: float network to compare with; default: the same weights.
+        float_network: float network to compare with; default: the same weights.
         threads: threads for measuring latency.
         command: the command line, for the report.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
@@ -347,7 +346,7 @@ def quantize(
         calibration=calibration,
         evaluation=evaluation,
         max_drop=max_drop,
-        beside=beside,
+        float_network=float_network,
         threads=threads,
         command=command,
         settings=settings,

@@ -15,7 +15,7 @@ from compactnets.console import Table, Tracker, stdout
 from compactnets.errors import InputError
 from compactnets.models.peers import PEERS
 from compactnets.models.pretrained import AUTHORS, VARIABLE, authors_files, find_weights
-from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_form, list_models
+from compactnets.models.registry import FAMILIES, accepted_arguments, create_model, default_arguments, list_models
 from compactnets.training.recipe_files import list_recipes
 
 SUFFIX = ".safetensors"  # tells a checkpoint's path from a network's name
@@ -56,15 +56,14 @@ def list_rows(pattern: str = "*") -> list[ListedNetwork]:
 def _row(name: str) -> ListedNetwork:
     family = FAMILIES.get(name, "peer")
     note = PEERS[name].note if name in PEERS else ""
-    form = default_form(name)
-    size = form.pop("input_size")
+    arguments, size = default_arguments(name)
     try:
         with torch.device("meta"):
-            model = create_model(name, **form).eval()
+            model = create_model(name, **arguments).eval()
     except InputError as error:
-        return ListedNetwork(name, family, form["stem"], size, None, None, str(error))
+        return ListedNetwork(name, family, arguments["stem"], size, None, None, str(error))
     macs, params = count(model, size)
-    return ListedNetwork(name, family, form["stem"], size, macs, params, note)
+    return ListedNetwork(name, family, arguments["stem"], size, macs, params, note)
 
 
 def show(rows: Iterable[ListedNetwork]) -> None:

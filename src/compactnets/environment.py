@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from compactnets.source import UNKNOWN, build_record, checkout_commit
+from compactnets.source import UNKNOWN, build_info, checkout_commit
 
 LIBRARIES = ("torch", "torchvision", "timm", "pillow", "numpy")
 
@@ -50,7 +50,7 @@ def commit() -> str:
     root = Path(__file__).parents[2]
     if (root / ".git").exists():
         return checkout_commit(root) or UNKNOWN
-    return str(build_record().get("commit", UNKNOWN))
+    return str(build_info().get("commit", UNKNOWN))
 
 
 def portable_command(arguments: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from compactnets.classification.checkpoint import load_checkpoint
 from compactnets.classification.evaluation import evaluate
 from compactnets.classification.prediction import Guess, classify
 from compactnets.classification.recipe import ClassificationRecipe
-from compactnets.classification.setup import train
+from compactnets.classification.task import TASK
 from compactnets.complexity import count
 from compactnets.console import Table, Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess, open_source, read_image
@@ -111,7 +111,7 @@ def _run_one(
     examples: list[tuple[Path, str]],
 ) -> QuickstartRow:
     say(f"training {recipe.model} on {len(train_source):,} handwritten digits")
-    result = train(recipe, train_source, val_source, folder)
+    result = TASK.train(recipe, train_source, val_source, folder)
     checkpoint = folder / "last.safetensors"  # not the best epoch: that choice would use the held-out images
     model, record = load_checkpoint(checkpoint)
     preprocess = Preprocess.from_dict(record.preprocess)

@@ -40,13 +40,13 @@ def checkout_commit(root: Path, paths: Sequence[str] = ("src",)) -> str | None:
         return None
 
 
-def build_record(folder: Path = Path(__file__).parent) -> dict[str, Any]:
-    """Return what the build wrote down of the package in ``folder``: ``commit``, and ``page`` where there is none.
+def build_info(folder: Path = Path(__file__).parent) -> dict[str, Any]:
+    """Return what the build recorded about the package in ``folder``: ``commit`` and, without a page, the reason.
 
-    Empty in a checkout.
+    The reason is in ``page``. Empty in a checkout.
     """
     try:
-        record = json.loads((folder / BUILD).read_text(encoding="utf-8"))
+        found = json.loads((folder / BUILD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return found if isinstance(found, dict) else {}

@@ -172,18 +172,20 @@ def evaluate(
     device: Device = "auto",
     download: Download = False,
     as_json: AsJson = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Batch size; 128.", rich_help_panel=LABELS)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Batch size; default: 128.", rich_help_panel=LABELS)
+    ] = None,
     metric: Annotated[
         Literal["voc07", "voc10", "coco"] | None,
-        typer.Option(help="VOC's 11 points (voc07, the default), its area, or COCO's.", rich_help_panel=BOXES),
+        typer.Option(help="VOC's AP at 11 points (voc07, default) or area; COCO's.", rich_help_panel=BOXES),
     ] = None,
     bad_boxes: Annotated[
         Literal["raise", "drop"] | None,
-        typer.Option(help="Boxes and annotations that cannot be used: raise (the default).", rich_help_panel=BOXES),
+        typer.Option(help="Unusable boxes and annotations; default: raise.", rich_help_panel=BOXES),
     ] = None,
     on_error: Annotated[
         Literal["raise", "skip"] | None,
-        typer.Option(help="Images that cannot be read: raise (the default).", rich_help_panel=BOXES),
+        typer.Option(help="Unreadable images; default: raise.", rich_help_panel=BOXES),
     ] = None,
     examples: Annotated[
         Path | None,
@@ -224,12 +226,12 @@ def predict(
     csv: Csv = None,
     device: Device = "auto",
     as_json: AsJson = False,
-    top: Annotated[int | None, typer.Option(min=1, help="Classes to show; 5.", rich_help_panel=LABELS)] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Classes to show; default: 5.", rich_help_panel=LABELS)] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the images with their boxes drawn.", rich_help_panel=BOXES)
     ] = None,
     score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least score of a box; 0.5.", rich_help_panel=BOXES)
+        float | None, typer.Option(min=0, max=1, help="Minimum score; default: 0.5.", rich_help_panel=BOXES)
     ] = None,
     coco: Annotated[
         Path | None,

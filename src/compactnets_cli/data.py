@@ -25,8 +25,8 @@ def check(
     split: Annotated[
         str,
         typer.Option(
-            help="Split to check: train, val or both; for images with boxes any split, both for all, or for undivided "
-            "ones the share to train on: 0.8."
+            help="Split to check: train, val or both. Images with boxes: any split, both for all, or, if they are "
+            "undivided, the share to train on, such as 0.8."
         ),
     ] = "both",
     workers: Annotated[
@@ -36,8 +36,8 @@ def check(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="For images with boxes: recipe or .yaml file whose anchors are compared with the objects; default: "
-            "the small ones. Repeatable; the network does not matter."
+            help="For images with boxes: recipe or .yaml file whose anchors to compare with the objects; default: the "
+            "small recipes. Repeatable; the network does not matter."
         ),
     ] = None,
     download: Download = False,
@@ -74,7 +74,7 @@ def convert(
     link: Annotated[bool, typer.Option("--link", help="Hard links to the images instead of copies.")] = False,
     split: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="For undivided images: the share to write as train, such as 0.8."),
+        typer.Option(min=0, max=1, help="For undivided images: the share that becomes train, such as 0.8."),
     ] = None,
     bad_boxes: Annotated[
         Literal["raise", "drop"],

@@ -35,21 +35,21 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch."
+            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch, c."
         ),
     ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Largest difference from PyTorch, as a share of the largest logit; 0.0001, and 0.01 for float16. "
-            "Detectors: of a score, or of a box as a share of the input; with float16 of a raw output, 0.02."
+            help="Largest difference from PyTorch, relative to the largest logit; default: 0.0001, or 0.01 for "
+            "float16. Detectors: of a score, or of a box relative to the input; of a raw output in float16: 0.02."
         ),
     ] = None,
     arguments: Arguments = None,
     as_json: AsJson = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Batch size, for executorch and coreml; 1.", rich_help_panel=LABELS),
+        typer.Option(min=1, help="Batch size, for executorch and coreml; default: 1.", rich_help_panel=LABELS),
     ] = None,
     images: Annotated[
         str | None,
@@ -63,14 +63,10 @@ def export(
             rich_help_panel=LABELS,
         ),
     ] = None,
-    embed: Annotated[
-        bool | None,
-        typer.Option("--embed", help="c: put the weights into model.c as well.", rich_help_panel=LABELS),
-    ] = None,
     heads: Annotated[
         Literal["boxes", "raw"] | None,
         typer.Option(
-            help="boxes (the default): box decoding is in the graph; raw: it is left to the caller.",
+            help="boxes (the default): the graph decodes the boxes; raw: the caller does.",
             rich_help_panel=BOXES,
         ),
     ] = None,
@@ -94,7 +90,6 @@ def export(
         precision=precision,
         tolerance=tolerance,
         lanes=lanes,
-        embed=embed or None,
         heads=heads,
         class_agnostic_nms=class_agnostic_nms or None,
     )
@@ -125,7 +120,7 @@ def quantize(
     ] = False,
     no_correction: Annotated[bool, typer.Option("--no-correction", help="Skip bias correction.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads for measuring latency.")] = 1,
-    beside: Annotated[
+    float_network: Annotated[
         str | None,
         typer.Option("--float", metavar="CHECKPOINT", help="Float network to compare with; default: the same weights."),
     ] = None,
@@ -147,7 +142,7 @@ def quantize(
         calibration=calibration,
         evaluation=evaluation,
         max_drop=max_drop,
-        beside=beside,
+        float_network=float_network,
         threads=threads,
         command=["compactnets", *sys.argv[1:]],
         calibration_images=calibration_images,
@@ -177,7 +172,7 @@ def benchmark(
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     size: Annotated[int | None, typer.Option(min=1, help="Side of the images; default: each network's own.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns per entry.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns per network and format.")] = 20,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls per turn, after two warm-up calls.")] = 8,
     operators: Annotated[
         bool, typer.Option("--operators", help="Also time each kind of operator, if the runtime has a profiler.")
@@ -186,7 +181,7 @@ def benchmark(
         Path | None, typer.Option(help="Folder to keep artifacts for reuse; default: a temporary one.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture to write: .svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot to write: .svg, .png or .pdf.")] = None,
     compare: Annotated[Path | None, typer.Option(help="JSON file of an earlier run to compare with.")] = None,
     as_json: AsJson = False,
 ) -> None:

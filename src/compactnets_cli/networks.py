@@ -102,14 +102,19 @@ def profile(
     ],
     input_size: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(metavar="C H W", help="Input; 3 224 224, or 3 32 32 with --stem cifar; a checkpoint's own."),
+        typer.Option(
+            metavar="C H W", help="Input; default: the checkpoint's, 3 224 224, or 3 32 32 with --stem cifar."
+        ),
     ] = None,
     stem: Annotated[
         Literal["imagenet", "cifar"] | None, typer.Option(help="First layers.", rich_help_panel=LABELS)
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(min=0, help="1000, or 10 with --stem cifar.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=0, help="Classes; default: 1000, or 10 with --stem cifar.")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Batch size, for the activation memory; 1.", rich_help_panel=LABELS)
+        int | None,
+        typer.Option(min=1, help="Batch size, for the activation memory; default: 1.", rich_help_panel=LABELS),
     ] = None,
     arguments: Arguments = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="One row per layer.", rich_help_panel=LABELS)] = False,

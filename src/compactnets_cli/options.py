@@ -41,9 +41,9 @@ AcrossClasses = Annotated[
         rich_help_panel=BOXES,
     ),
 ]
-Csv = Annotated[Path | None, typer.Option("--csv", help="CSV file to write: a row for each result.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="CSV file to write, one row per result.")]
 Arguments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An argument of the network; repeatable.")
 ]
 
 

@@ -37,7 +37,7 @@ def ablation(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
     recipe: Annotated[str, typer.Option(help="Recipe of all runs.")] = "cifar/short",
     rows: Annotated[
-        list[str] | None, typer.Option("--row", help="Only this row, or rows like 'average+*'; may be repeated.")
+        list[str] | None, typer.Option("--row", help="Only this row, or rows like 'average+*'; repeatable.")
     ] = None,
     networks: Annotated[
         list[Path] | None,
@@ -46,7 +46,7 @@ def ablation(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once, on one GPU where they fit, or on the cores.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Parallel runs, sharing the GPUs or the CPU's cores.")] = 1,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: auto, ray://HOST:10001; local starts one."),
@@ -55,12 +55,12 @@ def ablation(
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the networks of a paper's ablation on small images, several seeds each; the same command goes on."""
+    """Train the networks of a paper's ablation on small images, with several seeds; rerun the command to resume."""
     from compactnets.classification.grid import Place
     from compactnets.console import stdout
     from compactnets.papers.ablation import run_ablation, show
 
-    record = run_ablation(
+    result = run_ablation(
         name,
         data,
         output,
@@ -73,9 +73,9 @@ def ablation(
         download=download,
     )
     if as_json:
-        print_json(record)
+        print_json(result)
     else:
-        show(record)
+        show(result)
         stdout.print(f"runs and ablation.json in {output}")
 
 
@@ -83,11 +83,11 @@ def ablation(
 def report(
     output: Annotated[Path, typer.Option(help="Folder for report.html, report.md, report.json and the figures.")],
     runs: Annotated[
-        list[Path] | None, typer.Option("--run", help="Folder of a run or an ablation of your own; may be repeated.")
+        list[Path] | None, typer.Option("--run", help="Folder of one of your runs or ablations; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write every table and figure of both papers: what they state, what was measured, the gap, and how."""
+    """Write every table and figure of both papers: stated values, our measurements, and their origin."""
     from compactnets.console import say, stdout
     from compactnets.report import write_report
 

@@ -18,15 +18,17 @@ def serve(
         list[str],
         typer.Option(
             metavar="CHECKPOINT|ARTIFACT|NAME",
-            help="A .safetensors file, the folder of an onnx artifact, or a network; may be repeated.",
+            help="A .safetensors file, the folder of an onnx artifact, or a network; repeatable.",
         ),
     ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8000,
-    output: Annotated[Path | None, typer.Option(help="Folder to keep, for any static host; a temporary one.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 picks a free one.")] = 8000,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write, for any static web host; default: a temporary one.")
+    ] = None,
     no_serve: Annotated[bool, typer.Option("--no-serve", help="Write --output and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show networks in the browser: make the folder of a static page that runs them, and serve it on this machine."""
+    """Run networks in the browser: write a static page that contains them, and serve it on this machine."""
     import signal
     import sys
 
@@ -40,7 +42,7 @@ def serve(
             raise InputError("--no-serve needs --output DIR, the folder to write")
         _say(build_site(checkpoint, output), str(output), None, as_json)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends like Ctrl-C: the temporary folder goes
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # like Ctrl-C: the temporary folder is removed
     try:
         with scratch_folder() as scratch:
             folder = output or scratch / "site"

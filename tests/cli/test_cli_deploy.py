@@ -61,7 +61,7 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(run: Run, che
         assert [guess["label"] for guess in guesses] == [guess["label"] for guess in expected]
     wrong = run("eval", "--checkpoint", folder, "--data", "digits", "--device", "cuda")
     assert wrong.code == 2
-    assert "which runs on cpu, found --device cuda" in wrong.err
+    assert "cpu only, found --device cuda" in wrong.err
 
 
 @pytest.mark.slow

@@ -105,14 +105,14 @@ def test_what_a_detector_cannot_do_is_one_line(trained: Path, run: Run) -> None:
         (("eval", "--checkpoint", trained, "--data", "digits"), "no folder at 'digits'"),
         (
             ("eval", "--checkpoint", trained, "--data", x, "--batch-size", 2),
-            "--batch-size means nothing for evaluate of",
+            "--batch-size is not an option of evaluate for detection",
         ),
         (("export", trained, "--format", "torch", "--output", x), "exported to onnx only"),
         (
             ("quantize", trained, "--format", "onnx", "--calibration", "a", "--eval", "a", "--output", x),
-            "is of detection",
+            "for detection",
         ),
-        (("benchmark", trained, "--formats", "eager"), "is of detection"),
+        (("benchmark", trained, "--formats", "eager"), "for detection"),
     ):
         done = run(*arguments)
         assert done.code == 2, arguments

@@ -81,7 +81,7 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
     assert scores[0]["voc10"] == pytest.approx(scores[1]["voc10"])
     wrong = run("eval", "--checkpoint", folder, "--data", photographs, "--device", "cuda")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
-    assert "which runs on cpu, found --device cuda" in wrong.err
+    assert "cpu only, found --device cuda" in wrong.err
     (folder / "model.onnx").write_bytes(b"nothing")
     wrong = run("predict", "--checkpoint", folder, image)
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
@@ -129,7 +129,7 @@ def test_profile(run: Run, checkpoint: Path) -> None:
     assert "faster_rcnn on shufflenet_g3_x0_25, image of 64 x 85 pixels" in done.out
     assert "subnet (300 x " in done.out
     for arguments, message in (
-        (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem means nothing for profile of detection"),
+        (["resnet18", "--detector", "ssd", "--stem", "cifar"], "--stem is not an option of profile for detection"),
         ([checkpoint, "--detector", "ssd"], "--detector has no effect on a checkpoint"),
         (["resnet18", "--detector", "ssd", "--input-size", "1", "512", "512"], "takes images of 3 channels"),
     ):

@@ -27,7 +27,7 @@ def test_from_float_to_an_int8_artifact(run: Run, tmp_path: Path, monkeypatch: p
     train = ["train", "cifar/qat", "--data", "digits", *QUICK, "--qat"]
     refused = run(*train, "--output", run_folder)
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
-    assert "train --qat needs --init CHECKPOINT" in refused.err
+    assert "--init CHECKPOINT" in refused.err
     done = run(*train, "--init", start / "best.safetensors", "--output", run_folder, "--json")
     assert done.code == 0, done.err  # the network is that of --init
     checkpoint = run_folder / "best.safetensors"

@@ -184,7 +184,7 @@ def test_record_that_is_none() -> None:
 
 
 def test_needle_shaped_image_does_not_explode() -> None:
-    with pytest.raises(InputError, match="1 x 60000 pixels is too narrow"):
+    with pytest.raises(InputError, match="1 x 60000"):
         IMAGENET(Image.new("L", (1, 60_000)))
 
 

@@ -20,7 +20,7 @@ from compactnets.environment import cpu_features
 from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
 from compactnets.models.muffnet_blocks import MuffStage
-from compactnets.models.registry import create_model, default_form
+from compactnets.models.registry import create_model, default_stem
 from compactnets.models.sharing import make_sharing
 from compactnets.models.staged import StagedNet, make_stem
 from compactnets.nn import ConvNormAct
@@ -65,7 +65,7 @@ def small_form(name: str) -> tuple[nn.Module, int]:
     It is the same at every call: with other random weights a deep network may make more of a rounding. The test is
     skipped where the library that builds the network is not installed.
     """
-    stem = default_form(name)["stem"]
+    stem = default_stem(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:

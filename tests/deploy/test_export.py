@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_compare_counts_classes_and_differences() -> None:
     expected = np.array([[1.0, 2.0], [4.0, -8.0]], np.float32)
     check = compare(expected, np.array([[2.0, 1.0], [4.0, -8.0]], np.float32), 2, 24)
     assert (check.max_difference, check.relative_difference, check.top1_agreement) == (1.0, 0.125, 0.5)
-    with pytest.raises(LimitError, match=r"gives \(1, 2\) where PyTorch gives \(2, 2\)"):
+    with pytest.raises(LimitError, match=r"\(1, 2\).*\(2, 2\)"):
         compare(expected, expected[:1], 2, 24)
 
 
@@ -194,11 +195,11 @@ def test_a_file_of_an_artifact_gets_advice_that_fits(tmp_path: Path, name: str) 
     """Not to convert it from the MENet repository: to give the folder, or to export again."""
     (tmp_path / name).mkdir() if name.endswith("mlpackage") else (tmp_path / name).touch()
     for load in (opened, open_model, lambda path: read_record(path, CheckpointRecord)):
-        with pytest.raises(InputError, match=r"artifact.json.* is not beside it.*export") as found:
+        with pytest.raises(InputError, match=rf"{re.escape(name)} .*artifact\.json.*compactnets export") as found:
             load(str(tmp_path / name))
         assert "convert" not in str(found.value)
     (tmp_path / NAME).touch()
-    with pytest.raises(InputError, match="is of an exported network") as found:
+    with pytest.raises(InputError, match=r"exported network.*\.safetensors") as found:
         opened(str(tmp_path / name))
     assert f"folder {tmp_path}" in str(found.value)
 
@@ -207,10 +208,10 @@ def test_a_folder_gets_advice_that_fits(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without artifact.json.*no checkpoint either"):
         opened(str(tmp_path))
     (tmp_path / "best.safetensors").touch()
-    with pytest.raises(InputError, match=r"give one of its checkpoints, such as .*best.safetensors"):
+    with pytest.raises(InputError, match=r"without artifact\.json.*best\.safetensors"):
         opened(str(tmp_path))
     (tmp_path / NAME).touch()
-    with pytest.raises(InputError, match="is of an exported network"):
+    with pytest.raises(InputError, match=r"exported network.*\.safetensors"):
         opened(str(tmp_path))
 
 

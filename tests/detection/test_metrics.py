@@ -82,7 +82,7 @@ def test_headline_is_that_of_the_metric() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(InputError, match="unknown metric 'voc2007', known: voc07, voc10, coco; did you mean 'voc07'"):
         DetectionEvaluator(NAMES, metric="voc2007")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="iou_threshold must lie above 0 and at most at 1, found 50"):
+    with pytest.raises(InputError, match="iou_threshold .*found 50"):
         DetectionEvaluator(NAMES, iou_threshold=50)
     evaluator = DetectionEvaluator(NAMES)
     with pytest.raises(InputError, match="no image was evaluated"):
@@ -93,9 +93,9 @@ def test_what_is_refused() -> None:
         evaluator.update(fine, there, 4)
     with pytest.raises(InputError, match="image 4 is evaluated twice"):
         evaluator.add_state(evaluator.state())
-    with pytest.raises(InputError, match="its detections have labels from 2 to 3, but there are 3 class names"):
+    with pytest.raises(InputError, match="detections .*2 to 3.* 3 class names"):
         evaluator.update(detections([HERE, HERE], [0.5, 0.5], [2, 3]), there)
-    with pytest.raises(InputError, match="its objects have labels from -1 to -1"):
+    with pytest.raises(InputError, match="objects .*-1 to -1"):
         evaluator.update(fine, objects([HERE], [-1]))
     for broken in (detections([HERE, HERE], [0.5, float("nan")]), detections([HERE, [0, 0, float("inf"), 1]], [1, 1])):
         with pytest.raises(InputError, match="image 1: 1 of 2 detections are not finite"):

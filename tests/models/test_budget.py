@@ -178,7 +178,7 @@ def test_fit_around_a_matrix_that_is_given() -> None:
 
 def test_fit_without_a_solution() -> None:
     matrix = SharingMatrix(tuple(tuple(8000 * (i == j) for j in range(4)) for i in range(4)))
-    with pytest.raises(InputError, match="no width fits stage 2: it costs more than 11.70 M MACs even at one channel"):
+    with pytest.raises(InputError, match="stage 2.* 11.70 M MACs"):
         budget.fit_widths((matrix, "geometric", "none"), DEPTHS, TARGET, 24, 1024)
     with pytest.raises(InputError, match="found 'lineal'; did you mean 'linear'"):
         budget.fit_widths(("lineal", "none", "none"), DEPTHS, TARGET, 24, 1024)

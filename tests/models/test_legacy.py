@@ -113,9 +113,7 @@ def test_a_bare_state_dict_loads(tmp_path: Path) -> None:
 
 def test_keys_of_another_network_are_named() -> None:
     state_dict = {"classifier.bias": torch.zeros(1)} | {f"layer{index}.weight": torch.zeros(1) for index in range(9)}
-    with pytest.raises(
-        InputError, match=r"expected keys of the MENet .*, found 9 others: layer0.weight, layer1.weight, layer2.weight$"
-    ):
+    with pytest.raises(InputError, match=r"found 9 .*layer0.weight, layer1.weight, layer2.weight$"):
         convert_state_dict(state_dict)
 
 

@@ -300,8 +300,8 @@ def test_unknown_name_gets_the_near_match() -> None:
 @pytest.mark.parametrize(
     ("name", "stem", "message"),
     [
-        ("resnet20", "imagenet", "resnet20 has no imagenet form: use stem='cifar'"),
-        ("vgg16", "cifar", "vgg16 has no cifar form: use stem='imagenet'"),
+        ("resnet20", "imagenet", "resnet20 has no imagenet stem: use stem='cifar'"),
+        ("vgg16", "cifar", "vgg16 has no cifar stem: use stem='imagenet'"),
         ("googlenet", "tiny", "stem must be one of imagenet, cifar, found 'tiny'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Weights by name: in the package, in a folder of one's own, through timm, and through the command line."""
+"""Weights by name: in the package, in a folder of the user's, through timm, and through the command line."""
 
 from __future__ import annotations
 

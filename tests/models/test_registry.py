@@ -160,7 +160,7 @@ def test_unknown_argument(name: str, argument: str, message: str) -> None:
         ("muffnet_x0_5", {"stem_channels": 2.5}, r"muffnet_x0_5: stem_channels must be .*2.5"),
         ("muffnet_x0_5", {"in_chans": 0}, r"in_chans must be positive, found 0"),
         ("resnet15_38m", {"stem": "tiny"}, r"^stem must be one of imagenet, cifar, found 'tiny'$"),
-        ("vgg16", {"stem": "cifar"}, r"^vgg16 has no cifar form: use stem='imagenet'"),
+        ("vgg16", {"stem": "cifar"}, r"^vgg16 has no cifar stem: use stem='imagenet'"),
         ("googlenet", {"in_chans": -1}, r"googlenet cannot be built with in_chans=-1: "),
     ],
 )

@@ -47,7 +47,7 @@ def _corrupt_record(path: Path, change: Callable[[dict[str, Any]], None]) -> Non
     ("spoil", "message"),
     [
         (lambda path: path.unlink(), "no checkpoint at"),
-        (lambda path: record_path(path).unlink(), "has no record beside it: expected tiny.json"),
+        (lambda path: record_path(path).unlink(), "expected tiny.json"),
         (lambda path: record_path(path).write_text("{"), "is not valid JSON"),
         (lambda path: record_path(path).write_bytes(b"\xff\xfe\x00"), "must be text in UTF-8"),
         (lambda path: record_path(path).write_text("{}"), ": model: Field required"),
@@ -61,7 +61,7 @@ def _corrupt_record(path: Path, change: Callable[[dict[str, Any]], None]) -> Non
         ),
         (
             lambda path: _corrupt_record(path, lambda record: record.update(model="muffnet_x0_5")),
-            "is a checkpoint of another network than muffnet_x0_5",
+            "is not a checkpoint of muffnet_x0_5",
         ),
     ],
 )
@@ -80,7 +80,7 @@ def test_mismatch_names_keys_and_shapes(tiny_checkpoint: Write) -> None:
     del tensors["stem.conv.conv.weight"]
     tensors["extra"] = torch.zeros(1)
     save_file(tensors, path)
-    with pytest.raises(InputError, match=r"1 keys missing \(stem.conv.conv.weight\); 1 keys unknown \(extra\)"):
+    with pytest.raises(InputError, match=r"1 .*missing.*\(stem\.conv\.conv\.weight\).*1 .*unknown.*\(extra\)"):
         load_checkpoint(path)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from compactnets.classification import setup as classification
+from compactnets.classification.task import TASK
 from compactnets.training import compiling
 from compactnets.training.compiling import EAGER_STEPS, Compiling, without_cuda_warnings
 from compactnets.training.interruption import Interrupted
@@ -37,7 +37,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def train(run: Path, **changes: Any) -> None:
     recipe = make_tiny_recipe(batch_size=16, epochs=2, channels_last=True, **changes)
-    classification.train(recipe, *digits_part(48, 10), run)
+    TASK.train(recipe, *digits_part(48, 10), run)
 
 
 def test_a_short_run_is_not_compiled(compiled: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

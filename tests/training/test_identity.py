@@ -13,7 +13,7 @@ import torch
 
 from compactnets import InputError
 from compactnets.classification.recipe import ClassificationRecipe
-from compactnets.classification.setup import train
+from compactnets.classification.task import TASK
 from compactnets.data import open_source
 from compactnets.training.setup import TrainingSetup
 from compactnets.training.state import FOLDER, FORMAT, WITHOUT_CONTENT, load_state
@@ -51,7 +51,7 @@ def test_a_run_does_not_go_on_with_other_images(
     recipe = tiny_recipe(batch_size=4)
 
     def start(folder: Path) -> None:
-        train(recipe, open_source(str(folder), "train"), open_source(str(folder), "val"), run)
+        TASK.train(recipe, open_source(str(folder), "train"), open_source(str(folder), "val"), run)
 
     start(root)
     moved = shutil.copytree(root, tmp_path / "moved", copy_function=shutil.copy)  # other times
@@ -71,7 +71,7 @@ def test_a_run_goes_on_with_corrected_validation_data(
 
     def start(**changes: Any) -> None:
         recipe = tiny_recipe(batch_size=4, **changes)
-        train(recipe, open_source(str(root), "train"), open_source(str(root), "val"), run)
+        TASK.train(recipe, open_source(str(root), "train"), open_source(str(root), "val"), run)
 
     start()
     assert "validation data changed" not in capsys.readouterr().err

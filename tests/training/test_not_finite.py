@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from compactnets.classification import setup as classification
 from compactnets.classification.evaluation import evaluate
+from compactnets.classification.task import TASK
 from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.training.step import Learner
@@ -23,7 +23,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def train(run: Path, **changes: Any) -> Any:
-    return classification.train(make_tiny_recipe(batch_size=16, **changes), *digits_part(32, 10), run)
+    return TASK.train(make_tiny_recipe(batch_size=16, **changes), *digits_part(32, 10), run)
 
 
 def explode_after(monkeypatch: pytest.MonkeyPatch, step: int, kind: type[nn.Module], name: str, value: float) -> None:

@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from compactnets import locks
-from compactnets.classification import setup as classification
 from compactnets.classification.grid import (
     LOG,
     Member,
     Place,
     train_grid,
 )
+from compactnets.classification.task import TASK
 from compactnets.data import ImageSource
 from compactnets.errors import InputError
 from compactnets.locks import NAME, own_folder
@@ -44,7 +44,7 @@ def test_a_second_run_with_another_seed_is_refused(tmp_path: Path, monkeypatch: 
     def second() -> None:
         before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
         try:
-            classification.train(make_tiny_recipe(batch_size=16, seed=1), *sources, run)
+            TASK.train(make_tiny_recipe(batch_size=16, seed=1), *sources, run)
         except InputError as error:
             refused.append(str(error))
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -56,7 +56,7 @@ def test_a_second_run_with_another_seed_is_refused(tmp_path: Path, monkeypatch: 
         return take(self, batch, number)
 
     monkeypatch.setattr(Learner, "step", step)
-    classification.train(make_tiny_recipe(batch_size=16), *sources, run)
+    TASK.train(make_tiny_recipe(batch_size=16), *sources, run)
     assert len(refused) == 2
     assert all(str(run) in message and "\n" not in message for message in refused)
     assert yaml.safe_load((run / "recipe.yaml").read_text())["seed"] == 0
@@ -66,7 +66,7 @@ def test_a_second_run_with_another_seed_is_refused(tmp_path: Path, monkeypatch: 
 def test_what_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     sources: tuple[ImageSource, ImageSource] = digits_part(32, 10)
     with pytest.raises(InputError, match="no network"):
-        classification.train(make_tiny_recipe(model="nothing"), *sources, tmp_path / "a" / "run")
+        TASK.train(make_tiny_recipe(model="nothing"), *sources, tmp_path / "a" / "run")
     assert list(tmp_path.iterdir()) == []
 
 

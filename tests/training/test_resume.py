@@ -20,8 +20,9 @@ import torch
 import yaml
 
 from compactnets import InputError
-from compactnets.classification import setup as classification
+from compactnets.classification import setup
 from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.task import TASK
 from compactnets.data import ImageSource
 from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import lr_factor
@@ -80,7 +81,7 @@ def sources() -> Sources:
 def straight(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped."""
     run = tmp_path_factory.mktemp("straight") / "run"
-    classification.train(make_tiny_recipe(**HARD), *sources, run)
+    TASK.train(make_tiny_recipe(**HARD), *sources, run)
     return run
 
 
@@ -95,11 +96,11 @@ def test_a_signal_after_any_step(
         signum, code = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)][step % 3]
         stop_after(patch, step, signum)
         with pytest.raises(Interrupted) as stopped:
-            classification.train(recipe, *sources, run)
+            TASK.train(recipe, *sources, run)
         assert stopped.value.code == code
     assert (run / FOLDER / f"step-{step + 1:09d}.pt").exists()
     # the settings that may change
-    classification.train(make_tiny_recipe(**HARD, workers=1, print_frequency=1), *sources, run)
+    TASK.train(make_tiny_recipe(**HARD, workers=1, print_frequency=1), *sources, run)
     assert weights(run) == weights(straight)
     assert metrics(run) == metrics(straight)
 
@@ -107,18 +108,18 @@ def test_a_signal_after_any_step(
 def test_a_signal_during_the_evaluation(
     sources: Sources, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, run, measure = make_tiny_recipe(**HARD), tmp_path / "run", classification.evaluate_batches
+    recipe, run, measure = make_tiny_recipe(**HARD), tmp_path / "run", setup.evaluate_batches
 
     def signal_and_measure(*arguments: Any, **options: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return measure(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "evaluate_batches", signal_and_measure)
+        patch.setattr(setup, "evaluate_batches", signal_and_measure)
         with pytest.raises(Interrupted):
-            classification.train(recipe, *sources, run)
+            TASK.train(recipe, *sources, run)
     assert not (run / "metrics.jsonl").exists()
-    classification.train(recipe, *sources, run)
+    TASK.train(recipe, *sources, run)
     assert weights(run) == weights(straight)
     assert metrics(run) == metrics(straight)
 
@@ -145,7 +146,7 @@ def test_a_hang_up_never_makes_it_leave_at_once(
 
     monkeypatch.setattr(Learner, "step", step_and_signal)
     with pytest.raises(Interrupted) as stopped:
-        classification.train(make_tiny_recipe(), *sources, tmp_path)
+        TASK.train(make_tiny_recipe(), *sources, tmp_path)
     assert stopped.value.code == code
     assert (tmp_path / FOLDER / "step-000000002.pt").exists()
 
@@ -155,16 +156,16 @@ def test_a_signal_that_is_ignored_stays_so(sources: Sources, tmp_path: Path, mon
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop_after(monkeypatch, 1, signal.SIGHUP)
-        assert classification.train(make_tiny_recipe(), *sources, tmp_path).epochs == 1
+        assert TASK.train(make_tiny_recipe(), *sources, tmp_path).epochs == 1
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_finished_run_is_not_trained_again(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = classification.train(make_tiny_recipe(), *sources, tmp_path)
+    first = TASK.train(make_tiny_recipe(), *sources, tmp_path)
     monkeypatch.setattr(Learner, "step", None)
-    again = classification.train(make_tiny_recipe(), *sources, tmp_path)
+    again = TASK.train(make_tiny_recipe(), *sources, tmp_path)
     assert again == first
 
 
@@ -180,8 +181,8 @@ def test_a_signal_before_the_first_step_leaves_at_once(
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", never_ends)
         with pytest.raises(Interrupted):
-            classification.train(make_tiny_recipe(), *sources, tmp_path / "run")
-    assert classification.train(make_tiny_recipe(), *sources, tmp_path / "run").epochs == 1
+            TASK.train(make_tiny_recipe(), *sources, tmp_path / "run")
+    assert TASK.train(make_tiny_recipe(), *sources, tmp_path / "run").epochs == 1
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_a_signal_before_the_first_step_leaves_at_once(
 def test_another_recipe_is_refused(changes: dict[str, Any], message: str, sources: Sources, straight: Path) -> None:
     before = {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()}
     with pytest.raises(InputError) as error:
-        classification.train(make_tiny_recipe(**{**HARD, **changes}), *sources, straight)
+        TASK.train(make_tiny_recipe(**{**HARD, **changes}), *sources, straight)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in straight.rglob("*") if path.is_file()} == before
@@ -217,7 +218,7 @@ def test_epochs_may_be_raised(
         if stopped:
             stop_after(patch, 1)
         with pytest.raises(Interrupted) if stopped else nullcontext():
-            classification.train(short, *sources, run)
+            TASK.train(short, *sources, run)
     if stopped:
         shutil.copytree(run, tmp_path / "again")
     capsys.readouterr()
@@ -230,7 +231,7 @@ def test_epochs_may_be_raised(
             return take(self, batch, number)
 
         patch.setattr(Learner, "step", watched)
-        result = classification.train(long, *sources, run)
+        result = TASK.train(long, *sources, run)
     assert result.epochs == 4
     assert "epochs were 2 and are 4 now" in capsys.readouterr().err
     assert [number for number, _ in rates] == list(range(2 if stopped else 2 * STEPS, 4 * STEPS))
@@ -243,11 +244,11 @@ def test_epochs_may_be_raised(
     with monkeypatch.context() as patch:
         stop_after(patch, 3 * STEPS)
         with pytest.raises(Interrupted):
-            classification.train(long, *sources, tmp_path / "again")
-    classification.train(long, *sources, tmp_path / "again")
+            TASK.train(long, *sources, tmp_path / "again")
+    TASK.train(long, *sources, tmp_path / "again")
     assert weights(tmp_path / "again") == weights(run)
     with pytest.raises(InputError, match="epochs was 4, now 2"):
-        classification.train(short, *sources, run)
+        TASK.train(short, *sources, run)
 
 
 def test_a_floor_of_steps_gives_more_epochs(
@@ -255,7 +256,7 @@ def test_a_floor_of_steps_gives_more_epochs(
 ) -> None:
     """Three steps an epoch: eight are two epochs and a part, and there are as many evaluations as before."""
     recipe = make_tiny_recipe(epochs=1, min_steps=8)
-    result = classification.train(recipe, *sources, tmp_path / "run")
+    result = TASK.train(recipe, *sources, tmp_path / "run")
     assert result.epochs == 3
     told = capsys.readouterr().err
     assert "epochs are 3, not 1" in told
@@ -264,15 +265,15 @@ def test_a_floor_of_steps_gives_more_epochs(
     assert [("top1_percent" in line) for line in lines] == [False, False, True]
     # a cosine ends with the last epoch that results
     assert lines[-1]["lr"] == pytest.approx(recipe.peak_lr * lr_factor(recipe.schedule, 3, 8 / STEPS))
-    classification.train(recipe, *sources, tmp_path / "run")  # the same run, finished
-    assert classification.train(make_tiny_recipe(epochs=1, min_steps=10), *sources, tmp_path / "run").epochs == 4
+    TASK.train(recipe, *sources, tmp_path / "run")  # the same run, finished
+    assert TASK.train(make_tiny_recipe(epochs=1, min_steps=10), *sources, tmp_path / "run").epochs == 4
     enough = make_tiny_recipe(epochs=2, min_steps=6)
-    assert classification.train(enough, *sources, tmp_path / "enough").epochs == 2
+    assert TASK.train(enough, *sources, tmp_path / "enough").epochs == 2
 
 
 def test_other_data_are_refused(straight: Path) -> None:
     with pytest.raises(InputError, match="training data was '100 images, .*', now '96 images, "):
-        classification.train(make_tiny_recipe(**HARD), *digits_part(96, 40), straight)
+        TASK.train(make_tiny_recipe(**HARD), *digits_part(96, 40), straight)
 
 
 @pytest.mark.parametrize(
@@ -295,14 +296,14 @@ def test_a_damaged_checkpoint_falls_back(
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
         with pytest.raises(Interrupted):
-            classification.train(recipe, *sources, run)
+            TASK.train(recipe, *sources, run)
     older, newest = sorted((run / FOLDER).iterdir())
     content = newest.read_bytes()
     if damage == "a pickle that runs code":
         torch.save({"progress": Canary(str(tmp_path / "canary"))}, newest)
     else:
         newest.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "other bytes": b"x" * 999}[damage])
-    classification.train(recipe, *sources, run)
+    TASK.train(recipe, *sources, run)
     assert f"{newest.name} cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "canary").exists()
     assert weights(run) == weights(straight)
@@ -320,11 +321,11 @@ class Canary:
 
 
 def test_a_run_without_a_readable_checkpoint_is_refused(sources: Sources, tmp_path: Path) -> None:
-    classification.train(make_tiny_recipe(), *sources, tmp_path)
+    TASK.train(make_tiny_recipe(), *sources, tmp_path)
     for state in (tmp_path / FOLDER).iterdir():
         state.write_bytes(b"")
     with pytest.raises(InputError, match="no checkpoint in .* can be read"):
-        classification.train(make_tiny_recipe(), *sources, tmp_path)
+        TASK.train(make_tiny_recipe(), *sources, tmp_path)
 
 
 CHILD = """
@@ -333,7 +334,7 @@ from pathlib import Path
 import yaml
 sys.path.insert(0, {tests!r})
 from helpers import digits_part
-from compactnets.classification.setup import train
+from compactnets.classification.task import TASK
 from compactnets.training.optimization import lr_factor
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.training.step import Learner
@@ -347,7 +348,7 @@ def step(self, batch, number):
 Learner.step = step
 if __name__ == "__main__":
     recipe = ClassificationRecipe.model_validate(yaml.safe_load({recipe!r}))
-    train(recipe, *digits_part(100, 40), Path({run!r}))
+    TASK.train(recipe, *digits_part(100, 40), Path({run!r}))
 """
 
 

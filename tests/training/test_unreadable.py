@@ -12,7 +12,8 @@ from PIL import Image
 from compactnets import InputError
 from compactnets.classification.preparation import prepare
 from compactnets.classification.recipe import ClassificationRecipe
-from compactnets.classification.setup import ClassificationSetup, train
+from compactnets.classification.setup import ClassificationSetup
+from compactnets.classification.task import TASK
 from compactnets.data import open_source
 from compactnets.data.base import readable
 from compactnets.deploy.int8.steps import calibration_part, read_pixels
@@ -75,7 +76,7 @@ def test_a_file_that_is_met_in_every_epoch_is_one_file(
     recipe = tiny_recipe(batch_size=COUNT, epochs=3, preprocess=preprocess, on_error="skip")
 
     def start() -> str:
-        train(recipe, open_source(str(root), "train"), open_source(str(root), "val"), tmp_path / "run")
+        TASK.train(recipe, open_source(str(root), "train"), open_source(str(root), "val"), tmp_path / "run")
         return capsys.readouterr().err
 
     for told in (start(), start()):  # the second time, the run is finished

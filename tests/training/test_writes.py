@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from compactnets import files
-from compactnets.classification import setup as classification
 from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.task import TASK
 from compactnets.errors import InputError
 from compactnets.training.events import Events
 from compactnets.training.loop import TrainResult
@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {"batch_size": 16}
 
 
 def train(run: Path, **changes: Any) -> TrainResult:
-    return classification.train(make_tiny_recipe(**{**SMALL, **changes}), *digits_part(32, 10), run)
+    return TASK.train(make_tiny_recipe(**{**SMALL, **changes}), *digits_part(32, 10), run)
 
 
 def content(run: Path) -> dict[str, Any]:

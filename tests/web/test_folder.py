@@ -93,7 +93,7 @@ def test_wrong_networks_leave_nothing_behind(artifact: Path, page: Path, tmp_pat
     cases = {
         str(spoilt): "sha256 differs",
         str(other): "is a torch artifact, the page runs onnx: export it with --format onnx",
-        str(tmp_path): "has no artifact.json beside it",
+        str(tmp_path): "no artifact.json",
         "menet_108": "no network is called 'menet_108'",
         "nowhere.safetensors": "no checkpoint at nowhere.safetensors",
     }

@@ -20,7 +20,7 @@ self.addEventListener("message", (event) => {
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
-  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(answer(request));
+  if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(answer(event));
 });
 
 /** Keep all of the page but its networks, of which it may have many: those are kept when they are used. */
@@ -44,7 +44,8 @@ async function forgetOthers() {
   for (const request of await cache.keys()) if (!known.has(request.url)) await cache.delete(request);
 }
 
-async function answer(request) {
+async function answer(event) {
+  const { request } = event;
   let response;
   try {
     response = await fetch(request);
@@ -56,8 +57,8 @@ async function answer(request) {
   }
   const cache = await caches.open(NAME);
   const kept = await cache.match(request);
-  // only what is kept already is renewed
-  if (kept && response.ok && !same(kept, response)) await cache.put(request, response.clone());
+  // only what is kept already is renewed, and what cannot be kept (no space is left) is shown all the same
+  if (kept && response.ok && !same(kept, response)) event.waitUntil(cache.put(request, response.clone()).catch(() => {}));
   return response;
 }
 

@@ -16,7 +16,7 @@ from compactnets.console import stdout
 from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.failures import one_line
-from compactnets.models.registry import accepted_arguments, create_model, default_form
+from compactnets.models.registry import accepted_arguments, create_model, default_arguments
 from compactnets.training.checkpoint import read_record
 from compactnets.values import parse_settings
 
@@ -116,10 +116,9 @@ def profile_by_name(
         size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess.from_dict(record.preprocess).size] * 2)
         return _profile(name, build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
     accepted_arguments(name)
-    form = default_form(name, arguments.get("stem"))
-    channels, *default_side = form.pop("input_size")
-    size = input_size or (arguments.get("in_chans", channels), *default_side)
-    model = build_by_name(name, {**form, "in_chans": size[0], **arguments})
+    defaults, (channels, height, width) = default_arguments(name, arguments.get("stem"))
+    size = input_size or (arguments.get("in_chans", channels), height, width)
+    model = build_by_name(name, {**defaults, "in_chans": size[0], **arguments})
     return _profile(name, model, size, batch_size)
 
 

@@ -71,8 +71,8 @@ def discretize_checkpoint(
     if start and isinstance(searched, LearnedMuffNet):
         searched.reset()
     matrices = discretize(searched)
-    form = {key: value for key, value in record.arguments.items() if key != "sharing"}
-    arguments = {**form, "sharing": [[list(row) for row in matrix.entries] for matrix in matrices]}
+    others = {key: value for key, value in record.arguments.items() if key != "sharing"}
+    arguments = {**others, "sharing": [[list(row) for row in matrix.entries] for matrix in matrices]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = create_model(record.model, **arguments)
@@ -93,6 +93,6 @@ def discretize_checkpoint(
     size = (record.arguments.get("in_chans", 3), *[record.preprocess["size"]] * 2)
     macs, params = count(model, size)
     with torch.device("meta"):
-        variant = create_model(record.model, **form)
+        variant = create_model(record.model, **others)
     moved = tuple(stage.moved() for stage in searched.stages)  # type: ignore[union-attr]
     return Discretized(matrices, moved, macs, params, count(variant, size)[0])

@@ -17,7 +17,7 @@ import joblib
 import torch
 
 from compactnets.classification.recipe import ClassificationRecipe
-from compactnets.classification.setup import train
+from compactnets.classification.task import TASK
 from compactnets.console import say
 from compactnets.data import open_source
 from compactnets.data.base import Split
@@ -121,7 +121,8 @@ def _train(member: Member, data: str, output: Path, place: Place, index: int | N
                     log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", errors="backslashreplace"))
                 stack.enter_context(contextlib.redirect_stderr(log))
             world = World(_pick(place, index))
-            result = train(member.recipe, open_source(data, "train"), open_source(data, "val"), folder, world=world)
+            splits = open_source(data, "train"), open_source(data, "val")
+            result = TASK.train(member.recipe, *splits, folder, world=world)
             return Outcome(member, result.to_dict())
     except InputError as error:
         return Outcome(member, None, str(error))

@@ -15,7 +15,7 @@ from compactnets.data import Preprocess
 from compactnets.data.presets import CIFAR10, GREY_MEAN, GREY_STD, IMAGENET
 from compactnets.errors import InputError, did_you_mean, missing_extra
 from compactnets.failures import one_line
-from compactnets.models.registry import accepted_arguments, create_model, default_form
+from compactnets.models.registry import accepted_arguments, create_model, default_arguments
 
 IMAGENET_CLASSES = 1000
 IMAGENET_CROP = 224 / 256  # crop size over the shorter side
@@ -37,9 +37,8 @@ def build_network(name: str, arguments: Mapping[str, Any] | None = None) -> tupl
     if ":" in name:
         return _from_library(name, given)
     accepted_arguments(name)
-    form = default_form(name, given.get("stem"))
-    del form["input_size"]
-    given = {**form, **given}
+    defaults, _ = default_arguments(name, given.get("stem"))
+    given = {**defaults, **given}
     if given["num_classes"] < 1:
         raise InputError("an exported network needs a classifier, found num_classes = 0")
     with torch.random.fork_rng(devices=[]):

@@ -82,7 +82,7 @@ def quantize_model(
     format_name: str,
     output: str | Path,
     *,
-    beside: str | Path | None = None,
+    float_network: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> QuantizeReport:
@@ -90,7 +90,7 @@ def quantize_model(
 
     Args:
         what: a checkpoint, or the name of weights or of a network.
-        beside: a float network to compare with, as ``what``.
+        float_network: a float network to compare with, as ``what``.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
         others: as for :func:`quantize`.
 
@@ -99,13 +99,14 @@ def quantize_model(
     """
     model, record = open_to_write(what, CheckpointRecord, "quantize")
     compared = None
-    if beside is not None:
-        floating, its_record = open_to_write(beside, CheckpointRecord, "quantize --float")
+    if float_network is not None:
+        floating, its_record = open_to_write(float_network, CheckpointRecord, "quantize --float")
         check_float(its_record)
-        compared = (str(beside), floating, its_record)
+        compared = (str(float_network), floating, its_record)
     chosen = Settings(**settings) if settings else None
     return QuantizeReport(
-        *quantize(model, record, format_name, output, settings=chosen, beside=compared, **others), as_path(output)
+        *quantize(model, record, format_name, output, settings=chosen, float_network=compared, **others),
+        as_path(output),
     )
 
 
@@ -122,7 +123,7 @@ def quantize(
     threads: int = 1,
     rounds: int = 100,
     command: Sequence[str] = (),
-    beside: tuple[str, nn.Module, CheckpointRecord] | None = None,
+    float_network: tuple[str, nn.Module, CheckpointRecord] | None = None,
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
     """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
 
@@ -142,11 +143,11 @@ def quantize(
         threads: threads of the runtime while latency is measured.
         rounds: turns of the latency measurement.
         command: the command line, for the report.
-        beside: another float network to compare with, such as the one that int8 training started from: its name, the
-            network and its record.
+        float_network: another float network to compare with, such as the one that int8 training started from: its name,
+            the network and its record.
 
     Returns:
-        the artifact's record, and the report written beside it.
+        the artifact's record, and the report written next to it.
 
     Raises:
         InputError: a format without int8, sources or a network that cannot be used, an output folder in use.
@@ -168,8 +169,8 @@ def quantize(
             check_names(_names_of(model, network, fmt), settings.keep)
     images, rest = _sources(calibration, evaluation, settings.calibration_images)
     class_map = match_classes(network, rest)
-    if beside is not None:
-        _check_comparable(*beside, network)
+    if float_network is not None:
+        _check_comparable(*float_network, network)
     with one_line(f"{network.model} cannot be quantised for {fmt.name}", space):
         return _quantize(
             fmt,
@@ -185,7 +186,7 @@ def quantize(
             threads=threads,
             rounds=rounds,
             command=command,
-            beside=beside,
+            float_network=float_network,
         )
 
 
@@ -229,7 +230,7 @@ def _start(fmt: Format, model: nn.Module, network: CheckpointRecord, pixels: Ten
 
 @dataclass(frozen=True)
 class _Chosen:
-    """The int8 network that is kept: its simulation, its parts in float, and its accuracy beside float."""
+    """The int8 network that is kept: its simulation, its parts in float, and its accuracy next to float."""
 
     simulation: GraphModule
     kept: list[str]
@@ -291,14 +292,14 @@ def _quantize(
     threads: int,
     rounds: int,
     command: Sequence[str],
-    beside: tuple[str, nn.Module, CheckpointRecord] | None,
+    float_network: tuple[str, nn.Module, CheckpointRecord] | None,
 ) -> tuple[ArtifactRecord, dict[str, Any]]:
     """Quantise once all arguments are checked."""
     preprocess = Preprocess.from_dict(network.preprocess)
     pixels = read_pixels(images, preprocess)
     say(f"quantising {network.model} on {len(pixels)} images")
     start = _start(fmt, model, network, pixels, settings)
-    floating = start.floating if beside is None else deploy_form(beside[1])
+    floating = start.floating if float_network is None else deploy_form(float_network[1])
     with scratch_folder() as plain, writing(output) as folder:
         with stages(f"{network.model} to {fmt.name}"):
             fmt.write(floating, example_input(preprocess), plain)
@@ -322,7 +323,7 @@ def _quantize(
             "command": list(command),
             "network": network.model,
             "trained_for_int8": None if network.int8 is None else network.int8.model_dump(),
-            "float": beside[0] if beside else "the same weights",
+            "float": float_network[0] if float_network else "the same weights",
             "format": fmt.name,
             "versions": record.versions,
             "settings": {**asdict(start.settings), "keep": list(start.settings.keep)},

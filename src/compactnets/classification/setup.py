@@ -13,47 +13,17 @@ from torch.nn import functional as F
 
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.evaluation import Evaluation, evaluate_batches
-from compactnets.classification.preparation import Prepare, prepare
+from compactnets.classification.preparation import Prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource
 from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_loader, make_train_loader
 from compactnets.data.order import mix_seed
 from compactnets.environment import software_versions
-from compactnets.files import as_path
 from compactnets.training.checkpoint import save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
-from compactnets.training.loop import TrainResult, run
 from compactnets.training.preparation import fit_batch, fit_epochs
-from compactnets.training.run_folder import own_run_folder
 from compactnets.training.setup import TrainingSetup
-
-
-def train(
-    recipe: ClassificationRecipe,
-    train_source: ImageSource,
-    val_source: ImageSource,
-    output: str | Path,
-    *,
-    init: str | Path | None = None,
-    world: World | None = None,
-    prepare: Prepare = prepare,
-) -> TrainResult:
-    """Train a classifier by ``recipe``; see :func:`compactnets.training.loop.run`.
-
-    Args:
-        init: checkpoint to start from; its classifier is replaced where the classes differ.
-        prepare: builds the network to train; for int8
-            :func:`compactnets.deploy.int8.training.prepare_int8`.
-
-    Raises:
-        InputError: as :func:`~compactnets.training.loop.run`, or a network that does not fit.
-    """
-    output = as_path(output)
-    init = None if init is None else as_path(init)
-    world = world or World()
-    with own_run_folder(output, world):  # before the network is built: calibrating it takes a while
-        return run(ClassificationSetup(recipe, train_source, val_source, init, world, prepare), output, world)
 
 
 class MicroBatch(NamedTuple):

@@ -64,7 +64,6 @@ class ExportOptions(Options):
     precision: str = "float32"
     tolerance: float | None = None
     lanes: int | None = None
-    embed: bool = False
 
 
 class ProfileOptions(Options):

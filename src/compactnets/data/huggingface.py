@@ -20,7 +20,7 @@ from compactnets.errors import InputError, missing_extra
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:(\w[\w.-]*(?:/\w[\w.-]*)?)(?::(\w[\w.-]*))?", re.ASCII)
-FORM = "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, such as hf:uoft-cs/cifar10"
+SYNTAX = "hf:OWNER/NAME or hf:OWNER/NAME:CONFIG, such as hf:uoft-cs/cifar10"
 
 
 class HuggingFaceSource(ImageSource):
@@ -48,7 +48,7 @@ class HuggingFaceSource(ImageSource):
     def __init__(self, spec: str, split: Split, *, download: bool = False) -> None:
         match = NAME.fullmatch(spec)
         if match is None:
-            raise InputError(f"expected {FORM}, found {spec!r}")
+            raise InputError(f"expected {SYNTAX}, found {spec!r}")
         builder = _builder(spec, match[1], match[2], download)
         available = list(builder.info.splits or ())
         names = ("train",) if split == "train" else VAL_NAMES
@@ -84,9 +84,9 @@ class HuggingFaceSource(ImageSource):
         super().__init__(spec, split, class_names, labels)
 
     def image(self, index: int) -> Image.Image:
-        record = self.dataset[index][self.image_column]
-        place = self._place(index) + (f" ({record['path']})" if record and record["path"] else "")
-        return decode_image(io.BytesIO(self._bytes(record, place)), place)
+        cell = self.dataset[index][self.image_column]
+        place = self._place(index) + (f" ({cell['path']})" if cell and cell["path"] else "")
+        return decode_image(io.BytesIO(self._bytes(cell, place)), place)
 
     def encoded(self, index: int) -> bytes:
         return self._bytes(self.dataset[index][self.image_column], self._place(index))
@@ -97,18 +97,18 @@ class HuggingFaceSource(ImageSource):
         return digest_parts(self._content(index) for index in spread(len(self), whole))
 
     def name(self, index: int) -> str:
-        record = self.dataset[index][self.image_column]
-        return (record or {}).get("path") or self._place(index)
+        cell = self.dataset[index][self.image_column]
+        return (cell or {}).get("path") or self._place(index)
 
     def _place(self, index: int) -> str:
         return f"{self.spec} {self.split_name} row {index}"
 
-    def _bytes(self, record: dict[str, Any] | None, place: str) -> bytes:
-        if record and record["bytes"] is not None:
-            return bytes(record["bytes"])
-        if record and record["path"] and Path(record["path"]).is_file():  # image folders on the Hub stay files
+    def _bytes(self, cell: dict[str, Any] | None, place: str) -> bytes:
+        if cell and cell["bytes"] is not None:
+            return bytes(cell["bytes"])
+        if cell and cell["path"] and Path(cell["path"]).is_file():  # image folders on the Hub stay files
             try:
-                return Path(record["path"]).read_bytes()
+                return Path(cell["path"]).read_bytes()
             except OSError as error:
                 raise InputError(f"{place} cannot be read: {error.strerror}") from None
         raise InputError(f"{place} holds no image: neither bytes nor an existing file")

@@ -134,25 +134,25 @@ class ParquetSource(ImageSource):
         self._groups.clear()
 
     def image(self, index: int) -> Image.Image:
-        record = self._record(index)
-        if not record or record["bytes"] is None:
+        cell = self._cell(index)
+        if not cell or cell["bytes"] is None:
             raise InputError(
                 f"{self._place(index)} holds no image bytes; expected encoded images inside the Parquet file"
             )
-        name = self._place(index) + (f" ({record['path']})" if record.get("path") else "")
-        return decode_image(io.BytesIO(record["bytes"]), name)
+        name = self._place(index) + (f" ({cell['path']})" if cell.get("path") else "")
+        return decode_image(io.BytesIO(cell["bytes"]), name)
 
     def encoded(self, index: int) -> bytes | None:
-        data: bytes | None = (self._record(index) or {}).get("bytes")
+        data: bytes | None = (self._cell(index) or {}).get("bytes")
         return data
 
     def content(self) -> str:
         return digest_files([shard.name for shard in self.shards], self.shards)
 
     def name(self, index: int) -> str:
-        return (self._record(index) or {}).get("path") or self._place(index)
+        return (self._cell(index) or {}).get("path") or self._place(index)
 
-    def _record(self, index: int) -> dict[str, Any] | None:
+    def _cell(self, index: int) -> dict[str, Any] | None:
         if self._mapped is not None:
             mapped: dict[str, Any] | None = self._mapped[index][self.image_column]
             return mapped

@@ -82,24 +82,24 @@ class Preprocess:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Preprocess:
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """Build from :meth:`to_dict`'s result.
 
         Raises:
             InputError: an unknown or missing key, or a value that does not fit.
         """
-        if not isinstance(record, Mapping):
-            raise InputError(f"the preprocessing record must be a mapping of its fields, found {type(record).__name__}")
+        if not isinstance(values, Mapping):
+            raise InputError(f"the preprocessing must be a mapping of its fields, found {type(values).__name__}")
         names = [field.name for field in fields(cls)]
-        for key in record:
+        for key in values:
             if key not in names:
                 raise InputError(
-                    f"unknown key {key!r} in the preprocessing record: expected {', '.join(names)}"
+                    f"unknown key {key!r} in the preprocessing: expected {', '.join(names)}"
                     f"{did_you_mean(str(key), names)}"
                 )
-        if missing := [name for name in names if name not in record]:
-            raise InputError(f"the preprocessing record lacks {', '.join(missing)}")
-        return cls(**record)
+        if missing := [name for name in names if name not in values]:
+            raise InputError(f"the preprocessing lacks {', '.join(missing)}")
+        return cls(**values)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image of any mode and size: -> (C, size, size) float32.

@@ -147,10 +147,10 @@ def _read_label(shard: Path, file: BinaryIO, found: dict[str, Member]) -> Label 
             return int(text)
         raise InputError(f"{shard}: {name} must hold a class index (0, 1, …), found {text[:30]!r}")
     try:
-        record = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError(f"{shard}: {name} is not JSON: {text[:30]!r}") from None
-    stated = [record[field] for field in JSON_FIELDS if field in record] if isinstance(record, dict) else []
+    stated = [content[field] for field in JSON_FIELDS if field in content] if isinstance(content, dict) else []
     if not stated:
         return None
     value = stated[0].strip() if isinstance(stated[0], str) else stated[0]

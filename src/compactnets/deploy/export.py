@@ -56,7 +56,6 @@ def export(
     tolerance: float | None = None,
     lanes: int | None = None,
     precision: str = FLOAT32,
-    embed: bool = False,
 ) -> ArtifactRecord:
     """Export a network to a device runtime, compare it with PyTorch, and keep the artifact if they agree.
 
@@ -73,12 +72,10 @@ def export(
         lanes: pad the channels of depthwise convolutions to multiples of this, for formats whose runtime benefits
             (``onnx``, on x86).
         precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are always float32.
-        embed: put the weights into the main file as well, for formats with files beside it that can do without (``c``).
 
     Raises:
-        InputError: an unknown format, an unsupported precision, ``lanes`` for a format that does not benefit,
-            ``embed`` for one that cannot, a missing extra, a folder with other content, a network that the format
-            cannot express.
+        InputError: an unknown format, an unsupported precision, ``lanes`` for a format that does not benefit, a missing
+            extra, a folder with other content, a network that the format cannot express.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
@@ -88,9 +85,6 @@ def export(
     fmt.versions()
     if lanes is not None and not fmt.lanes:
         raise InputError(f"--lanes has no benefit for the runtime of {fmt.name}: remove it")
-    if embed and not fmt.embeds:
-        able = ", ".join(each.name for each in FORMATS.values() if each.embeds)
-        raise InputError(f"--embed is for {able}: the format {fmt.name} has no source that could hold the weights")
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     check_share(tolerance, "--tolerance")
     check_output(output)
@@ -105,7 +99,7 @@ def export(
         one_line(f"{record.model} cannot be exported to {fmt.name}", space),
     ):
         stage("rewriting")
-        model = exported_form(model)
+        model = export_copy(model)
         with torch.inference_mode():
             check_outputs(record, model(example_input(preprocess)).shape[1])
         if fmt.any_size:
@@ -116,12 +110,11 @@ def export(
             deployed = align_depthwise(deployed, lanes)
 
         def write(example: Tensor, folder: Path) -> dict[str, Any]:
-            return fmt.write(deployed, example, folder, precision, embed_weights=embed)
+            return fmt.write(deployed, example, folder, precision)
 
         details = write(example_input(preprocess, batch_size), partial)
         details |= {} if lanes is None else {"lanes": lanes}
         details |= {"float16": fmt.float16} if precision == FLOAT16 else {}
-        details |= {"embedded": True} if embed else {}
         if computed and pictures:
             found = check_float16(fmt, deployed, model, preprocess, pictures, tolerance)
             details |= {"float16_difference": found}
@@ -169,7 +162,7 @@ def _check_any_size(model: nn.Module, name: str, fmt: Format, preprocess: Prepro
         )
 
 
-def exported_form(model: nn.Module) -> nn.Module:
+def export_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a network ready for export: on the CPU, in float32, in evaluation mode."""
     return copy.deepcopy(model).cpu().float().eval()
 

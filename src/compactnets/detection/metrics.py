@@ -26,7 +26,7 @@ METRIC_TITLES = {
     "coco": "COCO AP (mean over IoU 0.50 to 0.95)",
 }
 METRIC_LABELS = {"voc07": "VOC07 AP", "voc10": "VOC10 AP", "coco": "COCO AP"}  # short names for the log
-Record = TypeVar("Record", Detections, Objects)
+Boxes = TypeVar("Boxes", Detections, Objects)
 
 
 @dataclass(frozen=True)
@@ -309,17 +309,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _to_cpu(record: Record) -> Record:
-    return type(record)(*(getattr(record, field.name).detach().cpu() for field in fields(record)))
+def _to_cpu(item: Boxes) -> Boxes:
+    return type(item)(*(getattr(item, field.name).detach().cpu() for field in fields(item)))
 
 
-def _join(records: Sequence[Detections] | Sequence[Objects]) -> dict[str, Tensor]:
-    joined = {
-        field.name: torch.cat([getattr(record, field.name) for record in records]) for field in fields(records[0])
-    }
-    return {"count": torch.tensor([len(record) for record in records]), **joined}
+def _join(items: Sequence[Detections] | Sequence[Objects]) -> dict[str, Tensor]:
+    joined = {field.name: torch.cat([getattr(item, field.name) for item in items]) for field in fields(items[0])}
+    return {"count": torch.tensor([len(item) for item in items]), **joined}
 
 
-def _split(kind: type[Record], joined: Mapping[str, Tensor]) -> list[Record]:
+def _split(kind: type[Boxes], joined: Mapping[str, Tensor]) -> list[Boxes]:
     columns = [joined[field.name].split(joined["count"].tolist()) for field in fields(kind)]
     return [kind(*row) for row in zip(*columns, strict=True)]

@@ -76,7 +76,7 @@ def write_coco_results(path: Path, results: Sequence[ImageObjects], ids: CocoIds
     Raises:
         InputError: an image without an id, two images with the same id, or a file that cannot be written.
     """
-    records = []
+    entries = []
     owners: dict[Any, str] = {}
     for one in results:
         if one.error is not None:
@@ -89,7 +89,7 @@ def write_coco_results(path: Path, results: Sequence[ImageObjects], ids: CocoIds
             )
         for found in one.objects:
             left, top, right, bottom = found.box
-            records.append(
+            entries.append(
                 {
                     "image_id": image,
                     "category_id": ids.categories[found.class_name],
@@ -97,7 +97,7 @@ def write_coco_results(path: Path, results: Sequence[ImageObjects], ids: CocoIds
                     "score": found.score,
                 }
             )
-    replace_text(path, json_text(records, ensure_ascii=False))
+    replace_text(path, json_text(entries, ensure_ascii=False))
 
 
 def _base(name: str) -> str:

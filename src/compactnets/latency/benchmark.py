@@ -24,7 +24,7 @@ from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.complexity import count
 from compactnets.console import Tracker, say
 from compactnets.data import Preprocess
-from compactnets.deploy.export import check_float, export, exported_form, resized, weights_digest
+from compactnets.deploy.export import check_float, export, export_copy, resized, weights_digest
 from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, find_format
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.verify import TOLERANCES
@@ -121,9 +121,7 @@ def benchmark(
 
     Returns:
         environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and its multiple,
-        multiply-adds, parameters, bytes, peak memory. ``limit_gflops`` is the rate of a matrix product, and
-        ``core_gflops`` that of a loop of multiply-adds in registers (``None`` without a C compiler), of which a row has
-        its ``share_of_core``.
+        multiply-adds, parameters, bytes, peak memory.
 
     Raises:
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
@@ -197,7 +195,7 @@ def measure(
             process.start(function, *arguments)
             return process
 
-        matrix, core = start(worker.open_matrix, threads), start(worker.open_core, threads)
+        matrix = start(worker.open_matrix, threads)
         running = []
         for entry in entries:
             if entry.path is None:
@@ -205,7 +203,7 @@ def measure(
             else:
                 process = start(worker.open_artifact, *entry.in_process(threads))
             running.append(_Running(entry, process))
-        turns = _Turns(running, matrix, core)
+        turns = _Turns(running, matrix)
         turns.load()
         signum = turns.take(rounds, calls)
         for one in turns.left:
@@ -214,7 +212,6 @@ def measure(
         if not left:
             raise InputError(f"nothing could be measured: {turns.failed[0]['reason']}")
     gflops = 2 * worker.MATRIX**3 / spread(turns.matrix_times)["median"] / 1e9
-    core_gflops = 2 * turns.core_macs / min(turns.core_times) / 1e9 if turns.core_times else None
     return {
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -227,10 +224,7 @@ def measure(
             "matrix": worker.MATRIX,
         },
         "limit_gflops": gflops,
-        "core_gflops": core_gflops,
-        "rows": [
-            {**_row(one.entry, one.times, one.memory, gflops, core_gflops), "operators": one.operators} for one in left
-        ],
+        "rows": [{**_row(one.entry, one.times, one.memory, gflops), "operators": one.operators} for one in left],
         "failed": turns.failed,
         **({} if signum is None else {"interrupted": signum}),
     }
@@ -261,13 +255,10 @@ class _Running:
 class _Turns:
     """The turns of all running entries; a failed one is dropped."""
 
-    def __init__(self, running: list[_Running], matrix: Worker, core: Worker) -> None:
+    def __init__(self, running: list[_Running], matrix: Worker) -> None:
         self.left, self.matrix = running, matrix
-        self.core: Worker | None = core
         self.failed: list[dict[str, str]] = []
         self.matrix_times: list[float] = []
-        self.core_times: list[float] = []
-        self.core_macs = 0
         self.done = 0
 
     def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
@@ -284,14 +275,6 @@ class _Turns:
     def load(self) -> None:
         """Wait until all are loaded and warmed up."""
         self.matrix.result()
-        assert self.core is not None
-        try:
-            self.core.result()
-            self.core_macs = self.core.call(worker.core_macs)
-        except InputError as error:  # no compiler
-            say(f"the limit of the core is not measured: {error}")
-            self.core.close()
-            self.core = None
         for one in self.left:
             self.attempt(one, lambda one: one.process.result())
         self.matrix.call(worker.time_calls, WARM_UP)
@@ -305,7 +288,6 @@ class _Turns:
                 if not self.left:
                     return None
                 matrix_times = self.matrix.call(worker.time_calls, 2)
-                core_times = [] if self.core is None else self.core.call(worker.time_calls, 2)
                 order = np.roll(np.arange(len(self.left)), -turn)  # no entry always follows the same one
                 turn_of = [self.left[index] for index in order]
                 for one in turn_of:
@@ -313,7 +295,6 @@ class _Turns:
                 for one in turn_of:
                     one.times += one.turn
                 self.matrix_times += matrix_times
-                self.core_times += core_times
                 self.done += 1
         except (KeyboardInterrupt, Stopped) as stop:
             if not self.done:
@@ -370,9 +351,9 @@ def _prepare(
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
     stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
     folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{size or 'own'}-{batch_size}"
-    written = _read_if_fits(folder, model, record, variant, batch_size, size)
-    if written is None:
-        written = export(
+    artifact = _read_if_fits(folder, model, record, variant, batch_size, size)
+    if artifact is None:
+        artifact = export(
             model,
             record,
             variant.format,
@@ -382,51 +363,48 @@ def _prepare(
             lanes=variant.lanes,
             precision=variant.stored,
         )
-    checks = written.verification.checks
+    checks = artifact.verification.checks
     if not checks:
         raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
-    side = written.network.preprocess["size"]
+    side = artifact.network.preprocess["size"]
     return Entry(
         network,
         variant,
         folder / find_format(variant.format).file,
         (batch_size, channels, side, side),
-        written.macs,
-        written.params,
-        written.bytes,
+        artifact.macs,
+        artifact.params,
+        artifact.bytes,
         max(check.relative_difference for check in checks),
         accuracy,
     )
 
 
 def _read_if_fits(
-    folder: Path, model: nn.Module, network: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
+    folder: Path, model: nn.Module, record: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
 ) -> ArtifactRecord | None:
     """Return the record of an artifact with the same weights, settings and versions, or ``None``."""
     try:
-        record, _ = read_artifact(folder, ArtifactRecord)
+        artifact, _ = read_artifact(folder, ArtifactRecord)
     except InputError:
         return None
-    preprocess = resized(Preprocess.from_dict(network.preprocess), size)
+    preprocess = resized(Preprocess.from_dict(record.preprocess), size)
     fits = (
-        record.format == variant.format
-        and record.precision == variant.stored
-        and record.details.get("lanes") == variant.lanes
-        and record.input[0] in (None, batch_size)
-        and record.network == network.model_copy(update={"preprocess": preprocess.to_dict()})
-        and record.versions == {**software_versions(), **find_format(record.format).versions()}
-        and record.verification.tolerance == TOLERANCES[variant.stored]
-        and record.weights == weights_digest(exported_form(model))
+        artifact.format == variant.format
+        and artifact.precision == variant.stored
+        and artifact.details.get("lanes") == variant.lanes
+        and artifact.input[0] in (None, batch_size)
+        and artifact.network == record.model_copy(update={"preprocess": preprocess.to_dict()})
+        and artifact.versions == {**software_versions(), **find_format(artifact.format).versions()}
+        and artifact.verification.tolerance == TOLERANCES[variant.stored]
+        and artifact.weights == weights_digest(export_copy(model))
     )
-    return record if fits else None
+    return artifact if fits else None
 
 
-def _row(
-    entry: Entry, seconds: list[float], peak: int | None, gflops: float, core_gflops: float | None
-) -> dict[str, Any]:
+def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) -> dict[str, Any]:
     milliseconds = {key: value * (1 if key == "n" else 1e3) for key, value in spread(seconds).items()}
     limit = 2 * entry.macs * entry.shape[0] / gflops / 1e6
-    of_core = core_gflops and 2 * entry.macs * entry.shape[0] / core_gflops / 1e6 / milliseconds["median"]
     return {
         "network": entry.network,
         "format": entry.variant.label,
@@ -434,7 +412,6 @@ def _row(
         "milliseconds": milliseconds,
         "limit_milliseconds": limit,
         "times_limit": milliseconds["median"] / limit,
-        "share_of_core": of_core,
         "macs": entry.macs,
         "params": entry.params,
         "bytes": entry.bytes,

@@ -121,7 +121,7 @@ class LearnedStage(MuffStage):
 
     def forward(self, x: Tensor) -> Tensor:
         counts = self.counts()
-        waiting: list[list[Tensor]] = [[] for _ in range(len(counts))]
+        waiting: list[list[Tensor]] = [[] for _ in range(len(self.units) + 1)]
         self._send(self.reduction(x) * self._gates(counts, 0), 0, waiting)
         for layer, unit in enumerate(self.units, start=1):
             self._send(unit(gather(waiting[layer - 1])) * self._gates(counts, layer), layer, waiting)

@@ -39,7 +39,7 @@ class MEModule(nn.Module):
         fusion_channels: channels of the fusion branch.
         groups: groups of the pointwise convolutions and of the shuffle.
         downsample: concatenate with the pooled input instead of adding the input.
-        stride: 2, or 1 in the cifar form's first downsampling module.
+        stride: 2, or 1 in the first downsampling module with the cifar stem.
         compress_groups: groups of the first pointwise convolution, where they differ from ``groups``.
         fusion: ``"product"`` (equation 7) or ``"add"`` (Table VII: addition, no sigmoid).
     """

@@ -4,8 +4,8 @@ Each is cut into stem, stages and final layer and stands on :class:`~compactnets
 has the surface of every other network of the package: heads, ``feature_info``, ``stem="cifar"``, any input size.
 Weights are fresh. Which constructor a name takes, and why that one, is in the ``note`` of its entry in ``peers.py``.
 
-* The ``"cifar"`` form is the ImageNet network without its first three halvings (MuffNet, section 5.3), so that a 32x32
-  image ends on an 8x8 map; DenseNet and ResNet-20/56/110 are CIFAR designs and have no other form. ShuffleNetV2 keeps
+* With ``stem="cifar"``, the ImageNet network lacks its first three halvings (MuffNet, section 5.3), so that a 32x32
+  image ends on an 8x8 map. DenseNet and ResNet-20/56/110 are CIFAR designs and have only this stem. ShuffleNetV2 keeps
   its first convolution, which MuffNet's text removes and its counts keep (39.8 M with, 37.9 M without, 40 M stated).
 * VGG-16's two hidden layers are convolutions over a map pooled to 7x7: the same weights and the same cost as its fully
   connected ones, and ``forward_features`` still returns a map, of 4096 channels and size 1x1.
@@ -38,7 +38,7 @@ def _assemble(
 ) -> StagedNet:
     """Put the parts of a library's network on the skeleton; ``levels`` are measured on the meta device.
 
-    Its form is for :func:`compactnets.models.peers.create_peer` to say, which knows what other forms there are.
+    :func:`compactnets.models.peers.create_peer` sets its form, because it knows the network's other stems.
     """
     probe = nn.ModuleList(copy.deepcopy([*stem.values(), *stages])).to("meta").eval()
     x, levels = torch.zeros(1, options.get("in_chans", 3), 64, 64, device="meta"), []
@@ -52,7 +52,7 @@ def _assemble(
 
 
 def _unstride(*parts: nn.Module) -> None:
-    """Set the stride of every convolution in ``parts`` to 1: the cifar form."""
+    """Set the stride of every convolution in ``parts`` to 1, for ``stem="cifar"``."""
     for part in parts:
         for layer in part.modules():
             if isinstance(layer, nn.Conv2d):

@@ -34,7 +34,7 @@ class Peer:
         builder: returns the network; takes ``stem`` and the :class:`~compactnets.models.staged.Options`.
         note: which constructor it is, and why that variant: the rows of the papers that it reproduces.
         needs_extra: the extra of this package that its library comes with, or ``None``.
-        stems: the forms that it has, its default first.
+        stems: the stems it supports, the default first.
     """
 
     builder: Callable[..., StagedNet]
@@ -123,7 +123,7 @@ def create_peer(name: str, *, stem: str | None = None, **options: Unpack[Options
         options: ``num_classes`` (1000), ``in_chans`` (3), ``drop_rate`` (0), ``global_pool`` (``"avg"``).
 
     Raises:
-        InputError: an unknown name (the near matches are named), a form that the network does not have, or a missing
+        InputError: an unknown name (the near matches are named), a stem that the network does not have, or a missing
             extra (with the command that installs it).
     """
     if name not in PEERS:
@@ -132,9 +132,9 @@ def create_peer(name: str, *, stem: str | None = None, **options: Unpack[Options
     stem = peer.stems[0] if stem is None else stem
     check_stem(stem)
     if stem not in peer.stems:
-        raise InputError(f"{name} has no {stem} form: use stem={peer.stems[0]!r} (any input size works)")
+        raise InputError(f"{name} has no {stem} stem: use stem={peer.stems[0]!r} (any input size works)")
     if peer.needs_extra is not None and importlib.util.find_spec("pytorchcv") is None:
         raise missing_extra("pytorchcv", peer.needs_extra, name)
     network = peer.builder(stem=stem, **options)
-    carry_form(network, {"stem": stem} if len(peer.stems) > 1 else {})  # with a single form there is no ambiguity
+    carry_form(network, {"stem": stem} if len(peer.stems) > 1 else {})  # with a single stem there is no ambiguity
     return network

@@ -26,7 +26,7 @@ FAMILIES = {
     for family in (menet, muffnet, shufflenet, fifteen)
     for name in family.VARIANTS
 }
-FORM = {"num_classes", "in_chans", "stem"}  # arguments of every network, which do not make it a different one
+COMMON = {"num_classes", "in_chans", "stem"}  # arguments of every network, which do not make it a different one
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -51,19 +51,20 @@ def accepted_arguments(name: str) -> set[str]:
 
 def own_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that make a network differ from the one of its name."""
-    return {key: value for key, value in arguments.items() if key not in FORM}
+    return {key: value for key, value in arguments.items() if key not in COMMON}
 
 
 def default_stem(name: str) -> str:
-    """Return ``"imagenet"``, or ``"cifar"`` for a network that has only that form."""
+    """Return ``"imagenet"``, or ``"cifar"`` for a network that has only that stem."""
     return PEERS[name].stems[0] if name in PEERS else "imagenet"
 
 
-def default_form(name: str, stem: str | None = None) -> dict[str, Any]:
-    """Return the stem, number of classes and input size with which papers measure a network."""
+def default_arguments(name: str, stem: str | None = None) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """Return the arguments (stem, number of classes) and the input size with which papers measure a network."""
     stem = stem or default_stem(name)
-    small = stem == "cifar"
-    return {"stem": stem, "num_classes": 10 if small else 1000, "input_size": (3, 32, 32) if small else (3, 224, 224)}
+    if stem == "cifar":
+        return {"stem": stem, "num_classes": 10}, (3, 32, 32)
+    return {"stem": stem, "num_classes": 1000}, (3, 224, 224)
 
 
 def check_weights(name: str) -> None:

@@ -39,7 +39,7 @@ def check_stem(stem: str) -> None:
 
 
 def first_stage_stride(stem: str) -> int:
-    """Stride of the first stage: 2, but 1 in the cifar form (MuffNet, section 3.3)."""
+    """Return the stride of the first stage: 2, or 1 with the cifar stem (MuffNet, section 3.3)."""
     check_stem(stem)
     return 1 if stem == "cifar" else 2
 
@@ -47,7 +47,7 @@ def first_stage_stride(stem: str) -> int:
 def make_stem(in_chans: int, out_channels: int, stem: str) -> nn.Sequential:
     """Build the first layers: 3x3 convolution and 3x3 max-pooling, both of stride 2 (MENet, Table I).
 
-    The cifar form is the convolution alone, with stride 1 (MuffNet, section 3.3).
+    The cifar stem is the convolution alone, with stride 1 (MuffNet, section 3.3).
     """
     check_stem(stem)
     if in_chans < 1:

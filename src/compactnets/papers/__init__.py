@@ -1,7 +1,7 @@
-"""The two papers: what they state, as data, and what we measure.
+"""The two papers: their statements as data, and our measurements.
 
 :mod:`compactnets.papers.stated` has every row of every table, the training settings, the differences that the text
-draws and the places where a paper disagrees with itself; :mod:`compactnets.papers.cost` compares the stated
+quotes, and the places where a paper contradicts itself. :mod:`compactnets.papers.cost` compares the stated
 multiply-adds and parameters with a count of our networks.
 """
 

@@ -1,8 +1,8 @@
 """The ablations of both papers as grids of training runs on small images: rows of a table times seeds.
 
-The papers ran them on ImageNet. Here the same networks train in their cifar form, at a budget that the user chooses;
-what is compared is the order of the rows and the size of their differences, with its spread over seeds. Networks of the
-user's own, such as one whose M was learned, may stand beside them.
+The papers ran them on ImageNet. Here the same networks train with the cifar stem, for as many epochs as the user
+chooses. Compare the order of the rows and the size of their differences, with the spread over seeds. The user can add
+networks, such as one with a learned M.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import pick_device
 from compactnets.training.recipe_files import load_recipe
 
-ABLATIONS = {  # the tables of each, which may share rows
+ABLATIONS = {  # name -> paper and tables; tables may share rows
     "sharing": ("muffnet", ("1", "2", "3", "4")),
     "fusion_width": ("menet", ("V",)),
     "expansion": ("menet", ("VI",)),
@@ -56,13 +56,13 @@ STEM = {"stem": "cifar"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A network of an ablation: one of a paper's rows, or one of the user's own, of which no paper states an accuracy.
+    """A network of an ablation: a row of a paper, or a network that the user adds.
 
     Attributes:
-        key: what its runs' folder is called.
-        label: what a table calls it.
-        model, arguments: what :func:`compactnets.create_model` makes it of.
-        stated_top1: accuracy on ImageNet that the paper states, in percent.
+        key: name of its folder of runs.
+        label: its name in tables.
+        model, arguments: for :func:`compactnets.create_model`.
+        stated_top1: the paper's accuracy on ImageNet, in percent; ``None`` for a network of the user.
     """
 
     key: str
@@ -73,14 +73,14 @@ class Entry:
 
 
 def ablation_rows(name: str, patterns: Sequence[str] = ()) -> list[Row]:
-    """Return the networks of an ablation, each once, as the first of its rows.
+    """Return the networks of an ablation, each once: of equal rows, the first.
 
     Args:
         name: one of :data:`ABLATIONS`.
-        patterns: keys of rows, or shell patterns of them (``"average+*"``); all rows where none is given.
+        patterns: keys of rows, or shell patterns for them (``"average+*"``); all rows if none is given.
 
     Raises:
-        InputError: no such ablation, or a pattern that no row has.
+        InputError: no such ablation, or a pattern that matches no row.
     """
     if name not in ABLATIONS:
         hint = did_you_mean(name, ABLATIONS)
@@ -97,10 +97,10 @@ def ablation_rows(name: str, patterns: Sequence[str] = ()) -> list[Row]:
 
 
 def own_entries(checkpoints: Sequence[str | Path]) -> list[Entry]:
-    """Return the networks of checkpoints, without their weights, to stand beside the rows of an ablation.
+    """Return the networks of checkpoints, without their weights, as entries of an ablation.
 
     Raises:
-        InputError: not a checkpoint of a classifier.
+        InputError: not a classifier's checkpoint.
     """
     entries = []
     for path in map(as_path, checkpoints):
@@ -124,20 +124,20 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Train every network of an ablation with every seed, write ``ablation.json`` to ``output``, and return it.
 
-    The same call goes on where it stopped. Each run is a run folder ``output / KEY / seed-N``.
+    Repeat the call to resume. Each run has its run folder, ``output / KEY / seed-N``.
 
     Args:
         data: what :func:`compactnets.data.open_source` takes, such as ``"cifar10"``.
-        recipe, settings: recipe and ``KEY=VALUE`` changes of all runs; arguments of the network (``model_arguments``)
-            go to every network, beside those that make the rows.
-        seeds: runs of each network; the first has the recipe's seed, the next one more, ….
-        patterns: only these rows (:func:`ablation_rows`).
-        networks: checkpoints whose networks are trained beside them, from fresh weights like all others.
-        place: device, runs at once, Ray cluster.
+        recipe, settings: recipe of all runs, and ``KEY=VALUE`` changes to it; ``model_arguments`` apply to every
+            network, in addition to the arguments of its row.
+        seeds: runs per network; the first uses the recipe's seed, each further one the next seed.
+        patterns: train only these rows (:func:`ablation_rows`).
+        networks: checkpoints; their networks are trained as well, from fresh weights like the others.
+        place: device, number of parallel runs, Ray cluster.
 
     Raises:
-        InputError: no such ablation, row, checkpoint, recipe or data; two networks of one name; settings that would
-            change what makes a row; or no run could be done.
+        InputError: no such ablation, row, checkpoint, recipe or data; two networks with the same name; settings that
+            conflict with the arguments of a row; or every run failed.
     """
     output = as_path(output)
     if seeds < 1:
@@ -147,7 +147,7 @@ def run_ablation(
     entries = [*rows, *own_entries(networks)]
     keys = [entry.key for entry in entries]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise InputError(f"two networks of the ablation are called {', '.join(twice)}: rename the file of one")
+        raise InputError(f"two networks of the ablation have the same name, {', '.join(twice)}: rename one file")
     recipes = [_recipe(entry, recipe, settings) for entry in entries]
     entries = [
         dataclasses.replace(entry, arguments=own_arguments(resolved.model_arguments))
@@ -179,7 +179,7 @@ def _result(
     found = dict(zip(members, outcomes, strict=True))
     num_classes = len(open_source(data, "val").class_names)
     if all(outcome.error for outcome in outcomes):
-        raise InputError(f"no run of the ablation could be done; the first: {outcomes[0].error}")
+        raise InputError(f"every run of the ablation failed; the first: {outcomes[0].error}")
     return {
         "name": name,
         "command": portable_command(sys.argv[1:]),
@@ -195,7 +195,10 @@ def _result(
 
 
 def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
-    """Return mean, standard deviation (``None`` of one run) and number of the accuracies of a row; ``None`` of none."""
+    """Return mean, standard deviation and number of a row's accuracies, in percent.
+
+    ``None`` if no run finished; the deviation is ``None`` for a single run.
+    """
     accuracies = [run["top1_percent"] for run in row["runs"] if run.get("top1_percent") is not None]
     if not accuracies:
         return None
@@ -203,16 +206,16 @@ def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
 
 
 def rank_correlation(result: Mapping[str, Any]) -> float | None:
-    """Return Spearman's rank correlation of our means with the paper's accuracies; ``None`` of less than three rows."""
+    """Return Spearman's rank correlation of our means with the paper's accuracies; ``None`` for fewer than 3 rows."""
     stated = [row for row in result["rows"] if row["stated_top1"] is not None]
     pairs = [(row["stated_top1"], summary[0]) for row in stated if (summary := summarize(row))]
     return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
 
 
 def own_sharings(results: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the rows whose M is none of the paper's, such as one that was learned, each M once, by a name of its own.
+    """Return the rows with an M that is not in the paper, such as a learned one: each M once, under a unique name.
 
-    The name is the row's key, numbered from the second on where several M have the same.
+    The name is the row's key; if several M share it, the second and later ones get a number.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for row in (row for result in results for row in result["rows"]):
@@ -228,16 +231,16 @@ def _same_network(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def show(result: Mapping[str, Any]) -> None:
-    """Print the rows of a result as a table, with the paper's accuracies beside ours."""
+    """Print a result as a table, the paper's accuracies next to ours."""
     table = Table("row")
     table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs")
     for row in result["rows"]:
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
         table.add_row(row["label"], *cost, *describe(row))
     stdout.print(table)
-    stdout.print(f"accuracies: the paper's on ImageNet; here on {result['data']}, mean and deviation over seeds")
+    stdout.print(f"accuracy: paper, on ImageNet; here, on {result['data']}, mean and standard deviation over seeds")
     if (correlation := rank_correlation(result)) is not None:
-        stdout.print(f"rank correlation of the two accuracies: {correlation:.2f}")
+        stdout.print(f"rank correlation of the two: {correlation:.2f}")
 
 
 def describe(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -253,17 +256,17 @@ def describe(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _recipe(entry: Entry, name: str, settings: Sequence[str]) -> ClassificationRecipe:
-    """Return the recipe of an entry: what makes the row, and beside it what recipe and settings say of the network."""
+    """Return the recipe of an entry: the arguments of its row, and those that recipe and settings add."""
     resolved = load_recipe(ClassificationRecipe, name, settings, entry.model)
     fixed = {**entry.arguments, **STEM}
     for key, value in resolved.model_arguments.items():
         if key in fixed and fixed[key] != value:
             raise InputError(
-                f"{entry.key} is made by {key}={fixed[key]}, and recipe or --set say model_arguments.{key}={value}: "
-                "leave it out"
+                f"{entry.key} has {key}={fixed[key]}, but the recipe or --set gives model_arguments.{key}={value}: "
+                "remove it"
             )
     resolved = resolved.model_copy(update={"model_arguments": {**resolved.model_arguments, **fixed}})
-    build_on_meta(entry.model, resolved.model_arguments)  # an argument that the network does not take
+    build_on_meta(entry.model, resolved.model_arguments)  # refuses an argument that the network does not take
     return resolved
 
 
@@ -292,6 +295,6 @@ def _run(outcome: Outcome) -> dict[str, Any]:
     seed = outcome.member.recipe.seed
     if outcome.result is None:
         return {"seed": seed, "error": outcome.error}
-    # of the last epoch: the best one would be chosen by the images that it is measured on
+    # the last epoch: the best one would be chosen with the images that it is measured on
     final = outcome.result["final"]
     return {"seed": seed, "top1_percent": final["top1_percent"], "seconds": outcome.result["seconds"]}

@@ -1,4 +1,4 @@
-"""The statements of the papers' text that no table bears out, computed: connections lost, costs, channels."""
+"""Check statements in the papers' text that no table supports: lost connections, costs, channels."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from compactnets.papers.schema import Computed
 
 
 def compute(computed: Computed) -> float:
-    """Return the number that ``computed`` is about, in the unit that it is stated in.
+    """Return our value for a statement, in the unit of the statement.
 
-    Of several stages it is the one that is nearest to contradicting the statement.
+    Of several stages, the value closest to contradicting it.
     """
     if computed.quantity == "lost":
         return 100 * lost_share(int(computed.of))
@@ -31,7 +31,7 @@ def compute(computed: Computed) -> float:
 
 
 def agrees(computed: Computed) -> bool:
-    """Tell whether the computed number is as stated: it prints so, or lies above or below."""
+    """Whether our value agrees with the statement: equal as printed, or above or below."""
     found = compute(computed)
     if computed.relation == "equal":
         return abs(found - computed.stated) <= computed.unit / 2
@@ -58,7 +58,7 @@ def _costs(name: str) -> dict[str, float]:
 
 @cache
 def _channels(name: str, of_group: bool) -> tuple[float, ...]:
-    """Return the output channels of each stage behind the stem, or of each of the groups of its last convolution."""
+    """Return the output channels of each stage after the stem, or those of one group of its last convolution."""
     with torch.device("meta"):
         network = cast(StagedNet, create_model(name))
     widths = [level["num_chs"] for level in network.feature_info][-len(network.stages) :]

@@ -1,6 +1,6 @@
-"""The multiply-adds and parameters that the papers state, beside our own count of the same networks.
+"""Compare the multiply-adds and parameters that the papers state with our count of the same networks.
 
-A network is built and counted on PyTorch's meta device: nothing is computed, and no weights are needed.
+Networks are built and counted on PyTorch's meta device: nothing is computed, and no weights are needed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ NEEDS_PEERS = "needs compactnets[peers]"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One stated count and ours.
+    """A stated count and ours.
 
     Attributes:
         stated: the count as printed.
         measured: our count.
         unit: one unit of the last printed digit.
-        floored: the printed count is cut off at that digit, not rounded.
+        floored: whether the printed count is truncated at that digit instead of rounded.
     """
 
     stated: int
@@ -42,24 +42,24 @@ class Comparison:
 
     @property
     def deviation(self) -> float:
-        """Our count against the stated one, in percent."""
+        """Deviation of our count from the stated one, in percent."""
         return 100 * (self.measured / self.stated - 1)
 
     @property
     def is_exact(self) -> bool:
-        """Whether our count, printed as the paper prints, is the stated one."""
+        """Whether our count, rounded as the paper rounds, is the stated one."""
         excess = self.measured - self.stated
         return 0 <= excess < self.unit if self.floored else 2 * abs(excess) <= self.unit
 
     @property
     def is_close(self) -> bool:
-        """Whether our count is the stated one within the printed rounding, or within 1 %."""
+        """Whether our count equals the stated one as printed, or is within 1 % of it."""
         return self.is_exact or abs(self.deviation) <= 1
 
 
 @dataclass(frozen=True)
 class RowCost:
-    """A row of a table with what it states and what we count.
+    """A row of a table: its stated counts and ours.
 
     Attributes:
         row: the row.
@@ -74,7 +74,7 @@ class RowCost:
 
     @property
     def status(self) -> str:
-        """``"exact"`` (as the paper rounds), ``"within 1 %"``, ``"misses: "`` and why; or :data:`NEEDS_PEERS`."""
+        """``"exact"`` (as printed), ``"within 1 %"``, ``"misses: "`` with the reason, or :data:`NEEDS_PEERS`."""
         if self.unavailable:
             return self.unavailable
         comparisons = [comparison for comparison in (self.macs, self.params) if comparison]
@@ -85,7 +85,7 @@ class RowCost:
         return f"misses: {self.row.note or 'no reason is recorded'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as JSON-ready values; counts in units, deviations in percent."""
+        """Return the comparison for JSON; counts in units, deviations in percent."""
         row = self.row
         return {
             "paper": row.paper,
@@ -104,30 +104,30 @@ class RowCost:
 
 
 def select_rows(name: str | None = None) -> list[Row]:
-    """Return the rows that state a cost: of all tables, of one paper (``"menet"``), or one table (``"muffnet 6"``).
+    """Return the rows that state a cost: all, those of a paper (``"menet"``) or of a table (``"muffnet 6"``).
 
     Raises:
-        InputError: no such paper or table; those that exist are named.
+        InputError: no such paper or table; the message names the existing ones.
     """
     paper, _, table = (name or "").partition(" ")
     if paper and paper not in PAPERS:
-        raise InputError(f"no paper is called {paper!r}: expected one of {', '.join(PAPERS)}, and a table behind it")
+        raise InputError(f"no paper is called {paper!r}: expected {' or '.join(PAPERS)}, optionally with a table")
     rows = [row for row in stated_rows(paper or None) if row.states_cost]
     tables = list(dict.fromkeys(row.table for row in rows))
     if table and table not in tables:
-        raise InputError(f"{paper} has no table {table!r} that states a cost: it has {', '.join(tables)}")
+        raise InputError(f"{paper} has no table {table!r} with costs: expected one of {', '.join(tables)}")
     return [row for row in rows if not table or row.table == table]
 
 
 def measure_rows(rows: Iterable[Row] | None = None, on_row: Callable[[RowCost], object] | None = None) -> list[RowCost]:
     """Count the network of every row that states multiply-adds or parameters.
 
-    Each network is built once however many rows have it. A row whose network needs an optional package that is not
-    installed is returned as unavailable.
+    Each network is built once, even if several rows share it. A row whose network needs a missing optional package is
+    returned as unavailable.
 
     Args:
-        rows: the rows; those of both papers unless given.
-        on_row: called with each result as it is ready, for a progress bar.
+        rows: rows to count; by default those of both papers.
+        on_row: called with each result as soon as it is ready, for a progress bar.
 
     Raises:
         InputError: a row names a network or an argument that does not exist.
@@ -160,7 +160,7 @@ def _measure(row: Row) -> RowCost:
 def count_network(
     model: str, arguments: tuple[tuple[str, Any], ...] = (), input_size: tuple[int, int, int] = (3, 224, 224)
 ) -> tuple[int, int]:
-    """Return multiply-adds and parameters of a network, built on the meta device; counted once."""
+    """Return multiply-adds and parameters of a network, built on the meta device; cached."""
     with torch.device("meta"):
         network = compactnets.create_model(model, **dict(arguments)).eval()
     return count(network, input_size)
@@ -186,16 +186,16 @@ def summary(costs: Sequence[RowCost]) -> dict[str, int]:
 
 
 def to_json(costs: Sequence[RowCost]) -> dict[str, Any]:
-    """Return the comparison as JSON has it, with the convention of the counts and how many rows have which status."""
+    """Return the comparison for JSON: the counting convention, the number of rows per status, and the rows."""
     return {"convention": CONVENTION, "summary": summary(costs), "rows": [cost.to_dict() for cost in costs]}
 
 
 def render(costs: Sequence[RowCost]) -> Group:
-    """Return one rich table per table of the papers, the reasons of the misses, a summary and the convention.
+    """Return one rich table per table of the papers, the reasons for misses, a summary and the counting convention.
 
     Counts are in millions, deviations in percent.
     """
-    notes: dict[str, int] = {}  # the reasons of the misses, numbered in the order of their appearance
+    notes: dict[str, int] = {}  # reasons for misses, numbered in order of appearance
     tables = [
         _table(paper, table, list(group), notes)
         for (paper, table), group in itertools.groupby(costs, key=lambda cost: (cost.row.paper, cost.row.table))

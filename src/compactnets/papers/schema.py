@@ -1,4 +1,4 @@
-"""The records that a paper's tables, claims and discrepancies are read into; what they mean is in their docstrings."""
+"""Data types for a paper's tables, claims and discrepancies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Record(BaseModel):
 
 
 class Tolerance(_Record):
-    """The largest deviation of our count from the stated one, in percent."""
+    """Largest allowed deviation of our count from the stated one, in percent."""
 
     macs: NonNegativeFloat | None = None
     params: NonNegativeFloat | None = None
@@ -30,24 +30,24 @@ class Row(_Record):
     """One row of a table, its numbers as printed.
 
     Attributes:
-        paper, table: where the row stands.
-        key: the row's name within its table: the sharing pattern, or the model's name unless the table has it twice.
+        paper, table: location of the row.
+        key: the row's name within its table: the sharing pattern, or the model's name if it is unique there.
         label: the row's label as printed.
         source: ``"own"`` (the paper's network), ``"reimplemented"`` (a peer that the authors trained) or ``"cited"`` (a
             peer's published figure).
-        cites: number of the reference that the label names.
-        model, arguments: our name of the network, and the arguments of ``compactnets.create_model`` that make it.
+        cites: number of the reference in the label.
+        model, arguments: our name for the network, and the arguments for ``compactnets.create_model``.
         input_size: channels, height and width of the input that the counts are for.
-        macs, macs_unit, macs_floored: multiply-adds, one unit of the last printed digit, and whether the count is cut
-            off there instead of rounded.
+        macs, macs_unit, macs_floored: multiply-adds, one unit of the last printed digit, and whether the count is
+            truncated there instead of rounded.
         params, params_unit: parameters, and one unit of the last printed digit.
         top1, top5: accuracy on ImageNet, in percent.
         cifar10, cifar100: top-1 accuracy, in percent.
         map: mean average precision (PASCAL VOC 2007 or MS COCO), in percent.
         ap: average precision by class, in percent.
-        decimals: decimals with which the accuracies and precisions are printed.
-        tolerance: how far our counts may be from the stated ones.
-        note: why our count differs.
+        decimals: printed decimals of the accuracies and precisions.
+        tolerance: allowed deviation of our counts.
+        note: reason why our count differs.
     """
 
     paper: str
@@ -90,7 +90,7 @@ class Row(_Record):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the accuracies and precisions that the row states."""
+        """Names of the accuracies and precisions in the row."""
         return tuple(metric for metric in METRICS if getattr(self, metric) is not None)
 
     @property
@@ -104,10 +104,10 @@ class Row(_Record):
         return self.macs is not None or self.params is not None
 
     def value(self, name: str) -> float:
-        """Return a stated number: ``macs``, ``params``, an accuracy, or the precision of a class as ``ap.boat``."""
+        """Return a number of the row: ``macs``, ``params``, an accuracy, or the precision of a class (``ap.boat``)."""
         metric, _, label = name.partition(".")
         if metric not in (*METRICS, "macs", "params", "ap"):
-            raise InputError(f"a row has no {metric!r}: expected macs, params, ap.CLASS or one of {', '.join(METRICS)}")
+            raise InputError(f"rows have no {metric!r}: expected macs, params, ap.CLASS or one of {', '.join(METRICS)}")
         value = (self.ap or {}).get(label) if metric == "ap" else getattr(self, metric)
         if value is None:
             raise InputError(f"{self.name} states no {name}")
@@ -115,7 +115,7 @@ class Row(_Record):
 
 
 class LayoutRow(_Record):
-    """One line of an architecture table: the output's side, the layer, its channels in each network of the table."""
+    """One line of an architecture table: output side in pixels, layer, and channels in each network of the table."""
 
     stage: str
     size: PositiveInt
@@ -127,13 +127,13 @@ class LayoutRow(_Record):
 
 
 class Reproduction(_Record):
-    """How the accuracies of a table are reproduced with this package.
+    """How to reproduce the accuracies of a table with this package.
 
     Attributes:
-        metrics: those of :data:`METRICS` that a run gives.
-        recipe: name of the recipe, with ``settings`` over it.
-        data: what ``--data`` is called in the command.
-        images: training images.
+        metrics: the :data:`METRICS` that a run gives.
+        recipe, settings: name of the recipe, and changes to it.
+        data: placeholder for ``--data`` in the command.
+        images: number of training images.
         detector: whether the recipe trains a detector.
     """
 
@@ -146,7 +146,7 @@ class Reproduction(_Record):
 
 
 class Table(_Record):
-    """One table: its rows, how they are reproduced and, for an architecture table, the lines of its body."""
+    """One table: its rows, how to reproduce them and, for an architecture table, the lines of its body."""
 
     table: str
     section: str
@@ -158,7 +158,7 @@ class Table(_Record):
 
 
 class Training(_Record):
-    """Training or evaluation settings as one place of a paper states them."""
+    """Training or evaluation settings as stated in one place of a paper."""
 
     task: str
     where: str
@@ -166,18 +166,18 @@ class Training(_Record):
 
 
 class Claim(_Record):
-    """A number that the text takes from a table: ``of`` minus, or divided by, the largest of ``against``, or ``of``.
+    """A number in the text that follows from a table.
 
     Attributes:
-        key: name by which a discrepancy refers to it.
+        key: name for references from a discrepancy.
         where: section.
         text: the claim, in short.
-        of, against: stated numbers, as ``TABLE/KEY/NAME``.
-        measure: ``"difference"``, ``"ratio"``, or ``"value"``: ``of`` itself, with nothing ``against`` it.
+        of, against: numbers of the tables, as ``TABLE/KEY/NAME``.
+        measure: ``"difference"`` or ``"ratio"`` of ``of`` and the largest of ``against``, or ``"value"``: ``of`` alone.
         relation: ``"equal"`` within half a ``unit``, ``"at_least"`` or ``"above"`` the ``stated`` value.
         stated: the value in the text.
         unit: one unit of its last printed digit.
-        holds: whether the tables bear it out.
+        holds: whether the tables support it.
     """
 
     key: str | None = None
@@ -194,22 +194,22 @@ class Claim(_Record):
     @model_validator(mode="after")
     def _sides(self) -> Claim:
         if bool(self.against) is (self.measure == "value"):
-            raise ValueError("a value is against nothing, a difference or ratio against something")
+            raise ValueError("a difference or ratio needs 'against', a value has none")
         return self
 
 
 class Computed(_Record):
-    """A statement of the text that no table bears out: ``quantity`` of ``of``, or how far it is above ``against``'s.
+    """A number in the text that no table contains: ``quantity`` of ``of``, or its difference from ``against``'s.
 
     Attributes:
         where: section.
         text: the statement, in short.
-        quantity: ``"lost"`` (percent of connections, of so many groups); ``"macs"``, ``"params"`` or ``"mebibytes"``
-            (weights and statistics in float32) of a network; ``"top1"``, the accuracy that torchvision states for its
+        quantity: ``"lost"`` (connections in percent; ``of`` is the number of groups); ``"macs"``, ``"params"`` or
+            ``"mebibytes"`` (weights and statistics in float32) of a network; ``"top1"``, torchvision's accuracy for its
             own weights; ``"channels"`` or ``"group_channels"``, output channels of each stage or of each group there.
         of, against: networks of this package or of torchvision.
-        relation: ``"equal"`` within half a ``unit`` of ``stated``, or ``"above"`` or ``"below"`` it. Of channels every
-            stage must be.
+        relation: ``"equal"`` within half a ``unit`` of ``stated``, or ``"above"`` or ``"below"`` it. For channels, it
+            must hold for every stage.
         stated: the value in the text.
         unit: one unit of its last printed digit.
         holds: whether it agrees.
@@ -228,13 +228,13 @@ class Computed(_Record):
 
 
 class Discrepancy(_Record):
-    """A place where a paper disagrees with itself, its repository or a count.
+    """A place where a paper contradicts itself, its repository or our count.
 
     Attributes:
         where: the place.
-        what: the disagreement, in one or two sentences.
-        values: stated numbers (``TABLE/KEY/NAME``) that should be equal and are not.
-        claims: keys of the claims, or computed statements, that do not hold.
+        what: the contradiction, in one or two sentences.
+        values: numbers (``TABLE/KEY/NAME``) that should be equal but are not.
+        claims: keys of the claims or computed statements that do not hold.
     """
 
     where: str
@@ -288,7 +288,7 @@ class Paper(_Record):
         return rows[key]
 
     def value(self, reference: str) -> float:
-        """Return the number that ``TABLE/KEY/NAME`` names, such as ``II/vgg16/top1``."""
+        """Return the number at ``TABLE/KEY/NAME``, such as ``II/vgg16/top1``."""
         parts = reference.split("/")
         if len(parts) != 3:
             raise InputError(f"expected TABLE/KEY/NAME, such as II/vgg16/top1, found {reference!r}")
@@ -302,7 +302,7 @@ class Paper(_Record):
         return of / against if claim.measure == "ratio" else round(of - against, 6)
 
     def holds(self, claim: Claim) -> bool:
-        """Tell whether the tables bear ``claim`` out."""
+        """Whether the tables support ``claim``."""
         found = self.evaluate(claim)
         if claim.relation == "equal":
             return math.isclose(found, claim.stated, rel_tol=0, abs_tol=claim.unit / 2 + 1e-9)

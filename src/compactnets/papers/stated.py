@@ -1,7 +1,7 @@
-"""What the MENet paper, the readme of its repository and the MuffNet paper state.
+"""What the MENet paper, its repository's readme and the MuffNet paper state.
 
-The data are ``menet.yaml`` and ``muffnet.yaml`` beside this module, read once, when they are first asked for. Nothing
-in them is measured except each row's ``tolerance``, the deviation that our own count may have.
+The data are in ``menet.yaml`` and ``muffnet.yaml``, loaded on first use and cached. Nothing in them is measured, except
+each row's ``tolerance`` for our count.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PAPERS = ("menet", "muffnet")
 
 @cache
 def load_paper(name: str) -> Paper:
-    """Return what a paper states, validated; later calls return the same object.
+    """Return the data of a paper, validated; later calls return the same object.
 
     Raises:
         InputError: not one of :data:`PAPERS`.
     """
     if name not in PAPERS:
-        raise InputError(f"expected one of the papers {', '.join(PAPERS)}, found {name!r}{did_you_mean(name, PAPERS)}")
+        raise InputError(f"no paper is called {name!r}{did_you_mean(name, PAPERS)}: expected {' or '.join(PAPERS)}")
     text = files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     data = yaml.safe_load(text)
     data["tables"] = [_expand(name, table) for table in data["tables"]]
@@ -39,7 +39,7 @@ def load_papers() -> tuple[Paper, ...]:
 
 
 def stated_rows(paper: str | None = None, table: str | None = None) -> tuple[Row, ...]:
-    """Return the rows of both papers, of one, or of one table, in the order of the papers.
+    """Return the rows of both papers, of one paper or of one table, in the papers' order.
 
     Raises:
         InputError: no such paper, or no such table in it.
@@ -53,7 +53,7 @@ def stated_rows(paper: str | None = None, table: str | None = None) -> tuple[Row
 
 
 def _expand(paper: str, table: dict[str, Any]) -> dict[str, Any]:
-    """Give each row of a table its paper, its table and the table's defaults."""
+    """Add paper, table and the table's defaults to each row."""
     defaults = table.get("defaults", {})
     classes = table.get("classes", {})
     rows = []

@@ -1,10 +1,11 @@
 """The theory of the MuffNet paper (section 4) as functions; MENet's is ``compactnets.complexity.groups``.
 
-The paper bounds the magnitude of a network's Fourier transform and compares one stage whose M has the same entry ``a``
-everywhere with a plain network of equal cost. Where the paper's algebra does not hold the functions have the correct
-form, and ``as_printed=True`` the printed one. Lemma 1 itself does not hold as the paper quotes it, with the depth as
-exponent; ``as_cited=True`` takes the exponent of the theorem that it cites. docs/theory.md says what is wrong and why.
-Bounds are powers that leave the range of a float for images of a few pixels, so they are given as log10.
+The paper bounds the magnitude of a network's Fourier transform. It compares a stage in which every entry of M is ``a``
+with a plain network of equal cost. Where the paper's algebra is wrong, the functions compute the correct form, and
+``as_printed=True`` the printed one. Lemma 1 as quoted, with the depth as exponent, is wrong as well; ``as_cited=True``
+uses the exponent of the cited theorem. docs/theory.md explains the errors.
+
+Bounds are given as log10: as powers they exceed the range of a float even for images of a few pixels.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def log10_spectrum_bound(
     as_printed: bool = False,
     as_cited: bool = False,
 ) -> float:
-    """log10 of what the paper gives as the bound of a plain network's Fourier transform at a frequency (Corollary 3).
+    """log10 of the paper's bound on a plain network's Fourier transform at a frequency (Corollary 3).
 
-    Lemmas 1 and 2 give ``c (m_1 … m_L)^(s² + 1) |ω|^(-L - 1)``, which is what figure 4 plots. Printed is
+    Lemmas 1 and 2 give ``c (m_1 … m_L)^(s² + 1) |ω|^(-L - 1)``, which figure 4 plots. The printed form is
     ``c (m_1 … m_L) (s²)^(L + 1) |ω|^(-L - 1)``. Neither is a bound: a network of any depth can fall as ``|ω|^-2``.
 
     Args:
@@ -36,8 +37,9 @@ def log10_spectrum_bound(
         frequency: ``|ω|``, above zero.
         image_side: ``s``, pixels.
         constant: ``c``.
-        as_cited: the exponent of the cited theorem, ``-d - 1`` with the dimension ``d = s²`` of the input. It holds in
-            almost all directions; in those across the boundary of two linear regions the exponent is -2.
+        as_printed: use the printed form.
+        as_cited: use the exponent of the cited theorem, ``-d - 1`` for an input of dimension ``d = s²``. It holds in
+            almost all directions; across the boundary of two linear regions the exponent is -2.
 
     Raises:
         InputError: no layers, or a number that is not positive.
@@ -61,14 +63,14 @@ def log10_federated_bound(
     *,
     as_cited: bool = False,
 ) -> float:
-    """log10 of what the paper states for a stage in which every ``M[i][j] = a``: ``Σ_i c a^(i (s² + 1)) |ω|^(-i - 1)``.
+    """log10 of the paper's bound for a stage in which every ``M[i][j] = a``: ``Σ_i c a^(i (s² + 1)) |ω|^(-i - 1)``.
 
-    The paper takes the stage for a sum of plain networks, one of each depth i up to L and of width a (section 4), and
-    does not derive that its bound is the sum of theirs. On the stage itself, whose layers are wider, Corollary 3 gives
-    about the plain network's bound (:func:`stage_widths`).
+    The paper treats the stage as a sum of plain networks of width a, one of each depth i up to L (section 4). It does
+    not derive that the stage's bound is the sum of theirs. For the stage itself, whose layers are wider, Corollary 3
+    gives about the plain network's bound (:func:`stage_widths`).
 
     Args:
-        as_cited: as in :func:`log10_spectrum_bound`; all terms then have one exponent.
+        as_cited: as in :func:`log10_spectrum_bound`; all terms then have the same exponent.
 
     Raises:
         InputError: a number that is not positive.
@@ -83,10 +85,10 @@ def log10_federated_bound(
 
 
 def stage_widths(entry: float, num_layers: int) -> list[float]:
-    """Channels of each layer of a stage in which every ``M[i][j] = a``: the sums of its rows, ``La, (L - 1)a, …, a``.
+    """Return the channels of each layer of a stage in which every ``M[i][j] = a``: row sums, ``La, (L - 1)a, …, a``.
 
-    Their product is ``L! a^L``. For a = 32 and L = 4 its root is 70.8, the plain network's width m is 69.9 or 64.7: by
-    Corollary 3 the stage has about the bound of the plain network, with the same exponent.
+    Their product is ``L! a^L``. For a = 32 and L = 4 its L-th root is 70.8; the plain network's width m is 69.9 or
+    64.7. By Corollary 3 the stage thus has about the bound of the plain network, with the same exponent.
 
     Raises:
         InputError: a number that is not positive.
@@ -96,10 +98,10 @@ def stage_widths(entry: float, num_layers: int) -> list[float]:
 
 
 def federated_macs(entry: float, num_layers: int, image_side: int = 1, *, as_printed: bool = False) -> float:
-    """Multiply-adds of such a stage behind a full 3x3 convolution from one channel (FLOP_1).
+    """Return the multiply-adds of such a stage after a full 3x3 convolution from one channel (FLOP_1).
 
-    With the block of section 3.2, ``m_i² + 9 m_i + m_i m_j``: ``s² (9aL + L(L - 1)(a² L + 9a) / 2)``. Printed is
-    ``s² (9aL + a² L(L - 1)(L + 1) / 2)``, from blocks of ``3 m_i m_j``, while FLOPS_2 has the former.
+    With the block of section 3.2, ``m_i² + 9 m_i + m_i m_j``: ``s² (9aL + L(L - 1)(a² L + 9a) / 2)``. The printed form
+    is ``s² (9aL + a² L(L - 1)(L + 1) / 2)``, from blocks of ``3 m_i m_j``; FLOPS_2 uses the former.
 
     Raises:
         InputError: a number that is not positive.
@@ -114,7 +116,7 @@ def federated_macs(entry: float, num_layers: int, image_side: int = 1, *, as_pri
 
 
 def plain_macs(width: float, num_layers: int, image_side: int = 1) -> float:
-    """Multiply-adds of a plain network, ``s² (9m + (2m² + 9m)(L - 1))`` (FLOPS_2).
+    """Return the multiply-adds of a plain network, ``s² (9m + (2m² + 9m)(L - 1))`` (FLOPS_2).
 
     Raises:
         InputError: a number that is not positive.
@@ -124,9 +126,9 @@ def plain_macs(width: float, num_layers: int, image_side: int = 1) -> float:
 
 
 def equal_budget_width(entry: float, num_layers: int, *, as_printed: bool = False) -> float:
-    """Width m of the plain network that costs as much: :func:`plain_macs` of m is :func:`federated_macs` of ``entry``.
+    """Return the width m of the plain network of equal cost: its :func:`plain_macs` are the :func:`federated_macs`.
 
-    ``m = (-9L + sqrt(Δ)) / (4(L - 1))``, where Δ is the paper's with ``as_printed``. The image's size cancels.
+    ``m = (-9L + sqrt(Δ)) / (4(L - 1))``; with ``as_printed``, Δ is the paper's. The image's size cancels.
 
     Raises:
         InputError: a number that is not positive, or a single layer.
@@ -139,14 +141,14 @@ def equal_budget_width(entry: float, num_layers: int, *, as_printed: bool = Fals
 
 
 def crossing_frequency(entry: float, num_layers: int, image_side: int = 1, *, as_printed: bool = False) -> float:
-    """Frequency from which the federated stage's bound is above the plain network's of equal cost (figure 4).
+    """Return the frequency above which the federated stage's bound exceeds that of the plain network of equal cost.
 
-    The ratio of the two bounds rises with the frequency, so there is one crossing. It is of the bounds as the paper
-    has them; with the exponent of the cited theorem both fall alike and nothing crosses. Even for true upper bounds it
-    would not show that either network has more content there.
+    This is the crossing in figure 4. The ratio of the bounds rises with the frequency, so there is only one. It applies
+    to the paper's bounds; with the exponent of the cited theorem both fall alike and never cross. Even for true upper
+    bounds, a crossing would not show that either network has more content at these frequencies.
 
     Args:
-        as_printed: take the width m from the printed FLOP_1.
+        as_printed: use the width m from the printed FLOP_1.
 
     Raises:
         InputError: as in :func:`equal_budget_width`, or no crossing between 10^-300 and 10^300.
@@ -160,7 +162,7 @@ def crossing_frequency(entry: float, num_layers: int, image_side: int = 1, *, as
         )
 
     if excess(-300) > 0 or excess(300) < 0:
-        raise InputError(f"the bounds of a = {entry}, L = {num_layers}, s = {image_side} cross outside 10^±300")
+        raise InputError(f"the bounds for a = {entry}, L = {num_layers}, s = {image_side} cross outside 10^±300")
     return 10 ** float(brentq(excess, -300, 300, xtol=1e-12))
 
 

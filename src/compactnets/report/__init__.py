@@ -1,8 +1,9 @@
-"""The report on both papers: every table and figure, what they state, what was measured, and how.
+"""The report on both papers: every table and figure, with the stated values, our measurements and their origin.
 
-:mod:`~compactnets.report.evidence` finds what was measured among the records of :mod:`compactnets.recorded` and runs of
-the user's own; :mod:`~compactnets.report.tables` sets it beside what :mod:`compactnets.papers` states;
-:mod:`~compactnets.report.figures` and :mod:`~compactnets.report.diagrams` draw; :mod:`~compactnets.report.page` writes.
+:mod:`~compactnets.report.evidence` collects measurements from :mod:`compactnets.recorded` and the user's runs.
+:mod:`~compactnets.report.tables` compares them with the values of :mod:`compactnets.papers`.
+:mod:`~compactnets.report.figures` and :mod:`~compactnets.report.diagrams` draw. :mod:`~compactnets.report.page` writes
+the files.
 """
 
 from compactnets.report.page import write_report

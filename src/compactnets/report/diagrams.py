@@ -1,6 +1,6 @@
-"""The papers' figures that are diagrams, drawn by Graphviz from the modules that are built, not by hand.
+"""The papers' diagrams, drawn by Graphviz from the actual modules.
 
-A block is traced by ``torch.fx``: what the diagram shows is what the network computes.
+Blocks are traced by ``torch.fx``, so a diagram shows what the network computes.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ JOINS: Mapping[Any, str] = {
 
 
 class _Blocks(fx.Tracer):
-    """Keeps the package's own layers whole."""
+    """A tracer that does not look into the package's own layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (ConvNormAct, ChannelShuffle)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def block_diagram(block: nn.Module, channels: int) -> Digraph:
-    """Return the diagram of a block of MENet or MuffNet: its layers as nodes, named as its attributes are.
+    """Return the diagram of a block of MENet or MuffNet: its layers as nodes, named like its attributes.
 
     Args:
-        channels: of the input, for its label.
+        channels: input channels, for the label.
 
     Raises:
         InputError: the extra ``report`` is not installed.
@@ -94,7 +94,7 @@ def _convolution(layer: ConvNormAct) -> str:
 
 
 def sharing_diagram(sharing: SharingMatrix, start: int = 1) -> Digraph:
-    """Return MuffNet's figures 1 and 2: layers in a row, and which group of channels goes to which block."""
+    """Return MuffNet's figures 1 and 2: layers in a row, and the block that each group of channels goes to."""
     graph = _new_graph(rankdir="LR")
     size = len(sharing.entries)
     for layer, channels in enumerate(sharing.layer_channels, start=start):
@@ -106,13 +106,13 @@ def sharing_diagram(sharing: SharingMatrix, start: int = 1) -> Digraph:
     for i in range(size):
         for j, channels in sharing.splits(i):
             target = "out" if j == size - 1 else f"block{j + start + 1}"
-            # groups that wait for a later block are identity: they do not move it in the drawing
+            # groups for a later block are identity, so their edges must not affect the layout
             graph.edge(f"layer{i + start}", target, str(channels), constraint="true" if i == j else "false")
     return graph
 
 
 def network_diagram(name: str = "muffnet_x0_5", size: int = 224) -> Digraph:
-    """Return MuffNet's figure 3(d): the network with the maps between its parts."""
+    """Return MuffNet's figure 3(d): the network with the sizes of the maps between its parts."""
     with torch.device("meta"):
         model = create_model(name)
     assert isinstance(model, MuffNet)
@@ -204,8 +204,8 @@ def to_svg(draw: Callable[[], Digraph]) -> str:
         text = graph.pipe(format="svg", encoding="utf-8")
     except graphviz.ExecutableNotFound:
         raise InputError(
-            "diagrams need the program dot of Graphviz, which is not installed: apt-get install graphviz, "
-            "brew install graphviz, or graphviz.org"
+            "diagrams need Graphviz's program dot, which is not installed: apt-get install graphviz, "
+            "brew install graphviz, or see graphviz.org"
         ) from None
     return str(text[text.index("<svg") :])
 

@@ -1,4 +1,4 @@
-"""What was measured, with where each number comes from: command, recipe, seed, device, commit, date."""
+"""Measurements, each with its origin: command, recipe, seed, device, commit, date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from compactnets.recorded import FOLDER, load_results, network_label, read_class
 from compactnets.training.recipe_files import load_recipe
 
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
-# the data that a stated accuracy is of, and its classes: a folder of that name with others is something else
+# data and number of classes behind a stated accuracy: a folder of the same name may hold other classes
 DATA = {
     "top1": ("imagenet", 1000),
     "top5": ("imagenet", 1000),
@@ -53,9 +53,9 @@ class Measured:
 
     Attributes:
         value: in percent or milliseconds.
-        spread: standard deviation over seeds, where there are several.
-        remark: what a reader must know before comparing it.
-        epochs: of training; 0 where nothing was trained here.
+        spread: standard deviation over seeds, if there are several.
+        remark: what to know before comparing the number.
+        epochs: of training; 0 if nothing was trained here.
     """
 
     value: float
@@ -65,19 +65,19 @@ class Measured:
     epochs: int = 0
 
     def reproduces(self, reproduction: Reproduction) -> bool:
-        """Whether it comes of the recipe of the table, at its full length."""
+        """Whether it was trained by the table's recipe, at full length."""
         return self.origin.recipe == reproduction.recipe and self.epochs >= full_epochs(reproduction)
 
 
 class Evidence:
-    """All records, and the runs that the user names.
+    """All recorded results, and the user's runs.
 
     Args:
-        runs: folders of finished runs, or of ablations (``compactnets papers ablation``).
-        folder: the records.
+        runs: folders of finished runs or ablations (``compactnets papers ablation``).
+        folder: the recorded results.
 
     Raises:
-        InputError: a folder that is neither.
+        InputError: a folder that holds neither.
     """
 
     def __init__(self, runs: Iterable[Path] = (), folder: Path = FOLDER) -> None:
@@ -95,9 +95,9 @@ class Evidence:
                 self.runs.append({**read_classifier_run(path), "note": ""})
 
     def accuracy(self, row: Row, metric: str) -> Measured | None:
-        """Return what was measured of a row's network for a metric that it states, such as ``"cifar10"``.
+        """Return our measurement of a metric in a row, such as ``"cifar10"``; ``None`` if there is none.
 
-        Of several settings the one that was trained longest counts (:func:`_summarize`).
+        Of several settings, the one trained longest (:func:`_summarize`).
         """
         if metric not in DATA:
             return None
@@ -112,9 +112,9 @@ class Evidence:
         return _summarize(runs, key) if runs else None
 
     def sample(self, row: Row, metric: str) -> Measured | None:
-        """Return an accuracy of a row's network on other images than the paper's, or of weights from elsewhere.
+        """Return the accuracy of a row's network on other images than the paper's, or with weights from elsewhere.
 
-        It does not compare with what the paper states.
+        It is not comparable with the paper's.
         """
         for result in self._evaluations if metric in EVALUATED else ():
             if _same_network(result, row):
@@ -122,7 +122,7 @@ class Evidence:
         return None
 
     def latency(self, row: Row) -> Measured | None:
-        """Return the fastest float32 format of a row's network at the row's input size, in milliseconds."""
+        """Return the latency of a row's network in its fastest float32 format, at the row's input size, in ms."""
         found = [
             (each["milliseconds"]["median"], result, each)
             for result in self._latency.values()
@@ -146,7 +146,7 @@ class Evidence:
         return Measured(value, origin, remark=remark)
 
     def others(self, rows: Iterable[Row]) -> list[Measured]:
-        """Return the runs, longest first, on CIFAR of networks that no row has: name of the network in ``remark``."""
+        """Return the CIFAR results of networks that are in no row; ``remark`` names the network."""
         known = list(rows)
         groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         for run in self.runs:
@@ -162,11 +162,11 @@ class Evidence:
         return results
 
     def hours(self, reproduction: Reproduction, macs: int) -> float | None:
-        """Return about how long a run would take on the device of the records, or ``None`` if they do not tell.
+        """Estimate how long a run would take on the device of the recorded results; ``None`` if they do not tell.
 
-        A classifier: three times its multiply-adds for each image (forward, and twice that backward) at the rate of
-        the fastest recorded run (:attr:`training_rate`). A detector: the seconds per image of the recorded ones of its
-        kind, in proportion to the multiply-adds of the backbone.
+        For a classifier, three times its multiply-adds per image (one forward, two backward) at the rate of the fastest
+        recorded run (:attr:`training_rate`). For a detector, the recorded seconds per image of its kind, scaled by the
+        multiply-adds of the backbone.
         """
         epochs = full_epochs(reproduction)
         if not reproduction.detector:
@@ -181,7 +181,7 @@ class Evidence:
         return min(paces) * macs * reproduction.images * epochs / 3600 if paces else None
 
     def training_hours(self, macs: int, images: int, epochs: int) -> float | None:
-        """Return about how long a classifier of ``macs`` multiply-adds takes for ``epochs`` times ``images``."""
+        """Estimate the hours that a classifier of ``macs`` multiply-adds trains for ``epochs`` epochs of ``images``."""
         return None if self.training_rate is None else 3 * macs * images * epochs / self.training_rate / 3600
 
     @cached_property
@@ -192,7 +192,7 @@ class Evidence:
 
 
 def command_for(row: Row, reproduction: Reproduction) -> str:
-    """Return the command that trains a row's network as its table's recipe says."""
+    """Return the command that trains a row's network by its table's recipe."""
     parts = [f"compactnets train {reproduction.recipe} --data {reproduction.data} --model {row.model}"]
     parts += [f"--set {key}={value}" for key, value in reproduction.settings.items()]
     parts += [f"--set model_arguments.{key}={value}" for key, value in own_arguments(row.arguments).items()]
@@ -215,7 +215,7 @@ def _same_network(run: Mapping[str, Any], row: Row) -> bool:
 
 
 def _summarize(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> Measured:
-    """Return the mean over the seeds of the setting that was trained longest; of several, that with the best mean."""
+    """Return the mean over seeds of the setting that was trained longest; of several, the one with the best mean."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         settings = {key: value for key, value in run["recipe"].items() if key != "seed"}
@@ -248,7 +248,7 @@ def _mean(runs: Sequence[dict[str, Any]]) -> float:
 
 
 def _evaluated(result: Mapping[str, Any], key: str) -> Measured:
-    """Return an accuracy on a sample, with what it is of."""
+    """Return an accuracy on a sample; the remark says of which weights and images."""
     origin = Origin(
         what="evaluation",
         command=result["command"],

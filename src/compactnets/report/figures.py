@@ -1,4 +1,4 @@
-"""The papers' figures that are plots, drawn from what the papers state, what was measured and the theory, as SVG."""
+"""The papers' plots, drawn as SVG from stated values, measurements and theory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = {  # family -> what a plot calls it, its marker and its colour
+STYLES = {  # family -> label, marker, colour
     "menet": ("MENet", "o", "C3"),
     "muffnet": ("MuffNet", "o", "C3"),
     "shufflenet": ("ShuffleNet", "s", "C0"),
@@ -44,14 +44,14 @@ STYLES = {  # family -> what a plot calls it, its marker and its colour
 
 
 def to_svg(figure: Figure) -> str:
-    """Return a figure as SVG text that is the same at every call; text stays text."""
+    """Return a figure as deterministic SVG text; labels stay text."""
     buffer = io.StringIO()
     write_figure(figure, buffer, "svg")
     return buffer.getvalue()
 
 
 def accuracy_against_macs(paper: Paper, tables: Sequence[str], evidence: Evidence, metric: str = "top1") -> Figure:
-    """MENet's figure 4 and MuffNet's figure 6: stated accuracy of each family over multiply-adds, ours in outline."""
+    """MENet's figure 4 and MuffNet's figure 6: stated accuracy of each family against multiply-adds; ours outlined."""
     figure, axes = _axes(7, 4.6)
     rows = {(row.model, row.value(metric)): row for name in tables for row in paper.table(name).rows if row.macs}
     for family, (title, marker, colour) in STYLES.items():
@@ -77,9 +77,10 @@ def accuracy_against_macs(paper: Paper, tables: Sequence[str], evidence: Evidenc
 
 
 def spectrum(entry: float = 32, num_layers: int = 4) -> Figure:
-    """MuffNet's figure 4 both ways: with the depth as exponent, as it is quoted, and with the cited theorem's.
+    """MuffNet's figure 4 in two versions: the depth as exponent, as the paper quotes, and the cited theorem's exponent.
 
-    Each with the printed cost and with equal blocks on both sides. On the left also Corollary 3 of the stage itself.
+    Each with the printed cost and with equal blocks on both sides. The left one also shows Corollary 3 applied to the
+    stage itself.
     """
     from matplotlib.figure import Figure
 
@@ -91,8 +92,8 @@ def spectrum(entry: float = 32, num_layers: int = 4) -> Figure:
         axes.plot(exponents, [bound(10**x) for x in exponents], color=colour, linestyle=line, label=label)
 
     for axes, as_cited, title in (
-        (quoted, False, "as the paper quotes it: falls as the frequency to -L - 1"),
-        (cited, True, "as the cited theorem has it: to -d - 1, here -2"),
+        (quoted, False, "as the paper quotes: frequency to the power of -L - 1"),
+        (cited, True, "as the cited theorem states: to the power of -d - 1, here -2"),
     ):
         for printed, line in ((False, "--"), (True, "-")):
             width = equal_budget_width(entry, num_layers, as_printed=printed)
@@ -105,10 +106,10 @@ def spectrum(entry: float = 32, num_layers: int = 4) -> Figure:
             plain = partial(log10_spectrum_bound, [width] * num_layers, as_cited=as_cited)
             draw(axes, plain, "C0", line, f"plain, m = {width:.2f} ({what}){where}")
         federated = partial(log10_federated_bound, entry, num_layers, as_cited=as_cited)
-        draw(axes, federated, "C3", "-", f"M[i][j] = {entry:g}, L = {num_layers}, as the paper states it")
+        draw(axes, federated, "C3", "-", f"M[i][j] = {entry:g}, L = {num_layers}, as the paper states")
         if not as_cited:
             stage = partial(log10_spectrum_bound, stage_widths(entry, num_layers))
-            draw(axes, stage, "C1", ":", "Corollary 3 of the stage itself")
+            draw(axes, stage, "C1", ":", "Corollary 3 for the stage itself")
         axes.set(xlabel="log10 of the frequency", title=title)
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.25)
@@ -119,14 +120,14 @@ def spectrum(entry: float = 32, num_layers: int = 4) -> Figure:
 
 
 def lost_connections() -> Figure:
-    """MENet's equation 3 against the number of groups, with what a count of built networks gives."""
+    """MENet's equation 3 against the number of groups, with counts from actual networks."""
     figure, axes = _axes(7, 4)
     groups = np.arange(1, 17)
     axes.plot(groups, [100 * lost_share(int(g)) for g in groups], color="0.5", label="(G - 1) / G, equation 3")
     for family, names, marker, colour in (
         ("ShuffleNet 1x", {g: f"shufflenet_g{g}_x1_0" for g in (2, 3, 4, 8)}, "s", "C0"),
         (
-            "MENet (connected again by merging)",
+            "MENet (reconnected by merging)",
             {3: "menet_228_12x1_g3", 4: "menet_256_12x1_g4", 8: "menet_352_12x1_g8"},
             "o",
             "C3",
@@ -147,7 +148,7 @@ def lost_connections() -> Figure:
 
 
 def shuffle(channels: int = 9, groups: int = 3) -> Figure:
-    """MENet's figure 1: where the channel shuffle puts each channel."""
+    """MENet's figure 1: where the channel shuffle moves each channel."""
     from matplotlib.figure import Figure
 
     order = channel_shuffle(torch.arange(channels).view(1, channels, 1, 1), groups).flatten().tolist()
@@ -170,7 +171,7 @@ def shuffle(channels: int = 9, groups: int = 3) -> Figure:
 
 
 def matrices(name: str = "muffnet_x0_5", sharing: Sequence[Sequence[Sequence[int]]] | None = None) -> Figure:
-    """MuffNet's figure 5: the sharing matrices of a network, or of one with a sharing of its own."""
+    """MuffNet's figure 5: the sharing matrices of a network; ``sharing`` replaces them."""
     arguments = {} if sharing is None else {"sharing": sharing}
     with torch.device("meta"):
         return sharing_figure(create_model(name, **arguments))

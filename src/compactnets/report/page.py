@@ -1,4 +1,4 @@
-"""Writing the report: a page that needs no other file, the same as Markdown, its figures, and its values as JSON."""
+"""Write the report: a self-contained HTML page, the same in Markdown, the figures, and the values as JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FIGURES = "figures"
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure: its place in the paper, what it shows, its file, and its SVG or why there is none."""
+    """A figure: its place in the paper, caption, file name, and its SVG or the reason why it is missing."""
 
     place: str
     caption: str
@@ -52,13 +52,13 @@ def write_report(output: str | Path, runs: Iterable[str | Path] = ()) -> dict[st
     """Write ``report.html``, ``report.md``, ``report.json`` and ``figures/*.svg`` to a folder.
 
     Args:
-        runs: folders of runs or ablations of the user's own, besides the recorded ones.
+        runs: folders of the user's runs or ablations, in addition to the recorded ones.
 
     Returns:
-        The report's values, as ``report.json`` has them.
+        The report's values, the content of ``report.json``.
 
     Raises:
-        InputError: a folder that is not of a run, or ``output`` cannot be written.
+        InputError: a folder that holds no run, or ``output`` cannot be written.
     """
     output = as_path(output)
     check_folder(output)
@@ -149,7 +149,7 @@ def _theory(entry: float = 32, num_layers: int = 4) -> list[dict[str, Any]]:
 
 
 def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
-    """Draw every figure of a paper that it is possible to draw."""
+    """Draw every figure of a paper that can be drawn."""
     if paper.paper == "menet":
         curve = partial(figures.accuracy_against_macs, paper, ("IV",), evidence)
         return [
@@ -162,9 +162,7 @@ def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
         ]
     curve = partial(figures.accuracy_against_macs, paper, ("6",), evidence)
     return [
-        _diagram(
-            "Figures 1 and 2", "A stage of 4 layers: which group goes where", "muffnet-1", diagrams.worked_sharing
-        ),
+        _diagram("Figures 1 and 2", "A stage of 4 layers: where each group goes", "muffnet-1", diagrams.worked_sharing),
         _diagram("Figure 3 (a)", "Normal block", "muffnet-3a", diagrams.normal_block),
         _diagram("Figure 3 (b)", "Normal block with residual link", "muffnet-3b", diagrams.residual_block),
         _diagram("Figure 3 (c)", "Reduction block", "muffnet-3c", diagrams.reduction_block),
@@ -176,7 +174,7 @@ def _figures(paper: Paper, evidence: Evidence) -> list[Drawn]:
 
 
 def _own_matrices(evidence: Evidence) -> list[Drawn]:
-    """Draw the M of each network of an ablation that is not the paper's, such as one that was learned."""
+    """Draw each M in the ablations that is not from the paper, such as a learned one."""
     return [
         _plot(
             row["label"],
@@ -195,7 +193,7 @@ def _plot(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn
 def _diagram(place: str, caption: str, name: str, draw: Callable[[], Any]) -> Drawn:
     try:
         return Drawn(place, caption, f"{name}.svg", diagrams.to_svg(draw))
-    except InputError as error:  # a report without diagrams is better than none
+    except InputError as error:  # a report without diagrams is better than no report
         return Drawn(place, caption, f"{name}.svg", None, str(error))
 
 
@@ -212,7 +210,7 @@ def _render(name: str, values: dict[str, Any], drawn: dict[str, list[Drawn]]) ->
 
 
 def word_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Return of each column whether it holds words, which stand to the left, or numbers, which stand to the right."""
+    """Return for each column whether it holds words (left-aligned) or numbers (right-aligned)."""
     numbers = re.compile(r"[-+\u00b1\u00d7\u2013.,\d\s%]*")
     return [not all(numbers.fullmatch(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The papers' tables with what was measured beside what they state, as plain values that a page can show."""
+"""The papers' tables with stated and measured values, as plain data for the page."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SMALL, LARGE = (3, 32, 32), (3, 224, 224)
 
 @dataclass
 class Origins:
-    """The origins of all numbers of a page, each under one number from 1."""
+    """The origins of all numbers on a page, numbered from 1."""
 
     found: list[Origin] = field(default_factory=list)
 
     def number(self, origin: Origin) -> int:
-        """Return the number of an origin, a new one where it has none yet."""
+        """Return the number of an origin; a new one gets the next number."""
         if origin not in self.found:
             self.found.append(origin)
         return self.found.index(origin) + 1
@@ -44,10 +44,10 @@ class Origins:
 def paper_tables(
     paper: Paper, costs: Mapping[str, RowCost], evidence: Evidence, origins: Origins
 ) -> list[dict[str, Any]]:
-    """Return every table of a paper: heading, rows of stated and measured values, and what was not run.
+    """Return every table of a paper: heading, rows of stated and measured values, and the runs that are missing.
 
     Args:
-        costs: our counts by the name of the row (:attr:`compactnets.papers.schema.Row.name`).
+        costs: our counts by row name (:attr:`compactnets.papers.schema.Row.name`).
     """
     return [_table(table, costs, evidence, origins) for table in paper.tables]
 
@@ -133,7 +133,7 @@ def _accuracy_cells(row: Row, metric: str, measured: Measured | None, origins: O
 
 
 def _sample(row: Row, evidence: Evidence, origins: Origins) -> dict[str, Any] | None:
-    """Return what is known of a row's network on other images, in a sentence: in the table it would pass for ours."""
+    """Return a sentence on a row's accuracy on other images; in the table it would look comparable."""
     found = {
         metric: sample
         for metric in row.metrics
@@ -143,8 +143,8 @@ def _sample(row: Row, evidence: Evidence, origins: Origins) -> dict[str, Any] | 
         return None
     one = next(iter(found.values()))
     values = ", ".join(f"{sample.value:.2f} % {metric.replace('top', 'top-')}" for metric, sample in found.items())
-    text = f"{row.label}: not measured on the paper's images. What is known is of {one.remark}: {values}"
-    return {"text": f"{text}, which does not compare with the table.", "origin": origins.number(one.origin)}
+    text = f"{row.label}: not measured on the paper's images. With {one.remark}: {values}"
+    return {"text": f"{text}, not comparable with the table.", "origin": origins.number(one.origin)}
 
 
 def _latency_cell(measured: Measured | None, origins: Origins) -> dict[str, Any]:
@@ -158,15 +158,15 @@ def _not_run(command: str, row: Row, reproduction: Reproduction, evidence: Evide
     arguments = tuple(sorted(row.arguments.items()))
     try:
         hours = evidence.hours(reproduction, count_network(row.model, arguments, row.input_size or LARGE)[0])
-    except InputError:  # the network needs an extra
+    except InputError:  # the network needs a missing extra
         hours = None
     return {"row": row.label, "data": reproduction.data, "command": command, "cost": describe_hours(hours)}
 
 
 def describe_hours(hours: float | None) -> str:
-    """Return an estimate in words, to two digits."""
+    """Return an estimate in words, with two digits."""
     if hours is None:
-        return "cost not known"
+        return "cost unknown"
     for limit, unit, per in ((72, "hours", 1), (24 * 400, "days", 24)):
         if hours < limit:
             return f"about {_two_digits(hours / per)} {unit}"
@@ -178,7 +178,7 @@ def _two_digits(value: float) -> str:
 
 
 def _class_table(table: Table) -> dict[str, Any] | None:
-    """Return the average precision of each class (MENet, Table VIII), which is stated only."""
+    """Return the stated average precision of each class (MENet, Table VIII)."""
     if not table.classes:
         return None
     rows = [[row.label, *(f"{(row.ap or {})[name]:.1f}" for name in table.classes.values())] for row in table.rows]
@@ -186,7 +186,7 @@ def _class_table(table: Table) -> dict[str, Any] | None:
 
 
 def _layout(table: Table) -> dict[str, Any] | None:
-    """Return the body of an architecture table (MENet, Table I), and whether our networks have the same maps."""
+    """Return the body of an architecture table (MENet, Table I), and whether our networks' feature maps agree."""
     if not table.layout:
         return None
     with torch.device("meta"):
@@ -208,7 +208,7 @@ def _layout(table: Table) -> dict[str, Any] | None:
 
 
 def claims(paper: Paper) -> list[dict[str, Any]]:
-    """Return what the text says of the tables, and whether they bear it out."""
+    """Return the numbers that the text quotes, and whether tables and computation support them."""
     return [
         {
             "where": claim.where,
@@ -231,12 +231,12 @@ def claims(paper: Paper) -> list[dict[str, Any]]:
 
 
 def _number(value: float) -> str:
-    """Return four significant digits, and large counts in full: never an exponent."""
+    """Return four significant digits, or all digits of a large count; never an exponent."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def ablations(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return every ablation: what was run of it, or the command that runs it and about what it costs."""
+    """Return every ablation: its results, and for missing runs the command and an estimate of the cost."""
     return [_ablation(name, evidence) for name in ABLATIONS]
 
 
@@ -271,5 +271,5 @@ def _ablation_result(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def origin_rows(origins: Origins) -> list[dict[str, Any]]:
-    """Return the origins as plain values, in the order of their numbers."""
+    """Return the origins as plain data, in order of their numbers."""
     return [asdict(origin) for origin in origins.found]

@@ -1,7 +1,6 @@
-"""The tasks, and what lies at a path.
+"""The registry of tasks.
 
-:data:`TASKS` is all that there is to registering one: a line. :func:`compactnets.tasks.opening.open_model` opens what
-any of them has written.
+One line in :data:`TASKS` registers a task. :func:`compactnets.tasks.opening.open_model` opens the files of any task.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from compactnets.errors import InputError, did_you_mean
 from compactnets.tasks.contract import Task
 from compactnets.training.checkpoint import DEFAULT_TASK
 
-# name -> "module:attribute" of its Task; imported when it is needed
+# name -> "module:attribute" of its Task; imported on first use
 TASKS = {
     "classification": "compactnets.classification.task:TASK",
     "detection": "compactnets.detection.task:TASK",
@@ -25,7 +24,7 @@ def find_task(name: str) -> Task[Any]:
     """Return a task by its name.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: no task has this name.
     """
     if name not in TASKS:
         raise InputError(f"no task is called {name!r}{did_you_mean(name, TASKS)}: expected one of {', '.join(TASKS)}")
@@ -36,7 +35,7 @@ def find_task(name: str) -> Task[Any]:
 
 
 def task_of_data(names: Sequence[str]) -> Task[Any]:
-    """Return the task whose data these are: the first besides the default that says so, or else the default."""
+    """Return the task that some data belong to: the first that claims them, or the default task."""
     for task in (find_task(name) for name in TASKS if name != DEFAULT_TASK):
         if any(task.holds(each) for each in names):
             return task

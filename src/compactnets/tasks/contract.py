@@ -1,7 +1,7 @@
-"""What a task is: the contract that classification, detection and whatever comes next fulfil.
+"""The contract of a task, such as classification or detection.
 
 A task is one folder with a subclass of :class:`Task`, and one line in :data:`compactnets.tasks.TASKS`. The verbs of the
-command line and of the Python API (:mod:`compactnets.api`) know no task by name.
+command line and the Python API (:mod:`compactnets.api`) know no task by name.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Verb = Literal["load", "train", "evaluate", "predict", "export", "profile", "che
 
 
 class Options(BaseModel):
-    """The options of a verb that one task has and others lack; an option that is not a field is refused."""
+    """Task-specific options of a verb; options that are not fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     @classmethod
     def take(cls, given: Mapping[str, Any], what: str) -> Self:
-        """Make the options of those that were given; ``None`` is none given.
+        """Build the options from the given values; ``None`` means not given.
 
         Args:
-            given: by name, as Python has them (``on_error``); the command line's have dashes.
-            what: what takes them, for the error: "classification".
+            given: values by Python name (``on_error``; the command line uses dashes).
+            what: verb and task, for errors: "train for classification".
 
         Raises:
-            InputError: one that is not an option here, or a value that it does not take.
+            InputError: an unknown option, or an invalid value.
         """
         try:
             return cls.model_validate({key: value for key, value in given.items() if value is not None})
@@ -52,7 +52,7 @@ class Options(BaseModel):
             if problem["type"] == "extra_forbidden":
                 known = ", ".join("--" + name.replace("_", "-") for name in cls.model_fields)
                 raise InputError(
-                    f"{option} means nothing for {what}: leave it out (it takes {known or 'none'})"
+                    f"{option} is not an option of {what}: remove it (options: {known or 'none'})"
                 ) from None
             message = problem["msg"].removeprefix("Value error, ")
             raise InputError(f"{option}: {message}, found {problem['input']!r}") from None
@@ -60,15 +60,15 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Model:
-    """A network that can be used, whatever its task and wherever it came from.
+    """A network ready for use, of any task and origin.
 
     Attributes:
-        task: what it is for.
-        network: in evaluation mode; an exported one runs in its own runtime.
-        record: what says how to feed and read it, of the task's own kind.
-        name: what was asked for: a path, or a name.
-        kind: a network by its name (fresh weights), a checkpoint, or an artifact (an exported network).
-        device: where it computes.
+        task: its task.
+        network: the module, in evaluation mode; an exported network runs in its own runtime.
+        record: the task's record: classes, preprocessing, and how to read the outputs.
+        name: the path or name it was opened by.
+        kind: a network by name (fresh weights), a checkpoint, or an artifact (an exported network).
+        device: the device it runs on.
     """
 
     task: Task
@@ -80,7 +80,7 @@ class Model:
 
     @property
     def class_names(self) -> list[str]:
-        """The classes, in the order of the outputs or labels."""
+        """The classes, in order of the outputs or labels."""
         return list(self.record.class_names)
 
     def __call__(self, *inputs: Any) -> Any:
@@ -89,68 +89,68 @@ class Model:
 
 
 class Figures(Protocol):
-    """What an evaluation gives: for JSON, and for a person."""
+    """The result of an evaluation."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
 
     def show(self, title: str) -> None:
-        """Print what a person reads; ``title`` says what was evaluated on what."""
+        """Print it as text; ``title`` names the network and the data."""
 
 
 class Result(Protocol):
-    """What an export or a count of cost gives: for JSON, and for a person."""
+    """The result of an export or a profile."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
 
     def show(self) -> None:
-        """Print what a person reads."""
+        """Print it as text."""
 
 
 class Prediction(Protocol):
-    """What a network says of one image, or of one frame of a video; or why it says nothing."""
+    """The prediction for an image or a video frame, or the error that prevented it."""
 
     @property
     def name(self) -> str:
-        """What stands above it: the path, of a frame with its number and time."""
+        """The heading: the path; for a frame, with its number and time."""
 
     @property
     def error(self) -> str | None:
-        """Why there is nothing to say."""
+        """The error, if there is no prediction."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
 
     def lines(self) -> Iterable[str]:
-        """Yield what a person reads below the name."""
+        """Yield the lines of text below the heading."""
 
     def rows(self) -> Iterable[Sequence[Any]]:
-        """Yield the rows of a CSV file, with the columns of the task's ``columns``."""
+        """Yield the rows of a CSV file, with the task's ``columns``."""
 
 
 class Report(Protocol):
-    """What a look at data found."""
+    """The result of a data check."""
 
     @property
     def clean(self) -> bool:
-        """Whether there is no problem."""
+        """Whether no problem was found."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
 
     def lines(self, limit: int) -> Iterable[str]:
-        """Yield what a person reads; of each kind of problem the first ``limit``."""
+        """Yield the lines of text; at most ``limit`` problems of each kind."""
 
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What a verb was told of the data.
+    """The data that a verb works on.
 
     Attributes:
-        names: what ``--data`` names; some tasks take several as one set.
-        download: whether public sets may be fetched.
-        workers: processes that load images, besides the main one; ``None``: what suits the work.
+        names: values of ``--data``; some tasks accept several as one set.
+        download: whether public sets may be downloaded.
+        workers: worker processes that load images; ``None``: chosen automatically.
     """
 
     names: Sequence[str]
@@ -159,43 +159,43 @@ class DataRequest:
 
     @property
     def text(self) -> str:
-        """What a line calls the data."""
+        """The data's name in messages."""
         return ", ".join(self.names)
 
     def only(self, task: str) -> str:
-        """Return the name of the data of a task that takes one source.
+        """Return the data's only name, for a task that takes a single source.
 
         Raises:
-            InputError: several were given.
+            InputError: several names were given.
         """
         if len(self.names) != 1:
             raise InputError(f"{task} takes one source of images, found {len(self.names)}: {self.text}")
         return self.names[0]
 
     def refuse_download(self, task: str) -> None:
-        """Raise where a download is asked for of a task that has none.
+        """Refuse ``download``, for a task without public sets.
 
         Raises:
-            InputError: it is.
+            InputError: a download was requested.
         """
         if self.download:
-            raise InputError(f"--download fetches public sets of images with labels, none of {task}: leave it out")
+            raise InputError(f"--download fetches public sets of images with labels, none for {task}: remove it")
 
 
 RecipeT = TypeVar("RecipeT", bound=RunRecipe)
 
 
 class Task(ABC, Generic[RecipeT]):
-    """What can be trained, evaluated, used and exported in one way.
+    """A kind of network and everything the verbs do with it.
 
     Attributes:
-        name: what records and recipes state as their ``task``.
-        recipe: kind of its recipes.
-        record: kind of the records beside its checkpoints.
-        artifact: kind of the records of its exported networks, with ``network``, a ``record``; ``None``: no export.
-        options: verb -> the options that this task has there besides those of every task.
-        columns: of the CSV file of predictions.
-        images: what an error calls its data: "images with boxes".
+        name: the ``task`` in records and recipes.
+        recipe: type of its recipes.
+        record: type of its checkpoints' records.
+        artifact: type of its exported networks' records, whose ``network`` is a ``record``; ``None``: no export.
+        options: verb -> its task-specific options.
+        columns: columns of the CSV file of predictions.
+        images: name of its data in errors: "images with boxes".
     """
 
     name: ClassVar[str]
@@ -207,42 +207,42 @@ class Task(ABC, Generic[RecipeT]):
     images: ClassVar[str] = "images"
 
     def take(self, verb: Verb, given: Mapping[str, Any]) -> Any:
-        """Return the options of a verb, checked.
+        """Return the validated options of a verb.
 
         Raises:
-            InputError: one that this task does not take there.
+            InputError: an option that this task's verb does not have.
         """
-        return self.options.get(verb, Options).take(given, f"{verb} of {self.name}")
+        return self.options.get(verb, Options).take(given, f"{verb} for {self.name}")
 
     # ------------------------------------------------------------------------------------------------ data
 
     @abstractmethod
     def holds(self, name: str) -> bool:
-        """Whether what ``--data`` names is of this task, complete or not."""
+        """Whether a value of ``--data`` is data of this task, complete or not."""
 
     @abstractmethod
     def open_run(self, recipe: RecipeT, data: DataRequest, options: Any) -> tuple[Source, Source]:
         """Open the two splits of a training run.
 
         Raises:
-            InputError: what cannot be used; everything that a run would meet later is met here.
+            InputError: data that cannot be used; everything that would stop the run later is reported here.
         """
 
     @abstractmethod
     def open_split(self, model: Model, data: DataRequest, split: str, options: Any) -> Source:
-        """Open the split to evaluate a network on, checked against its classes.
+        """Open a split to evaluate a network on, and compare its classes with the network's.
 
         Raises:
-            InputError: what cannot be used.
+            InputError: data that cannot be used.
         """
 
     def check(self, data: DataRequest, split: str, options: Any) -> Report:
-        """Look at every image and its labels before a run does.
+        """Check every image and its annotations.
 
         Raises:
-            InputError: the data cannot be opened, or the task has no such check.
+            InputError: the data cannot be opened, or the task has no data check.
         """
-        raise InputError(f"{self.name} has no check of data")
+        raise InputError(f"{self.name} has no data check")
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -250,22 +250,22 @@ class Task(ABC, Generic[RecipeT]):
     def setup(
         self, recipe: RecipeT, train: Any, val: Any, output: Path, init: Path | None, world: World, options: Any
     ) -> TrainingSetup:
-        """Return the network with its first weights, its images, loss and score, for the training loop."""
+        """Return what the training loop needs: network with initial weights, loaders, loss and score."""
 
     def network_of(self, init: Path | None, options: Any) -> str | None:
-        """Return the name of the network to train where neither recipe nor caller may say it; ``None``: the recipe's.
+        """Return the name of the network if ``init`` determines it; ``None``: the recipe does.
 
         Raises:
-            InputError: it follows from ``init``, which is missing or cannot be used.
+            InputError: ``init`` determines it, but is missing or unusable.
         """
         return None
 
     def summarize(self, recipe: RecipeT, result: TrainResult) -> str:
-        """Return what a line says of a finished run."""
+        """Return one line of text about a finished run."""
         return f"best {result.best:.2f} % after {result.epochs} epochs in {result.seconds:.0f} s"
 
     def finish(self, setup: Any, output: Path, world: World) -> None:
-        """Write what a finished run leaves besides, such as a page of examples. Called in every process."""
+        """Write further results of a finished run, such as a page of examples. Called in every process."""
 
     def train(
         self,
@@ -278,13 +278,20 @@ class Task(ABC, Generic[RecipeT]):
         world: World | None = None,
         options: Any = None,
     ) -> TrainResult:
-        """Train as a recipe says; see :func:`compactnets.training.loop.run`.
+        """Train by a recipe; see :func:`compactnets.training.loop.run`.
+
+        Args:
+            train: the training split, as :meth:`open_run` opens it.
+            val: the validation split.
+            init: checkpoint with the initial weights.
+            options: the task's own options of ``train``; the defaults if not given.
 
         Raises:
-            InputError: what the loop raises, or a network and images that do not fit.
+            InputError: as the loop, or a network and images that do not fit.
         """
         output, init, world = as_path(output), None if init is None else as_path(init), world or World()
-        with own_run_folder(output, world):  # before the network is made, which may take a while
+        options = self.take("train", {}) if options is None else options
+        with own_run_folder(output, world):  # before the network is built: calibrating it takes a while
             setup = self.setup(recipe, train, val, output, init, world, options)
             result = run(setup, output, world)
             self.finish(setup, output, world)
@@ -294,68 +301,68 @@ class Task(ABC, Generic[RecipeT]):
 
     @abstractmethod
     def load(self, path: Path, device: torch.device, options: Any) -> tuple[nn.Module, Any]:
-        """Return the network of a checkpoint, in evaluation mode, and its record.
+        """Return a checkpoint's network, in evaluation mode, and its record.
 
         Raises:
-            InputError: it cannot be used.
+            InputError: a checkpoint that cannot be used.
         """
 
     def build(self, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, Any]:
-        """Return a network by its name, with fresh weights, in evaluation mode, and a record as a checkpoint has it.
+        """Return a network by name, with fresh weights and in evaluation mode, and a record as for a checkpoint.
 
         Raises:
-            InputError: there is none of this name, or the task has no networks by name.
+            InputError: no network has this name, or the task has no named networks.
         """
-        raise InputError(f"{self.name} has no networks by name: give a checkpoint, found {name}")
+        raise InputError(f"{self.name} has no named networks: give a checkpoint, found {name}")
 
     def load_artifact(self, path: Path, threads: int | None, options: Any) -> tuple[nn.Module, Any]:
-        """Return an exported network as a module that runs in its own runtime, and the record of its checkpoint.
+        """Return an exported network as a module that runs in its own runtime, and its checkpoint's record.
 
         Raises:
-            InputError: it cannot be used, or the task has no export.
+            InputError: an artifact that cannot be used, or the task has no export.
         """
         raise InputError(f"{self.name} has no exported networks")
 
     @abstractmethod
     def evaluate(self, model: Model, source: Any, split: str, workers: int, world: World, options: Any) -> Figures:
-        """Measure how good a network is on a split."""
+        """Measure the quality of a network on a split."""
 
     @abstractmethod
     def predict(self, model: Model, images: Iterable[str | Picture], every: int, options: Any) -> Iterator[Prediction]:
-        """Yield what a network says of images, one by one; what cannot be read yields a prediction with an error.
+        """Yield the prediction for each image; an unreadable one yields a prediction with an error.
 
         Args:
-            images: files of images and videos, or pictures (:func:`compactnets.data.inputs.find_files`).
-            every: of a video, one frame in so many.
+            images: image and video files, or pictures (:func:`compactnets.data.inputs.find_files`).
+            every: use every n-th frame of a video.
         """
 
     def check_outputs(self, verb: Verb, options: Any) -> None:
-        """Look at the options of a verb before anything is opened.
+        """Check the options of a verb before anything is opened.
 
         Raises:
-            InputError: a file or folder that cannot be written, or options that contradict each other.
+            InputError: a file or folder that cannot be written, or conflicting options.
         """
 
     def write_predictions(self, model: Model, predictions: Sequence[Any], options: Any) -> None:
-        """Write the files that a task's options of ``predict`` ask for."""
+        """Write the files requested by the options of ``predict``."""
 
     def export(self, model: Model, output: Path, format_name: str, options: Any) -> Result:
-        """Write a network for a runtime, compare it there with PyTorch, and keep it if they agree.
+        """Export a network to a runtime, compare the two, and keep the artifact if they agree.
 
         Raises:
-            InputError: it cannot be exported so.
-            LimitError: they differ; nothing is kept.
+            InputError: a network that cannot be exported to this format.
+            LimitError: the artifact differs from PyTorch; nothing is kept.
         """
         raise InputError(f"{self.name} has no export")
 
     def profile(self, name: str, arguments: Sequence[str], options: Any) -> Result:
-        """Count what a network costs.
+        """Count the cost of a network.
 
         Args:
-            name: of a network, or a checkpoint.
+            name: name of a network, or a checkpoint.
             arguments: ``key=value`` pairs of ``--set``.
 
         Raises:
-            InputError: it cannot be counted.
+            InputError: a network that cannot be counted.
         """
-        raise InputError(f"{self.name} has no count of cost")
+        raise InputError(f"{self.name} has no profile")

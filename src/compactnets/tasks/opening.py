@@ -1,4 +1,4 @@
-"""What lies at a path, or behind a name: the one place that answers it, for every task."""
+"""Identify and open what a path or name stands for: a network, a checkpoint or an exported network, of any task."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Found:
-    """What lies at a path, or behind a name: of which kind, and of which task.
+    """What a path or name stands for.
 
     Attributes:
-        what: that was asked for.
+        what: the path or name, or an open model.
         kind: see :class:`compactnets.tasks.contract.Model`.
-        task: what it is for.
+        task: its task.
     """
 
     what: str | Path | Model
@@ -40,29 +40,29 @@ class Found:
     task: Task[Any]
 
     def device(self, device: str) -> str:
-        """Return the device for it: a network that is open stays where it is, an exported one runs on the CPU.
+        """Return the device to run it on: an open network stays on its device, an exported one runs on the CPU.
 
         Raises:
-            InputError: another device for one of these.
+            InputError: another device is requested for one of these.
         """
         if isinstance(self.what, Model):
             if device not in ("auto", str(self.what.device)):
                 raise InputError(
-                    f"{self.what.name} was loaded on {self.what.device}, found device {device}: load it there"
+                    f"{self.what.name} is loaded on {self.what.device}, found device {device}: load it on that device"
                 )
             return str(self.what.device)
         if self.kind != "artifact":
             return device
         if device not in ("auto", "cpu"):
-            raise InputError(f"{self.what} is an exported network, which runs on cpu, found --device {device}")
+            raise InputError(f"{self.what} is an exported network and runs on cpu only, found --device {device}")
         return "cpu"
 
 
 def look(what: str | Path | Model) -> Found:
-    """Say what was named, without opening it; see :func:`open_model` for what can be.
+    """Identify a path or name without opening it; :func:`open_model` lists the possibilities.
 
     Raises:
-        InputError: nothing of the kind lies there; the message says what was found.
+        InputError: it is none of these; the message says what was found.
     """
     if isinstance(what, Model):
         return Found(what, what.kind, what.task)
@@ -70,7 +70,7 @@ def look(what: str | Path | Model) -> Found:
     if (folder := find_artifact(path)) is not None:
         return Found(what, "artifact", find_task(task_of_artifact(folder)))
     if path.suffix == SUFFIX or locate(path).exists() or (path.parent != Path() and ":" not in str(what)):
-        return Found(what, "checkpoint", find_task(task_of(path)))  # which says what is wrong where there is none
+        return Found(what, "checkpoint", find_task(task_of(path)))  # reports what is wrong if there is no checkpoint
     return Found(what, "network", find_task(DEFAULT_TASK))
 
 
@@ -82,7 +82,7 @@ def open_model(
     arguments: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Open a network, of any task, to use it.
+    """Open a network of any task.
 
     Args:
         what: one of
@@ -90,25 +90,25 @@ def open_model(
             * a checkpoint: the path of its ``.safetensors`` file, or the name of weights (``muffnet_x0_5.cifar10``);
             * an artifact: the folder of an exported network, of any format, or its main file;
             * the name of a network (``menet_108_8x1_g3``, ``timm:NAME``, ``pytorchcv:NAME``), which gets fresh weights
-              that only serve to measure;
-            * a :class:`Model`, which is returned as it is, on its device;
-            * what :func:`look` said of one of these.
+              and can only be measured;
+            * a :class:`Model`, which is returned unchanged, on its device;
+            * the result of :func:`look`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an artifact runs on the CPU.
-        threads: of an artifact's runtime; its own choice if not given.
-        arguments: of a network by its name, such as ``num_classes``.
-        options: of the task (its ``options["load"]``), such as ``class_agnostic_nms``.
+        threads: threads of an artifact's runtime; by default the runtime decides.
+        arguments: arguments of a network given by name, such as ``num_classes``.
+        options: options of the task (its ``options["load"]``), such as ``class_agnostic_nms``.
 
     Raises:
-        InputError: nothing of the kind lies there, or it cannot be used; the message says what was found.
+        InputError: it is none of these, or cannot be used; the message says what was found.
     """
     found, given = what if isinstance(what, Found) else look(what), dict(arguments or {})
     what = found.what
     if isinstance(what, Model):
         if said := [*given, *(key for key, value in (options or {}).items() if value is not None)]:
-            raise InputError(f"{what.name} is loaded: {', '.join(said)} must be given when it is")
+            raise InputError(f"{what.name} is already loaded: give {', '.join(said)} when loading it")
         return what
     if given and found.kind != "network":
-        raise InputError(f"{', '.join(given)} cannot be set for {what}: a {found.kind} has its own arguments")
+        raise InputError(f"{', '.join(given)} cannot be set for {what}: the arguments of a {found.kind} are fixed")
     path, task = as_path(what), found.task
     chosen = task.take("load", options or {})
     if found.kind == "artifact":
@@ -121,15 +121,15 @@ def open_model(
 
 
 def check_trained(model: Model, verb: str) -> Model:
-    """Return a model that has weights.
+    """Return a model with trained weights.
 
     Raises:
-        InputError: it is a network by its name, whose weights are fresh.
+        InputError: the model is a network given by name, with fresh weights.
     """
     if model.kind == "network":
         raise InputError(
-            f"{model.name} is a network without weights, and {verb} needs some: give a checkpoint, an exported network "
-            f"or the name of weights (compactnets weights)"
+            f"{model.name} is a network without weights: {verb} needs a checkpoint, an exported network or the name of "
+            f"weights (compactnets weights)"
         )
     return model
 
@@ -137,24 +137,22 @@ def check_trained(model: Model, verb: str) -> Model:
 def open_to_write(
     what: str | Path | Model, kind: type[Record], verb: str, arguments: Mapping[str, Any] | None = None
 ) -> tuple[nn.Module, Record]:
-    """Open a network of PyTorch's on the CPU, to be written or measured in another form.
+    """Open a PyTorch network on the CPU, to export or measure it.
 
     Args:
-        kind: of the record: that of the task that the verb is for.
-        verb: what errors call it.
+        kind: record type of the task that the verb is for.
+        verb: the verb, for errors.
 
     Returns:
         the network, in evaluation mode, and its record.
 
     Raises:
-        InputError: what :func:`open_model` raises, an artifact, or a network of another task.
+        InputError: as :func:`open_model`, or an artifact, or a network of another task.
     """
     found = look(what)
     if found.kind == "artifact":
-        raise InputError(
-            f"{what} is of an exported network, and {verb} takes the checkpoint that it was made from (.safetensors)"
-        )
+        raise InputError(f"{what} is an exported network: {verb} takes the checkpoint it was made from (.safetensors)")
     model = open_model(found, "cpu", arguments=arguments)
     if not isinstance(model.record, kind):
-        raise InputError(f"{what} is of {model.task.name}, and {verb} takes one of {task_name(kind)}")
+        raise InputError(f"{what} is a network for {model.task.name}, {verb} takes one for {task_name(kind)}")
     return model.network, model.record

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors with a JSON record beside them, which says how to build, feed and read the network."""
+"""Checkpoints: safetensors, and next to them a JSON record with everything needed to build and use the network."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from compactnets.models.pretrained import find_weights, locate
 from compactnets.values import read_json
 
 Record = TypeVar("Record", bound=BaseModel)
-ClassName = Annotated[str, AfterValidator(compose)]  # as sources have them, however an older record encodes accents
+ClassName = Annotated[str, AfterValidator(compose)]  # accents as in data sources, whatever an old record has
 
-DEFAULT_TASK = "classification"  # what a record that states no task is of
+DEFAULT_TASK = "classification"  # of records without a task
 ARTIFACT = "artifact.json"  # the record of an exported network (compactnets.deploy.record)
-EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2", ".c"}  # what its files end in
+EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2", ".c"}  # file types of exported networks
 
 
 def record_path(checkpoint: Path) -> Path:
-    """Return where the record of a checkpoint lies: the same name with ``.json``."""
+    """Return the path of a checkpoint's record: the same name with ``.json``."""
     checkpoint = locate(checkpoint)
     return checkpoint.with_suffix(".json")
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: BaseModel) -> None:
-    """Write weights and record; both appear whole or not at all.
+    """Write weights and record, both completely or not at all.
 
     Raises:
         InputError: the name does not end in ``.safetensors``, or the folder cannot be written.
@@ -50,54 +50,54 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], record: 
 
 
 def _exported(path: Path) -> str | None:
-    """Return what to do about a path that is none of a checkpoint but of an exported network, or of any folder."""
+    """Return advice on a path that is an exported network or a folder instead of a checkpoint."""
     folder = path if path.is_dir() and path.suffix not in EXPORTED else path.parent
     if (folder / ARTIFACT).is_file() and (path.is_dir() or path.suffix in EXPORTED):
         return (
-            f"{path} is of an exported network, and a checkpoint was expected: eval and predict take its folder "
-            f"{folder}, the other verbs the .safetensors file that it was made from"
+            f"{path} is part of an exported network, expected a checkpoint: eval and predict take its folder "
+            f"{folder}, other verbs the .safetensors file it was made from"
         )
     if path.suffix in EXPORTED and path.exists():
         return (
-            f"{path} was exported, but {ARTIFACT}, which says how to feed it, is not beside it: give the folder that "
-            f"'compactnets export' wrote, or export its checkpoint again"
+            f"{path} is an exported file without its {ARTIFACT}: give the folder that 'compactnets export' wrote, or "
+            f"export the checkpoint again"
         )
     if path.is_dir():
         inside = sorted(each.name for each in path.glob("*.safetensors"))
         found = f"give one of its checkpoints, such as {path / inside[0]}" if inside else "it has no checkpoint either"
-        return f"{path} is a folder without {ARTIFACT}, so no exported network: {found}"
+        return f"{path} is a folder without {ARTIFACT}, so it is no exported network: {found}"
     return None
 
 
 def stated_task(found: Any) -> str:
-    """Return the ``task`` that a record or a recipe states; those of earlier versions, which state none, classify."""
+    """Return the ``task`` of a record or recipe; without one (earlier versions) it is classification."""
     return str(found.get("task", DEFAULT_TASK)) if isinstance(found, dict) else DEFAULT_TASK
 
 
 def task_of(checkpoint: Path) -> str:
-    """Return the task that the record beside a checkpoint states.
+    """Return the task of a checkpoint, from its record.
 
     Raises:
-        InputError: no checkpoint, no record, or one that is not JSON.
+        InputError: no checkpoint, no record, or a record that is not JSON.
     """
     file = find_record(checkpoint)
     return stated_task(read_json(file, str(file)))
 
 
 def read_record(path: str | Path, kind: type[Record]) -> Record:
-    """Read the record beside a checkpoint, of the task whose record ``kind`` is.
+    """Read a checkpoint's record as ``kind``, the record type of its task.
 
     Raises:
-        InputError: no checkpoint, no record, one of another task, or one that is not a record.
+        InputError: no checkpoint, no record, a record of another task, or an invalid one.
     """
     return parse_record(find_record(as_path(path)), kind, f"the record of a checkpoint of {task_name(kind)}")
 
 
 def find_record(path: Path) -> Path:
-    """Return the file of the record of a checkpoint, both of which exist.
+    """Return the path of a checkpoint's record; both files exist.
 
     Raises:
-        InputError: there is no checkpoint, or none with a record; the message says what lies there and what to do.
+        InputError: no checkpoint, or no record; the message says what was found and what to do.
     """
     path = locate(path)
     if advice := _exported(path):
@@ -106,17 +106,17 @@ def find_record(path: Path) -> Path:
         raise InputError(f"no checkpoint at {path}{did_you_mean(str(path), find_weights())}")
     if path.suffix != ".safetensors":
         raise InputError(
-            f"{path} is not a .safetensors checkpoint; one of the MENet repository becomes one with "
+            f"{path} is not a .safetensors checkpoint; convert a checkpoint of the MENet repository with "
             f"'compactnets convert {path} --model NAME --output FILE.safetensors'"
         )
     record = record_path(path)
     if not record.is_file():
-        raise InputError(f"{path} has no record beside it: expected {record.name} in the same folder")
+        raise InputError(f"{path} has no record: expected {record.name} in the same folder")
     return record
 
 
 def task_name(kind: type[BaseModel]) -> str:
-    """Return the task that a kind of record is of."""
+    """Return the task of a record type."""
     return str(kind.model_fields["task"].default)
 
 
@@ -124,11 +124,11 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
     """Read a JSON file as a record of ``kind``.
 
     Raises:
-        InputError: not JSON, a record of another task, or not ``what``; the message names the field.
+        InputError: not JSON, a record of another task, or an invalid one; the message names the field.
     """
     content = read_json(file, str(file))
     if "task" in kind.model_fields and (task := stated_task(content)) != task_name(kind):
-        raise InputError(f"{file} is a record of {task}: one of {task_name(kind)} was expected")
+        raise InputError(f"{file} is a record of {task}, expected one of {task_name(kind)}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -137,7 +137,7 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
 
 
 def digest_checkpoint(path: Path) -> str:
-    """Return a digest of a checkpoint, weights and record, the same wherever it lies and however it is named.
+    """Return a digest of a checkpoint's weights and record, independent of its path and name.
 
     Raises:
         InputError: it cannot be read.
@@ -149,7 +149,7 @@ def digest_checkpoint(path: Path) -> str:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a safetensors file; nothing in it can be executed."""
+    """Read the weights in a safetensors file; nothing in it can be executed."""
     path = as_path(path)
     try:
         return load_file(locate(path))
@@ -158,13 +158,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
-    """Copy weights into ``model``; nothing is copied if they do not fit.
+    """Copy weights into ``model``; if they do not fit, nothing is copied.
 
     A state without a form (:mod:`compactnets.models.form`) is assumed to have the network's.
 
     Raises:
-        InputError: keys or shapes that differ from those of the network ``name`` (the first are named), or another
-            form.
+        InputError: keys or shapes differ from those of the network ``name`` (the message lists the first ones), or the
+            form does.
     """
     whole, state_dict = model.state_dict(), with_form(state_dict, model)
     expected = {key: value for key, value in whole.items() if not is_form(key)}
@@ -182,13 +182,18 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, 
     for key in shapes[:2]:
         problems.append(f"{key} is {tuple(state_dict[key].shape)}, {name} has {tuple(expected[key].shape)}")
     if problems:
-        raise InputError(f"{origin} is a checkpoint of another network than {name}: {'; '.join(problems)}")
+        raise InputError(f"{origin} is not a checkpoint of {name}: {'; '.join(problems)}")
     check_forms(forms, whole, origin)
     model.load_state_dict({**state_dict, **forms}, strict=False)
 
 
 def check_forms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: Path | str) -> None:
+    """Check that weights have the form that a network has.
+
+    Raises:
+        InputError: another form; the message says what differs.
+    """
     if told := compare(state, wanted):
         raise InputError(
-            f"{origin} holds weights of a network with {told}: the same tensors compute something else there"
+            f"{origin} holds weights of a network with {told}: the same tensors compute something else here"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compactnets.console import say
 from compactnets.errors import InputError
-from compactnets.source import build_record
+from compactnets.source import build_info
 from compactnets.web.page_build import (
     PageError,
     build,
@@ -34,7 +34,7 @@ def find_page(page: Path = PAGE, web: Path = WEB) -> Path:
     if not has_sources(web):
         if is_built(page):
             return page
-        reason = build_record(page.parents[1]).get("page")
+        reason = build_info(page.parents[1]).get("page")
         why = f", because it was not built with the package: {reason}" if reason else ""
         raise InputError(
             f"this installation has no web page{why}; with Node.js 20.19 or newer and npm on the PATH, "

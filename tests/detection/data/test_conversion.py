@@ -162,9 +162,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "voc", {"train": {"b": [("ant", 1, 1, 2, 2)], "a": [("ant", "nan", 1, 2, 2)]}})
-    with pytest.raises(
-        InputError, match=r"a\.xml: JPEGImages/a\.png, object 1 \(ant; xmin nan, .*\) has a box that is not"
-    ):
+    with pytest.raises(InputError, match=r"a\.xml: JPEGImages/a\.png, object 1 \(ant; xmin nan, .*\) .*box"):
         convert(str(tree), "coco", tmp_path / "out")
     for name in ("wa\x01sp", " wasp"):
         document = coco_document(categories=[{"id": 3, "name": name}, {"id": 7, "name": "ant"}])
@@ -196,15 +194,15 @@ def test_what_two_splits_of_coco_contradict(tmp_path: Path) -> None:
         write_coco_file(tmp_path / "in" / "annotations" / f"{split}.json", document, tmp_path / "in" / "images")
         document["annotations"][0]["bbox"] = [1, 1, 2, 2]
     assert convert(str(tmp_path / "in"), "coco", tmp_path / "coco").images == 3
-    with pytest.raises(InputError, match=r"images/1\.png has other boxes in minitrain than in a split before it"):
+    with pytest.raises(InputError, match=r"images/1\.png .*minitrain"):
         convert(str(tmp_path / "in"), "voc", tmp_path / "voc")
     document["images"][1]["file_name"] = "1.png"
     write_coco_file(tmp_path / "in" / "annotations" / "train.json", document, tmp_path / "in" / "images")
-    with pytest.raises(InputError, match=r"images/1\.png must be one image of train, found it twice"):
+    with pytest.raises(InputError, match=r"images/1\.png .*train.*twice"):
         convert(str(tmp_path / "in"), "coco", tmp_path / "out")
     document = coco_document(categories=[{"id": 3, "name": "wasp"}])
     write_coco_file(tmp_path / "new" / "annotations" / "train.json", document, tmp_path / "new" / "images")
-    with pytest.raises(InputError, match=r"object 1 \(category 7; bbox .*\) has a class that is not among those"):
+    with pytest.raises(InputError, match=r"object 1 \(category 7; bbox .*\) .*class"):
         convert(str(tmp_path / "new"), "coco", tmp_path / "out")
 
 

@@ -38,8 +38,8 @@ from compactnets.training.checkpoint import load_weights, read_record, read_tens
 def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
     """Build the quantised network of a checkpoint for training, calibrated on images of ``source``.
 
-    For :func:`compactnets.classification.setup.train`. The calibration images are spread evenly over the source,
-    without augmentation; every process of a run finds the same ranges.
+    The calibration images are spread evenly over the source, without augmentation; every process of a run finds the
+    same ranges.
 
     Args:
         recipe: how to train; its network must be that of the checkpoint.

@@ -1,6 +1,6 @@
-"""The C of a network: the kernels of ``kernels/``, a function for every kind of layer, and the order of calls.
+"""Generate a network's C source: the kernels of ``kernels/``, a function for each kind of layer, and the calls.
 
-The text depends on the graph alone, and the weights on graph and weights alone: the same network gives the same bytes.
+Output is deterministic: the source depends only on the graph, the packed weights only on graph and weights.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from compactnets.deploy.formats.operators import convolution
 from compactnets.deploy.planar.fuse import fuse, separate_image
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.deploy.planar.place import LINE, Layout, place, rounded
@@ -24,43 +23,39 @@ from compactnets.deploy.planar.trace import Weights
 
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
-TEXTS = ("model.c", "model.h", "example.c", "README.md")
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
-FEW = 64  # pixels up to which weights are read once, tile by tile
-BAND = 24576  # bytes of padded rows that a convolution works on at a time
-SLACK = 2 * LINE  # floats that may be read or written behind a row
+FEW = 64  # up to this many pixels, weights are read once, tile by tile
+BAND = 24576  # bytes of padded rows that a convolution processes at a time
+SLACK = 2 * LINE  # floats that may be read or written past the end of a row
 
 
 class Program(BaseModel):
-    """What ``model.json`` holds: everything that ``model.c`` is generated from but the weights."""
+    """The content of ``model.json``: everything that ``model.c`` is generated from, except the weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("model", pattern=r"^[a-z][a-z0-9_]{0,63}$")
     graph: Graph
-    precision: Literal["float32", "float16"] = Field("float32", description="of the weights that are stored")
-    wide: tuple[int, ...] = Field((), description="numbers of the weights that stay float32 in any case")
-    embed: bool = Field(False, description="whether model.c holds the weights as well")
+    precision: str = Field("float32", pattern="^float(16|32)$")
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    crop: float = Field(1.0, gt=0, le=1, description="of the shorter edge, what the network sees")
+    crop: float = Field(1.0, gt=0, le=1, description="share of the shorter edge that the network sees")
     labels: tuple[str, ...] = ()
     network: str = ""
 
 
 @dataclass
 class _Text:
-    """The program as it grows: the tables of offsets, the functions of the layers, the calls."""
+    """The program under construction: tables of offsets, layer functions, calls."""
 
     table: list[int] = field(default_factory=list)
     tables: dict[tuple[int, ...], int] = field(default_factory=dict)
     functions: dict[tuple[Any, ...], str] = field(default_factory=dict)
     bodies: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)  # the kind of operator of each call, for the profiler
 
     def offsets(self, values: Sequence[int]) -> str:
-        """Return an expression for a table of these offsets, which is there once."""
+        """Return an expression for a table of these offsets; equal tables are shared."""
         if not values:
             return "0"
         key = tuple(values)
@@ -69,10 +64,8 @@ class _Text:
             self.table += key
         return f"planes + {self.tables[key]}"
 
-    def call(
-        self, kernel: str, pointers: Mapping[str, str], constants: Sequence[object], kind: str, note: str = ""
-    ) -> None:
-        """Append a call of a kernel, through a function of its own for each set of constants."""
+    def call(self, kernel: str, pointers: Mapping[str, str], constants: Sequence[object], note: str) -> None:
+        """Append a kernel call, through a separate function for each set of constants."""
         absent = tuple(name for name, value in pointers.items() if value == "0")
         key = (kernel, *constants, absent)
         given = {name: value for name, value in pointers.items() if value != "0"}
@@ -81,11 +74,7 @@ class _Text:
             parameters = ", ".join(f"{_type(pointer)}{pointer}" for pointer in given)
             passed = ", ".join([*(pointer if pointer in given else "0" for pointer in pointers), *map(str, constants)])
             self.bodies.append(f"LAYER void {name}({parameters}) {{\n    {kernel}({passed});\n}}\n")
-        comment = f"    /* {note} */\n" if note else ""
-        self.calls.append(
-            f"{comment}    {self.functions[key]}({', '.join(given.values())}); AFTER({len(self.steps)})\n"
-        )
-        self.steps.append(kind)
+        self.calls.append(f"    /* {note} */\n    {self.functions[key]}({', '.join(given.values())});\n")
 
 
 def _type(pointer: str) -> str:
@@ -95,25 +84,13 @@ def _type(pointer: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Stored:
-    """Where an operation's weights are, in floats from the beginning of ``model.bin``: whole cache lines each."""
-
-    weights: int = 0
-    biases: int = 0
-    count: int = 0  # of the weights
-    half: bool = False  # 16 bits each
-    end: int = 0
-
-
-@dataclass(frozen=True)
 class Plan:
-    """A graph ready to be written."""
+    """A graph ready for code generation."""
 
     graph: Graph
     layout: Layout
-    weights: list[_Stored]  # of every operation
-    floats: int  # of all weights
-    own: int  # floats that every thread works in besides
+    offsets: list[int]  # offset of each operation's weights in the file, in floats
+    floats: int  # total size of the weights
 
 
 @cache
@@ -121,24 +98,19 @@ def _kernel(name: str) -> str:
     return (KERNELS / name).read_text(encoding="utf-8")
 
 
-def plan(program: Program) -> Plan:
-    """Fuse a graph as it was traced, and give planes and weights their places."""
-    graph = fuse(separate_image(program.graph))
-    stored: list[_Stored] = []
+def plan(graph: Graph) -> Plan:
+    """Fuse a traced graph, and allocate planes and weights."""
+    graph = fuse(separate_image(graph))
+    layout = place(graph, [_scratch(each, graph) for each in graph.operations])
+    offsets, floats = [], 0
     for each in graph.operations:
-        start = stored[-1].end if stored else 0
-        half = program.precision == "float16" and each.weights is not None and each.weights not in program.wide
-        count, biases = _weight_count(each, graph)
-        middle = start + rounded(-(-count // 2) if half else count)
-        stored.append(_Stored(start, middle, count, half, middle + rounded(biases)))
-    own = [_scratch(each, graph) for each in graph.operations]
-    wide = [_widened(each, kept, graph) for each, kept in zip(graph.operations, stored, strict=True)]
-    layout = place(graph, [rounded(one) + other for one, other in zip(own, wide, strict=True)])
-    return Plan(graph, layout, stored, stored[-1].end, rounded(max(own)))
+        offsets.append(floats)
+        floats += rounded(_weight_floats(each, graph))
+    return Plan(graph, layout, offsets, floats)
 
 
 def tiles(outputs: int) -> tuple[int, int, int]:
-    """Return how the outputs of a group are cut: height of the tall tiles, their number, that of those one lower."""
+    """Split a group's outputs into tiles: return height and number of the tall ones, and the number one row lower."""
     number = -(-outputs // TILE)
     high = -(-outputs // number)
     small = high * number - outputs
@@ -155,18 +127,18 @@ def _tile_rows(outputs: int) -> Iterable[range]:
 
 @dataclass(frozen=True)
 class _Window:
-    """How the planes of an operation with a window are padded: see ``padding.c``; lengths in floats."""
+    """Padding of the planes of an operation with a window (see ``padding.c``); lengths in floats."""
 
-    pitch: int  # from row to row
+    pitch: int  # distance between rows
     size: int  # of a phase
-    rows: int  # of the output, in a band
-    places: tuple[int, ...]  # of the window, in a padded plane
-    flat: int  # of an output plane of a band at the pitch of the padded rows
+    rows: int  # output rows in a band
+    places: tuple[int, ...]  # offsets of the window's positions in a padded plane
+    flat: int  # size of an output plane of a band, at the pitch of the padded rows
 
     @classmethod
     def of(cls, each: Operation, size: tuple[int, int], whole: bool) -> _Window:
         (step_y, step_x), (reach_y, reach_x) = each.stride, each.reach
-        across = (each.width - 1) * step_x + reach_x  # columns that are read
+        across = (each.width - 1) * step_x + reach_x  # columns read
         if step_x == 1:
             pitch = max(size[1] + max(each.left, across - each.left - size[1], 0), each.width)
         else:
@@ -193,7 +165,7 @@ def _size(each: Operation, graph: Graph) -> tuple[int, int]:
 
 
 def _is_dense(each: Operation, graph: Graph) -> bool:
-    """Whether it is a product of a matrix and a vector: also a pointwise convolution of planes of one pixel."""
+    """Whether it is a matrix-vector product, such as a pointwise convolution of one-pixel planes."""
     single = each.is_pointwise and each.groups == 1 and each.pixels == 1 and not each.times and not each.plus
     return each.kind == "dense" or (single and each.first == "none")
 
@@ -216,75 +188,58 @@ def _dense_row(each: Operation, graph: Graph) -> int:
     return rounded(len(each.inputs) * height * width)
 
 
-def _weight_count(each: Operation, graph: Graph) -> tuple[int, int]:
-    """Return how many weights and biases an operation has, a dense layer's rows being padded."""
+def _weight_floats(each: Operation, graph: Graph) -> int:
     if each.weights is None:
-        return 0, 0
+        return 0
     if _is_dense(each, graph):
         rows = -(-each.outputs // 4) * 4
-        return rows * _dense_row(each, graph), rows
-    return each.outputs * (len(each.inputs) // each.groups) * each.taps, each.outputs
+        return rows * _dense_row(each, graph) + rows
+    return each.outputs * (1 + len(each.inputs) // each.groups * each.taps)
 
 
-def _widened(each: Operation, stored: _Stored, graph: Graph) -> int:
-    """Return the floats that weights of 16 bits are made before the layer runs; a dense layer reads each but once."""
-    return rounded(stored.count) if stored.half and not _is_dense(each, graph) else 0
-
-
-def find_wide(weights: Sequence[Weights]) -> tuple[int, ...]:
-    """Return the numbers of those weights that are beyond the range of float16."""
-    largest = float(np.finfo(np.float16).max)
-    return tuple(number for number, each in enumerate(weights) if not (np.abs(each.weight) <= largest).all())
-
-
-def pack(plan: Plan, weights: Sequence[Weights]) -> bytes:
-    """Return the content of ``model.bin``: weights in the order in which the kernels read them, then biases, by layer.
+def pack(plan: Plan, weights: Sequence[Weights]) -> np.ndarray:
+    """Return the content of ``model.bin``: the weights in the order in which the kernels read them.
 
     Raises:
-        ValueError: weights of another shape than the graph has.
+        ValueError: the weights' shapes differ from the graph's.
     """
-    packed = bytearray(4 * plan.floats)
-    for each, stored in zip(plan.graph.operations, plan.weights, strict=True):
+    packed = np.zeros(plan.floats, np.float32)
+    for each, offset in zip(plan.graph.operations, plan.offsets, strict=True):
         if each.weights is None:
             continue
-        values, biases = _packed(each, weights[each.weights], plan.graph)
-        if values.size != stored.count:
-            raise ValueError(f"{values.size} weights for an operation that has {stored.count}")
-        for start, content in (
-            (stored.weights, values.astype("<f2" if stored.half else "<f4").tobytes()),
-            (stored.biases, biases.astype("<f4").tobytes()),
-        ):
-            packed[4 * start : 4 * start + len(content)] = content
-    return bytes(packed)
+        own = weights[each.weights]
+        count = _weight_floats(each, plan.graph)
+        packed[offset : offset + count] = _packed(each, own, plan.graph)
+    return packed
 
 
-def _packed(each: Operation, own: Weights, graph: Graph) -> tuple[np.ndarray, np.ndarray]:
-    matrix = own.weight.reshape(each.outputs, -1)  # (outputs, inputs of a group x places of the window)
+def _packed(each: Operation, own: Weights, graph: Graph) -> np.ndarray:
     if _is_dense(each, graph):
         rows, row = -(-each.outputs // 4) * 4, _dense_row(each, graph)
-        values, biases = np.zeros((rows, row), np.float32), np.zeros(rows, np.float32)
-        values[: each.outputs, : matrix.shape[1]], biases[: each.outputs] = matrix, own.bias
-        return values.reshape(rows // 4, 4, row // LINE, LINE).swapaxes(1, 2).ravel(), biases
+        matrix, biases = np.zeros((rows, row), np.float32), np.zeros(rows, np.float32)
+        values = own.weight.reshape(each.outputs, -1)
+        matrix[: each.outputs, : values.shape[1]], biases[: each.outputs] = values, own.bias
+        return np.concatenate([matrix.reshape(rows // 4, 4, row // LINE, LINE).swapaxes(1, 2).ravel(), biases])
+    matrix = own.weight.reshape(each.outputs, -1)  # (outputs, inputs of a group x places of the window)
+    columns = np.concatenate([own.bias.reshape(-1, 1), matrix], axis=1)
     if each.is_depthwise:
-        return matrix.ravel(), own.bias
+        return columns.ravel()
     per_group = each.outputs // each.groups
     parts = [
-        matrix[group * per_group + rows.start : group * per_group + rows.stop].T.ravel()
+        columns[group * per_group + rows.start : group * per_group + rows.stop].T.ravel()
         for group in range(each.groups)
         for rows in _tile_rows(per_group)
     ]
-    return np.concatenate(parts), own.bias
+    return np.concatenate(parts)
 
 
-def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
-    """Return the texts of ``model.c``, ``model.h``, ``example.c`` and ``README.md``.
-
-    Args:
-        program: what they are generated from.
-        packed: the content of ``model.bin``, for a program that embeds it.
-    """
-    ready = plan(program)
-    text = _text(ready)
+def emit(program: Program) -> dict[str, str]:
+    """Return the content of ``model.c``, ``model.h``, ``example.c`` and ``README.md``, by name."""
+    ready = plan(program.graph)
+    text = _Text()
+    for index, each in enumerate(ready.graph.operations):
+        _emit_operation(text, each, ready, index)
+    _emit_results(text, ready)
     values = {
         "NAME": program.name,
         "GUARD": program.name.upper(),
@@ -294,50 +249,28 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
         "WIDTH": str(program.graph.width),
         "OUTPUTS": str(program.graph.outputs),
         "ARENA_FLOATS": str(ready.layout.floats),
-        "OWN_FLOATS": str(ready.own),
+        "WEIGHT_FLOATS": str(ready.floats),
         "WEIGHT_BYTES": str(4 * ready.floats),
         "SCALES": _list(_scales(program)[0]),
         "SHIFTS": _list(_scales(program)[1]),
         "CROP": f"{program.crop:.9g}",
         "IMAGE": str(ready.layout.planes[0]),
         "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in PARTS),
-        "STEPS": str(len(text.steps)),
         "PLANES": _wrapped(text.table),
-        "NUMBERS": _words(packed) if program.embed else "",
-        "BITS": "16" if program.precision == "float16" else "32",
         "LAYERS": "\n".join(text.bodies),
         "CALLS": "".join(text.calls),
         "LABELS": "".join(f"    {_literal(label)},\n" for label in program.labels),
     }
-    colour = program.graph.channels == 3
-    values |= {"IMAGE_KIND": "PPM" if colour else "PGM", "IMAGE_NUMBER": "6" if colour else "5"}
-    values |= {"IMAGE_FILE": "image.ppm" if colour else "image.pgm"}
-    chosen = {"EMBED": program.embed, "COLOUR": colour}
-    return {name: _filled(f"{name}.in", values, chosen) for name in TEXTS}
+    return {
+        "model.c": _filled("model.c.in", values),
+        "model.h": _filled("model.h.in", values),
+        "example.c": _filled("example.c.in", values),
+        "README.md": _filled("README.md.in", values),
+    }
 
 
-def _text(ready: Plan) -> _Text:
-    text = _Text()
-    for index, each in enumerate(ready.graph.operations):
-        _emit_operation(text, each, ready, index)
-    _emit_results(text, ready)
-    return text
-
-
-def steps(program: Program) -> list[str]:
-    """Return the kind of operator of each of the steps that are timed with ``-DPLANAR_PROFILE``."""
-    return _text(plan(program)).steps
-
-
-def _filled(name: str, values: Mapping[str, str], chosen: Mapping[str, bool]) -> str:
-    text = re.sub(r"^(@(?:IF [A-Z]+|ELSE|END)@)\n", r"\1", _kernel(name), flags=re.MULTILINE)
-    text = re.sub(
-        r"@IF ([A-Z]+)@(.*?)(?:@ELSE@(.*?))?@END@",
-        lambda match: (match[2] if chosen[match[1]] else match[3]) or "",
-        text,
-        flags=re.DOTALL,
-    )
-    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], _kernel(name))
 
 
 def _scales(program: Program) -> tuple[list[float], list[float]]:
@@ -360,30 +293,16 @@ def _wrapped(values: Sequence[int]) -> str:
     return "\n".join([*lines, line])
 
 
-def _words(packed: bytes) -> str:
-    """Return the weights as numbers of C, eight in a line."""
-    words = [f"0x{word:08x}u," for word in np.frombuffer(packed, "<u4").tolist()]
-    return "\n".join(f"    {' '.join(words[start : start + 8])}" for start in range(0, len(words), 8))
-
-
 def _comment(text: str) -> str:
     return re.sub(r"[^\w .,:+()-]", "_", text, flags=re.ASCII)
 
 
 def _literal(text: str) -> str:
-    """Return a string of C: anything but letters, digits and spaces by the number of each byte."""
+    """Return a C string literal; all bytes except letters, digits and spaces are escaped."""
     plain = [
         chr(byte) if chr(byte).isalnum() and byte < 128 or byte == 32 else f"\\{byte:03o}" for byte in text.encode()
     ]
     return f'"{"".join(plain)}"'
-
-
-def describe(each: Operation) -> str:
-    """Return the kind of an operation, as the profilers of other runtimes are read."""
-    if each.kind == "convolution":
-        return convolution(each.window, each.groups, len(each.inputs) // each.groups)
-    names = {"maximum": "max_pool", "average": "avg_pool", "dense": "linear"}
-    return names.get(each.kind, each.kind)
 
 
 def _note(each: Operation, size: tuple[int, int]) -> str:
@@ -407,14 +326,9 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
     from_image = each.inputs[0] < graph.channels
     step = graph.height * graph.width
     ends = [each.first.upper(), each.last.upper()]
-    note, kind = _note(each, size), describe(each)
-    scratch = f"own(arena, {layout.scratch[index]})"
-    stored = ready.weights[index]
-    weights, biases = f"weights + {stored.weights}", f"weights + {stored.biases}"
-    if wide := _widened(each, stored, graph):
-        place = f"arena + {layout.scratch[index] + rounded(_scratch(each, graph))}"
-        text.call("widen", {"weights": weights, "to": place}, [wide], "float16 to float32")
-        weights = place
+    note = _note(each, size)
+    scratch = f"arena + {layout.scratch[index]}"
+    weights = f"weights + {ready.offsets[index]}"
     inputs = [plane * step for plane in each.inputs] if from_image else [where[plane] for plane in each.inputs]
     tables = {
         "in": text.offsets(inputs),
@@ -426,27 +340,25 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
     exact = int(from_image)
     if _is_dense(each, graph):
         row = _dense_row(each, graph)
+        biases = f"weights + {ready.offsets[index] + -(-each.outputs // 4) * 4 * row}"
         pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", "x": scratch}
         pointers |= {"in": tables["in"], "out": tables["out"]}
-        shape = [len(each.inputs), size[0] * size[1], row, each.outputs, int(stored.half)]
-        text.call("dense", pointers, [*shape, ends[1]], kind, note)
+        text.call("dense", pointers, [len(each.inputs), size[0] * size[1], row, each.outputs, ends[1]], note)
     elif each.is_pointwise:
         kernel = "pointwise_few" if each.pixels <= FEW else "pointwise"
         shape = [each.groups, len(each.inputs) // each.groups, *tiles(each.outputs // each.groups), each.pixels]
-        pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", **tables}
-        text.call(kernel, pointers, [*shape, *ends], kind, note)
+        text.call(kernel, {"weights": weights, "from": source, "arena": "arena", **tables}, [*shape, *ends], note)
     elif each.kind in ("convolution", "maximum", "average"):
-        pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", "padded": scratch}
-        _emit_window(text, each, ready, tables, pointers, exact)
+        _emit_window(text, each, ready, tables, weights, source, scratch, exact)
     elif each.kind == "combine":
         shape = [each.outputs, each.pixels, exact]
-        text.call("combine", {"from": source, "arena": "arena", **tables}, [*shape, *ends], kind, note)
+        text.call("combine", {"from": source, "arena": "arena", **tables}, [*shape, *ends], note)
     elif each.kind == "scale":
         pointers = {"arena": "arena", "in": tables["in"], "by": tables["mul"], "out": tables["out"]}
-        text.call("scale", pointers, [each.outputs, each.pixels, ends[1]], kind, note)
+        text.call("scale", pointers, [each.outputs, each.pixels, ends[1]], note)
     else:
         pointers = {"from": source, "arena": "arena", "in": tables["in"], "out": tables["out"]}
-        text.call("mean", pointers, [each.outputs, size[0] * size[1], ends[1]], kind, note)
+        text.call("mean", pointers, [each.outputs, size[0] * size[1], ends[1]], note)
 
 
 def _emit_window(
@@ -454,7 +366,9 @@ def _emit_window(
     each: Operation,
     ready: Plan,
     tables: Mapping[str, str],
-    pointers: dict[str, str],
+    weights: str,
+    source: str,
+    scratch: str,
     exact: int,
 ) -> None:
     size = _size(each, ready.graph)
@@ -463,28 +377,29 @@ def _emit_window(
     window = _Window.of(each, size, whole=depthwise)
     geometry = [*size, each.height, each.width]
     margins = [each.reach[0], each.top, each.left, *each.stride, window.pitch, window.size, exact]
-    note, what = _note(each, size), describe(each)
+    note = _note(each, size)
+    pointers = {"weights": weights, "from": source, "arena": "arena", "padded": scratch}
     if depthwise:
         kind = {"convolution": "DEPTHWISE", "maximum": "MAXIMUM", "average": "AVERAGE"}[each.kind]
         if kind != "DEPTHWISE":
-            pointers["weights"] = pointers["biases"] = "0"
+            pointers["weights"] = "0"
         pointers |= {"places": text.offsets(window.places), **tables}
         constants = [kind, each.outputs, each.taps, *geometry, *margins, *ends]
-        text.call("window", pointers, constants, what, note)
+        text.call("window", pointers, constants, note)
         return
     inputs = len(each.inputs) // each.groups
     step = each.stride[0] * each.stride[1] * window.size
     places = [plane * step + place for plane in range(inputs) for place in window.places]
+    pointers["flat"] = f"{scratch} + {rounded(inputs * step + SLACK)}"
     pointers |= {"in": tables["in"], "places": text.offsets(places)}
     pointers |= {name: tables[name] for name in ("out", "mul", "add")}
     cut = tiles(each.outputs // each.groups)
-    behind = rounded(inputs * step + SLACK)
-    constants = [each.groups, inputs, each.taps, *cut, *geometry, window.rows, *margins, behind, *ends]
-    text.call("convolution", pointers, constants, what, note)
+    constants = [each.groups, inputs, each.taps, *cut, *geometry, window.rows, *margins, *ends]
+    text.call("convolution", pointers, constants, note)
 
 
 def _emit_results(text: _Text, ready: Plan) -> None:
-    """Copy the outputs, runs of planes of one size at a time."""
+    """Copy the outputs, consecutive planes of equal size together."""
     sizes, start, at = ready.graph.sizes(), 0, 0
     results = ready.graph.results
     while start < len(results):
@@ -494,22 +409,16 @@ def _emit_results(text: _Text, ready: Plan) -> None:
             end += 1
         pixels = size[0] * size[1]
         table = text.offsets([ready.layout.planes[plane] for plane in results[start:end]])
-        pointers = {"arena": "arena", "to": f"logits + {at}", "in": table}
-        text.call("copy", pointers, [end - start, pixels], "copy")
+        text.calls.append(f"    copy(arena, logits + {at}, {table}, {end - start}, {pixels});\n")
         at += (end - start) * pixels
         start = end
-
-
-def limit_source() -> str:
-    """Return the C of a loop of multiply-adds in registers alone: the limit of whatever it is compiled for."""
-    return _filled("limit.c.in", {"KERNELS": _kernel("vector.c").rstrip() + "\n"}, {})
 
 
 def read_program(path: Path) -> Program:
     """Read a ``model.json``.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: an invalid program; the message says why.
     """
     program = Program.model_validate(json.loads(path.read_text(encoding="utf-8")))
     program.graph.check()

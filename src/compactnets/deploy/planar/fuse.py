@@ -1,4 +1,4 @@
-"""Passes over a graph: each takes one and returns one that computes the same."""
+"""Passes over a graph; each returns an equivalent graph."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from compactnets.deploy.planar.graph import Graph, Operation
 
-HOSTS = ("convolution", "maximum", "average", "combine")  # whose kernels finish a plane as they store it
+HOSTS = ("convolution", "maximum", "average", "combine")  # their kernels can post-process a plane as they store it
 
 
 def separate_image(graph: Graph) -> Graph:
-    """Copy the image where an operation reads it that must not: behind a caller's planes nothing may be read.
+    """Copy the image if an operation might read past its end: only the caller's pixels themselves may be read.
 
-    Kernels with a window and copies read to the last pixel and no further; they take planes of the image alone.
+    Kernels with a window and copies stop at the last pixel; they can read the image directly.
     """
     own = range(graph.channels)
 
@@ -41,17 +41,17 @@ def separate_image(graph: Graph) -> Graph:
 
 
 def fuse(graph: Graph) -> Graph:
-    """Join products, sums and activations to what makes their input, where nothing else reads that.
+    """Fuse products, sums and activations into the producers of their inputs, if these have no other readers.
 
-    The network is walked once, in order; each operation of the kind "combine" moves into the operation that makes the
-    planes it starts from, or, as sums and products may be turned around, those that it joins to them. One over planes
-    of several makers (an activation after a concatenation) moves into each of them.
+    In one pass over the network, each "combine" operation moves into the producer of its inputs or, as sums and
+    products commute, of its other operand. If several operations produce the planes (an activation after a
+    concatenation), it moves into each of them.
     """
     readers = Counter(plane for each in graph.operations for plane in each.read)
     readers.update(graph.results)
     done: list[Operation | None] = []
-    place: dict[int, int] = {}  # plane -> index in `done` of what makes it
-    renamed: dict[int, int] = {}  # plane -> the one that stands for it
+    place: dict[int, int] = {}  # plane -> index in `done` of its producer
+    renamed: dict[int, int] = {}  # plane -> the plane that replaces it
 
     for each in graph.operations:
         now = _renamed(each, renamed)
@@ -62,7 +62,7 @@ def fuse(graph: Graph) -> Graph:
             place.update((plane, index) for plane in now.made)
             continue
         for index, host, start in hosts:
-            moved = done.pop(index)  # to the end: all that it joins is made by now
+            moved = done.pop(index)  # to the end: everything it now reads has been computed there
             assert moved is not None
             done.insert(index, None)
             place.update((plane, len(done)) for plane in host.made)
@@ -82,7 +82,7 @@ def _renamed(each: Operation, renamed: dict[int, int]) -> Operation:
 def _hosts(
     each: Operation, done: list[Operation | None], place: dict[int, int], readers: Counter[int]
 ) -> list[tuple[int, Operation, int]] | None:
-    """Return the operations that an operation moves into, as they become, and at which of its planes each starts."""
+    """Return the producers that an operation moves into: index, fused operation, and its first plane; or ``None``."""
     plain = each.first == "none"
     if plain and each.plus and not each.times:
         pairs = [(each.inputs, each.plus), (each.plus, each.inputs)]
@@ -96,7 +96,7 @@ def _hosts(
 
 
 def _latest(found: list[list[tuple[int, Operation, int]] | None]) -> list[tuple[int, Operation, int]] | None:
-    """Return what is made last: convolutions rather than what they are joined to, and nothing moves far."""
+    """Return the candidates produced last: the convolution rather than the shortcut, and nothing moves far."""
     able = [each for each in found if each is not None]
     return max(able, key=lambda hosts: min(index for index, _, _ in hosts), default=None)
 
@@ -133,7 +133,7 @@ def _join(
 
 
 def _finished(host: Operation, part: dict[str, tuple[int, ...]], last: str) -> Operation | None:
-    """Return an operation with more at its end, if its kernel has room for that: see :class:`Operation`."""
+    """Return an operation with more post-processing, if its kernel can do it; see :class:`Operation`."""
     update: dict[str, object] = {}
     ends = (bool(host.times), bool(host.plus), host.last != "none")
     if "times" in part:
@@ -156,7 +156,7 @@ def _finished(host: Operation, part: dict[str, tuple[int, ...]], last: str) -> O
 
 
 def _renumbered(graph: Graph, operations: list[Operation], results: list[int]) -> Graph:
-    """Number planes in the order in which they are made, and leave out what nobody reads."""
+    """Number planes in order of computation, and drop operations that nothing reads."""
     needed = set(results)
     kept = []
     for each in reversed(operations):

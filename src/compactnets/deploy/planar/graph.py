@@ -1,7 +1,7 @@
-"""A network as operations on planes: what the planar compiler works on, and what ``model.json`` keeps.
+"""A network as a graph of operations on planes: the planar compiler's representation, stored in ``model.json``.
 
-A plane is one channel of one feature map: ``height x width`` numbers. It is made by one operation and has a number of
-its own, so that a shuffle, a split, a slice and a concatenation are no operations but lists of numbers.
+A plane is one channel of one feature map, ``height x width`` numbers. Each plane has an index and is written by one
+operation. Shuffles, splits, slices and concatenations are therefore not operations but lists of indices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 ACTIVATIONS = ("none", "relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu")
 Activation = Literal["none", "relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu"]
-LARGEST = 2**28  # floats of all planes together: offsets are 32-bit numbers
+LARGEST = 2**28  # floats in all planes together: offsets are 32-bit integers
 
 Count = Annotated[int, Field(ge=1, le=2**20)]
 Plane = Annotated[int, Field(ge=0, le=2**24)]
@@ -23,8 +23,8 @@ Pair = tuple[Count, Count]  # (vertical, horizontal)
 class Operation(BaseModel):
     """One operation.
 
-    After what its kind says come, in this order: ``first``, the product with the planes ``times``, the sum with the
-    planes ``plus``, ``last``. Its outputs are the planes from ``output`` on.
+    Its kind's computation is followed by the activation ``first``, multiplication by the planes ``times``, addition of
+    the planes ``plus``, and the activation ``last``. Its outputs are ``outputs`` planes, starting at index ``output``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +33,7 @@ class Operation(BaseModel):
     inputs: tuple[Plane, ...] = Field(min_length=1)
     output: Plane
     outputs: Count
-    height: Count = Field(description="of the outputs")
+    height: Count = Field(description="height of the outputs")
     width: Count
     groups: Count = 1
     window: Pair = (1, 1)
@@ -45,47 +45,47 @@ class Operation(BaseModel):
     times: tuple[Plane, ...] = ()
     plus: tuple[Plane, ...] = ()
     last: Activation = "none"
-    weights: int | None = Field(None, description="number of the layer's weights, for convolutions and dense layers")
+    weights: int | None = Field(None, description="index of the layer's weights, for convolutions and dense layers")
 
     @property
     def made(self) -> range:
-        """The planes that it makes."""
+        """The planes it writes."""
         return range(self.output, self.output + self.outputs)
 
     @property
     def read(self) -> tuple[int, ...]:
-        """All planes that it reads."""
+        """All planes it reads."""
         return (*self.inputs, *self.times, *self.plus)
 
     @property
     def pixels(self) -> int:
-        """Pixels of an output plane."""
+        """Pixels per output plane."""
         return self.height * self.width
 
     @property
     def taps(self) -> int:
-        """Places of the window."""
+        """Positions in the window."""
         return math.prod(self.window)
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether every output has one input of its own, with a window."""
+        """Whether each output depends on one input, with a window larger than one pixel."""
         return self.kind == "convolution" and self.groups == len(self.inputs) == self.outputs and self.taps > 1
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether it is a convolution of single pixels at all pixels."""
+        """Whether it is a 1x1 convolution with stride 1."""
         plain = self.window == self.stride == (1, 1) and self.top == self.left == 0
         return self.kind == "convolution" and plain
 
     @property
     def reach(self) -> tuple[int, int]:
-        """Rows and columns that the window spans with its dilation."""
+        """Rows and columns that the dilated window spans."""
         return tuple((size - 1) * step + 1 for size, step in zip(self.window, self.dilation, strict=True))  # type: ignore[return-value]
 
 
 class Graph(BaseModel):
-    """A network for images of one size. The planes of the image are numbered first."""
+    """A network for images of one size. The image's planes come first in the numbering."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -93,7 +93,7 @@ class Graph(BaseModel):
     height: Count
     width: Count
     operations: tuple[Operation, ...] = Field(min_length=1)
-    results: tuple[Plane, ...] = Field(min_length=1, description="the outputs, of which pixel follows pixel")
+    results: tuple[Plane, ...] = Field(min_length=1, description="the outputs, plane by plane")
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return height and width of every plane, after :meth:`check`."""
@@ -104,56 +104,56 @@ class Graph(BaseModel):
 
     @property
     def outputs(self) -> int:
-        """Numbers that a run gives."""
+        """Number of values that a run returns."""
         sizes = self.sizes()
         return sum(math.prod(sizes[plane]) for plane in self.results)
 
     def check(self) -> None:
-        """Raise :class:`ValueError` unless every operation reads what is there, of sizes that fit together."""
+        """Raise :class:`ValueError` unless every operation reads existing planes of matching sizes."""
         sizes = [(self.height, self.width)] * self.channels
         for number, each in enumerate(self.operations):
             where = f"operation {number} ({each.kind})"
             if each.output != len(sizes):
-                raise ValueError(f"{where} makes the planes from {each.output} on, expected {len(sizes)}")
+                raise ValueError(f"{where} writes planes from {each.output}, expected {len(sizes)}")
             if any(plane >= len(sizes) for plane in each.read):
-                raise ValueError(f"{where} reads a plane that no operation before it makes")
+                raise ValueError(f"{where} reads a plane that no earlier operation writes")
             if problem := _problem(each, {sizes[plane] for plane in each.inputs}):
                 raise ValueError(f"{where}: {problem}")
             others = [sizes[plane] for plane in (*each.times, *each.plus)]
             wanted = (1, 1) if each.kind == "scale" else (each.height, each.width)
             if any(size != wanted for size in others):
-                raise ValueError(f"{where} joins planes of another size")
+                raise ValueError(f"{where} combines planes of different sizes")
             sizes += [(each.height, each.width)] * each.outputs
             if sum(height * width for height, width in sizes) > LARGEST:
                 raise ValueError("too many pixels")
         if any(plane >= len(sizes) for plane in self.results):
-            raise ValueError("the outputs are planes that no operation makes")
+            raise ValueError("the outputs contain a plane that no operation writes")
 
 
 def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:
-    """Say what does not fit in one operation, whose inputs have these sizes."""
+    """Return what is wrong with one operation, given its inputs' sizes; ``None`` if nothing is."""
     if len(sizes) > 1:
         return "its inputs differ in size"
     (size,) = sizes
     for planes in (each.times, each.plus):
         if planes and len(planes) != each.outputs:
-            return f"{len(planes)} planes are joined to {each.outputs}"
+            return f"{len(planes)} planes are combined with {each.outputs}"
     if (each.weights is not None) != (each.kind in ("convolution", "dense")):
-        return "weights where there are none, or none where there are some"
+        return "it has weights and needs none, or needs some and has none"
     if each.kind in ("combine", "scale", "mean", "maximum", "average") and len(each.inputs) != each.outputs:
         return f"{len(each.inputs)} inputs for {each.outputs} outputs"
     if each.kind in ("mean", "dense"):
-        return None if (each.height, each.width) == (1, 1) else "its outputs are not of one pixel"
+        return None if (each.height, each.width) == (1, 1) else "its outputs have more than one pixel"
     if each.kind in ("combine", "scale"):
         if each.kind == "scale" and (not each.times or each.plus or each.first != "none"):
-            return "a scale is a product with planes of one pixel"
+            return "a scale multiplies by planes of one pixel and does nothing else"
         return None if size == (each.height, each.width) else "input and output differ in size"
     if each.kind == "convolution" and (len(each.inputs) % each.groups or each.outputs % each.groups):
         return f"{each.groups} groups do not divide its planes"
     if any(step > 16 for step in each.stride):
-        return f"the stride {each.stride}"
+        return f"its stride {each.stride} exceeds 16"
     for axis, margin in enumerate((each.top, each.left)):
         start = ((each.height, each.width)[axis] - 1) * each.stride[axis]
         if margin >= each.reach[axis] or start >= size[axis] + margin:
-            return "a window that lies outside of the plane"
+            return "a window lies outside the plane"
     return None

@@ -1,4 +1,4 @@
-"""Where every plane lies in the arena: by liveness, so that memory is used again as soon as nothing reads it."""
+"""Allocate planes in the arena by liveness: memory is reused as soon as nothing reads it any more."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LINE = 16  # floats of a cache line, and of the widest vector
 
 @dataclass(frozen=True)
 class Layout:
-    """Offsets in floats.
+    """Offsets in the arena, in floats.
 
     Attributes:
-        planes: of every plane; the image's are of where a caller's pixels are put before the network runs.
-        scratch: of every operation: where its scratch begins.
+        planes: offset of each plane; those of the image are for a caller's 8-bit pixels, once normalised.
+        scratch: offset of each operation's scratch memory.
         floats: size of the arena.
     """
 
@@ -31,9 +31,9 @@ def rounded(floats: int) -> int:
 
 
 def plane_floats(height: int, width: int) -> int:
-    """Return the floats that a plane takes: whole vectors, also where its last row is written in whole vectors.
+    """Return the floats that a plane occupies: whole vectors, with room to write its last row in whole vectors.
 
-    An odd number of cache lines, so that the same pixel of neighbouring planes falls into different sets of a cache.
+    It is an odd number of cache lines, so that the same pixel of neighbouring planes maps to different cache sets.
     """
     floats = rounded(max(height * width, (height - 1) * width + rounded(width)))
     return floats if floats // LINE % 2 else floats + LINE
@@ -41,10 +41,10 @@ def plane_floats(height: int, width: int) -> int:
 
 @dataclass
 class _Block:
-    """Planes that lie side by side for the same time; both ends of the time belong to it."""
+    """Adjacent planes with the same lifetime; ``start`` and ``end`` are inclusive."""
 
     planes: list[int]
-    floats: int  # of a plane
+    floats: int  # per plane
     start: int
     end: int
     offset: int = -1
@@ -55,11 +55,11 @@ class _Block:
 
 
 def place(graph: Graph, scratch: list[int]) -> Layout:
-    """Give planes and scratch their places.
+    """Allocate planes and scratch memory.
 
     Args:
-        graph: fused.
-        scratch: floats of scratch that each operation needs.
+        graph: the fused graph.
+        scratch: floats of scratch memory for each operation.
     """
     sizes = graph.sizes()
     made = [-1] * graph.channels + [index for index, each in enumerate(graph.operations) for _ in each.made]
@@ -70,7 +70,7 @@ def place(graph: Graph, scratch: list[int]) -> Layout:
     for plane in graph.results:
         read[plane] = len(graph.operations)
 
-    owner = list(range(len(sizes)))  # the plane whose memory a plane is in
+    owner = list(range(len(sizes)))  # the plane whose memory each plane uses
     until = list(read)
     for index, each in enumerate(graph.operations):
         for plane, old in _taken(each, index, read, graph.channels):
@@ -94,20 +94,20 @@ def place(graph: Graph, scratch: list[int]) -> Layout:
     return Layout(
         planes=[offsets[owner[plane]] for plane in range(len(sizes))],
         scratch=[at.get(index, 0) for index in range(len(scratch))],
-        floats=total + 4 * LINE,  # behind the last plane, whole vectors are read
+        floats=total + 4 * LINE,  # kernels read whole vectors past the last plane
     )
 
 
 def _taken(each: Operation, index: int, read: list[int], channels: int) -> list[tuple[int, int]]:
-    """Return which outputs can be written over which planes.
+    """Return pairs of an output and the input plane that it can overwrite.
 
-    These are read here for the last time, and at the very pixels that are written.
+    The operation is the input's last reader, and reads exactly the pixels that it writes.
     """
     if each.kind != "combine" and not each.is_pointwise:
         return []
     own = () if each.kind == "combine" else each.inputs
     pairs: list[tuple[int, int]] = []
-    used: set[int] = set(range(channels))  # the image's planes are the caller's
+    used: set[int] = set(range(channels))  # the image belongs to the caller
     for role in (each.plus, each.times, each.inputs if each.kind == "combine" else ()):
         if not role:
             continue
@@ -123,7 +123,7 @@ def _taken(each: Operation, index: int, read: list[int], channels: int) -> list[
 
 
 def _pack(blocks: list[_Block]) -> int:
-    """Place the largest first, each as low as it goes beside those of its time; return the end."""
+    """Place blocks, largest first, each at the lowest offset free during its lifetime; return the end."""
     placed: list[_Block] = []
     for block in sorted(blocks, key=lambda each: (-each.size, each.start, each.end)):
         offset = 0

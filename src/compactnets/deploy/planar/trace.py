@@ -1,8 +1,8 @@
-"""From a traced deploy form to a graph of operations on planes.
+"""Turn a traced deploy form into a graph of operations on planes.
 
-A tensor of four dimensions or more is an array of planes: reshaping, transposing, slicing, splitting and concatenating
-its leading dimensions is done here, on numbers of planes, and leaves no operation. An operation that changes its input
-in place changes what every view of it sees: an array holds cells, and a cell holds a plane.
+A tensor of four or more dimensions is an array of planes. Reshaping, transposing, slicing, splitting and concatenating
+its leading dimensions happens here, on plane indices, and leaves no operation. In-place operations must be visible
+through every view; therefore an array holds cells, and a cell holds a plane.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ JOINING = {"add": "plus", "mul": "times"}
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a convolution ``(outputs, inputs of a group, rows, columns)`` or a dense layer ``(outputs, inputs)``."""
+    """Weights and one bias per output.
+
+    Weights are (outputs, inputs per group, rows, columns) for a convolution, (outputs, inputs) for a dense layer.
+    """
 
     weight: np.ndarray
     bias: np.ndarray
@@ -42,7 +45,7 @@ class Weights:
 
 @dataclass
 class Value:
-    """A tensor: an array of cells, and whether two dimensions of ``size`` follow those of the array."""
+    """A tensor: an array of cells, followed by two dimensions of ``size`` if it is ``spatial``."""
 
     cells: np.ndarray
     size: tuple[int, int]
@@ -50,13 +53,13 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As PyTorch has it."""
+        """The tensor's shape in PyTorch."""
         return (*self.cells.shape, *self.size) if self.spatial else self.cells.shape
 
 
 @dataclass
 class Builder:
-    """The graph so far."""
+    """The graph under construction."""
 
     operations: list[Operation] = field(default_factory=list)
     weights: list[Weights] = field(default_factory=list)
@@ -64,13 +67,13 @@ class Builder:
     cells: list[int] = field(default_factory=list)  # cell -> plane
 
     def new_cells(self, planes: Sequence[int]) -> np.ndarray:
-        """Return an array of new cells with these planes."""
+        """Return an array of new cells that hold these planes."""
         first = len(self.cells)
         self.cells += planes
         return np.arange(first, first + len(planes))
 
     def read(self, value: Value) -> list[int]:
-        """Return the planes of a tensor, as they are now."""
+        """Return a tensor's current planes."""
         return [self.cells[cell] for cell in value.cells.flat]
 
     def add(
@@ -82,7 +85,7 @@ class Builder:
         weights: Weights | None = None,
         **more: Any,
     ) -> range:
-        """Append an operation; return the planes that it makes."""
+        """Append an operation; return the planes it writes."""
         number = None
         if weights is not None:
             number = len(self.weights)
@@ -103,17 +106,17 @@ class Builder:
 
 
 class _RefusedError(Exception):
-    """What an operator does that planes cannot express."""
+    """An operator that the planar engine does not support; the message says in what respect."""
 
 
 def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list[tuple[int, ...]]]:
     """Trace a deploy form on one image, (1, C, H, W).
 
     Returns:
-        the graph, its weights, and the shapes of the network's outputs, which follow each other in the graph's.
+        the graph, its weights, and the shapes of the network's outputs, which are concatenated in the graph's.
 
     Raises:
-        InputError: an operator that the planar engine does not have; its name and place in the network.
+        InputError: an operator that the planar engine does not support; the message has its name and place.
     """
     program = trace_program(model, example, any_shape=False)
     signature = program.graph_signature
@@ -142,11 +145,11 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list
                 raise InputError(_refusal(node, str(refused))) from None
         elif node.op == "output":
             pairs = zip(node.args[0], signature.output_specs, strict=True)
-            # besides the outputs there is what an operation has changed in place
+            # tensors modified in place are listed as well as the outputs
             results = [found.get(each) for each, spec in pairs if _is_result(spec)]
     if not results or not all(isinstance(result, Value) and result.cells.shape[0] == 1 for result in results):
         raise InputError(
-            "the planar engine gives tensors that are made of the image, this network gives something else"
+            "the planar engine supports outputs that are tensors computed from one image, found another kind of output"
         )
     graph = Graph(
         channels=channels,
@@ -167,11 +170,12 @@ def _refusal(node: Node, what: str) -> str:
     stack = node.meta.get("nn_module_stack") or {}
     place = next((path for path, _ in reversed(list(stack.values())) if path), "")
     name = str(node.target).removesuffix(".default")
-    return f"the planar engine does not have {name}{f' at {place}' if place else ''}{f' with {what}' if what else ''}"
+    at, how = f" at {place}" if place else "", f" with {what}" if what else ""
+    return f"the planar engine does not support {name}{at}{how}"
 
 
 def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Interpret one node; arguments are :class:`Value`, tensors and plain ones."""
+    """Interpret one node; arguments are :class:`Value`, tensors or Python values."""
     target = node.target
     if getattr(target, "__name__", "") == "getitem":
         return arguments[0][arguments[1]]
@@ -186,7 +190,7 @@ def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: di
     if activation:
         source = arguments[0]
         if not isinstance(source, Value):
-            raise _RefusedError("something else than an image")
+            raise _RefusedError("an input that is not an image")
         made = builder.add("combine", builder.read(source), source.cells.size, source.size, last=activation)
         return _results(builder, source, made, in_place)
     if name in JOINING:
@@ -197,7 +201,7 @@ def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: di
 
 
 def _results(builder: Builder, like: Value, made: Sequence[int], in_place: bool) -> Value:
-    """Return the planes in the place of those of a tensor, or as one of its shape."""
+    """Return the new planes as a tensor shaped ``like`` another one; in place, they replace its planes."""
     if in_place:
         for cell, plane in zip(like.cells.flat, made, strict=True):
             builder.cells[cell] = plane
@@ -216,7 +220,7 @@ def _clamp(name: str, given: dict[str, Any]) -> str | None:
 def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) -> Value:
     one, other = given["self"], given["other"]
     if not isinstance(one, Value) or not isinstance(other, Value):
-        raise _RefusedError("a number or a tensor of the network's own")
+        raise _RefusedError("a number or constant tensor")
     if given.get("alpha", 1) != 1:
         raise _RefusedError(f"alpha {given['alpha']}")
     if one.size != other.size and role == "times" and (1, 1) in (one.size, other.size):
@@ -227,7 +231,7 @@ def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) ->
         planes, by = builder.read(one), builder.read(other)
         made = builder.add("scale", planes, len(planes), one.size, times=tuple(by))
         if in_place and one is not given["self"]:
-            raise _RefusedError("a result of another shape in place")
+            raise _RefusedError("an in-place result of another shape")
         return _results(builder, one, made, in_place)
     if one.shape != other.shape:
         raise _RefusedError(f"shapes {one.shape} and {other.shape}")
@@ -240,7 +244,7 @@ def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) ->
 def _image(value: Any) -> Value:
     if not isinstance(value, Value) or not value.spatial or value.cells.ndim != 2:
         raise _RefusedError(
-            f"an input of shape {value.shape}" if isinstance(value, Value) else "something else than an image"
+            f"an input of shape {value.shape}" if isinstance(value, Value) else "an input that is not an image"
         )
     return value
 
@@ -263,7 +267,7 @@ def _made(builder: Builder, planes: Sequence[int], size: tuple[int, int]) -> Val
 def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     source, weight, bias = _image(given["input"]), given["weight"], given.get("bias")
     if not isinstance(weight, Tensor):
-        raise _RefusedError("weights that the network computes")
+        raise _RefusedError("computed weights")
     stride, dilation = _pair(given.get("stride", 1), 1), _pair(given.get("dilation", 1), 1)
     padding = given.get("padding", 0)
     groups = given.get("groups", 1)
@@ -271,7 +275,7 @@ def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     if isinstance(padding, str):
         extra = [(size - 1) * step for size, step in zip(window, dilation, strict=True)]
         if padding == "same" and any(each % 2 for each in extra):
-            raise _RefusedError("more padding on one side")
+            raise _RefusedError("asymmetric padding")
         padding = [each // 2 for each in extra] if padding == "same" else 0
     padding = _pair(padding, 0)
     size = _spread(source.size, window, stride, padding, dilation)
@@ -338,9 +342,9 @@ def _pool(kind: str) -> Callable[[Builder, dict[str, Any]], Value]:
             outside = padding[axis] or (places - 1) * stride[axis] + window[axis] > source.size[axis]
             counted = given.get("count_include_pad", True) and not given.get("ceil_mode")
             if kind == "average" and outside and not counted:
-                raise _RefusedError("a mean over what lies inside of the image only")
+                raise _RefusedError("a mean that excludes the padding")
         if kind == "average" and given.get("divisor_override"):
-            raise _RefusedError("a divisor of its own")
+            raise _RefusedError("divisor_override")
         planes = builder.read(source)
         made = builder.add(
             kind,
@@ -381,7 +385,7 @@ def _mean(builder: Builder, given: dict[str, Any]) -> Value:
 
 
 def _arrange(change: Callable[[np.ndarray, dict[str, Any]], np.ndarray]) -> Callable[[Builder, dict[str, Any]], Value]:
-    """Make a rule of what is done to an array of cells alone."""
+    """Make a rule from a function that only rearranges the array of cells."""
 
     def rule(builder: Builder, given: dict[str, Any]) -> Value:
         source = given["self"]
@@ -391,10 +395,10 @@ def _arrange(change: Callable[[np.ndarray, dict[str, Any]], np.ndarray]) -> Call
 
 
 def _axis(axis: int, given: dict[str, Any], cells: np.ndarray) -> int:
-    """Return a dimension as it is counted in the array of cells."""
+    """Return the array's dimension for a dimension of the tensor."""
     axis %= given["rank"]
     if axis >= cells.ndim:
-        raise _RefusedError("a change of rows or columns")
+        raise _RefusedError("a rearrangement of rows or columns")
     return axis
 
 
@@ -405,7 +409,7 @@ def _transpose(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 def _permute(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
     dims = [axis % given["rank"] for axis in given["dims"]]
     if dims[cells.ndim :] != list(range(cells.ndim, given["rank"])):
-        raise _RefusedError("a change of rows or columns")
+        raise _RefusedError("a rearrangement of rows or columns")
     return cells.transpose(dims[: cells.ndim])
 
 
@@ -443,7 +447,7 @@ def _shaped(source: Value, shape: list[int]) -> Value:
         return Value(source.cells.reshape(shape[:-2]), source.size, spatial=True)
     if not source.spatial and source.size == (1, 1) and shape[-2:] == [1, 1] and len(shape) > 2:
         return Value(source.cells.reshape(shape[:-2]), source.size, spatial=True)
-    if len(shape) == 2 and shape[0] == 1:  # rows and columns come behind the planes: their order stays
+    if len(shape) == 2 and shape[0] == 1:  # rows and columns follow the planes: the order is unchanged
         return Value(source.cells.reshape(1, -1), source.size, spatial=False)
     raise _RefusedError(f"shapes {source.shape} and {tuple(shape)}")
 
@@ -469,9 +473,9 @@ def _squeeze(builder: Builder, given: dict[str, Any]) -> Value:
 def _concatenate(builder: Builder, given: dict[str, Any]) -> Value:
     parts = given["tensors"]
     if any(part.size != parts[0].size or part.spatial != parts[0].spatial for part in parts):
-        raise _RefusedError("tensors of several sizes")
+        raise _RefusedError("tensors of different sizes")
     rank = {"rank": len(parts[0].shape)}
-    # a concatenation is a copy: what is done to its parts in place later does not touch it
+    # a concatenation is a copy: later in-place changes of its parts do not affect it
     cells = np.concatenate([part.cells for part in parts], axis=_axis(given.get("dim", 0), rank, parts[0].cells))
     planes = [builder.cells[cell] for cell in cells.flat]
     return Value(builder.new_cells(planes).reshape(cells.shape), parts[0].size, parts[0].spatial)
@@ -484,7 +488,7 @@ def _parts(builder: Builder, given: dict[str, Any]) -> list[Value]:
     sizes = given.get("split_sizes") or given.get("split_size")
     if "chunks" in given:
         sizes = -(-total // given["chunks"])
-    assert sizes is not None  # of one of the three ways to say it
+    assert sizes is not None  # given in one of three ways
     ends = np.cumsum(sizes)[:-1] if isinstance(sizes, (list, tuple)) else range(int(sizes), total, int(sizes))
     return [Value(part, source.size, source.spatial) for part in np.split(source.cells, list(ends), axis=axis)]
 

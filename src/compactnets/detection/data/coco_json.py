@@ -90,19 +90,19 @@ def read_coco(path: Path, class_names: tuple[str, ...] | None = None) -> CocoCon
         sizes,
         unknown,
     )
-    made = sum(FROM_MASK in record for record in annotations)
+    made = sum(FROM_MASK in annotation for annotation in annotations)
     return CocoContents(image_ids, file_names, classes, table, extras, faults, strays, made)
 
 
 def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
-    def drop(record: dict[str, Any]) -> dict[str, Any]:
-        masked = "category_id" in record and record.get("segmentation") and not record.get("bbox")
-        if masked and (box := _box_of(record["segmentation"])) is not None:
-            record |= {"bbox": box, FROM_MASK: True}
+    def drop(entry: dict[str, Any]) -> dict[str, Any]:
+        masked = "category_id" in entry and entry.get("segmentation") and not entry.get("bbox")
+        if masked and (box := _box_of(entry["segmentation"])) is not None:
+            entry |= {"bbox": box, FROM_MASK: True}
         for key, what in UNREAD.items():
-            if record.pop(key, None):
+            if entry.pop(key, None):
                 extras.add(what)
-        return record
+        return entry
 
     try:
         document = json.loads(path.read_bytes(), object_hook=drop)
@@ -127,19 +127,19 @@ def _parse(path: Path, extras: set[str]) -> dict[str, Any]:
     return dict(document)
 
 
-def _read_images(records: list[Any]) -> tuple[list[int | str], list[str], np.ndarray]:
-    if not records:
+def _read_images(images: list[Any]) -> tuple[list[int | str], list[str], np.ndarray]:
+    if not images:
         raise InputError("its list of images is empty")
     ids: dict[int | str, None] = {}
     names, sizes = [], []
-    for position, record in enumerate(records):
+    for position, image in enumerate(images):
         where = f"images[{position}]"
-        key, name = _field(record, "id", (int, str), where), _field(record, "file_name", (str,), where)
+        key, name = _field(image, "id", (int, str), where), _field(image, "file_name", (str,), where)
         if key in ids:
             raise InputError(f"{where}: the id {key!r} is also that of another image")
         if "\0" in name:
             raise InputError(f"{where}: file_name must be the name of a file, found {_short(name)}")
-        size = record.get("width") or 0, record.get("height") or 0
+        size = image.get("width") or 0, image.get("height") or 0
         if not all(isinstance(side, int) and 0 <= side < 2**31 for side in size):
             raise InputError(f"{where}: width and height must be whole numbers, found {_short(size)}")
         ids[key] = None
@@ -148,14 +148,14 @@ def _read_images(records: list[Any]) -> tuple[list[int | str], list[str], np.nda
     return list(ids), names, np.array(sizes, dtype=np.int64)
 
 
-def _read_categories(records: list[Any]) -> dict[int, str]:
+def _read_categories(categories: list[Any]) -> dict[int, str]:
     """Return the names by id, in the order of the ids."""
-    if not records:
+    if not categories:
         raise InputError("its list of categories is empty")
     names: dict[int, str] = {}
-    for position, record in enumerate(records):
+    for position, category in enumerate(categories):
         where = f"categories[{position}]"
-        key, name = _field(record, "id", (int,), where), _field(record, "name", (str,), where)
+        key, name = _field(category, "id", (int,), where), _field(category, "name", (str,), where)
         if key in names:
             raise InputError(
                 f"{where}: the id {key!r} is that of two categories, {names[key]!r} and {name!r}: give each its own"
@@ -172,19 +172,22 @@ def _read_categories(records: list[Any]) -> dict[int, str]:
 
 def _columns(annotations: list[Any], positions: dict[int | str, int]) -> tuple[Any, ...]:
     """Return image index, category id, (x, y, width, height), crowd, difficult and area of every annotation."""
-    boxes = np.array([record["bbox"] for record in annotations], dtype=np.float64)
-    category_ids = [record["category_id"] for record in annotations]
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64)
+    category_ids = [annotation["category_id"] for annotation in annotations]
     if boxes.shape[1:] != (4,) * bool(annotations) or not all(isinstance(key, int) for key in category_ids):
         raise ValueError
     # "ignore" is how converters write VOC's difficult objects; pycocotools overwrites it, others keep it
-    difficult = [bool(record.get("ignore") or record.get("difficult")) for record in annotations]
+    difficult = [bool(annotation.get("ignore") or annotation.get("difficult")) for annotation in annotations]
     return (
-        np.array([positions[record["image_id"]] for record in annotations], dtype=np.int64),
+        np.array([positions[annotation["image_id"]] for annotation in annotations], dtype=np.int64),
         category_ids,
         boxes.reshape(-1, 4),
-        np.array([bool(record.get("iscrowd")) for record in annotations], dtype=bool),
+        np.array([bool(annotation.get("iscrowd")) for annotation in annotations], dtype=bool),
         np.array(difficult, dtype=bool),
-        np.array([math.nan if record.get("area") is None else record["area"] for record in annotations], np.float64),
+        np.array(
+            [math.nan if annotation.get("area") is None else annotation["area"] for annotation in annotations],
+            np.float64,
+        ),
     )
 
 
@@ -194,12 +197,12 @@ def _without_faults(
     """Return the annotations of images whose annotations can all be used; add the rest to ``faults`` and ``strays``."""
     places = {key: place for place, key in enumerate(image_ids)}
     strangers, usable = [], []
-    for position, record in enumerate(annotations):
+    for position, annotation in enumerate(annotations):
         where = f"annotations[{position}]"
         try:
-            key = _field(record, "image_id", (int, str), where)
-            if isinstance(record.get("id"), int | str):
-                where += f" (id {record['id']})"
+            key = _field(annotation, "image_id", (int, str), where)
+            if isinstance(annotation.get("id"), int | str):
+                where += f" (id {annotation['id']})"
             if key not in places:
                 strangers.append(f"{where} of image {key!r}")
                 continue
@@ -207,25 +210,25 @@ def _without_faults(
             strays.append(f"{path}: {error}")
             continue
         try:
-            _check_annotation(record, where)
-            usable.append(record)
+            _check_annotation(annotation, where)
+            usable.append(annotation)
         except InputError as error:
             faults.setdefault(places[key], f"{path}: {error}")
     if strangers:
         told = f"the list of images lacks those of {len(strangers):,} annotations: {shorten(strangers, 3)}"
         strays.append(f"{path}: {told}")
-    return [record for record in usable if places[record["image_id"]] not in faults]
+    return [annotation for annotation in usable if places[annotation["image_id"]] not in faults]
 
 
-def _check_annotation(record: dict[str, Any], where: str) -> None:
-    _field(record, "category_id", (int,), where)
-    if record.get("bbox") is None:
+def _check_annotation(annotation: dict[str, Any], where: str) -> None:
+    _field(annotation, "category_id", (int,), where)
+    if annotation.get("bbox") is None:
         raise InputError(f"{where}: bbox must be a list, found null, and no mask to take a box from")
-    box = _field(record, "bbox", (list,), where)
+    box = _field(annotation, "bbox", (list,), where)
     if len(box) != 4 or not all(_is_number(value) for value in box):
         raise InputError(f"{where}: bbox must be the four numbers x, y, width, height, found {_short(box)}")
-    if not (record.get("area") is None or _is_number(record["area"])):
-        raise InputError(f"{where}: area must be a number, found {_short(record['area'])}")
+    if not (annotation.get("area") is None or _is_number(annotation["area"])):
+        raise InputError(f"{where}: area must be a number, found {_short(annotation['area'])}")
 
 
 def _box_of(mask: Any) -> list[float] | None:
@@ -264,8 +267,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
 
 
-def _field(record: Any, key: str, types: tuple[type, ...], where: str) -> Any:
-    value = record.get(key) if isinstance(record, dict) else None
+def _field(entry: Any, key: str, types: tuple[type, ...], where: str) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, types) or value == "":
         expected = " or ".join({int: "an integer", str: "a text", list: "a list"}[kind] for kind in types)
         raise InputError(f"{where}: {key} must be {expected}, found {_short(value)}")

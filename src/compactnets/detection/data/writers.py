@@ -92,9 +92,9 @@ def write_coco(folder: Path, sources: Sequence[DetectionSource], file_names: Map
                 _image(source, index, image_ids[name], file_names[name]) for index, name in enumerate(source.names)
             ],
             "annotations": [
-                record
+                annotation
                 for index, name in enumerate(source.names)
-                for record in _annotations(source, index, image_ids[name])
+                for annotation in _annotations(source, index, image_ids[name])
             ],
             "categories": [
                 {"id": number, "name": name, "supercategory": "none"}
@@ -113,10 +113,10 @@ def _image(source: DetectionSource, index: int, image_id: int, file_name: str) -
 def _annotations(source: DetectionSource, index: int, image_id: int) -> list[dict[str, Any]]:
     table = source.table
     rows = table.rows(index)
-    records = []
+    annotations = []
     for row in range(rows.start, rows.stop):
         left, top, right, bottom = table.boxes[row].tolist()
-        records.append(
+        annotations.append(
             {
                 "id": row + 1,  # pycocotools treats id 0 as no match
                 "image_id": image_id,
@@ -128,4 +128,4 @@ def _annotations(source: DetectionSource, index: int, image_id: int) -> list[dic
                 "segmentation": [],
             }
         )
-    return records
+    return annotations

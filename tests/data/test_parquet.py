@@ -112,7 +112,7 @@ def test_large_splits_without_the_library_warn(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     write_shard(tmp_path / "train.parquet", [0, 1])
     source = open_source(str(tmp_path), "train")
-    with pytest.warns(UserWarning, match=r"slow to read in random order; after python -m pip install"):
+    with pytest.warns(UserWarning, match=r"GB.*python -m pip install"):
         source.prepare_for_shuffling()
     assert source.image(1).size == (8, 8)
 

@@ -212,7 +212,7 @@ def test_bad_names(spec: str) -> None:
 
 def test_not_in_the_cache(publish: Write) -> None:
     publish({"test": pets([0])})
-    with pytest.raises(InputError, match=r"hf:owner/cars is not in .*cache: pass --download to fetch it there"):
+    with pytest.raises(InputError, match=r"hf:owner/cars .*cache.*--download"):
         open_source("hf:owner/cars", "val")
 
 
@@ -240,9 +240,7 @@ def test_download_without_network(publish: Write, monkeypatch: pytest.MonkeyPatc
         raise ConnectionError("Couldn't reach 'owner/cars' on the Hub\n(LocalEntryNotFoundError)")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
-    with pytest.raises(
-        InputError, match="hf:owner/cars could not be loaded: Couldn't reach 'owner/cars' on the Hub"
-    ) as caught:
+    with pytest.raises(InputError, match="hf:owner/cars .*Couldn't reach 'owner/cars'") as caught:
         open_source("hf:owner/cars", "val", download=True)
     assert "\n" not in str(caught.value)
 
@@ -258,7 +256,7 @@ def test_old_versions_are_refused(publish: Write, monkeypatch: pytest.MonkeyPatc
     """Up to version 3, a data set could be a Python script."""
     publish({"test": pets([0])})
     monkeypatch.setattr(datasets, "__version__", "3.6.0")
-    with pytest.raises(InputError, match=r"needs datasets 4 or later, whose data sets are never code, found 3\.6\.0"):
+    with pytest.raises(InputError, match=r"datasets 4 .*found 3\.6\.0"):
         open_source("hf:owner/pets", "val")
 
 

@@ -41,7 +41,7 @@ from compactnets.detection.prediction import predict_objects
 from compactnets.errors import InputError, LimitError
 from compactnets.training.checkpoint import save_checkpoint
 
-from .lively import SMALLEST, lively_detector, photograph
+from ..lively import SMALLEST, lively_detector, photograph
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -321,7 +321,7 @@ def test_wrong_artifacts_are_one_line(exported: Export, tmp_path: Path) -> None:
     (folder / NAME).write_text(json.dumps({**record, "files": {}}))
     refuse("expected model.onnx")
     (folder / NAME).write_text(json.dumps({"format": "onnx", "network": {}}))
-    refuse("is a record of classification: one of detection")
+    refuse("record of classification.*detection")
 
 
 def test_past_the_tolerance_nothing_is_left_and_what_was_there_stays(

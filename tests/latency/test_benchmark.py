@@ -40,8 +40,8 @@ from compactnets.latency.results import (
 from compactnets.timing import spread
 from compactnets.training.checkpoint import save_checkpoint
 
-from .conftest import Make
-from .helpers import opened, tiny_network, tiny_record
+from ..deploy.conftest import Make
+from ..deploy.helpers import opened, tiny_network, tiny_record
 
 
 def row(network: str, form: str, middle: float, macs: int = 1000) -> dict[str, Any]:

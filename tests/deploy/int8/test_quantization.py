@@ -49,9 +49,9 @@ from compactnets.errors import InputError, LimitError
 from compactnets.models.registry import list_models
 from compactnets.nn import ChannelShuffle
 
-from ..names import one_of_each_kind
-from .conftest import needs
-from .helpers import SATURATES, SIZE, Small, check_delegated, small_form, tiny_network, tiny_record, write_pictures
+from ...names import one_of_each_kind
+from ..conftest import needs
+from ..helpers import SATURATES, SIZE, Small, check_delegated, small_form, tiny_network, tiny_record, write_pictures
 
 INT8 = [name for name, form in FORMATS.items() if form.int8]
 

@@ -99,7 +99,7 @@ def test_a_hostile_pickle_is_never_executed(
     file = root / CIFAR10.base_folder / name
     file.write_bytes(pickle.dumps(Hostile(target)))
     for spec in ("cifar10", str(root)):
-        with pytest.raises(InputError, match=f"{name} was refused, unread: it is a pickle") as caught:
+        with pytest.raises(InputError, match=f"{name} .*pickle") as caught:
             open_source(spec, split)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
     assert not target.exists()
@@ -110,7 +110,7 @@ def test_a_hostile_pickle_is_never_executed(
 def test_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path / "cache", CIFAR10, monkeypatch)
     (tmp_path / "cache" / CIFAR10.base_folder / "data_batch_5").unlink()
-    with pytest.raises(InputError, match="cifar-10-batches-py lacks data_batch_5; expected data_batch_1"):
+    with pytest.raises(InputError, match="cifar-10-batches-py .*data_batch_5.*data_batch_1"):
         open_source("cifar10", "train")
 
 
@@ -118,7 +118,7 @@ def test_both_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     root = tmp_path / "cache"
     write_cifar(root, CIFAR10, monkeypatch)
     write_cifar(root, CIFAR100, monkeypatch)
-    with pytest.raises(InputError, match="holds cifar-10-batches-py and cifar-100-python: give the path of one"):
+    with pytest.raises(InputError, match="cifar-10-batches-py and cifar-100-python"):
         open_source(str(root), "train")
     assert len(open_source("cifar10", "val").class_names) == 10
     assert len(open_source("cifar100", "val").class_names) == 100

@@ -19,8 +19,8 @@ from compactnets.deploy.formats.operators import (
 )
 from compactnets.errors import InputError
 
-from .conftest import Make, needs
-from .helpers import SIZE, tiny_network
+from ..conftest import Make, needs
+from ..helpers import SIZE, tiny_network
 
 IMAGES = np.zeros((1, 3, SIZE, SIZE), dtype=np.float32)
 
@@ -60,7 +60,7 @@ def test_eager() -> None:
     assert [time.milliseconds for time in times] == sorted((time.milliseconds for time in times), reverse=True)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "c"])
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_runtimes(artifact: Make, name: str) -> None:
     times = FORMATS[name].time_operators(artifact(name) / FORMATS[name].file, IMAGES, 1, 3)
     expected = convolutions(deploy_form(tiny_network()))

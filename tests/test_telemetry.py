@@ -13,10 +13,10 @@ import pytest
 from compactnets import telemetry
 from compactnets.deploy import FORMATS
 
-from .conftest import needs
-from .helpers import write_pictures
+from .deploy.conftest import needs
+from .deploy.helpers import write_pictures
 
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(__file__).parents[1] / "src"
 REPORTING = (1, 29)  # the first ONNX Runtime that reports on Linux
 
 

@@ -111,11 +111,11 @@ def test_development_kit(image_tree: Tree, kit: str, train: list[str]) -> None:
     assert source.class_names == WNIDS
     assert source.labels.tolist() == LABELS
     (root / kit / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file, but not really")
-    with pytest.raises(InputError, match=r"meta\.mat cannot be read as the development kit's: ") as caught:
+    with pytest.raises(InputError, match=r"meta\.mat cannot be read") as caught:
         open_source(str(root), "val")
     assert "\n" not in str(caught.value)
     (root / kit / "meta.mat").unlink()
-    with pytest.raises(InputError, match=r"needs the development kit's meta\.mat beside it"):
+    with pytest.raises(InputError, match=r"needs .*meta\.mat"):
         open_source(str(root), "val")
 
 
@@ -250,11 +250,9 @@ def test_no_ground_truth_says_what_was_looked_for(image_tree: Tree) -> None:
     with pytest.raises(InputError) as caught:
         open_source(str(root), "val")
     message = str(caught.value)
-    assert (
-        "val/ has no class folders and no ground truth was found; expected val/CLASS/*.jpg, or one of val.txt"
-        in message
-    )
     for part in (
+        "val/CLASS/*.jpg",
+        "val.txt",
         "LOC_val_solution.csv",
         "ILSVRC2012_validation_ground_truth.txt",
         "devkit",

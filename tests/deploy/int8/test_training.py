@@ -21,7 +21,7 @@ from compactnets.classification.evaluation import evaluate
 from compactnets.classification.preparation import prepare
 from compactnets.classification.quantization import quantize
 from compactnets.classification.recipe import ClassificationRecipe
-from compactnets.classification.setup import train
+from compactnets.classification.task import TASK, TrainOptions
 from compactnets.complexity import count
 from compactnets.data import Preprocess, open_source
 from compactnets.data.part import PartOfSource
@@ -63,8 +63,8 @@ from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import make_optimizer
 from compactnets.training.step import Learner
 
-from .conftest import needs
-from .helpers import SATURATES, opened, tiny_network
+from ..conftest import needs
+from ..helpers import SATURATES, opened, tiny_network
 
 QUICK = Settings(calibration_images=16, ranges="minmax")
 EPOCHS = 2
@@ -89,7 +89,8 @@ def source(split: str, count: int) -> PartOfSource:
 
 
 def run_int8(output: Path, init: Path, **changes: Any) -> None:
-    train(recipe(**changes), source("train", 160), source("val", 100), output, init=init, prepare=qat.prepare_int8)
+    splits = source("train", 160), source("val", 100)
+    TASK.train(recipe(**changes), *splits, output, init=init, options=TrainOptions(qat=True))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,7 +104,7 @@ def quick_calibration() -> Any:
 def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A float network that has seen a few digits."""
     output = tmp_path_factory.mktemp("float") / "run"
-    train(recipe(lr=0.01), source("train", 480), source("val", 100), output)
+    TASK.train(recipe(lr=0.01), source("train", 480), source("val", 100), output)
     return output / "last.safetensors"
 
 
@@ -234,7 +235,7 @@ def test_a_stopped_run_ends_with_the_same_bits(init: Path, tmp_path: Path, monke
         with pytest.raises(Interrupted):
             run_int8(runs["stopped"], init, **changes)
     with pytest.raises(InputError, match="holds another run: --qat was True, now None"):
-        train(recipe(**changes), source("train", 160), source("val", 100), runs["stopped"], init=init)
+        TASK.train(recipe(**changes), source("train", 160), source("val", 100), runs["stopped"], init=init)
     run_int8(runs["stopped"], init, **changes)
     files = [(run / "last.safetensors").read_bytes() for run in runs.values()]
     assert files[0] == files[1]
@@ -279,7 +280,7 @@ def test_runtimes_compute_what_was_trained(
         pytest.skip("int8 products saturate in this runtime on a CPU without VNNI")
     monkeypatch.setattr(post_training, "measure", lambda *_, **__: {})  # latency
     beside = ("start", *opened(str(init)))
-    record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", beside=beside)
+    record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", float_network=beside)
     assert report["float"] == "start"
     assert report["trained_for_int8"]["init"] == str(init)
     assert (report["settings"]["ranges"], report["settings"]["rounding"], report["kept_in_float"]) == (
