@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_photographs(tmp_path: Path) -> None:
     for index in range(6):
         folder = tmp_path / "data" / str(index % 2)

@@ -66,6 +66,7 @@ def check_other_place(alone: tuple[Path, list[float]], folder: Path, place: Plac
         assert "epoch 2/2: loss" in (folder / name / LOG).read_text()
 
 
+@pytest.mark.slow
 def test_several_processes(alone: tuple[Path, list[float]], tmp_path: Path) -> None:
     check_other_place(alone, tmp_path, Place("cpu", jobs=2))
 

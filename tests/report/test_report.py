@@ -270,7 +270,7 @@ def test_words_stand_to_the_left_and_numbers_to_the_right(report: Path, values: 
     assert markdown.partition(head)[2].startswith("| --- | ---: | --- | ---: | ---: | ---: | --- |\n")
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_wide_tables_show_that_they_go_on(report: Path, width: int) -> None:
     """The page itself never scrolls sideways; a table that does has a bar, and the names of its rows stay."""
     program = shutil.which("chromium") or shutil.which("google-chrome")

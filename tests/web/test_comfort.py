@@ -40,7 +40,9 @@ def change(folder: Path, **first: Any) -> None:
     (folder / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
 
 
-@pytest.mark.parametrize("viewport", [PHONE, {"viewport": {"width": 1280, "height": 500}}])
+@pytest.mark.parametrize(
+    "viewport", [PHONE, pytest.param({"viewport": {"width": 1280, "height": 500}}, marks=pytest.mark.slow)]
+)
 def test_an_error_is_in_view_however_far_the_page_is_scrolled(
     visit: Open, picture: Path, tmp_path: Path, viewport: dict[str, Any]
 ) -> None:
@@ -120,7 +122,7 @@ def test_networks_say_what_they_are(visit: Open, copied: Path, picture: Path) ->
     assert "flowers" in page.page.inner_text("#about")
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_only_networks_of_one_kind_have_a_ratio(visit: Open, picture: Path, width: int) -> None:
     page = visit(viewport={"width": width, "height": 844}).open().choose("bilinear", "bicubic")
     page.classify(picture)
@@ -138,8 +140,8 @@ def test_only_networks_of_one_kind_have_a_ratio(visit: Open, picture: Path, widt
     assert not any(text.endswith("x") for text in page.page.locator("#facts tbody td").all_inner_texts())
 
 
-def test_the_frame_can_be_clicked(visit: Open, picture: Path) -> None:
-    page = visit().open()
+def test_the_frame_can_be_clicked(shared_visit: Visit, picture: Path) -> None:
+    page = shared_visit
     with page.page.expect_file_chooser() as chooser:
         page.page.click("#drop")
     chooser.value.set_files(picture)
@@ -164,7 +166,7 @@ def test_an_image_can_be_pasted(visit: Open, picture: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("many pixels", marks=pytest.mark.slow), "many bytes"])
-def test_a_photograph_past_the_limit_is_scaled_down(visit: Open, tmp_path: Path, kind: str) -> None:
+def test_a_photograph_past_the_limit_is_scaled_down(shared_visit: Visit, tmp_path: Path, kind: str) -> None:
     """Turned by its tag, too: the result is near what Python gives for the whole picture."""
     blobs = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     size = (10_000, 6_600) if kind == "many pixels" else (1_200, 800)
@@ -175,7 +177,7 @@ def test_a_photograph_past_the_limit_is_scaled_down(visit: Open, tmp_path: Path,
     if kind == "many bytes":
         with (tmp_path / "large.jpg").open("ab") as file:
             file.write(bytes(64 * 2**20))  # behind the picture, as some cameras have it
-    page = visit().open().choose("tiny")
+    page = shared_visit.choose("tiny")
     found = page.classify(tmp_path / "large.jpg")
     assert "scaled" in page.page.inner_text("#note")
     assert found["image"]["width"] < found["image"]["height"]
@@ -186,8 +188,8 @@ def test_a_photograph_past_the_limit_is_scaled_down(visit: Open, tmp_path: Path,
     assert page.complaints == []
 
 
-def test_examples_have_names_of_people(visit: Open) -> None:
-    page = visit().open()
+def test_examples_have_names_of_people(shared_visit: Visit) -> None:
+    page = shared_visit
     names = page.page.locator("#examples .example").all_inner_texts()
     assert len(names) == 2
     assert not any("." in name for name in names)

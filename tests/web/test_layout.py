@@ -63,7 +63,7 @@ def check(page: Visit, picture: Path) -> None:
         assert page.page.evaluate(CONTRAST) == [], file
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone", "desktop", pytest.param("narrow", marks=pytest.mark.slow)])
 def test_every_state_fits(visit: Callable[..., Visit], tmp_path: Path, size: str) -> None:
     width, height = SIZES[size]
     page = visit(viewport={"width": width, "height": height}).open()

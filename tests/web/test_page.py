@@ -85,8 +85,8 @@ def test_everything_by_the_keyboard(visit: Open, picture: Path) -> None:
     assert "Compared with PyTorch" in page.page.inner_text("#about")
 
 
-def test_a_dropped_file(visit: Open, picture: Path) -> None:
-    page = visit().open()
+def test_a_dropped_file(shared_visit: Visit, picture: Path) -> None:
+    page = shared_visit
     data = page.page.evaluate_handle(
         "bytes => { const data = new DataTransfer();"
         " data.items.add(new File([new Uint8Array(bytes)], 'dropped.png')); return data; }",
@@ -97,8 +97,8 @@ def test_a_dropped_file(visit: Open, picture: Path) -> None:
     assert page.status.startswith("dropped.png: ")
 
 
-def test_photographs_come_upright(visit: Open, tmp_path: Path) -> None:
-    page = visit().open().choose("tiny")
+def test_photographs_come_upright(shared_visit: Visit, tmp_path: Path) -> None:
+    page = shared_visit.choose("tiny")
     for orientation in (2, 3, 4, 5, 6, 7, 8):
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -115,7 +115,7 @@ def test_photographs_come_upright(visit: Open, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_an_orientation_in_xmp_alone_turns_too(visit: Open, tmp_path: Path, name: str) -> None:
+def test_an_orientation_in_xmp_alone_turns_too(shared_visit: Visit, tmp_path: Path, name: str) -> None:
     packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     image, options = Image.effect_noise((90, 60), 80).convert("RGB"), {"xmp": packet}
     if name == "a.png":
@@ -125,14 +125,14 @@ def test_an_orientation_in_xmp_alone_turns_too(visit: Open, tmp_path: Path, name
     elif name == "a.webp":
         options["lossless"] = True
     image.save(tmp_path / name, **options)
-    found = visit().open().choose("tiny").classify(tmp_path / name)
+    found = shared_visit.choose("tiny").classify(tmp_path / name)
     assert found["image"]["orientation"] == 6
     expected = expected_logits(tiny_network(), TINY, tmp_path / name)
     assert np.abs(found["networks"][0]["logits"] - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-def test_transparency_that_a_browser_mixes_is_said(visit: Open, picture: Path, tmp_path: Path) -> None:
-    page = visit().open()
+def test_transparency_that_a_browser_mixes_is_said(shared_visit: Visit, picture: Path, tmp_path: Path) -> None:
+    page = shared_visit
     image = Image.open(picture).convert("RGBA")
     image.putalpha(100)
     image.save(tmp_path / "transparent.webp", lossless=True)
