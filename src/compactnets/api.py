@@ -120,8 +120,9 @@ def open_recipe(
     """
     found = recipe_files.read_recipe(recipe)
     task = find_task(stated_task(found))
-    model = model or task.network_of(None if init is None else as_path(init), task.take("train", options))
-    return task, recipe_files.load(task.recipe, found, recipe, settings, model)
+    chosen = task.take("train", options)
+    model = model or task.network_of(None if init is None else as_path(init), chosen)
+    return task, recipe_files.load(task.recipe, found, recipe, [*settings, *task.settings_of(chosen)], model)
 
 
 def train(
@@ -148,7 +149,7 @@ def train(
         init: checkpoint to start from.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …
         download: download public data that is missing.
-        options: task-specific: ``qat`` of classification.
+        options: task-specific: ``qat`` and ``teacher`` of classification.
 
     Returns:
         the last evaluation's metrics, the best value in percent, and the duration in seconds.
@@ -158,8 +159,10 @@ def train(
     """
     if isinstance(recipe, RunRecipe):
         task, resolved = find_task(getattr(recipe, "task", "")), recipe
-        if model is not None or list(settings):
-            raise InputError("model and settings only apply to a recipe given by name: edit this recipe object instead")
+        if model is not None or list(settings) or task.settings_of(task.take("train", options)):
+            raise InputError(
+                "model, settings and teacher only apply to a recipe given by name: edit this recipe object instead"
+            )
     else:
         task, resolved = open_recipe(recipe, settings, model, init, **options)
     chosen = task.take("train", options)

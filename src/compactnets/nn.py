@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ConvNormAct(nn.Sequential):
@@ -93,3 +95,40 @@ def initialize(module: nn.Module, mode: str = "fan_out") -> None:
             nn.init.normal_(weight, std=0.01)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
+
+
+def zero_residuals(module: nn.Module) -> int:
+    """Let every residual branch begin at zero, so that its block begins as the identity; return their number.
+
+    A block with such a branch has the method ``zero_init_last``, as timm's have.
+    """
+    blocks = [block for block in module.modules() if hasattr(block, "zero_init_last")]
+    for block in blocks:
+        block.zero_init_last()  # type: ignore[operator]
+    return len(blocks)
+
+
+def whiten(conv: nn.Conv2d, images: Tensor, eps: float = 5e-4) -> None:
+    """Set the kernels of a first convolution so that they whiten patches of ``images`` (N, C, H, W), and freeze them.
+
+    The kernels are the principal directions of the patches, each divided by its standard deviation, and the same with
+    the other sign, for the ReLU that follows (Jordan 2024, arXiv:2404.00498, section 3.2); the strongest first, as many
+    as there are. Kernels beyond twice the directions keep their values.
+
+    Raises:
+        ValueError: the convolution does not take all the channels of ``images`` at once.
+    """
+    out_channels, in_channels, height, width = conv.weight.shape
+    if conv.groups != 1 or in_channels != images.shape[1]:
+        raise ValueError(f"expected a convolution over {images.shape[1]} channels, found {conv}")
+    patches = F.unfold(images.double(), (height, width)).transpose(1, 2).reshape(-1, in_channels * height * width)
+    centred = patches - patches.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+    directions = (vectors / (values.clamp_min(0) + eps).sqrt()).T.flip(0)
+    directions = directions * directions.sum(1, keepdim=True).sign()  # the sign of an eigenvector is arbitrary
+    count = min(len(directions), out_channels // 2)
+    chosen = directions[:count].reshape(count, in_channels, height, width).to(conv.weight.dtype)
+    with torch.no_grad():
+        conv.weight[:count] = chosen
+        conv.weight[count : 2 * count] = -chosen
+    conv.weight.requires_grad_(False)

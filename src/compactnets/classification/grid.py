@@ -16,6 +16,7 @@ from typing import Any
 import joblib
 import torch
 
+from compactnets.classification.preparation import open_splits
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.task import TASK
 from compactnets.console import say
@@ -121,7 +122,7 @@ def _train(member: Member, data: str, output: Path, place: Place, index: int | N
                     log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", errors="backslashreplace"))
                 stack.enter_context(contextlib.redirect_stderr(log))
             world = World(_pick(place, index))
-            splits = open_source(data, "train"), open_source(data, "val")
+            splits = open_splits(data, member.recipe.hold_out)
             result = TASK.train(member.recipe, *splits, folder, world=world)
             return Outcome(member, result.to_dict())
     except InputError as error:

@@ -13,16 +13,20 @@ from torch import nn
 from compactnets.classification.checkpoint import CheckpointRecord, Int8Training, read_weights
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.console import say
-from compactnets.data import ImageSource, Preprocess
+from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data.base import readable
+from compactnets.data.content import spread
+from compactnets.data.part import hold_out
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.registry import accepted_arguments, create_model
-from compactnets.nn import initialize
+from compactnets.nn import initialize, whiten, zero_residuals
 from compactnets.training.checkpoint import load_weights, read_record
 from compactnets.training.preparation import begin_with
 from compactnets.training.recipe import RunRecipe
 
 Kind = TypeVar("Kind", bound=RunRecipe)
+WHITENED = 1000  # images that the first convolution is whitened by
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,22 @@ class Prepared:
 Prepare = Callable[[ClassificationRecipe, ImageSource, Path | None], Prepared]
 
 
+def open_splits(name: str, held_out: int = 0, *, download: bool = False) -> tuple[ImageSource, ImageSource]:
+    """Open the images to train on and those to evaluate on: the splits, or two parts of the training images.
+
+    Args:
+        held_out: training images to evaluate on in place of the split ``val``, which is then not opened.
+
+    Raises:
+        InputError: as :func:`compactnets.data.open_source`, or more images than can be held out.
+    """
+    train = open_source(name, "train", download=download)
+    if not held_out:
+        return train, open_source(name, "val", download=download)
+    say(f"hold_out: evaluations are on {held_out:,} training images, which are not trained on")
+    return hold_out(train, held_out)
+
+
 def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
     """Build the network of a recipe for the classes and channels of a source.
 
@@ -71,9 +91,14 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
         model = create_model(recipe.model, **arguments)
         if recipe.initialization is not None:
             initialize(model, recipe.initialization)
+        if recipe.zero_init_residual and not zero_residuals(model):
+            raise InputError(f"zero_init_residual: {recipe.model} has no residual branches: remove it")
+        if recipe.whiten_stem:
+            _whiten_stem(model, source, preprocess)
         return Prepared(preprocess, model, arguments)
-    if recipe.initialization is not None:
-        raise InputError("initialization is for fresh weights: remove it, or do not pass --init")
+    for key in ("initialization", "zero_init_residual", "whiten_stem"):
+        if getattr(recipe, key):
+            raise InputError(f"{key} is for fresh weights: remove it, or do not pass --init")
     record = read_record(init, CheckpointRecord)
     if record.int8 is not None:
         raise InputError(
@@ -92,3 +117,10 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
         weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
     load_weights(model, weights, recipe.model, init)
     return Prepared(preprocess, model, arguments)
+
+
+def _whiten_stem(model: nn.Module, source: ImageSource, preprocess: Preprocess) -> None:
+    """Whiten the first convolution by a sample of the training images."""
+    first = next(each for each in model.modules() if isinstance(each, nn.Conv2d))
+    images = [preprocess(source.image(index)) for index in readable(source, spread(len(source), WHITENED))]
+    whiten(first, torch.stack(images))

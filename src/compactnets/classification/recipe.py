@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from compactnets.data import Augment, Preprocess
 from compactnets.data.menet_transforms import menet_transform
-from compactnets.training.recipe import MOST, RunRecipe, Section
+from compactnets.training.recipe import MOST, MOST_PIXELS, RunRecipe, Section, Values
 
 
 class Mix(Section):
@@ -35,6 +35,35 @@ class Mix(Section):
         return self
 
 
+class Distillation(Section):
+    """Learning from a trained network besides the labels (Hinton et al. 2015); off without a teacher.
+
+    The defaults are those of Tian et al. 2020 (arXiv:1910.10699) for the same loss.
+    """
+
+    teacher: str | None = Field(
+        None, min_length=1, description="checkpoint, name of weights, timm:NAME or timm:NAME:FILE; --teacher"
+    )
+    temperature: float = Field(4.0, gt=0, le=1000, description="by which both networks' logits are divided")
+    weight: float = Field(0.9, gt=0, le=1, description="share of the teacher in the loss; the labels have the rest")
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Distillation:
+        keys = ("temperature", "weight")
+        self.warn_unless(self.teacher is not None, keys, "distillation: ", "without a teacher")
+        return self
+
+
+class Phase(Section):
+    """A part of training with smaller images."""
+
+    size: int = Field(gt=0, le=MOST_PIXELS, description="pixels of a side")
+    share: float = Field(gt=0, lt=1, description="share of the run's steps")
+
+
+MOST_PHASES = 6  # each size is compiled; torch gives up after eight
+
+
 class ClassificationRecipe(RunRecipe):
     """A training run of a classifier.
 
@@ -46,8 +75,24 @@ class ClassificationRecipe(RunRecipe):
     initialization: Literal["fan_out", "fan_in"] | None = Field(
         None, description="Kaiming initialisation of this mode instead of the network's own"
     )
+    zero_init_residual: bool = Field(
+        False, description="fresh weights: residual branches begin at zero (Goyal et al. 2017, arXiv:1706.02677)"
+    )
+    whiten_stem: bool = Field(
+        False, description="fresh weights: the first convolution whitens patches of the training images, and stays so"
+    )
+    batchnorm_momentum: float | None = Field(
+        None, gt=0, le=1, description="share of a step's statistics in the running ones; default: the network's own"
+    )
+    progressive: Values[Phase] = Field(
+        (), description="sizes of the first parts of training, rising; the rest is at full size"
+    )
+    hold_out: int = Field(
+        0, ge=0, le=MOST, description="training images to evaluate on, of each class its share, in place of the split"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mix: Mix = Mix()
+    distillation: Distillation = Distillation()
     augment: Augment = Augment()
     preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data if not given")
 
@@ -66,6 +111,30 @@ class ClassificationRecipe(RunRecipe):
         if self.mix.active and self.batch_size % 2:
             raise ValueError(f"batch_size must be even if images are mixed in pairs, found {self.batch_size}")
         return self
+
+    @model_validator(mode="after")
+    def _sizes_rise(self) -> Self:
+        sizes = [phase.size for phase in self.progressive]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(f"progressive: sizes must rise, found {sizes}")
+        if len(sizes) > MOST_PHASES:
+            raise ValueError(f"progressive: at most {MOST_PHASES} sizes, found {len(sizes)}")
+        if (total := sum(phase.share for phase in self.progressive)) >= 1:
+            raise ValueError(f"progressive: the shares must leave some steps at full size, found {total:g} in all")
+        return self
+
+    def size_at(self, progress: float, full: int) -> int:
+        """Return the side of the images after a share ``progress`` of the run's steps."""
+        end = 0.0
+        for phase in self.progressive:
+            end += phase.share
+            if progress < end:
+                return phase.size
+        return full
+
+    @property
+    def dynamic(self) -> bool | None:
+        return False if self.progressive else None
 
     def resolve_preprocess(self, default: Preprocess) -> Preprocess:
         """Return the preprocessing: the data's own, with the recipe's fields over it."""

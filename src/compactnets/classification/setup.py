@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.distillation import Teacher, distillation_loss, open_teacher
 from compactnets.classification.evaluation import Evaluation, evaluate_batches
 from compactnets.classification.preparation import Prepare
 from compactnets.classification.recipe import ClassificationRecipe
@@ -19,11 +21,15 @@ from compactnets.data import ImageSource
 from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_loader, make_train_loader
 from compactnets.data.order import mix_seed
 from compactnets.environment import software_versions
+from compactnets.errors import InputError
+from compactnets.failures import one_line
 from compactnets.training.checkpoint import save_checkpoint
 from compactnets.training.curves import Curves
 from compactnets.training.distributed import World
 from compactnets.training.preparation import fit_batch, fit_epochs
 from compactnets.training.setup import TrainingSetup
+
+TEACHER = "--teacher"  # what a run's description calls the digest of the teacher
 
 
 class MicroBatch(NamedTuple):
@@ -31,18 +37,22 @@ class MicroBatch(NamedTuple):
 
     images: Tensor  # (B, C, S, S)
     targets: Tensor  # (B,) int64 classes, or (B, K) float shares of the K classes where images are mixed
+    whole: Tensor  # the same images at full size, for the teacher
 
 
 class ClassificationObjective:
-    """Cross-entropy of every image, in nats, with the recipe's mixing.
+    """Cross-entropy of every image, in nats, with the recipe's mixing, and what a teacher adds.
 
     Args:
         steps: steps of an epoch.
         num_classes: outputs of the network, for mixed labels.
+        teacher: of the recipe's distillation.
     """
 
-    def __init__(self, recipe: ClassificationRecipe, steps: int, num_classes: int) -> None:
-        self.recipe, self.steps = recipe, steps
+    def __init__(
+        self, recipe: ClassificationRecipe, steps: int, num_classes: int, teacher: Teacher | None = None
+    ) -> None:
+        self.recipe, self.steps, self.teacher = recipe, steps, teacher
         mix = recipe.mix
         self.mixer = (
             Mixup(
@@ -58,18 +68,33 @@ class ClassificationObjective:
         )
 
     def micro_batches(self, batch: Batch, step: int) -> Sequence[MicroBatch]:
-        """Mix a batch and cut it into the recipe's ``accumulate`` micro-batches."""
-        images, targets = self._mix(batch, step)
+        """Mix a batch, shrink it to the step's size, and cut it into the recipe's ``accumulate`` micro-batches."""
+        whole, targets = self._mix(batch, step)
         count = self.recipe.accumulate
-        return [MicroBatch(*part) for part in zip(images.chunk(count), targets.chunk(count), strict=True)]
+        parts = [each.chunk(count) for each in (self._shrink(whole, step), targets, whole)]
+        return [MicroBatch(*part) for part in zip(*parts, strict=True)]
 
     def losses(self, forward: Callable[..., Any], part: MicroBatch) -> Mapping[str, Tensor]:
-        """Return the cross-entropy of every image, ``(B,)``."""
+        """Return the cross-entropy of every image, ``(B,)``; with a teacher both parts, with their weights."""
         logits = forward(part.images)
         mixed = part.targets.is_floating_point()  # those are smoothed already
         smoothing = 0.0 if mixed else self.recipe.label_smoothing
         loss = F.cross_entropy(logits.float(), part.targets, label_smoothing=smoothing, reduction="none")
-        return {"cross_entropy": loss}
+        if self.teacher is None:
+            return {"cross_entropy": loss}
+        settings = self.recipe.distillation
+        from_teacher = distillation_loss(logits, self.teacher(part.whole), settings.temperature)
+        return {"cross_entropy": (1 - settings.weight) * loss, "distillation": settings.weight * from_teacher}
+
+    def _shrink(self, images: Tensor, step: int) -> Tensor:
+        """Resize (B, C, S, S) images as the recipe's ``progressive`` says."""
+        full = images.shape[-1]
+        size = self.recipe.size_at(step / (self.recipe.epochs * self.steps), full)
+        if size == full:
+            return images
+        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        small = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        return small.contiguous(memory_format=layout)
 
     def _mix(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         recipe, epoch = self.recipe, step // self.steps
@@ -105,12 +130,50 @@ class ClassificationSetup(TrainingSetup):
         self.prepared = prepare(self.recipe, train_source, init)
         self.model, self.compile = self.prepared.model, self.prepared.compile
         self.preprocess = self.prepared.preprocess
-        self.objective = ClassificationObjective(
-            self.recipe, len(train_source) // self.recipe.batch_size, len(train_source.class_names)
+        self._set_momentum()
+        self._check_sizes()
+        self.teacher = self._open_teacher(world)
+        steps = len(train_source) // self.recipe.batch_size
+        self.objective = ClassificationObjective(self.recipe, steps, len(train_source.class_names), self.teacher)
+
+    def _set_momentum(self) -> None:
+        """Give batch normalisation the recipe's momentum."""
+        if (momentum := self.recipe.batchnorm_momentum) is None:
+            return
+        norms = [each for each in self.model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+        if not norms:
+            raise InputError("batchnorm_momentum: the network has no batch normalisation to train: remove it")
+        for norm in norms:
+            norm.momentum = momentum
+
+    def _check_sizes(self) -> None:
+        """Check that the network takes the smaller images of ``progressive``, and that they are smaller."""
+        full, model = self.preprocess.size, self.model
+        training = model.training
+        for phase in self.recipe.progressive:
+            if phase.size >= full:
+                raise InputError(f"progressive: sizes must be below the images' {full} pixels, found {phase.size}")
+            told = f"progressive: {self.recipe.model} does not take images of {phase.size} x {phase.size} pixels"
+            with one_line(told), torch.no_grad():
+                model.eval()(torch.zeros(1, self.preprocess.channels, phase.size, phase.size))
+        model.train(training)
+
+    def _open_teacher(self, world: World) -> Teacher | None:
+        recipe, name = self.recipe, self.recipe.distillation.teacher
+        if name is None:
+            return None
+        return open_teacher(
+            name,
+            self.train_source,
+            self.preprocess,
+            precision=recipe.precision,
+            device=world.device,
+            channels_last=recipe.channels_last,
         )
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | ({"--qat": True} if self.prepared.int8 is not None else {})
+        described = super().describe() | ({"--qat": True} if self.prepared.int8 is not None else {})
+        return described | ({} if self.teacher is None else {TEACHER: self.teacher.digest})
 
     def make_loader(self, world: World) -> TrainLoader:
         recipe = self.recipe
@@ -148,6 +211,9 @@ class ClassificationSetup(TrainingSetup):
         return evaluate_batches(model, loader, world, description=description, stop=stop)
 
     def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        training = {"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics}
+        if self.teacher is not None:
+            training["teacher"] = self.teacher.describe()
         record = CheckpointRecord(
             model=self.recipe.model,
             arguments=self.prepared.arguments,
@@ -155,7 +221,7 @@ class ClassificationSetup(TrainingSetup):
             preprocess=self.preprocess.to_dict(),
             source=f"trained by compactnets on {self.train_source.spec}",
             license="that of whoever trained it",
-            training={"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics},
+            training=training,
             versions=software_versions(),
             int8=self.prepared.int8,
         )

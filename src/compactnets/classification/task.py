@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,11 @@ from compactnets.classification.cost import NetworkCost, network_cost
 from compactnets.classification.evaluation import Evaluation, evaluate, match_classes
 from compactnets.classification.networks import build_network
 from compactnets.classification.prediction import COLUMNS, Prediction, predict
-from compactnets.classification.preparation import prepare
+from compactnets.classification.preparation import open_splits, prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess, open_source
-from compactnets.data.base import SPLITS
 from compactnets.data.checking import check_source
 from compactnets.data.inputs import Picture
 from compactnets.data.opening import WORDS
@@ -41,6 +41,7 @@ class TrainOptions(Options):
     """``train``."""
 
     qat: bool = Field(False, description="train the --init network with simulated int8 (quantisation-aware training)")
+    teacher: str | None = Field(None, min_length=1, description="the recipe's distillation.teacher")
 
 
 class EvaluateOptions(Options):
@@ -100,7 +101,7 @@ class Classification(Task[ClassificationRecipe]):
         self, recipe: ClassificationRecipe, data: DataRequest, options: TrainOptions
     ) -> tuple[ImageSource, ImageSource]:
         name = data.only(self.name)
-        train, val = (open_source(name, each, download=data.download) for each in SPLITS)
+        train, val = open_splits(name, recipe.hold_out, download=data.download)
         say(f"{train!r}\n{val!r}")
         return train, val
 
@@ -131,6 +132,9 @@ class Classification(Task[ClassificationRecipe]):
 
     def network_of(self, init: Path | None, options: TrainOptions) -> str | None:
         return network_of(init) if options.qat else None
+
+    def settings_of(self, options: TrainOptions) -> list[str]:
+        return [] if options.teacher is None else [f"distillation.teacher={json.dumps(options.teacher)}"]
 
     def summarize(self, recipe: ClassificationRecipe, result: TrainResult) -> str:
         return (

@@ -36,7 +36,11 @@ class Augment(BaseModel):
     ratio: Pair = Field(
         default=(3 / 4, 4 / 3), description="smallest and largest width / height of the area; for crop: resized"
     )
-    flip: bool = Field(default=False, description="mirror left and right with probability 0.5")
+    flip: bool | Literal["alternate"] = Field(
+        default=False,
+        description="mirror left and right with probability 0.5; alternate: an image in every second epoch, half of "
+        "the images in each (Jordan 2024, arXiv:2404.00498, section 3.6)",
+    )
     color_jitter: float = Field(
         default=0.0,
         ge=0,

@@ -22,7 +22,7 @@ from compactnets.data.batches import Batch, LoaderSettings, TrainLoader, to_devi
 from compactnets.data.order import Draws, epoch_order, local_share
 from compactnets.data.preprocess import Fit, Preprocess, to_pixels
 from compactnets.data.presets import SMALL
-from compactnets.data.transform import CUT_COLUMN, CUT_ROW, FLIP, TrainTransform, erase
+from compactnets.data.transform import CUT_COLUMN, CUT_ROW, TrainTransform, erase
 from compactnets.errors import InputError
 
 LIMIT = 2 << 30  # bytes of pixels, padding included
@@ -146,7 +146,7 @@ class MemoryLoader(TrainLoader):
         """
         augment, size = self.transform.augment, self.transform.preprocess.size
         draws = Draws.of(self.settings.seed, epoch, order)
-        flip = draws.uniform(FLIP) < 0.5 if augment.flip else np.zeros(len(order), dtype=bool)
+        flip = self.transform.flips(draws)
         if augment.crop == "pad":
             top, left = self.transform.offset(draws, self.width, self.height)
         else:

@@ -47,25 +47,35 @@ class Draws(Generic[Key]):
     "Fast splittable pseudorandom number generators", OOPSLA 2014) from a start given by the first three. Each change
     reads its own places, so it does not affect the numbers of others, and no generator of torch or Python is touched.
 
+    Made by :meth:`of`.
+
     Args:
-        key: what :meth:`of` computes; an ``int``, or ``(N,)`` uint64 for N images.
+        key: an ``int``, or ``(N,)`` uint64 for N images.
+        origin: seed, epoch and index, for what spans epochs.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("key", "origin")
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, origin: tuple[int, int, Key] | None = None) -> None:
         self.key: Key = key
+        self.origin: tuple[int, int, Key] | None = origin
 
     @classmethod
     def of(cls, seed: int, epoch: int, index: Key) -> Draws[Key]:
         """Return the numbers of image ``index`` (or of the images ``(N,)`` int64) in ``epoch``."""
         start = mix_seed(seed, epoch)
         place: Any = index.astype(np.uint64) if isinstance(index, np.ndarray) else int(index)
-        return Draws(_mix(start + (place + 1) * GAMMA))
+        return Draws(_mix(start + (place + 1) * GAMMA), (seed, epoch, index))
 
     def uniform(self, place: int, low: float = 0.0, high: float = 1.0) -> Any:
         """Return number ``place``, uniform in [low, high): a float, or ``(N,)`` float64."""
         return low + (high - low) * ((_mix(self.key + (place + 1) * GAMMA % (MASK + 1)) >> 11) * 2.0**-53)
+
+    def alternate(self, place: int) -> Any:
+        """Return a coin of ``place`` that is tossed once per image and turned over every epoch: a bool, or ``(N,)``."""
+        assert self.origin is not None
+        seed, epoch, index = self.origin
+        return (Draws.of(seed, 0, index).uniform(place) < 0.5) ^ bool(epoch % 2)
 
     def integer(self, place: int, count: int) -> Any:
         """Return number ``place`` as one of ``range(count)``: an int, or ``(N,)`` int64."""

@@ -95,7 +95,7 @@ class TrainTransform:
             pixels = self._decode_whole(data, frame, draws)
         if pixels is None:
             return None
-        flip = self._flips(draws)
+        flip = self.flips(draws)
         if self.moves or self.colours:
             return to_pixels(self._change(Image.fromarray(pixels.numpy()), draws, flip))
         # flip is vectorised for this layout, unlike numpy's
@@ -136,8 +136,11 @@ class TrainTransform:
             draws.integer(LEFT, width + 2 * pad - size + 1) - pad,
         )
 
-    def _flips(self, draws: Draws[int]) -> bool:
-        return self.augment.flip and draws.uniform(FLIP) < 0.5
+    def flips(self, draws: Draws[Any]) -> Any:
+        """Return whether an image is mirrored: a bool, or ``(N,)`` bool."""
+        if self.augment.flip == "alternate":
+            return draws.alternate(FLIP)
+        return (draws.uniform(FLIP) < 0.5) & self.augment.flip
 
     def _crop(self, image: Image.Image, draws: Draws[int]) -> Image.Image:
         if self.augment.crop == "resized":
@@ -175,7 +178,7 @@ class TrainTransform:
             reach = augment.translate * self.preprocess.size
             shift = [round(draws.uniform(place, -reach, reach)) for place in (SHIFT_X, SHIFT_Y)]
             image = functional.affine(image, angle, shift, 1.0, [0.0, 0.0], self.interpolation)
-        if flip and self._flips(draws):
+        if flip and self.flips(draws):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return self._colour(image, draws) if self.colours else image
 

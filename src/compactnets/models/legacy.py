@@ -86,10 +86,19 @@ def convert_state_dict(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_legacy(path: str | Path) -> dict[str, Tensor]:
     """Read a checkpoint of the MENet repository and return our state dict.
 
+    Raises:
+        InputError: no such file, not a checkpoint, code inside, or another network's keys.
+    """
+    return convert_state_dict(read_state_dict(path))
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights that ``torch.save`` has written, alone or under ``state_dict``.
+
     The file is read with ``weights_only=True``: a pickle with code is rejected, never executed.
 
     Raises:
-        InputError: no such file, not a checkpoint, code inside, or another network's keys.
+        InputError: no such file, not a checkpoint, or code inside.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +113,7 @@ def load_legacy(path: str | Path) -> dict[str, Tensor]:
     state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not (isinstance(state_dict, dict) and state_dict and all(map(_is_entry, state_dict.items()))):
         raise InputError(f"{path} holds no state dict: expected a dictionary of tensors under 'state_dict'")
-    return convert_state_dict(state_dict)
+    return dict(state_dict)
 
 
 def say_form(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

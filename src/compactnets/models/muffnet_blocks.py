@@ -35,6 +35,10 @@ class ResidualBlock(nn.Module):
         self.block = NormalBlock(channels, channels, activation=False)
         self.act = nn.ReLU(inplace=True)
 
+    def zero_init_last(self) -> None:
+        """Let the block begin as the identity."""
+        nn.init.zeros_(self.block.expand.norm.weight)  # type: ignore[union-attr, arg-type]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.act(x + self.block(x))
 

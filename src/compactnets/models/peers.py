@@ -23,6 +23,7 @@ from compactnets.models.peer_builders import (
     shufflenetv2,
     vgg16,
 )
+from compactnets.models.plainnet import plainnet7
 from compactnets.models.staged import STEMS, Options, StagedNet, check_stem
 
 
@@ -110,6 +111,12 @@ PEERS: dict[str, Peer] = {
         vgg16,
         "torchvision's configuration D: MENet's Table II, whose 15300 M leave out the fully connected layers (124 M)",
         stems=("imagenet",),
+    ),
+    "plainnet7": Peer(
+        plainnet7,
+        "seven dense convolutions after airbench94 (arXiv:2404.00498), to teach compact networks; a CIFAR design, in "
+        "no table of the papers",
+        stems=("cifar",),
     ),
 }
 

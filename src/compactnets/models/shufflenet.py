@@ -50,6 +50,11 @@ class ShuffleUnit(nn.Module):
         self.pool = nn.AvgPool2d(3, stride, padding=1) if downsample else None
         self.act = nn.ReLU(inplace=True)
 
+    def zero_init_last(self) -> None:
+        """Let a module that adds its input begin as the identity; one that concatenates stays as it is."""
+        if self.pool is None:
+            nn.init.zeros_(self.expand.norm.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         residual = self.expand(self.depthwise(self.shuffle(self.compress(x))))
         if self.pool is not None:

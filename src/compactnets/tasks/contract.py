@@ -260,6 +260,10 @@ class Task(ABC, Generic[RecipeT]):
         """
         return None
 
+    def settings_of(self, options: Any) -> list[str]:
+        """Return the recipe's settings, as ``key=value``, that options of ``train`` stand for."""
+        return []
+
     def summarize(self, recipe: RecipeT, result: TrainResult) -> str:
         """Return one line of text about a finished run."""
         return f"best {result.best:.2f} % after {result.epochs} epochs in {result.seconds:.0f} s"

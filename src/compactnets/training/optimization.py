@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compactnets.training.muon import Muon, is_kernel
 from compactnets.training.recipe import ADAPTIVE, Optimizer, RunRecipe, Schedule
 
 
@@ -61,6 +62,10 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
     ]
     groups += [{"params": undecayed[scale], "weight_decay": 0.0, "lr_scale": scale} for scale in sorted(undecayed)]
     eps: dict[str, Any] = {} if settings.eps is None else {"eps": settings.eps}
+    if settings.name == "muon":
+        groups[0] = _split_kernels(model, groups, settings.weight_decay)
+        # not fused: a scaler of float16 must scale the gradients back before
+        return Muon(groups, lr=lr, betas=settings.betas, momentum=settings.momentum, foreach=True, **eps)
     # fused or foreach: few kernels for all parameters; these networks have hundreds of small ones
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
@@ -79,6 +84,15 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
             **eps,
         )
     return torch.optim.Adadelta(groups, lr=lr, rho=settings.rho, foreach=True, **eps)
+
+
+def _split_kernels(model: nn.Module, groups: list[dict[str, Any]], decay: float) -> dict[str, Any]:
+    """Add a group of the kernels that Muon takes to ``groups``, and return the first group without them."""
+    convs = {id(module.weight): int(module.groups) for module in model.modules() if is_kernel(module)}  # type: ignore[arg-type]
+    kernels = [p for p in groups[0]["params"] if id(p) in convs]
+    if kernels:
+        groups.append({"params": kernels, "weight_decay": decay, "kernels": [convs[id(p)] for p in kernels]})
+    return {**groups[0], "params": [p for p in groups[0]["params"] if id(p) not in convs]}
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -31,25 +31,28 @@ class Section(BaseModel):
                 warnings.warn(f"{where}{key} has no effect {condition}", stacklevel=2)
 
 
-ADAPTIVE = ("adam", "adamw")
+ADAPTIVE = ("adam", "adamw", "muon")
 OPTIMIZER_SETTINGS = {
-    "momentum": ("sgd", "rmsprop"),
+    "momentum": ("sgd", "rmsprop", "muon"),
     "nesterov": ("sgd",),
     "betas": ADAPTIVE,
     "alpha": ("rmsprop",),
     "rho": ("adadelta",),
-    "eps": ("adam", "adamw", "rmsprop", "adadelta"),
+    "eps": (*ADAPTIVE, "rmsprop", "adadelta"),
     "centered": ("rmsprop",),
 }
 
 
 class Optimizer(Section):
-    """One of torch's optimizers; ``sgd`` is what both papers use, ``adamw`` forgives more in short runs."""
+    """One of torch's optimizers; ``sgd`` is what both papers use, ``adamw`` forgives more in short runs.
 
-    name: Literal["sgd", "adam", "adamw", "rmsprop", "adadelta"] = "sgd"
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd, rmsprop")
+    ``muon`` is Muon for the kernels of convolutions and AdamW for the rest (:mod:`compactnets.training.muon`).
+    """
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "adadelta", "muon"] = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd, rmsprop, muon")
     nesterov: bool = Field(False, description="sgd")
-    betas: Pair[float] = Field((0.9, 0.999), description="adam, adamw")
+    betas: Pair[float] = Field((0.9, 0.999), description="adam, adamw, muon")
     alpha: float = Field(0.99, ge=0, lt=1, description="rmsprop: decay of the running mean square")
     rho: float = Field(0.9, ge=0, lt=1, description="adadelta: decay of the running mean square")
     eps: float | None = Field(None, gt=0, le=1, description="all but sgd; default: torch's own value")
@@ -104,6 +107,7 @@ FREE_TO_CHANGE = (
     "max_skipped",
     "init_form",
 )
+BY_CONTENT = ("distillation.teacher",)  # paths of files whose content is compared instead
 
 
 class RunRecipe(Section):
@@ -123,7 +127,8 @@ class RunRecipe(Section):
         description="batch size that lr is for, and is scaled from; default: batch_size in the file",
     )
     lr_scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
-        "auto", description="with batch_size / lr_batch_size; auto: square root for adam and adamw, linear otherwise"
+        "auto",
+        description="with batch_size / lr_batch_size; auto: linear, but square root for adam, adamw and muon",
     )
     seed: int = Field(0, ge=0, le=MOST_SEED)
     workers: int = Field(0, ge=0, le=1024, description="worker processes that load images")
@@ -196,6 +201,11 @@ class RunRecipe(Section):
         assert self.lr_batch_size is not None
         ratio = self.batch_size / self.lr_batch_size
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[scaling]
+
+    @property
+    def dynamic(self) -> bool | None:
+        """As ``torch.compile`` takes it: false where images have a few sizes, each compiled; none: torch decides."""
+        return None
 
 
 def _is_finite(value: Any) -> bool:

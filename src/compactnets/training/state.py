@@ -15,7 +15,7 @@ import torch
 from compactnets.console import say
 from compactnets.errors import InputError
 from compactnets.files import refusals, replace_bytes
-from compactnets.training.recipe import FREE_TO_CHANGE, RunRecipe
+from compactnets.training.recipe import BY_CONTENT, FREE_TO_CHANGE, RunRecipe
 
 FOLDER = "checkpoints"
 FORMAT = 4
@@ -25,12 +25,19 @@ TRAINING, VALIDATION = ("training data", CONTENT[0]), ("validation data", CONTEN
 INIT = "--init"
 LENGTH = ("epochs", "min_steps", "eval_epochs")  # the length of a run, which may be extended
 # settings missing in runs of earlier versions, with their behaviour
-BEFORE = {
+BEFORE: dict[str, Any] = {
     "min_steps": None,
     "anchors": "given",
     "ssd.least_negatives": 0,
     "ssd.class_agnostic_nms": False,
     "faster_rcnn.class_agnostic_nms": False,
+    "distillation.temperature": 4.0,
+    "distillation.weight": 0.9,
+    "zero_init_residual": False,
+    "whiten_stem": False,
+    "batchnorm_momentum": None,
+    "progressive": [],
+    "hold_out": 0,
 }
 KEPT = 2  # the newest, and the previous one in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
@@ -58,7 +65,8 @@ class Progress:
 def describe_run(recipe: RunRecipe, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must not change on resume: settings by their dotted keys, and the task's description."""
     settings = _flatten(recipe.model_dump(mode="json"))
-    return {key: value for key, value in settings.items() if key.partition(".")[0] not in FREE_TO_CHANGE} | dict(data)
+    kept = {key: value for key, value in settings.items() if key.partition(".")[0] not in FREE_TO_CHANGE}
+    return {key: value for key, value in kept.items() if key not in BY_CONTENT} | dict(data)
 
 
 def save_state(output: Path, described: Mapping[str, Any], progress: Progress, learner: Mapping[str, Any]) -> None:

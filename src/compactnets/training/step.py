@@ -56,7 +56,8 @@ class Learner:
         if self.world.size > 1:
             forward = DistributedDataParallel(forward)
         # only the training step is compiled: evaluation would compile again, for another mode and batch
-        self.forward = torch.compile(forward, mode=None if compile is True else compile) if compile else forward
+        mode = compile if isinstance(compile, str) else None
+        self.forward = torch.compile(forward, mode=mode, dynamic=recipe.dynamic) if compile else forward
 
     @property
     def evaluated(self) -> nn.Module:
