@@ -284,11 +284,12 @@ def export(
 
     Args:
         network: a checkpoint, or the name of weights or of a network.
-        format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"ncnn"``, ``"coreml"`` or ``"torch"``.
+        format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"ncnn"``, ``"coreml"``, ``"torch"`` or ``"c"``.
         output: folder for the artifact; written completely or not at all.
         arguments: arguments of a network given by name, such as ``num_classes``.
-        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance`` and ``lanes`` of
-            classification; ``heads``, ``size``, ``precision``, ``tolerance`` and ``class_agnostic_nms`` of detection.
+        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance``, ``lanes`` and
+            ``embed`` of classification; ``heads``, ``size``, ``precision``, ``tolerance`` and ``class_agnostic_nms`` of
+            detection.
 
     Returns:
         the report; its ``record`` is the content of ``artifact.json``.

@@ -35,7 +35,7 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch, c."
+            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch."
         ),
     ] = None,
     tolerance: Annotated[
@@ -62,6 +62,10 @@ def export(
             help="onnx: pad channels of depthwise convolutions to multiples of this: 16 for AVX-512.",
             rich_help_panel=LABELS,
         ),
+    ] = None,
+    embed: Annotated[
+        bool | None,
+        typer.Option("--embed", help="c: put the weights into model.c as well.", rich_help_panel=LABELS),
     ] = None,
     heads: Annotated[
         Literal["boxes", "raw"] | None,
@@ -90,6 +94,7 @@ def export(
         precision=precision,
         tolerance=tolerance,
         lanes=lanes,
+        embed=embed or None,
         heads=heads,
         class_agnostic_nms=class_agnostic_nms or None,
     )

@@ -24,6 +24,7 @@ from compactnets.deploy import (
     load_artifact,
 )
 from compactnets.deploy.export import weight_bytes
+from compactnets.deploy.planar.emit import plan, read_program
 from compactnets.deploy.record import NAME, ArtifactRecord, read_artifact
 from compactnets.deploy.rewrite import store_float16
 from compactnets.deploy.verify import TOLERANCES, check_float16, load_pictures
@@ -106,10 +107,17 @@ def dtypes_in_torch(folder: Path) -> set[str]:
     return {str(tensor.dtype) for tensor in program.state_dict.values() if tensor.ndim > 1}
 
 
+def dtypes_in_c(folder: Path) -> set[str]:
+    ready = plan(read_program(folder / "model.json"))
+    assert (folder / "model.bin").stat().st_size == 4 * ready.floats
+    return {"float16" if stored.half else "float32" for stored in ready.weights if stored.count}
+
+
 DTYPES: dict[str, tuple[Callable[[Path], set[str]], str]] = {
     "onnx": (dtypes_in_onnx, "float16"),
     "openvino": (dtypes_in_openvino, "f16"),
     "torch": (dtypes_in_torch, "torch.float16"),
+    "c": (dtypes_in_c, "float16"),
 }
 
 
@@ -213,7 +221,11 @@ def test_what_float16_cannot_compute_is_refused_where_it_computes(tmp_path: Path
         export(network, tiny_record(), "torch", tmp_path / "b", precision="float16")
 
 
-BEYOND = {"onnx": {"float32", "float16"}, "torch": {"torch.float32", "torch.float16"}}
+BEYOND = {
+    "onnx": {"float32", "float16"},
+    "torch": {"torch.float32", "torch.float16"},
+    "c": {"float32", "float16"},
+}
 
 
 @pytest.mark.parametrize("name", BEYOND)

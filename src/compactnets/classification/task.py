@@ -65,6 +65,7 @@ class ExportOptions(Options):
     precision: str = "float32"
     tolerance: float | None = None
     lanes: int | None = None
+    embed: bool = False
 
 
 class ProfileOptions(Options):

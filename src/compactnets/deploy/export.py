@@ -56,6 +56,7 @@ def export(
     tolerance: float | None = None,
     lanes: int | None = None,
     precision: str = FLOAT32,
+    embed: bool = False,
 ) -> ArtifactRecord:
     """Export a network to a device runtime, compare it with PyTorch, and keep the artifact if they agree.
 
@@ -72,10 +73,12 @@ def export(
         lanes: pad the channels of depthwise convolutions to multiples of this, for formats whose runtime benefits
             (``onnx``, on x86).
         precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are always float32.
+        embed: put the weights into the main file as well, for formats with files beside it that can do without (``c``).
 
     Raises:
-        InputError: an unknown format, an unsupported precision, ``lanes`` for a format that does not benefit, a missing
-            extra, a folder with other content, a network that the format cannot express.
+        InputError: an unknown format, an unsupported precision, ``lanes`` for a format that does not benefit,
+            ``embed`` for one that cannot, a missing extra, a folder with other content, a network that the format
+            cannot express.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
@@ -85,6 +88,9 @@ def export(
     fmt.versions()
     if lanes is not None and not fmt.lanes:
         raise InputError(f"--lanes has no benefit for the runtime of {fmt.name}: remove it")
+    if embed and not fmt.embeds:
+        able = ", ".join(each.name for each in FORMATS.values() if each.embeds)
+        raise InputError(f"--embed is for {able}: the format {fmt.name} has no source that could hold the weights")
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     check_share(tolerance, "--tolerance")
     check_output(output)
@@ -110,11 +116,12 @@ def export(
             deployed = align_depthwise(deployed, lanes)
 
         def write(example: Tensor, folder: Path) -> dict[str, Any]:
-            return fmt.write(deployed, example, folder, precision)
+            return fmt.write(deployed, example, folder, precision, embed_weights=embed)
 
         details = write(example_input(preprocess, batch_size), partial)
         details |= {} if lanes is None else {"lanes": lanes}
         details |= {"float16": fmt.float16} if precision == FLOAT16 else {}
+        details |= {"embedded": True} if embed else {}
         if computed and pictures:
             found = check_float16(fmt, deployed, model, preprocess, pictures, tolerance)
             details |= {"float16_difference": found}

@@ -163,7 +163,8 @@ def _cases(
         for batch, prepared in itertools.product(BATCHES, (kept, other)):
             yield batch, prepared, runner
         return
-    yield batch_size, kept, runner
+    for batch in BATCHES if fmt.any_batch else (batch_size,):
+        yield batch, kept, runner
     batch = max(each for each in BATCHES if each != batch_size)
     with scratch_folder() as scratch:  # once: writing takes these formats seconds
         stage(f"writing again for a batch of {batch} at {other.size} x {other.size} pixels")

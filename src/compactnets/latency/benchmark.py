@@ -121,7 +121,9 @@ def benchmark(
 
     Returns:
         environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and its multiple,
-        multiply-adds, parameters, bytes, peak memory.
+        multiply-adds, parameters, bytes, peak memory. ``limit_gflops`` is the rate of a matrix product, and
+        ``core_gflops`` that of a loop of multiply-adds in registers (``None`` without a C compiler), of which a row has
+        its ``share_of_core``.
 
     Raises:
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
@@ -195,7 +197,7 @@ def measure(
             process.start(function, *arguments)
             return process
 
-        matrix = start(worker.open_matrix, threads)
+        matrix, core = start(worker.open_matrix, threads), start(worker.open_core, threads)
         running = []
         for entry in entries:
             if entry.path is None:
@@ -203,7 +205,7 @@ def measure(
             else:
                 process = start(worker.open_artifact, *entry.in_process(threads))
             running.append(_Running(entry, process))
-        turns = _Turns(running, matrix)
+        turns = _Turns(running, matrix, core)
         turns.load()
         signum = turns.take(rounds, calls)
         for one in turns.left:
@@ -212,6 +214,7 @@ def measure(
         if not left:
             raise InputError(f"nothing could be measured: {turns.failed[0]['reason']}")
     gflops = 2 * worker.MATRIX**3 / spread(turns.matrix_times)["median"] / 1e9
+    core_gflops = 2 * turns.core_macs / min(turns.core_times) / 1e9 if turns.core_times else None
     return {
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -224,7 +227,10 @@ def measure(
             "matrix": worker.MATRIX,
         },
         "limit_gflops": gflops,
-        "rows": [{**_row(one.entry, one.times, one.memory, gflops), "operators": one.operators} for one in left],
+        "core_gflops": core_gflops,
+        "rows": [
+            {**_row(one.entry, one.times, one.memory, gflops, core_gflops), "operators": one.operators} for one in left
+        ],
         "failed": turns.failed,
         **({} if signum is None else {"interrupted": signum}),
     }
@@ -255,10 +261,13 @@ class _Running:
 class _Turns:
     """The turns of all running entries; a failed one is dropped."""
 
-    def __init__(self, running: list[_Running], matrix: Worker) -> None:
+    def __init__(self, running: list[_Running], matrix: Worker, core: Worker) -> None:
         self.left, self.matrix = running, matrix
+        self.core: Worker | None = core
         self.failed: list[dict[str, str]] = []
         self.matrix_times: list[float] = []
+        self.core_times: list[float] = []
+        self.core_macs = 0
         self.done = 0
 
     def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
@@ -275,6 +284,14 @@ class _Turns:
     def load(self) -> None:
         """Wait until all are loaded and warmed up."""
         self.matrix.result()
+        assert self.core is not None
+        try:
+            self.core.result()
+            self.core_macs = self.core.call(worker.core_macs)
+        except InputError as error:  # no compiler
+            say(f"the limit of the core is not measured: {error}")
+            self.core.close()
+            self.core = None
         for one in self.left:
             self.attempt(one, lambda one: one.process.result())
         self.matrix.call(worker.time_calls, WARM_UP)
@@ -288,6 +305,7 @@ class _Turns:
                 if not self.left:
                     return None
                 matrix_times = self.matrix.call(worker.time_calls, 2)
+                core_times = [] if self.core is None else self.core.call(worker.time_calls, 2)
                 order = np.roll(np.arange(len(self.left)), -turn)  # no entry always follows the same one
                 turn_of = [self.left[index] for index in order]
                 for one in turn_of:
@@ -295,6 +313,7 @@ class _Turns:
                 for one in turn_of:
                     one.times += one.turn
                 self.matrix_times += matrix_times
+                self.core_times += core_times
                 self.done += 1
         except (KeyboardInterrupt, Stopped) as stop:
             if not self.done:
@@ -402,9 +421,12 @@ def _read_if_fits(
     return artifact if fits else None
 
 
-def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) -> dict[str, Any]:
+def _row(
+    entry: Entry, seconds: list[float], peak: int | None, gflops: float, core_gflops: float | None
+) -> dict[str, Any]:
     milliseconds = {key: value * (1 if key == "n" else 1e3) for key, value in spread(seconds).items()}
     limit = 2 * entry.macs * entry.shape[0] / gflops / 1e6
+    of_core = core_gflops and 2 * entry.macs * entry.shape[0] / core_gflops / 1e6 / milliseconds["median"]
     return {
         "network": entry.network,
         "format": entry.variant.label,
@@ -412,6 +434,7 @@ def _row(entry: Entry, seconds: list[float], peak: int | None, gflops: float) ->
         "milliseconds": milliseconds,
         "limit_milliseconds": limit,
         "times_limit": milliseconds["median"] / limit,
+        "share_of_core": of_core,
         "macs": entry.macs,
         "params": entry.params,
         "bytes": entry.bytes,

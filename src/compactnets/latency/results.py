@@ -30,6 +30,8 @@ def show(results: Results) -> None:
         f"{settings['calls']} calls; limit: a {settings['matrix']} x {settings['matrix']} matrix product at "
         f"{results['limit_gflops']:.0f} GFLOP/s",
     ]
+    if core := results.get("core_gflops"):
+        lines.append(f"multiply-adds in registers alone, the limit of the core: {core:.0f} GFLOP/s")
     for line in lines:
         stdout.print(line)
     table = Table("network", "format")

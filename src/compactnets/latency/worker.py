@@ -7,6 +7,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import torch
 
 from compactnets.deploy.formats.operators import time_eager
 from compactnets.deploy.formats.registry import find_format
+from compactnets.deploy.planar.build import core_limit
+from compactnets.deploy.planar.emit import limit_source
 from compactnets.tasks.opening import open_model
 
 MATRIX = 2048  # side of the matrices whose product defines the limit
@@ -23,6 +26,7 @@ UNCOUNTED = 2  # calls at the start of every turn
 
 _call: Callable[[], object]
 _memory_before: int | None = None
+_core_macs = 0
 
 
 def open_artifact(format_name: str, path: Path, precision: str, shape: tuple[int, ...], threads: int) -> None:
@@ -58,6 +62,24 @@ def open_matrix(threads: int) -> None:
     a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
     out = torch.empty(MATRIX, MATRIX)
     _call = lambda: torch.mm(a, b, out=out)  # noqa: E731
+
+
+def open_core(threads: int) -> None:
+    """Compile a loop of multiply-adds in registers, which ``threads`` cores run at once: the limit of the cores.
+
+    Raises:
+        InputError: no C compiler.
+    """
+    global _call, _core_macs
+    run, macs = core_limit(limit_source())
+    pool = ThreadPoolExecutor(threads)
+    _core_macs = threads * macs
+    _call = lambda: list(pool.map(lambda _: run(), range(threads)))  # noqa: E731
+
+
+def core_macs() -> int:
+    """Return the multiply-adds of one call after :func:`open_core`."""
+    return _core_macs
 
 
 def example_images(shape: tuple[int, ...]) -> np.ndarray:

@@ -60,7 +60,7 @@ def test_eager() -> None:
     assert [time.milliseconds for time in times] == sorted((time.milliseconds for time in times), reverse=True)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", "openvino", "c"])
 def test_runtimes(artifact: Make, name: str) -> None:
     times = FORMATS[name].time_operators(artifact(name) / FORMATS[name].file, IMAGES, 1, 3)
     expected = convolutions(deploy_form(tiny_network()))

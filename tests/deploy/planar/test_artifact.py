@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,13 @@ import torch
 from PIL import Image
 
 from compactnets.data import Preprocess
-from compactnets.deploy import FORMATS, load_artifact
+from compactnets.deploy import FORMATS, export, load_artifact
 from compactnets.deploy.planar.build import find_compiler
+from compactnets.deploy.planar.emit import emit, read_program
 from compactnets.errors import InputError
 
 from ..conftest import Make
-from ..helpers import SIZE, tiny_network
+from ..helpers import SIZE, Small, tiny_network, tiny_record
 from .helpers import needs_compiler
 
 
@@ -83,32 +87,131 @@ def test_images_in_a_batch_and_on_threads_are_the_same(artifact: Make) -> None:
     np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_example_classifies_a_file(artifact: Make, tmp_path: Path) -> None:
-    """As the README of the artifact says, and as the package itself does."""
-    needs_compiler()
-    folder = artifact("c")
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
-    picture = Image.fromarray(pixels).resize((90, 61), Image.Resampling.BICUBIC)
-    picture.save(tmp_path / "image.ppm")
+def printed_command(folder: Path) -> str:
+    """What the README of an artifact says to compile with, warnings being errors, and quickly."""
     readme = (folder / "README.md").read_text(encoding="utf-8")
     command = next(line.strip() for line in readme.splitlines() if line.strip().startswith("cc "))
-    done = subprocess.run(
-        command.replace("cc", " ".join(find_compiler()), 1).replace("-O3", "-O1 -Wall -Wextra -Werror"),
-        cwd=folder,
-        shell=True,
-        capture_output=True,
-        check=False,
-    )
+    return command.replace("cc", shlex.join(find_compiler()), 1).replace("-O3", "-O1 -Wall -Wextra -Werror")
+
+
+def compile_example(folder: Path) -> None:
+    needs_compiler()
+    done = subprocess.run(printed_command(folder), cwd=folder, shell=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
-    run = ["./example", "model.bin", str(tmp_path / "image.ppm")]
-    lines = subprocess.run(run, cwd=folder, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
-    found = {line.split()[2]: float(line.split()[0]) / 100 for line in lines}
+
+
+def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    run = ["./example", *arguments]
+    return subprocess.run(run, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+
+
+def check_classes(folder: Path, picture: Image.Image, lines: list[str]) -> None:
+    """What the example prints is what the package gives, but for the rounding of resized pixels."""
+    found = {" ".join(line.split()[2:]): float(line.split()[0]) / 100 for line in lines}
     assert len(found) == 5
     loaded = load_artifact(folder)
     prepared = Preprocess.from_dict(loaded.record.network.preprocess)(picture)
     expected = loaded(prepared[None]).softmax(1)[0]
-    labels = loaded.record.network.class_labels
-    assert labels is not None
-    assert lines[0].split()[2] == labels[int(expected.argmax())]
+    network = loaded.record.network
+    labels = network.class_labels or network.class_names
+    assert next(iter(found)) == labels[int(expected.argmax())]
     for label, probability in found.items():
         assert abs(probability - float(expected[labels.index(label)])) < 0.02
+
+
+def picture_of(side: tuple[int, int]) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
+    return Image.fromarray(pixels).resize(side, Image.Resampling.BICUBIC)
+
+
+def test_the_example_classifies_a_file(artifact: Make, tmp_path: Path) -> None:
+    """As the README of the artifact says, and as the package itself does; and what is no such file is one line."""
+    folder, picture = artifact("c"), picture_of((90, 61))
+    compile_example(folder)
+    image = tmp_path / "image.ppm"
+    picture.save(image)
+    check_classes(folder, picture, run_example(folder, "model.bin", str(image)).stdout.splitlines())
+    content = image.read_bytes()
+    image.write_bytes(content.replace(b"P6\n90 61\n255\n", b"P6 # by hand\n# 1 2\n 90\t61\n255\n"))
+    assert image.read_bytes() != content
+    check_classes(folder, picture, run_example(folder, "model.bin", str(image)).stdout.splitlines())
+
+    picture.save(tmp_path / "a.jpg")
+    picture.save(tmp_path / "a.png")
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(content[:-1])
+    (tmp_path / "deep").write_bytes(content.replace(b"255", b"65535", 1))
+    (tmp_path / "none").write_bytes(content.replace(b"90", b"0", 1))
+    (tmp_path / "text").write_bytes(content.replace(b"P6", b"P3", 1))
+    for name, said in [
+        ("missing", "No such file"),
+        ("a.jpg", "JPEG"),
+        ("a.png", "PNG"),
+        ("empty", "empty"),
+        ("short", "last pixel"),
+        ("deep", "255"),
+        ("none", "width or height"),
+        ("text", "P6"),
+    ]:
+        done = run_example(folder, "model.bin", str(tmp_path / name))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert str(tmp_path / name) in done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    (tmp_path / "long").write_bytes((folder / "model.bin").read_bytes() + b"x")
+    for name, said in [("missing.bin", "No such file"), ("short", "model.bin"), ("long", "model.bin")]:
+        done = run_example(folder, str(tmp_path / name), str(image))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert str(tmp_path / name) in done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert run_example(folder).returncode == 2
+
+
+def test_weights_in_the_source(tmp_path: Path) -> None:
+    """model.c and model.h alone are enough, and give the logits of what is beside them."""
+    needs_compiler()
+    folder, picture = tmp_path / "artifact", picture_of((50, 44))
+    record = export(Small(), tiny_record(), "c", folder, embed=True)
+    assert record.details["embedded"] is True
+    image = tmp_path / "image.ppm"
+    picture.save(image)
+    program, packed = read_program(folder / "model.json"), (folder / "model.bin").read_bytes()
+    words = re.findall(r"0x[0-9a-f]{8}u", (folder / "model.c").read_text(encoding="utf-8"))
+    assert b"".join(int(word[:-1], 16).to_bytes(4, "little") for word in words) == packed
+    assert emit(program, packed)["model.c"] == (folder / "model.c").read_text(encoding="utf-8")
+    (folder / "model.bin").rename(tmp_path / "model.bin")  # a device does without
+    compile_example(folder)
+    lines = run_example(folder, str(image)).stdout.splitlines()
+    (tmp_path / "model.bin").rename(folder / "model.bin")
+    check_classes(folder, picture, lines)
+    assert run_example(folder, "model.bin", str(image)).returncode == 2
+    (folder / "model.bin").write_bytes(packed[:-4] + b"\0\0\0\1")  # of other numbers than the source has
+    with pytest.raises(InputError, match=r"model\.c"):
+        FORMATS["c"].open(folder / "model.c")
+
+
+def test_only_a_source_can_hold_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--embed.* c\b.*onnx"):
+        export(Small(), tiny_record(), "onnx", tmp_path / "a", embed=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--embed", "--precision", "float16"]])
+def test_a_first_user(options: list[str], tmp_path: Path) -> None:
+    """Export weights that come with the package, compile with the printed command, classify a JPEG."""
+    needs_compiler()
+    folder = tmp_path / "artifact"
+    command = ["export", "muffnet_x0_5.cifar10", "--format", "c", *options, "--output", str(folder)]
+    subprocess.run([sys.executable, "-m", "compactnets", *command], check=True)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    compile_example(folder)
+    picture = picture_of((300, 260))
+    picture.save(folder / "a.jpg", quality=95)
+    (convert,) = re.findall(r'`(python -c ".*?")`', readme)
+    subprocess.run(convert.replace("python", sys.executable, 1), cwd=folder, shell=True, check=True)
+    (example,) = [line.strip() for line in readme.splitlines() if line.strip().startswith("./example")]
+    done = subprocess.run(example, cwd=folder, shell=True, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    check_classes(folder, Image.open(folder / "a.jpg"), done.stdout.splitlines())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import platform
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .helpers import check_module, compile_module
+from .helpers import check_module, compile_module, flat_outputs
 
 CHANNELS = 40
 # outputs, inputs, groups
@@ -104,6 +107,47 @@ def test_kernels_equal_pytorch(size: tuple[int, int], width: str) -> None:
     torch.manual_seed(1)
     images = torch.randn(2, CHANNELS, *size)
     check_module(Kernels(size), images, [width] if width else [])
+
+
+HALVES = ["", "-DPLANAR_VEC=1", "-DPLANAR_VEC=4", "-mno-f16c -DPLANAR_VEC=4", "-mno-f16c -DPLANAR_VEC=8"]
+
+
+@pytest.mark.parametrize("flags", [pytest.param(flags, marks=pytest.mark.slow if flags else []) for flags in HALVES])
+def test_weights_of_16_bits_are_what_float16_rounds_them_to(flags: str) -> None:
+    """Smallest and largest numbers among them: nothing else is rounded."""
+    if "f16c" in flags and platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("an instruction of x86")
+    torch.manual_seed(1)
+    images = torch.randn(2, CHANNELS, 9, 13)
+    model = Kernels((9, 13))
+    scales = [1.0, 2.0**-14, 2.0**-23, 2.0**10]
+    for index, layer in enumerate((*model.convolutions, *model.linear)):
+        layer.weight.data *= scales[index % len(scales)]
+        layer.bias.data *= scales[index % len(scales)]
+    rounded = copy.deepcopy(model)
+    for layer in (*rounded.convolutions, *rounded.linear):
+        layer.weight.data = layer.weight.data.half().float()
+    assert not torch.equal(rounded.convolutions[0].weight, model.convolutions[0].weight)
+    check_module(model, images, flags.split(), like=rounded.eval(), precision="float16")
+
+
+@pytest.mark.parametrize(
+    "size", [pytest.param(size, marks=[] if size == (9, 13) else pytest.mark.slow) for size in SIZES]
+)
+def test_threads_give_the_same_bits(size: tuple[int, int]) -> None:
+    """However many compute an image, also more than there are planes."""
+    torch.manual_seed(1)
+    images = torch.randn(1, CHANNELS, *size)
+    model = Kernels(size).eval()
+    library = compile_module(model, images, threads=5)
+    if not library.has_threads:
+        pytest.skip("the compiler has no OpenMP")
+    alone = library.run(images.numpy(), 1)
+    for threads in (2, 3, 5, 9):
+        for _ in range(5):
+            assert np.array_equal(library.run(images.numpy(), threads), alone)
+    expected = torch.cat(flat_outputs(model, images), 1).numpy()
+    np.testing.assert_allclose(alone, expected, rtol=1e-3, atol=1e-5)
 
 
 class Ends(nn.Module):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.deploy import deploy_form
-from compactnets.deploy.planar.build import find_compiler
 from compactnets.deploy.planar.emit import Program, emit, pack, plan
 from compactnets.deploy.planar.fuse import fuse
 from compactnets.deploy.planar.graph import Graph
@@ -25,7 +22,7 @@ from compactnets.models.registry import list_models
 from compactnets.nn import channel_shuffle
 
 from ..helpers import SIZE, check_rounding, small_form, tiny_network
-from .helpers import check_module, compile_module, needs_compiler
+from .helpers import check_module, compile_module, run_alone
 
 
 @pytest.mark.slow
@@ -109,61 +106,6 @@ def test_random_networks(seed: int) -> None:
     check_module(model, torch.randn(1, 3, model.side, model.side + seed % 3), tolerance=1e-4)
 
 
-MAIN = """
-#include <stdio.h>
-#include <stdlib.h>
-#include "model.h"
-static void *read(const char *path, size_t bytes, size_t align) {
-    FILE *file = fopen(path, "rb");
-    void *memory = 0;
-    if (align <= 4) memory = malloc(bytes);
-    else if (posix_memalign(&memory, align, bytes)) exit(9);
-    if (!memory || !file || fread(memory, 1, bytes, file) != bytes) exit(9);
-    fclose(file);
-    return memory;
-}
-int main(void) {
-    void *weights = read("model.bin", MODEL_WEIGHT_BYTES, 64), *arena = 0;
-    size_t pixels = MODEL_CHANNELS * MODEL_HEIGHT * MODEL_WIDTH;
-    float *image = (float *)read("image", 4 * pixels, 4), *logits = (float *)malloc(4 * MODEL_OUTPUTS);
-    uint8_t *bytes = (uint8_t *)read("pixels", pixels, 1);
-    if (posix_memalign(&arena, 64, model_arena_bytes())) return 9;
-    model_run(weights, arena, image, logits);
-    fwrite(logits, 4, MODEL_OUTPUTS, stdout);
-    model_run_pixels(weights, arena, bytes, logits);
-    fwrite(logits, 4, MODEL_OUTPUTS, stdout);
-    free(weights), free(arena), free(image), free(logits), free(bytes);
-    return 0;
-}
-"""
-
-
-def run_alone(model: nn.Module, shape: tuple[int, int, int], flags: list[str], folder: Path) -> None:
-    """Compile with a main function of its own, run it on one image, and compare."""
-    needs_compiler()
-    graph, weights, _ = trace(deploy_form(model), torch.zeros(1, *shape))
-    mean, std = (0.4, 0.5, 0.6)[: shape[0]], (0.2, 0.3, 0.4)[: shape[0]]
-    for name, text in emit(Program(graph=graph, mean=mean, std=std)).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    torch.manual_seed(1)
-    image, pixels = torch.randn(1, *shape), torch.randint(0, 256, (1, *shape))
-    (folder / "main.c").write_text(MAIN, encoding="utf-8")
-    (folder / "model.bin").write_bytes(pack(plan(graph), weights).tobytes())
-    (folder / "image").write_bytes(image.numpy().tobytes())
-    (folder / "pixels").write_bytes(pixels[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy().tobytes())
-    warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = [*find_compiler(), *flags, *warnings, "-D_GNU_SOURCE", "main.c", "model.c", "-lm", "-o", "main"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    assert done.returncode == 0, done.stderr
-    ran = subprocess.run(["./main"], cwd=folder, capture_output=True, check=False)
-    assert ran.returncode == 0, ran.stderr.decode(errors="replace")
-    found = torch.from_numpy(np.frombuffer(ran.stdout, np.float32).copy()).view(2, -1)
-    normalised = (pixels / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-    with torch.inference_mode():
-        expected = torch.cat([model(image), model(normalised)])
-    assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
-
-
 SANITIZED = ["-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
 
 
@@ -193,7 +135,7 @@ def traced() -> tuple[Graph, list[Weights]]:
 def test_planes_that_live_at_one_time_lie_apart() -> None:
     """By the order of the operations, and an operation's scratch beside all that it reads and writes."""
     graph, weights = traced()
-    ready = plan(graph)
+    ready = plan(Program(graph=graph))
     sizes = ready.graph.sizes()
     last = {plane: index for index, each in enumerate(ready.graph.operations) for plane in each.read}
     last |= dict.fromkeys(ready.graph.results, len(ready.graph.operations))
@@ -211,7 +153,7 @@ def test_planes_that_live_at_one_time_lie_apart() -> None:
                     del content[other_start]
             content[start] = plane
     assert ready.layout.floats < sum(plane_floats(*size) for size in sizes) / 2
-    assert pack(ready, weights).size == ready.floats
+    assert len(pack(ready, weights)) == 4 * ready.floats
 
 
 def test_what_follows_is_fused() -> None:
@@ -230,7 +172,7 @@ def test_text_and_weights_are_the_same_every_time() -> None:
     again, weights_again, _ = trace(deploy_form(tiny_network()), torch.zeros(1, 3, SIZE, SIZE))
     assert graph == again
     assert emit(Program(graph=graph)) == emit(Program(graph=Graph.model_validate_json(graph.model_dump_json())))
-    assert pack(plan(graph), weights).tobytes() == pack(plan(again), weights_again).tobytes()
+    assert pack(plan(Program(graph=graph)), weights) == pack(plan(Program(graph=again)), weights_again)
 
 
 class Unknown(nn.Module):

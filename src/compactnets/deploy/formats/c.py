@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,26 @@ import numpy as np
 from torch import Tensor, nn
 
 from compactnets.console import stage
-from compactnets.deploy.formats.registry import Runner
+from compactnets.deploy.formats.operators import OperatorTime, summarize
+from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, Runner
 from compactnets.deploy.metadata import PREFIX
-from compactnets.deploy.planar.build import find_compiler, load
-from compactnets.deploy.planar.emit import Program, emit, pack, plan, read_program
+from compactnets.deploy.planar.build import Library, find_compiler, load
+from compactnets.deploy.planar.emit import Program, emit, find_wide, pack, plan, read_program, steps
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
 
-SOURCES = ("model.c", "model.h", "example.c", "README.md")
 PROGRAM = "model.json"
 WEIGHTS = "model.bin"
 
 
-def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+def write(
+    model: nn.Module, example: Tensor, folder: Path, *, embed_weights: bool = False, precision: str = FLOAT32
+) -> dict[str, Any]:
     """Write ``model.c`` and its companion files, for the size of ``example``.
+
+    Args:
+        embed_weights: whether ``model.c`` also contains the weights.
+        precision: of the weights in ``model.bin``. Biases and weights beyond the range of float16 stay float32.
 
     Raises:
         InputError: an operator that the planar engine does not support, or no compiler to check the result with.
@@ -40,17 +46,24 @@ def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     if len(shapes) != 1 or len(shapes[0]) != 2:
         raise InputError(f"format c supports networks with one vector as output, found outputs of shape {shapes}")
     stage("generating C")
-    program = Program(graph=graph)
-    ready = plan(graph)
-    (folder / WEIGHTS).write_bytes(pack(ready, weights).astype("<f4").tobytes())
+    wide = find_wide(weights) if precision == FLOAT16 else ()
+    program = Program(graph=graph, precision=precision, wide=wide, embed=embed_weights)
+    ready = plan(program)
+    (folder / WEIGHTS).write_bytes(pack(ready, weights))
     _save(program, folder)
     return {"operations": len(ready.graph.operations), "arena_bytes": 4 * ready.layout.floats}
+
+
+def write_float16(model: nn.Module, example: Tensor, folder: Path, **options: Any) -> dict[str, Any]:
+    """Write weights of 16 bits, as :func:`write` does."""
+    return write(model, example, folder, precision=FLOAT16, **options)
 
 
 def _save(program: Program, folder: Path) -> None:
     text = program.model_dump_json(exclude_defaults=True)
     (folder / PROGRAM).write_text(text + "\n", encoding="utf-8")
-    for name, source in emit(program).items():
+    packed = (folder / WEIGHTS).read_bytes() if program.embed else b""
+    for name, source in emit(program, packed).items():
         (folder / name).write_text(source, encoding="utf-8")
 
 
@@ -78,12 +91,36 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     Raises:
         InputError: inconsistent files, or no compiler.
     """
+    _, library = _load(path, threads or 1)
+    return lambda images: library.run(np.asarray(images), threads or 1)
+
+
+def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:
+    """Time layers with clocks compiled in between, on one thread whatever ``threads`` is."""
+    program, library = _load(path, 1, ["-DPLANAR_PROFILE"])
+    kinds = steps(program)
+    library.run(images)
+    events, before = [], library.seconds(len(kinds))
+    for _ in range(calls):
+        library.run(images)
+        now = library.seconds(len(kinds))
+        events += list(zip(kinds, (1e6 * (now - before)).tolist(), strict=True))
+        before = now
+    return summarize(events, calls)
+
+
+def _load(path: Path, threads: int, flags: Sequence[str] = ()) -> tuple[Program, Library]:
     folder = path.parent
     try:
         program = read_program(folder / PROGRAM)
-        texts = emit(program)
+        expected = 4 * plan(program).floats
         weights = (folder / WEIGHTS).read_bytes()
+        if len(weights) != expected:
+            raise InputError(f"{folder / WEIGHTS} has {len(weights):,} bytes, expected {expected:,}")
+        texts = emit(program, weights)
         found = {name: (folder / name).read_text(encoding="utf-8") for name in ("model.c", "model.h")}
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:  # includes pydantic's errors
         raise InputError(f"{folder / PROGRAM} is not a valid network: {str(error).splitlines()[0]}") from None
     for name, text in found.items():
@@ -93,10 +130,7 @@ def open_runner(path: Path, threads: int | None) -> Runner:
                 f"the network again"
             )
     graph = program.graph
-    expected = 4 * plan(graph).floats
-    if len(weights) != expected:
-        raise InputError(f"{folder / WEIGHTS} has {len(weights):,} bytes, expected {expected:,}")
     stage("compiling")
     shape = (graph.channels, graph.height, graph.width)
-    library = load(texts, program.name, shape, graph.outputs, weights)
-    return lambda images: library.run(np.asarray(images), threads or 1)
+    library = load(texts, program.name, shape, graph.outputs, weights, flags, threads)
+    return program, library

@@ -63,6 +63,7 @@ class Format:
         profiles: whether its runtime can time operators.
         lanes: whether its runtime benefits from channels in whole vectors (``rewrite.align_depthwise``).
         metadata: whether the main file can hold our metadata (:meth:`embed`).
+        embeds: whether the main file can hold the weights as well.
         needs_torch: ``(release, PyTorch)``: from that release on, the first of :attr:`packages` fails with older
             PyTorch, although its metadata allows it.
         scratch: temporary disk space for writing and checking, as a multiple of the weights.
@@ -84,6 +85,7 @@ class Format:
     profiles: bool = False
     lanes: bool = False
     metadata: bool = False
+    embeds: bool = False
     needs_torch: tuple[str, str] | None = None
     scratch: float = 0.0
     runs_on: str = ""
@@ -134,7 +136,9 @@ class Format:
             able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.float16)
             raise InputError(f"the format {self.name} has no float16: --precision float16 is for {able}")
 
-    def write(self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32) -> dict[str, Any]:
+    def write(
+        self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32, *, embed_weights: bool = False
+    ) -> dict[str, Any]:
         """Write the artifact of a network rewritten for inference.
 
         Args:
@@ -142,6 +146,7 @@ class Format:
             example: ``(N, C, H, W)`` float32, N at least 1; its batch and size are used if the format fixes them.
             folder: where :attr:`files` go; it exists and is empty.
             precision: ``"float32"`` or, if supported, ``"float16"``.
+            embed_weights: whether the main file holds the weights as well, if supported.
 
         Returns:
             further details for the record (opset, delegation, …).
@@ -151,7 +156,8 @@ class Format:
         """
         self.versions()
         write = self._module().write_float16 if precision == FLOAT16 else self._module().write
-        details: dict[str, Any] = write(model, example, folder)
+        options = {"embed_weights": True} if embed_weights else {}
+        details: dict[str, Any] = write(model, example, folder, **options)
         return details
 
     def write_int8(self, network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -324,7 +330,10 @@ FORMATS = {
             runtime="ctypes",
             any_size=False,
             metadata=True,
+            embeds=True,
+            profiles=True,
             scratch=2.0,
+            float16="stored",
         ),
     )
 }

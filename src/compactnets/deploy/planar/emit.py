@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from compactnets.deploy.formats.operators import convolution
 from compactnets.deploy.planar.fuse import fuse, separate_image
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.deploy.planar.place import LINE, Layout, place, rounded
@@ -23,6 +24,7 @@ from compactnets.deploy.planar.trace import Weights
 
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
+TEXTS = ("model.c", "model.h", "example.c", "README.md")
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
 FEW = 64  # up to this many pixels, weights are read once, tile by tile
 BAND = 24576  # bytes of padded rows that a convolution processes at a time
@@ -36,7 +38,9 @@ class Program(BaseModel):
 
     name: str = Field("model", pattern=r"^[a-z][a-z0-9_]{0,63}$")
     graph: Graph
-    precision: str = Field("float32", pattern="^float(16|32)$")
+    precision: Literal["float32", "float16"] = Field("float32", description="of the weights that are stored")
+    wide: tuple[int, ...] = Field((), description="numbers of the weights that stay float32 in any case")
+    embed: bool = Field(False, description="whether model.c holds the weights as well")
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     crop: float = Field(1.0, gt=0, le=1, description="share of the shorter edge that the network sees")
@@ -53,6 +57,7 @@ class _Text:
     functions: dict[tuple[Any, ...], str] = field(default_factory=dict)
     bodies: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)  # the kind of operator of each call, for the profiler
 
     def offsets(self, values: Sequence[int]) -> str:
         """Return an expression for a table of these offsets; equal tables are shared."""
@@ -64,7 +69,9 @@ class _Text:
             self.table += key
         return f"planes + {self.tables[key]}"
 
-    def call(self, kernel: str, pointers: Mapping[str, str], constants: Sequence[object], note: str) -> None:
+    def call(
+        self, kernel: str, pointers: Mapping[str, str], constants: Sequence[object], kind: str, note: str = ""
+    ) -> None:
         """Append a kernel call, through a separate function for each set of constants."""
         absent = tuple(name for name, value in pointers.items() if value == "0")
         key = (kernel, *constants, absent)
@@ -74,7 +81,11 @@ class _Text:
             parameters = ", ".join(f"{_type(pointer)}{pointer}" for pointer in given)
             passed = ", ".join([*(pointer if pointer in given else "0" for pointer in pointers), *map(str, constants)])
             self.bodies.append(f"LAYER void {name}({parameters}) {{\n    {kernel}({passed});\n}}\n")
-        self.calls.append(f"    /* {note} */\n    {self.functions[key]}({', '.join(given.values())});\n")
+        comment = f"    /* {note} */\n" if note else ""
+        self.calls.append(
+            f"{comment}    {self.functions[key]}({', '.join(given.values())}); AFTER({len(self.steps)})\n"
+        )
+        self.steps.append(kind)
 
 
 def _type(pointer: str) -> str:
@@ -84,13 +95,25 @@ def _type(pointer: str) -> str:
 
 
 @dataclass(frozen=True)
+class _Stored:
+    """Where an operation's weights are, in floats from the beginning of ``model.bin``: whole cache lines each."""
+
+    weights: int = 0
+    biases: int = 0
+    count: int = 0  # of the weights
+    half: bool = False  # 16 bits each
+    end: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """A graph ready for code generation."""
 
     graph: Graph
     layout: Layout
-    offsets: list[int]  # offset of each operation's weights in the file, in floats
+    weights: list[_Stored]  # where each operation's weights are
     floats: int  # total size of the weights
+    own: int  # floats of private scratch per thread
 
 
 @cache
@@ -98,15 +121,20 @@ def _kernel(name: str) -> str:
     return (KERNELS / name).read_text(encoding="utf-8")
 
 
-def plan(graph: Graph) -> Plan:
+def plan(program: Program) -> Plan:
     """Fuse a traced graph, and allocate planes and weights."""
-    graph = fuse(separate_image(graph))
-    layout = place(graph, [_scratch(each, graph) for each in graph.operations])
-    offsets, floats = [], 0
+    graph = fuse(separate_image(program.graph))
+    stored: list[_Stored] = []
     for each in graph.operations:
-        offsets.append(floats)
-        floats += rounded(_weight_floats(each, graph))
-    return Plan(graph, layout, offsets, floats)
+        start = stored[-1].end if stored else 0
+        half = program.precision == "float16" and each.weights is not None and each.weights not in program.wide
+        count, biases = _weight_count(each, graph)
+        middle = start + rounded(-(-count // 2) if half else count)
+        stored.append(_Stored(start, middle, count, half, middle + rounded(biases)))
+    own = [_scratch(each, graph) for each in graph.operations]
+    wide = [_widened(each, kept, graph) for each, kept in zip(graph.operations, stored, strict=True)]
+    layout = place(graph, [rounded(one) + other for one, other in zip(own, wide, strict=True)])
+    return Plan(graph, layout, stored, stored[-1].end, rounded(max(own)))
 
 
 def tiles(outputs: int) -> tuple[int, int, int]:
@@ -188,58 +216,75 @@ def _dense_row(each: Operation, graph: Graph) -> int:
     return rounded(len(each.inputs) * height * width)
 
 
-def _weight_floats(each: Operation, graph: Graph) -> int:
+def _weight_count(each: Operation, graph: Graph) -> tuple[int, int]:
+    """Return how many weights and biases an operation has, a dense layer's rows being padded."""
     if each.weights is None:
-        return 0
+        return 0, 0
     if _is_dense(each, graph):
         rows = -(-each.outputs // 4) * 4
-        return rows * _dense_row(each, graph) + rows
-    return each.outputs * (1 + len(each.inputs) // each.groups * each.taps)
+        return rows * _dense_row(each, graph), rows
+    return each.outputs * (len(each.inputs) // each.groups) * each.taps, each.outputs
 
 
-def pack(plan: Plan, weights: Sequence[Weights]) -> np.ndarray:
-    """Return the content of ``model.bin``: the weights in the order in which the kernels read them.
+def _widened(each: Operation, stored: _Stored, graph: Graph) -> int:
+    """Return the floats of scratch for a layer's float16 weights as float32; a dense layer reads each only once."""
+    return rounded(stored.count) if stored.half and not _is_dense(each, graph) else 0
+
+
+def find_wide(weights: Sequence[Weights]) -> tuple[int, ...]:
+    """Return the indices of weights beyond the range of float16."""
+    largest = float(np.finfo(np.float16).max)
+    return tuple(number for number, each in enumerate(weights) if not (np.abs(each.weight) <= largest).all())
+
+
+def pack(plan: Plan, weights: Sequence[Weights]) -> bytes:
+    """Return the content of ``model.bin``: per layer, the weights in the order that the kernels read them, then biases.
 
     Raises:
         ValueError: the weights' shapes differ from the graph's.
     """
-    packed = np.zeros(plan.floats, np.float32)
-    for each, offset in zip(plan.graph.operations, plan.offsets, strict=True):
+    packed = bytearray(4 * plan.floats)
+    for each, stored in zip(plan.graph.operations, plan.weights, strict=True):
         if each.weights is None:
             continue
-        own = weights[each.weights]
-        count = _weight_floats(each, plan.graph)
-        packed[offset : offset + count] = _packed(each, own, plan.graph)
-    return packed
+        values, biases = _packed(each, weights[each.weights], plan.graph)
+        if values.size != stored.count:
+            raise ValueError(f"{values.size} weights for an operation that has {stored.count}")
+        for start, content in (
+            (stored.weights, values.astype("<f2" if stored.half else "<f4").tobytes()),
+            (stored.biases, biases.astype("<f4").tobytes()),
+        ):
+            packed[4 * start : 4 * start + len(content)] = content
+    return bytes(packed)
 
 
-def _packed(each: Operation, own: Weights, graph: Graph) -> np.ndarray:
+def _packed(each: Operation, own: Weights, graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    matrix = own.weight.reshape(each.outputs, -1)  # (outputs, inputs of a group x places of the window)
     if _is_dense(each, graph):
         rows, row = -(-each.outputs // 4) * 4, _dense_row(each, graph)
-        matrix, biases = np.zeros((rows, row), np.float32), np.zeros(rows, np.float32)
-        values = own.weight.reshape(each.outputs, -1)
-        matrix[: each.outputs, : values.shape[1]], biases[: each.outputs] = values, own.bias
-        return np.concatenate([matrix.reshape(rows // 4, 4, row // LINE, LINE).swapaxes(1, 2).ravel(), biases])
-    matrix = own.weight.reshape(each.outputs, -1)  # (outputs, inputs of a group x places of the window)
-    columns = np.concatenate([own.bias.reshape(-1, 1), matrix], axis=1)
+        values, biases = np.zeros((rows, row), np.float32), np.zeros(rows, np.float32)
+        values[: each.outputs, : matrix.shape[1]], biases[: each.outputs] = matrix, own.bias
+        return values.reshape(rows // 4, 4, row // LINE, LINE).swapaxes(1, 2).ravel(), biases
     if each.is_depthwise:
-        return columns.ravel()
+        return matrix.ravel(), own.bias
     per_group = each.outputs // each.groups
     parts = [
-        columns[group * per_group + rows.start : group * per_group + rows.stop].T.ravel()
+        matrix[group * per_group + rows.start : group * per_group + rows.stop].T.ravel()
         for group in range(each.groups)
         for rows in _tile_rows(per_group)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(parts), own.bias
 
 
-def emit(program: Program) -> dict[str, str]:
-    """Return the content of ``model.c``, ``model.h``, ``example.c`` and ``README.md``, by name."""
-    ready = plan(program.graph)
-    text = _Text()
-    for index, each in enumerate(ready.graph.operations):
-        _emit_operation(text, each, ready, index)
-    _emit_results(text, ready)
+def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
+    """Return the content of ``model.c``, ``model.h``, ``example.c`` and ``README.md``, by name.
+
+    Args:
+        program: what they are generated from.
+        packed: the content of ``model.bin``, for a program that embeds it.
+    """
+    ready = plan(program)
+    text = _text(ready)
     values = {
         "NAME": program.name,
         "GUARD": program.name.upper(),
@@ -249,28 +294,50 @@ def emit(program: Program) -> dict[str, str]:
         "WIDTH": str(program.graph.width),
         "OUTPUTS": str(program.graph.outputs),
         "ARENA_FLOATS": str(ready.layout.floats),
-        "WEIGHT_FLOATS": str(ready.floats),
+        "OWN_FLOATS": str(ready.own),
         "WEIGHT_BYTES": str(4 * ready.floats),
         "SCALES": _list(_scales(program)[0]),
         "SHIFTS": _list(_scales(program)[1]),
         "CROP": f"{program.crop:.9g}",
         "IMAGE": str(ready.layout.planes[0]),
         "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in PARTS),
+        "STEPS": str(len(text.steps)),
         "PLANES": _wrapped(text.table),
+        "NUMBERS": _words(packed) if program.embed else "",
+        "BITS": "16" if program.precision == "float16" else "32",
         "LAYERS": "\n".join(text.bodies),
         "CALLS": "".join(text.calls),
         "LABELS": "".join(f"    {_literal(label)},\n" for label in program.labels),
     }
-    return {
-        "model.c": _filled("model.c.in", values),
-        "model.h": _filled("model.h.in", values),
-        "example.c": _filled("example.c.in", values),
-        "README.md": _filled("README.md.in", values),
-    }
+    colour = program.graph.channels == 3
+    values |= {"IMAGE_KIND": "PPM" if colour else "PGM", "IMAGE_NUMBER": "6" if colour else "5"}
+    values |= {"IMAGE_FILE": "image.ppm" if colour else "image.pgm"}
+    chosen = {"EMBED": program.embed, "COLOUR": colour}
+    return {name: _filled(f"{name}.in", values, chosen) for name in TEXTS}
 
 
-def _filled(name: str, values: Mapping[str, str]) -> str:
-    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], _kernel(name))
+def _text(ready: Plan) -> _Text:
+    text = _Text()
+    for index, each in enumerate(ready.graph.operations):
+        _emit_operation(text, each, ready, index)
+    _emit_results(text, ready)
+    return text
+
+
+def steps(program: Program) -> list[str]:
+    """Return the kind of operator of each of the steps that are timed with ``-DPLANAR_PROFILE``."""
+    return _text(plan(program)).steps
+
+
+def _filled(name: str, values: Mapping[str, str], chosen: Mapping[str, bool]) -> str:
+    text = re.sub(r"^(@(?:IF [A-Z]+|ELSE|END)@)\n", r"\1", _kernel(name), flags=re.MULTILINE)
+    text = re.sub(
+        r"@IF ([A-Z]+)@(.*?)(?:@ELSE@(.*?))?@END@",
+        lambda match: (match[2] if chosen[match[1]] else match[3]) or "",
+        text,
+        flags=re.DOTALL,
+    )
+    return re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], text)
 
 
 def _scales(program: Program) -> tuple[list[float], list[float]]:
@@ -293,6 +360,12 @@ def _wrapped(values: Sequence[int]) -> str:
     return "\n".join([*lines, line])
 
 
+def _words(packed: bytes) -> str:
+    """Return the weights as numbers of C, eight in a line."""
+    words = [f"0x{word:08x}u," for word in np.frombuffer(packed, "<u4").tolist()]
+    return "\n".join(f"    {' '.join(words[start : start + 8])}" for start in range(0, len(words), 8))
+
+
 def _comment(text: str) -> str:
     return re.sub(r"[^\w .,:+()-]", "_", text, flags=re.ASCII)
 
@@ -303,6 +376,14 @@ def _literal(text: str) -> str:
         chr(byte) if chr(byte).isalnum() and byte < 128 or byte == 32 else f"\\{byte:03o}" for byte in text.encode()
     ]
     return f'"{"".join(plain)}"'
+
+
+def describe(each: Operation) -> str:
+    """Return the kind of an operation, as the profilers of other runtimes are read."""
+    if each.kind == "convolution":
+        return convolution(each.window, each.groups, len(each.inputs) // each.groups)
+    names = {"maximum": "max_pool", "average": "avg_pool", "dense": "linear"}
+    return names.get(each.kind, each.kind)
 
 
 def _note(each: Operation, size: tuple[int, int]) -> str:
@@ -326,9 +407,14 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
     from_image = each.inputs[0] < graph.channels
     step = graph.height * graph.width
     ends = [each.first.upper(), each.last.upper()]
-    note = _note(each, size)
-    scratch = f"arena + {layout.scratch[index]}"
-    weights = f"weights + {ready.offsets[index]}"
+    note, kind = _note(each, size), describe(each)
+    scratch = f"own(arena, {layout.scratch[index]})"
+    stored = ready.weights[index]
+    weights, biases = f"weights + {stored.weights}", f"weights + {stored.biases}"
+    if wide := _widened(each, stored, graph):
+        place = f"arena + {layout.scratch[index] + rounded(_scratch(each, graph))}"
+        text.call("widen", {"weights": weights, "to": place}, [wide], "float16 to float32")
+        weights = place
     inputs = [plane * step for plane in each.inputs] if from_image else [where[plane] for plane in each.inputs]
     tables = {
         "in": text.offsets(inputs),
@@ -340,25 +426,27 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
     exact = int(from_image)
     if _is_dense(each, graph):
         row = _dense_row(each, graph)
-        biases = f"weights + {ready.offsets[index] + -(-each.outputs // 4) * 4 * row}"
         pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", "x": scratch}
         pointers |= {"in": tables["in"], "out": tables["out"]}
-        text.call("dense", pointers, [len(each.inputs), size[0] * size[1], row, each.outputs, ends[1]], note)
+        shape = [len(each.inputs), size[0] * size[1], row, each.outputs, int(stored.half)]
+        text.call("dense", pointers, [*shape, ends[1]], kind, note)
     elif each.is_pointwise:
         kernel = "pointwise_few" if each.pixels <= FEW else "pointwise"
         shape = [each.groups, len(each.inputs) // each.groups, *tiles(each.outputs // each.groups), each.pixels]
-        text.call(kernel, {"weights": weights, "from": source, "arena": "arena", **tables}, [*shape, *ends], note)
+        pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", **tables}
+        text.call(kernel, pointers, [*shape, *ends], kind, note)
     elif each.kind in ("convolution", "maximum", "average"):
-        _emit_window(text, each, ready, tables, weights, source, scratch, exact)
+        pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", "padded": scratch}
+        _emit_window(text, each, ready, tables, pointers, exact)
     elif each.kind == "combine":
         shape = [each.outputs, each.pixels, exact]
-        text.call("combine", {"from": source, "arena": "arena", **tables}, [*shape, *ends], note)
+        text.call("combine", {"from": source, "arena": "arena", **tables}, [*shape, *ends], kind, note)
     elif each.kind == "scale":
         pointers = {"arena": "arena", "in": tables["in"], "by": tables["mul"], "out": tables["out"]}
-        text.call("scale", pointers, [each.outputs, each.pixels, ends[1]], note)
+        text.call("scale", pointers, [each.outputs, each.pixels, ends[1]], kind, note)
     else:
         pointers = {"from": source, "arena": "arena", "in": tables["in"], "out": tables["out"]}
-        text.call("mean", pointers, [each.outputs, size[0] * size[1], ends[1]], note)
+        text.call("mean", pointers, [each.outputs, size[0] * size[1], ends[1]], kind, note)
 
 
 def _emit_window(
@@ -366,9 +454,7 @@ def _emit_window(
     each: Operation,
     ready: Plan,
     tables: Mapping[str, str],
-    weights: str,
-    source: str,
-    scratch: str,
+    pointers: dict[str, str],
     exact: int,
 ) -> None:
     size = _size(each, ready.graph)
@@ -377,25 +463,24 @@ def _emit_window(
     window = _Window.of(each, size, whole=depthwise)
     geometry = [*size, each.height, each.width]
     margins = [each.reach[0], each.top, each.left, *each.stride, window.pitch, window.size, exact]
-    note = _note(each, size)
-    pointers = {"weights": weights, "from": source, "arena": "arena", "padded": scratch}
+    note, what = _note(each, size), describe(each)
     if depthwise:
         kind = {"convolution": "DEPTHWISE", "maximum": "MAXIMUM", "average": "AVERAGE"}[each.kind]
         if kind != "DEPTHWISE":
-            pointers["weights"] = "0"
+            pointers["weights"] = pointers["biases"] = "0"
         pointers |= {"places": text.offsets(window.places), **tables}
         constants = [kind, each.outputs, each.taps, *geometry, *margins, *ends]
-        text.call("window", pointers, constants, note)
+        text.call("window", pointers, constants, what, note)
         return
     inputs = len(each.inputs) // each.groups
     step = each.stride[0] * each.stride[1] * window.size
     places = [plane * step + place for plane in range(inputs) for place in window.places]
-    pointers["flat"] = f"{scratch} + {rounded(inputs * step + SLACK)}"
     pointers |= {"in": tables["in"], "places": text.offsets(places)}
     pointers |= {name: tables[name] for name in ("out", "mul", "add")}
     cut = tiles(each.outputs // each.groups)
-    constants = [each.groups, inputs, each.taps, *cut, *geometry, window.rows, *margins, *ends]
-    text.call("convolution", pointers, constants, note)
+    behind = rounded(inputs * step + SLACK)
+    constants = [each.groups, inputs, each.taps, *cut, *geometry, window.rows, *margins, behind, *ends]
+    text.call("convolution", pointers, constants, what, note)
 
 
 def _emit_results(text: _Text, ready: Plan) -> None:
@@ -409,9 +494,15 @@ def _emit_results(text: _Text, ready: Plan) -> None:
             end += 1
         pixels = size[0] * size[1]
         table = text.offsets([ready.layout.planes[plane] for plane in results[start:end]])
-        text.calls.append(f"    copy(arena, logits + {at}, {table}, {end - start}, {pixels});\n")
+        pointers = {"arena": "arena", "to": f"logits + {at}", "in": table}
+        text.call("copy", pointers, [end - start, pixels], "copy")
         at += (end - start) * pixels
         start = end
+
+
+def limit_source() -> str:
+    """Return the C of a loop of multiply-adds in registers alone: the limit of whatever it is compiled for."""
+    return _filled("limit.c.in", {"KERNELS": _kernel("vector.c").rstrip() + "\n"}, {})
 
 
 def read_program(path: Path) -> Program:

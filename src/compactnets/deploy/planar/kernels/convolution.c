@@ -3,57 +3,63 @@
  * It is computed in bands of `band` rows: the rows that a band needs are padded (padding.c), then the tiles of
  * pointwise.c run over all places of the padded rows, margin included, into `flat`, from where the rows are finished
  * and put together. `places`: for each input and each place of the window its offset in the padded planes. */
-INLINE void convolution_tiles(const int M, const int tiles, const float *weights, const float *padded, float *flat,
-                              float *arena, const int32_t *places, const int32_t *out, const int32_t *mul,
-                              const int32_t *add, const int depth, const int rows, const int width, const int pitch,
-                              const int first, const int last) {
+INLINE void convolution_tiles(const int M, const range tiles, const float *weights, const float *biases,
+                              const float *padded, float *flat, float *arena, const int32_t *places,
+                              const int32_t *out, const int32_t *mul, const int32_t *add, const int depth,
+                              const int rows, const int width, const int pitch, const int first, const int last) {
     const int vectors = ((rows - 1) * pitch + width + VEC - 1) / VEC;
+    const range all = {0, BLOCKS(vectors)};
     int32_t to[ROWS];
     for (int m = 0; m < M; m++) to[m] = m * vectors * VEC;
-    for (int t = 0; t < tiles; t++) {
+    for (int t = tiles.begin; t < tiles.end; t++) {
+        const int o = t * M;
 #define CALL(N, V) \
-    pointwise_tile(M, N, depth, weights, padded + (V) * VEC, places, flat + (V) * VEC, to, 0, 0, NONE, NONE)
-        FOR_BLOCKS(vectors, CALL)
+    pointwise_tile(M, N, depth, weights + o * depth, biases + o, padded + (V) * VEC, places, flat + (V) * VEC, to, 0, \
+                   0, NONE, NONE)
+        FOR_BLOCKS(vectors, all, CALL)
 #undef CALL
         for (int m = 0; m < M; m++)
             for (int y = 0; y < rows; y++)
                 for (int x = 0; x < width; x += VEC) {
                     const int at = y * width + x;
-                    finish(load(flat + m * vectors * VEC + y * pitch + x), arena + out[m] + at,
-                           mul ? arena + mul[m] + at : 0, add ? arena + add[m] + at : 0, first, last);
+                    finish(load(flat + m * vectors * VEC + y * pitch + x), arena + out[o + m] + at,
+                           mul ? arena + mul[o + m] + at : 0, add ? arena + add[o + m] + at : 0, first, last);
                 }
-        weights += M * (1 + depth), out += M;
-        if (mul) mul += M;
-        if (add) add += M;
     }
 }
 
-/* `size`: floats of a phase of a padded plane; `reach`: rows of the window with its dilation. */
-INLINE void convolution(const float *weights, const float *from, float *arena, float *padded, float *flat,
+/* `size`: floats of a phase of a padded plane; `reach`: rows of the window with its dilation. Threads share the output
+ * planes, and each pads the input for itself. */
+INLINE void convolution(const float *weights, const float *biases, const float *from, float *arena, float *padded,
                         const int32_t *in, const int32_t *places, const int32_t *out, const int32_t *mul,
                         const int32_t *add, const int groups, const int inputs, const int taps, const int high,
                         const int tall, const int small, const int height, const int width, const int out_height,
                         const int out_width, const int band, const int reach, const int top, const int left,
                         const int step_y, const int step_x, const int pitch, const int size, const int exact,
-                        const int first, const int last) {
+                        const int behind, const int first, const int last) {
     const int tallest = high * tall, outputs = tallest + (high - 1) * small;
     const int depth = inputs * taps, plane = step_y * step_x * size;
+    const range own = share(groups * (tall + small));
+    float *flat = padded + behind;
     for (int g = 0; g < groups; g++) {
-        clear(padded, inputs * plane, 0.0f);
-        for (int start = 0; start < out_height; start += band) {
+        const range talls = within(own, g * (tall + small), tall);
+        const range smalls = within(own, g * (tall + small) + tall, small);
+        const int idle = talls.begin >= talls.end && smalls.begin >= smalls.end;
+        if (!idle) clear(padded, inputs * plane, 0.0f);
+        for (int start = 0; start < out_height && !idle; start += band) {
             const int rows = start + band <= out_height ? band : out_height - start;
             for (int c = 0; c < inputs; c++)
                 pad_rows(padded + c * plane, from + in[c], start * step_y, (rows - 1) * step_y + reach, height, width,
                          top, left, step_y, step_x, pitch, size, 0.0f, exact);
             float *to = arena + start * out_width;
-            convolution_tiles(high, tall, weights, padded, flat, to, places, out, mul, add, depth, rows, out_width,
-                              pitch, first, last);
+            convolution_tiles(high, talls, weights, biases, padded, flat, to, places, out, mul, add, depth, rows,
+                              out_width, pitch, first, last);
             if (small)
-                convolution_tiles(high - 1, small, weights + tallest * (1 + depth), padded, flat, to, places,
-                                  out + tallest, mul ? mul + tallest : 0, add ? add + tallest : 0, depth, rows,
+                convolution_tiles(high - 1, smalls, weights + tallest * depth, biases + tallest, padded, flat, to,
+                                  places, out + tallest, mul ? mul + tallest : 0, add ? add + tallest : 0, depth, rows,
                                   out_width, pitch, first, last);
         }
-        weights += outputs * (1 + depth), in += inputs, out += outputs;
+        weights += outputs * depth, biases += outputs, in += inputs, out += outputs;
         if (mul) mul += outputs;
         if (add) add += outputs;
     }

@@ -4,7 +4,8 @@
 INLINE void combine(const float *from, float *arena, const int32_t *in, const int32_t *out, const int32_t *mul,
                     const int32_t *add, const int planes, const int pixels, const int exact, const int first,
                     const int last) {
-    for (int c = 0; c < planes; c++) {
+    const range own = share(planes);
+    for (int c = own.begin; c < own.end; c++) {
         const float *source = from + in[c], *times = mul ? arena + mul[c] : 0, *plus = add ? arena + add[c] : 0;
         float *to = arena + out[c];
         const int whole = exact ? pixels / VEC * VEC : pixels;
@@ -22,7 +23,8 @@ INLINE void combine(const float *from, float *arena, const int32_t *in, const in
 /* planes times one number each, which is the first pixel of a plane of its own (squeeze and excitation) */
 INLINE void scale(float *arena, const int32_t *in, const int32_t *by, const int32_t *out, const int planes,
                   const int pixels, const int last) {
-    for (int c = 0; c < planes; c++) {
+    const range own = share(planes);
+    for (int c = own.begin; c < own.end; c++) {
         const vec factor = splat(arena[by[c]]);
         for (int p = 0; p < pixels; p += VEC)
             store(arena + out[c] + p, activate(load(arena + in[c] + p) * factor, last));
@@ -33,7 +35,8 @@ INLINE void scale(float *arena, const int32_t *in, const int32_t *by, const int3
 INLINE void mean(const float *from, float *arena, const int32_t *in, const int32_t *out, const int planes,
                  const int pixels, const int last) {
     const int whole = pixels / VEC * VEC;
-    for (int c = 0; c < planes; c++) {
+    const range own = share(planes);
+    for (int c = own.begin; c < own.end; c++) {
         const float *plane = from + in[c];
         vec sum = splat(0.0f);
         for (int p = 0; p < whole; p += VEC) sum += load(plane + p);
@@ -46,27 +49,41 @@ INLINE void mean(const float *from, float *arena, const int32_t *in, const int32
 /* Dense layer: outputs[o] = weights[o] . x + biases[o], four outputs at a time, of the pixels of all input planes.
  *
  * `row`: numbers of a row of weights, a multiple of 16, zeros at its end. The weights of four rows alternate, 16 of
- * each, so that they are read one behind the other. `x`: scratch of `row` floats. `out`: planes of one pixel. */
+ * each, so that they are read one behind the other; `half`: of 16 bits. `x`: scratch of `row` floats. `out`: planes of
+ * one pixel. */
 INLINE void dense(const float *weights, const float *biases, const float *from, float *arena, float *x,
                   const int32_t *in, const int32_t *out, const int inputs, const int pixels, const int row,
-                  const int outputs, const int last) {
+                  const int outputs, const int half, const int last) {
+    const uint16_t *halves = (const uint16_t *)weights;
+    const range own = share((outputs + 3) / 4);
     for (int c = 0; c < inputs; c++)
         for (int p = 0; p < pixels; p++) x[c * pixels + p] = from[in[c] + p];
     for (int i = inputs * pixels; i < row; i++) x[i] = 0.0f;
-    for (int o = 0; o < outputs; o += 4) {
+    for (int o = 4 * own.begin; o < 4 * own.end; o += 4) {
         vec sum[4][2];
         UNROLL for (int r = 0; r < 4; r++) sum[r][0] = sum[r][1] = splat(0.0f);
-        for (int i = 0; i < row; i += 16, weights += 64)
+        for (int i = 0; i < row; i += 16)
             UNROLL for (int r = 0; r < 4; r++)
-                UNROLL for (int j = 0; j < 16 / VEC; j++)
-                    sum[r][j % 2] = fma_(load(weights + 16 * r + j * VEC), load(x + i + j * VEC), sum[r][j % 2]);
+                UNROLL for (int j = 0; j < 16 / VEC; j++) {
+                    const int at = o * row + 4 * i + 16 * r + j * VEC;
+                    const vec w = half ? load_half(halves + at) : load(weights + at);
+                    sum[r][j % 2] = fma_(w, load(x + i + j * VEC), sum[r][j % 2]);
+                }
         for (int r = 0; r < 4 && o + r < outputs; r++)
             store(arena + out[o + r], activate(splat(sum_of(sum[r][0] + sum[r][1]) + biases[o + r]), last));
     }
 }
 
+/* weights of 16 bits, made 32 bits wide before a layer that reads them many times; `count` is a multiple of 16 */
+INLINE void widen(const float *weights, float *to, const int count) {
+    const uint16_t *halves = (const uint16_t *)weights;
+    const range own = share(count / 16);
+    for (int i = 16 * own.begin; i < 16 * own.end; i += VEC) store(to + i, load_half(halves + i));
+}
+
 /* planes one behind the other, without what is behind their ends */
-LAYER void copy(const float *arena, float *to, const int32_t *in, const int planes, const int pixels) {
-    for (int c = 0; c < planes; c++)
-        for (int p = 0; p < pixels; p++) *to++ = arena[in[c] + p];
+INLINE void copy(float *arena, float *to, const int32_t *in, const int planes, const int pixels) {
+    const range own = share(planes);
+    for (int c = own.begin; c < own.end; c++)
+        for (int p = 0; p < pixels; p++) to[c * pixels + p] = arena[in[c] + p];
 }

@@ -41,6 +41,27 @@ typedef int32_t ivec __attribute__((vector_size(4 * VEC)));
 typedef float loose __attribute__((vector_size(4 * VEC), aligned(4), may_alias)); /* at any address of a float */
 #endif
 
+/* What a thread does of `count` things. All threads of a run go through all layers, and wait for each other behind
+ * each; compiled without OpenMP there is one. */
+typedef struct { int begin, end; } range;
+
+INLINE range share(const int count) {
+    range own = {0, count};
+#if defined(_OPENMP)
+    const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    own.begin = (int)((int64_t)count * thread / threads), own.end = (int)((int64_t)count * (thread + 1) / threads);
+#endif
+    return own;
+}
+
+/* the part of `own` that is in things `start` to `start + count`, counted from there */
+INLINE range within(const range own, const int start, const int count) {
+    range part;
+    part.begin = own.begin - start < 0 ? 0 : own.begin - start;
+    part.end = own.end - start > count ? count : own.end - start;
+    return part;
+}
+
 INLINE vec load(const float *from) { return *(const loose *)from; }
 INLINE void store(float *to, vec value) { *(loose *)to = value; }
 
@@ -107,6 +128,30 @@ INLINE vec min_(vec a, vec b) {
     return (vec)vminq_f32((float32x4_t)a, (float32x4_t)b);
 #else
     return -max_(-a, -b);
+#endif
+}
+
+/* VEC numbers of 16 bits. Infinity and what is not a number are not among weights. */
+INLINE vec load_half(const uint16_t *from) {
+#if VEC == 16 && defined(__AVX512F__)
+    return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+#elif VEC == 8 && defined(__F16C__)
+    return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+#elif VEC == 4 && defined(__F16C__)
+    return (vec)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)from));
+#elif VEC == 4 && defined(__aarch64__)
+    return (vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+#elif VEC == 1
+    union { uint32_t bits; float value; } half;
+    half.bits = (uint32_t)(*from & 0x7fff) << 13;
+    half.value *= 5.192296858534828e33f; /* from the exponent of 16 bits to that of 32 */
+    half.bits |= (uint32_t)(*from & 0x8000) << 16;
+    return half.value;
+#else
+    ivec bits;
+    UNROLL for (int i = 0; i < VEC; i++) bits[i] = from[i];
+    const vec value = (vec)((bits & 0x7fff) << 13) * splat(5.192296858534828e33f);
+    return (vec)((ivec)value | ((bits & 0x8000) << 16));
 #endif
 }
 
