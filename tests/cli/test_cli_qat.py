@@ -39,8 +39,8 @@ def test_from_float_to_an_int8_artifact(run: Run, tmp_path: Path, monkeypatch: p
     for wrong, message in (
         (["export", checkpoint, "--format", "torch", "--output", tmp_path / "a"], "was trained for int8"),
         (["benchmark", checkpoint], "was trained for int8"),
-        ([*train, "--init", checkpoint, "--output", tmp_path / "a"], "trained for int8 already"),
-        ([*begin, "--init", checkpoint, "--output", tmp_path / "a"], "expected a float checkpoint for --init"),
+        ([*train, "--init", checkpoint, "--output", tmp_path / "a"], "trained for int8"),
+        ([*begin, "--init", checkpoint, "--output", tmp_path / "a"], "expected a float checkpoint"),
         (
             ["convert", checkpoint, "--model", "muffnet_x0_5", "--output", tmp_path / "b.safetensors"],
             "expected keys of the MENet repository",

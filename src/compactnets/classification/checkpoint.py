@@ -64,6 +64,19 @@ def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
     return with_form(tensors, network)
 
 
+def check_float(record: CheckpointRecord, name: str | Path) -> None:
+    """Check that a checkpoint's network is in float, not a simulation of int8 from int8 training.
+
+    Raises:
+        InputError: it is a simulation; the message has its float checkpoint, and the verbs that take it.
+    """
+    if record.int8 is not None:
+        raise InputError(
+            f"{name} was trained for int8 (train --qat): expected a float checkpoint, such as the one it was made "
+            f"from, {record.int8.init}; eval, predict and quantize take it"
+        )
+
+
 def check_outputs(record: CheckpointRecord, outputs: int) -> None:
     """Check that a record names as many classes as its network has outputs.
 
@@ -83,16 +96,11 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
 
     Raises:
         InputError: a file or record that cannot be read, weights that do not fit the network, or a checkpoint that was
-            trained for int8 (:func:`compactnets.deploy.artifact.load_network` and ``quantize`` take those).
+            trained for int8 (:func:`compactnets.deploy.int8.training.load_int8` loads those).
     """
     path = as_path(path)
     record = read_record(path, CheckpointRecord)
-    if record.int8 is not None:
-        raise InputError(
-            f"{path} was trained for int8 (train --qat): eval and predict take it, and 'compactnets quantize {path}' "
-            f"writes it for a runtime; what needs a float network takes the one that it was made from, "
-            f"{record.int8.init}"
-        )
+    check_float(record, path)
     model = create_model(record.model, **record.arguments)
     load_weights(model, read_tensors(path), record.model, path)
     check_outputs(record, getattr(model, "num_classes", len(record.class_names)))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from compactnets.classification.checkpoint import CheckpointRecord, Int8Training, read_weights
+from compactnets.classification.checkpoint import CheckpointRecord, Int8Training, check_float, read_weights
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess, open_source
@@ -100,11 +100,7 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
         if getattr(recipe, key):
             raise InputError(f"{key} is for fresh weights: remove it, or do not pass --init")
     record = read_record(init, CheckpointRecord)
-    if record.int8 is not None:
-        raise InputError(
-            f"{init} was trained for int8 already (train --qat): expected a float checkpoint for --init, such as the "
-            f"one that it was made from, {record.int8.init}"
-        )
+    check_float(record, init)
     if record.model != recipe.model:
         raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
     arguments = {**record.arguments, **arguments}

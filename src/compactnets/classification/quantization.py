@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.checkpoint import CheckpointRecord, check_float
 from compactnets.classification.evaluation import match_classes
 from compactnets.console import say, stages
 from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.base import MissingSplitError
 from compactnets.data.part import PartOfSource
-from compactnets.deploy.export import check_float, check_output, finish_artifact, weight_bytes, weights_digest
+from compactnets.deploy.export import check_output, finish_artifact, weight_bytes, weights_digest
 from compactnets.deploy.formats.registry import Format, find_format
 from compactnets.deploy.int8.comparison import Comparison, compare_accuracy
 from compactnets.deploy.int8.graph import plain_graph
@@ -101,7 +101,7 @@ def quantize_model(
     compared = None
     if float_network is not None:
         floating, its_record = open_to_write(float_network, CheckpointRecord, "quantize --float")
-        check_float(its_record)
+        check_float(its_record, float_network)
         compared = (str(float_network), floating, its_record)
     chosen = Settings(**settings) if settings else None
     return QuantizeReport(

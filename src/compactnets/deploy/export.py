@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
+from compactnets.classification.checkpoint import CheckpointRecord, check_float, check_outputs
 from compactnets.complexity import count
 from compactnets.console import stage, stages
 from compactnets.data import Preprocess
@@ -82,7 +82,7 @@ def export(
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
-    check_float(record)
+    check_float(record, f"this checkpoint of {record.model}")
     fmt = find_format(format_name)
     fmt.check_precision(precision)
     fmt.versions()
@@ -138,19 +138,6 @@ def export(
             tolerance=tolerance,
             weights=weights,
             precision=precision,
-        )
-
-
-def check_float(record: CheckpointRecord) -> None:
-    """Raise if the network is an int8 simulation from int8 training.
-
-    Raises:
-        InputError: it is; the message says which command takes it, and its float checkpoint.
-    """
-    if record.int8 is not None:
-        raise InputError(
-            f"this checkpoint of {record.model} was trained for int8 (train --qat): 'compactnets quantize' writes it "
-            f"for a runtime; what needs a float network takes the one that it was made from, {record.int8.init}"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from compactnets.classification.checkpoint import CheckpointRecord, read_weights
+from compactnets.classification.checkpoint import CheckpointRecord, check_float, read_weights
 from compactnets.console import say
 from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
@@ -142,8 +142,7 @@ def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
         found = read_record(init, CheckpointRecord)
         if found.model != recipe.model:
             raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")
-        if found.int8 is not None:
-            raise InputError(f"{init} was trained for int8: expected a float checkpoint, such as {found.int8.init}")
+        check_float(found, init)
         weights: Mapping[str, Tensor] = read_weights(init, found)
         arguments = {**found.arguments, **recipe.model_arguments}
     else:

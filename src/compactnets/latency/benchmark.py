@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.checkpoint import CheckpointRecord, check_float
 from compactnets.complexity import count
 from compactnets.console import Tracker, say
 from compactnets.data import Preprocess
-from compactnets.deploy.export import check_float, export, export_copy, resized, weights_digest
+from compactnets.deploy.export import export, export_copy, resized, weights_digest
 from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, find_format
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.verify import TOLERANCES
@@ -149,8 +149,8 @@ def benchmark(
     check_folder(artifacts, "--artifacts")
     # check all names before starting
     loaded = {network: open_to_write(network, CheckpointRecord, "benchmark") for network in networks}
-    for _, record in loaded.values():
-        check_float(record)
+    for network, (_, record) in loaded.items():
+        check_float(record, network)
     entries, failed = [], []
     with stoppable():
         for network, (model, record) in loaded.items():

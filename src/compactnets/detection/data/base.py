@@ -195,6 +195,24 @@ class DetectionSource(ABC):
         return digest_files(self.names, [self.root / name for name in self.names])
 
 
+class AnnotationFiles(DetectionSource):
+    """A split with one annotation file per image.
+
+    Attributes:
+        annotations: path of every image's annotation file, relative to ``root``.
+    """
+
+    annotations: list[str]
+
+    def annotation(self, index: int) -> str:
+        return str(self.root / self.annotations[index])
+
+    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
+        picked = super().pick(images, split)
+        picked.annotations = [self.annotations[int(index)] for index in images]
+        return picked
+
+
 class DetectionTree(ABC):
     """A folder that holds one or more splits.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from compactnets.data.listing import ENDINGS, folders_called, is_image, is_passe
 from compactnets.detection.data.base import (
     ALL,
     FOLDERS,
-    DetectionSource,
+    AnnotationFiles,
     DetectionTree,
     check_class_names,
     check_inside,
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     image: str  # without ending
 
 
-class VocSource(DetectionSource):
+class VocSource(AnnotationFiles):
     """One split with Pascal VOC's annotations, in the order of its list, otherwise by name.
 
     An image has the ending in its annotation. If that is missing, or the file does not exist, it is the only image file
@@ -51,15 +51,6 @@ class VocSource(DetectionSource):
     """
 
     kind = "voc"
-    annotations: list[str]  # of the images, relative to the root
-
-    def annotation(self, index: int) -> str:
-        return str(self.root / self.annotations[index])
-
-    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
-        picked = super().pick(images, split)
-        picked.annotations = [self.annotations[int(index)] for index in images]
-        return picked
 
     def _write_box(self, left: float, top: float, right: float, bottom: float) -> str:
         return f"xmin {tidy(left + 1)}, ymin {tidy(top + 1)}, xmax {tidy(right)}, ymax {tidy(bottom)}"

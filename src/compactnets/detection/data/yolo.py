@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from compactnets.console import Tracker
 from compactnets.data.base import shorten
 from compactnets.data.images import read_size
 from compactnets.data.listing import folders_called, is_image, is_passed_over, list_images
-from compactnets.detection.data.base import ALL, FOLDERS, DetectionSource, DetectionTree, check_class_names
+from compactnets.detection.data.base import ALL, FOLDERS, AnnotationFiles, DetectionTree, check_class_names
 from compactnets.detection.data.table import ObjectTable, box_areas, label_names, offsets_of
 from compactnets.errors import InputError
 from compactnets.files import as_path
@@ -31,19 +31,10 @@ LAYOUT = "data.yaml with images/SPLIT/*.jpg and labels/SPLIT/*.txt or SPLIT/imag
 FAR = 2.0  # a coordinate beyond this share of the image is in pixels
 
 
-class YoloSource(DetectionSource):
+class YoloSource(AnnotationFiles):
     """One split of YOLO's layout. An image without a text file has no objects, as in YOLO's tools."""
 
     kind = "yolo"
-    annotations: list[str]  # of the images, relative to the root
-
-    def annotation(self, index: int) -> str:
-        return str(self.root / self.annotations[index])
-
-    def pick(self, images: Sequence[int] | np.ndarray, split: str | None = None) -> Self:
-        picked = super().pick(images, split)
-        picked.annotations = [self.annotations[int(index)] for index in images]
-        return picked
 
 
 class YoloTree(DetectionTree):
