@@ -75,9 +75,9 @@ class ChannelShuffle(nn.Module):
 def initialize(module: nn.Module, mode: str = "fan_out") -> None:
     """Initialise in place: Kaiming normal for convolutions, N(0, 0.01) for linear layers, zero biases.
 
-    ``fan_out`` is what the MENet repository configures for MENet and ShuffleNet (``init_mode``), ``fan_in`` for
-    MobileNet. A grouped convolution counts the outputs of one group, as timm does; torch's own ``fan_out`` counts those
-    of all groups, which makes depthwise kernels so small that the first steps at the papers' learning rates diverge.
+    The MENet repository configures ``fan_out`` for MENet and ShuffleNet (``init_mode``), and ``fan_in`` for MobileNet.
+    A grouped convolution counts the outputs of one group, as in timm. torch's ``fan_out`` counts those of all groups,
+    which makes depthwise kernels so small that the first steps at the papers' learning rates diverge.
 
     Raises:
         ValueError: another mode.

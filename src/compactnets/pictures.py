@@ -1,4 +1,4 @@
-"""Figures of matplotlib as files that are the same at every writing."""
+"""Write matplotlib figures to files, deterministically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_figure(figure: Figure, file: Path | IO[Any], format: str) -> None:
-    """Write a figure in a format of matplotlib's; in an SVG text stays text, and neither date nor ids differ."""
+    """Write a figure in one of matplotlib's formats. SVG keeps text as text, and has no date or random ids."""
     from matplotlib import rc_context
 
     metadata = {"Date": None, "Creator": None} if format == "svg" else {}
@@ -24,29 +24,29 @@ def write_figure(figure: Figure, file: Path | IO[Any], format: str) -> None:
 
 
 def check_picture(path: Path, option: str = "--output") -> None:
-    """Raise unless a picture can be written at ``path``, before the work whose result it shows.
+    """Check that a picture can be written to ``path``, before doing the work for it.
 
     Args:
-        path: of the file.
-        option: what the message calls it.
+        path: the file.
+        option: its name in errors.
 
     Raises:
-        InputError: a suffix that is no format of pictures, or a place that cannot be written.
+        InputError: an unsupported suffix, or a path that cannot be written.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in known:
         suffixes = ", ".join(f".{name}" for name in sorted(known))
-        raise InputError(f"{option} must end in the suffix of a picture ({suffixes}), found {path}")
+        raise InputError(f"{option} must have the suffix of a picture ({suffixes}), found {path}")
     check_file(path, option)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure whole or not at all; the suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
+    """Write a figure atomically; the suffix determines the format, such as ``.svg``, ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: another format, or a file that cannot be written.
+        InputError: an unsupported format, or a file that cannot be written.
     """
     path = as_path(path)
     data = io.BytesIO()

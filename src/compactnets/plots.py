@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def sharing_figure(model: nn.Module) -> Figure:
     """Draw the sharing matrices of a MuffNet along one diagonal, as in its figure 5.
 
-    Rows are source layers, columns the targets that take their channel groups: target j is the input of the block that
-    makes layer j + 1, and the last one of a stage is its output. A cell holds the number of channels; its colour is
-    darker the nearer this comes to the largest of its stage. A stage with DenseNet's pattern has no matrix: each
-    layer's width is written at every target that reads it.
+    Rows are source layers, columns the targets of their channel groups: target j is the input of the block that
+    computes layer j + 1, and the last target of a stage is its output. A cell has the number of channels, with a darker
+    colour for larger numbers. A stage with DenseNet's pattern has no matrix: each layer's width appears at every target
+    that reads it.
 
     Raises:
-        InputError: another network than MuffNet.
+        InputError: the network is not a MuffNet.
     """
     if not isinstance(model, MuffNet):
         raise InputError(f"only MuffNet has sharing matrices, found a {type(model).__name__}")
@@ -57,10 +57,10 @@ def draw_sharing(model: nn.Module, output: str | Path) -> None:
 
     Args:
         model: the network, on any device.
-        output: the file; its suffix says the format, such as ``.svg``, ``.png`` or ``.pdf``.
+        output: the file; its suffix determines the format, such as ``.svg``, ``.png`` or ``.pdf``.
 
     Raises:
-        InputError: another network than MuffNet, or a file that cannot be written.
+        InputError: the network is not a MuffNet, or the file cannot be written.
     """
     output = as_path(output)
     check_picture(output)
@@ -68,7 +68,7 @@ def draw_sharing(model: nn.Module, output: str | Path) -> None:
 
 
 def _draw_stage(axes: Axes, sharing: Sharing, first: int, number: int, label_left: bool) -> None:
-    """Draw one stage, whose first layer has the index ``first``, with its name beside it."""
+    """Draw one stage, whose first layer has the index ``first``, with its name."""
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
@@ -85,9 +85,9 @@ def _draw_stage(axes: Axes, sharing: Sharing, first: int, number: int, label_lef
     corner = (first - 0.5, first - 0.5)
     axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="0.35", linewidth=1.2))
     kind = "\nwhole layers (dense)" if isinstance(sharing, DenseSharing) else ""
-    beside, side = (first - 0.8, "right") if label_left else (first + size - 0.2, "left")
+    at, side = (first - 0.8, "right") if label_left else (first + size - 0.2, "left")
     text = f"stage {number}\n{sharing.out_channels} channels out{kind}"
-    axes.text(beside, first + (size - 1) / 2, text, ha=side, va="center", fontsize=11, linespacing=1.4)
+    axes.text(at, first + (size - 1) / 2, text, ha=side, va="center", fontsize=11, linespacing=1.4)
 
 
 def _entries(sharing: Sharing) -> list[list[int]]:

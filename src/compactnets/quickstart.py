@@ -1,4 +1,4 @@
-"""``compactnets quickstart``: the whole main job on real data that ships with a dependency, without a network."""
+"""``compactnets quickstart``: train, evaluate and predict on real data that ships with a dependency, offline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EXAMPLES = 5  # images that are written out and classified
 
 @dataclass(frozen=True)
 class QuickstartRow:
-    """One network: its cost at the size of the digits, its accuracy on the held-out images, its speed here."""
+    """One network: cost at the size of the digits, accuracy on held-out images, speed on this machine."""
 
     network: str
     params: int
@@ -44,12 +44,12 @@ class QuickstartRow:
     train_seconds: float
     latency_ms: float  # median, one image, all threads
     checkpoint: str
-    predictions: tuple[tuple[str, str, Guess], ...]  # image, true class, first guess
+    predictions: tuple[tuple[str, str, Guess], ...]  # image, true class, best guess
 
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the command wrote and measured."""
+    """The files that the command wrote, and its measurements."""
 
     output: str
     seconds: float
@@ -62,10 +62,11 @@ class QuickstartResult:
 
 
 def run(output: str | Path = Path("quickstart"), overrides: Sequence[str] = ()) -> QuickstartResult:
-    """Train, evaluate and try the two networks; ``output`` gets a number behind it where it exists already.
+    """Train, evaluate and try the two networks.
 
     Args:
-        overrides: ``key=value`` changes of the recipe.
+        output: folder for the results; if it exists, a number is appended.
+        overrides: ``key=value`` changes to the recipe.
     """
     output = as_path(output)
     start = time.perf_counter()
@@ -81,17 +82,17 @@ def run(output: str | Path = Path("quickstart"), overrides: Sequence[str] = ()) 
 
 
 def _make_new(output: Path) -> Path:
-    """Make a folder of a name that nothing has, and return it; of two that start at once each gets its own."""
+    """Create a folder with an unused name, and return it; concurrent runs get different ones."""
     names = itertools.chain([output], (output.with_name(f"{output.name}-{number}") for number in itertools.count(2)))
     for name in names:
         with refusals(name), suppress(FileExistsError):
             name.mkdir(parents=True)
             return name
-    raise AssertionError("the names have no end")
+    raise AssertionError("there are infinitely many names")
 
 
 def _write_examples(source: ImageSource, folder: Path) -> list[tuple[Path, str]]:
-    """Write a few held-out images, as a user would have them, and return their paths and true classes."""
+    """Write a few held-out images as files, and return their paths and true classes."""
     with refusals(folder):
         folder.mkdir(parents=True)
     examples = []
@@ -112,7 +113,7 @@ def _run_one(
 ) -> QuickstartRow:
     say(f"training {recipe.model} on {len(train_source):,} handwritten digits")
     result = TASK.train(recipe, train_source, val_source, folder)
-    checkpoint = folder / "last.safetensors"  # not the best epoch: that choice would use the held-out images
+    checkpoint = folder / "last.safetensors"  # not the best epoch: choosing it would use the held-out images
     model, record = load_checkpoint(checkpoint)
     preprocess = Preprocess.from_dict(record.preprocess)
     accuracy = evaluate(model, val_source, preprocess, description=f"{recipe.model}: evaluating the checkpoint")
@@ -148,7 +149,7 @@ def median_latency_ms(model: nn.Module, size: tuple[int, int, int], runs: int = 
 
 
 def show(result: QuickstartResult) -> None:
-    """Print what was measured, what the networks say of the examples, and the files."""
+    """Print the measurements, the predictions for the examples, and the files."""
     table = Table("network", title="Handwritten digits, trained here", lines=True)
     table.add_figures("parameters", "MACs", "accuracy", "training", "latency")
     for row in result.rows:

@@ -1,7 +1,6 @@
-"""Which commit the files of this package are of: asked of git in a checkout, written down where the package is built.
+"""The commit of this package's files: from git in a checkout, otherwise recorded by the build.
 
-``hatch_build.py`` loads this file by its path where the package is not installed, so it imports the standard library
-only.
+``hatch_build.py`` loads this file by path when the package is not installed, so it only imports the standard library.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-BUILD = "build.json"  # beside this file in a wheel and in an sdist, never in a checkout
+BUILD = "build.json"  # next to this file in a wheel or sdist, never in a checkout
 UNKNOWN = "unknown"
 DIRTY = "+"
 
 
 def checkout_commit(root: Path, paths: Sequence[str] = ("src",)) -> str | None:
-    """Return the commit of a checkout, with ``+`` behind it where files below ``paths`` differ from it.
+    """Return the commit of a checkout, with ``+`` appended if files below ``paths`` differ from it.
 
-    ``None`` if ``root`` is not the root of a checkout, or git cannot tell.
+    ``None`` if ``root`` is not the root of a checkout, or git fails.
     """
     if not (root / ".git").exists():
         return None
-    # inside a git hook the variables name the repository of the hook, which may be another one
+    # in a git hook, these variables name the hook's repository, which may be another one
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:

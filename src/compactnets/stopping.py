@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP as exceptions, so that what is half-written goes as it does with Ctrl-C."""
+"""Turn SIGTERM and SIGHUP into exceptions, so that half-written files are cleaned up as after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Stopped(SystemExit):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise :class:`Stopped` at the first SIGTERM or SIGHUP while this is entered; further ones wait for the cleaning.
+    """Raise :class:`Stopped` at the first SIGTERM or SIGHUP in the block; further ones do not interrupt the clean-up.
 
-    Nothing changes in a thread other than the main one, where no handler can be set, nor for a signal that has a
-    handler or is ignored (``nohup``) already.
+    It has no effect outside the main thread, where no handler can be set, or for a signal that already has a handler
+    or is ignored (``nohup``).
     """
     process, came = os.getpid(), False
 
     def handle(signum: int, frame: FrameType | None) -> None:
         nonlocal came
-        if os.getpid() != process:  # a forked child must not clean up what is its parent's
+        if os.getpid() != process:  # a forked child must not clean up its parent's files
             os._exit(128 + signum)
         if not came:
             came = True

@@ -1,7 +1,7 @@
-"""Keeps libraries from reporting their use to their makers; importing ``compactnets`` does this first of all.
+"""Keep libraries from reporting their use to their makers. Importing ``compactnets`` does this first.
 
-The variables are read when the library is imported or starts, and processes that are started later inherit them. Where
-a person has set one to anything, even to what turns reports on, it stays.
+The libraries read these variables when they are imported or start; child processes inherit them. A variable that the
+user has set, to any value, is not changed.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 VARIABLES = {
-    # from 1.29 on it writes an identifier and a store of events under the user's cache, and sends them, also on Linux
+    # from 1.29 on it writes an identifier and an event store to the user's cache and sends events, also on Linux
     "ORT_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # what each download tells the Hub of the machine's libraries
-    "RAY_USAGE_STATS_ENABLED": "0",  # of a cluster that is started here
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # each download reports the machine's libraries to the Hub
+    "RAY_USAGE_STATS_ENABLED": "0",  # for a cluster started here
 }
 
 
 def turn_off() -> None:
     """Set the variables that are not set."""
     for name, value in VARIABLES.items():
-        if not os.environ.get(name):  # an empty one counts as not set, as it does for the libraries
+        if not os.environ.get(name):  # the libraries also treat an empty variable as not set
             os.environ[name] = value
 
 
 @contextmanager
 def without_openvino_telemetry() -> Iterator[None]:
-    """Let ``openvino`` be imported as where ``openvino-telemetry`` is not installed: it reports its import otherwise.
+    """Import ``openvino`` as if ``openvino-telemetry`` were not installed, which would report the import.
 
-    That package knows no variable, only a file in the user's home. Where OpenVINO was imported before, nothing changes.
+    That package has no environment variable, only a file in the user's home. If OpenVINO was imported before, this has
+    no effect.
     """
     name = "openvino_telemetry"
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # which makes its import an ImportError
+    sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
     try:
         yield
     finally:

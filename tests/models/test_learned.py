@@ -149,7 +149,7 @@ def test_the_start_can_be_had_back(search: LearnedMuffNet) -> None:
 def test_wrong_input() -> None:
     with pytest.raises(InputError, match="takes its widths from the variant"):
         compactnets.create_model("muffnet_x0_5", sharing="learned", widths=(8, 32, 136))
-    with pytest.raises(InputError, match="has an M to make discrete, found MuffNet"):
+    with pytest.raises(InputError, match="has an M to discretise, found MuffNet"):
         discretize(compactnets.create_model("muffnet_x0_5"))
 
 
@@ -178,5 +178,5 @@ def test_search_discretize_and_train(run: Callable, tmp_path: Path) -> None:  # 
     assert " 32 11  7  6  5  4  4  4\n" in began.out
     refused = run("discretize", found, "--output", tmp_path / "no.safetensors")
     assert refused.code == 2
-    assert "has an M to make discrete" in refused.err
+    assert "has an M to discretise" in refused.err
     assert not (tmp_path / "no.safetensors").exists()

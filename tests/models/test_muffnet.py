@@ -282,7 +282,7 @@ def test_a_named_network_around_a_matrix() -> None:
         ),
         ({"sharing": ["none"] * 4}, "for each of 3 stages"),
         ({"sharing": [[[1, 2], [0, 1]], "none", "none"]}, "this stage has 4 layers (reduction block included)"),
-        ({"sharing": ["none", "none", 3]}, "or a matrix given by its rows, found 3"),
+        ({"sharing": ["none", "none", 3]}, "a matrix of rows, found 3"),
         ({"widths": (8, 32)}, "widths needs one entry for each of 3 stages, found 2: (8, 32)"),
         ({"widths": (8, None, 136)}, "the pattern 'geometric' needs a width of at least 1, found None"),
         ({"widths": (8, 32, 0)}, "the pattern 'none' needs a width of at least 1, found 0"),

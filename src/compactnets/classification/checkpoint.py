@@ -29,7 +29,7 @@ class Int8Training(BaseModel):
 
 
 class CheckpointRecord(BaseModel):
-    """The JSON record beside the weights."""
+    """The JSON record stored with the weights."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,7 +48,7 @@ class CheckpointRecord(BaseModel):
 
     @property
     def labels(self) -> list[str]:
-        """The names to show to a person."""
+        """The readable names of the classes."""
         return self.class_labels or self.class_names
 
 

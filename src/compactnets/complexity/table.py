@@ -1,4 +1,4 @@
-"""A profile as tables that a person can read."""
+"""A profile as readable tables."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class ExportReport:
     Attributes:
         record: what its ``artifact.json`` holds.
         output: its folder.
-        print_it: prints both for a person.
+        print_it: prints both as text.
     """
 
     record: ExportedRecord

@@ -33,7 +33,7 @@ Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
 
 
 class DetectorRecord(BaseModel):
-    """The JSON record beside the weights of a detector."""
+    """The JSON record stored with a detector's weights."""
 
     model_config = ConfigDict(extra="forbid")
 

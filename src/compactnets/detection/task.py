@@ -112,7 +112,7 @@ class CheckedData:
         return {**self.report.to_dict(), **({"anchors": anchors} if anchors else {})}
 
     def lines(self, limit: int) -> Iterator[str]:
-        """Yield what a person reads."""
+        """Yield the lines of text."""
         yield from self.report.lines(limit)
         yield from (f"{name}: {fit}" for name, found in self.anchors.items() for fit in found)
 

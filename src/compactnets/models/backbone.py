@@ -190,7 +190,7 @@ def _extract(model: nn.Module, levels: Sequence[Level], name: str) -> fx.GraphMo
 
 
 def _part(whole: fx.GraphModule, start: fx.Node | None, end: fx.Node) -> fx.GraphModule | None:
-    """Return the graph from ``start`` (the image where it is ``None``) to ``end``; ``None`` if that needs more."""
+    """Return the graph from ``start`` (``None``: the image) to ``end``; ``None`` if ``end`` needs other inputs."""
     needed: set[fx.Node] = set()
     waiting = [end]
     while waiting:

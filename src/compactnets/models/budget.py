@@ -1,4 +1,4 @@
-"""The cost of MuffNet's blocks and stages (section 3.2), and the widths at which a sharing pattern meets a budget.
+"""The cost of MuffNet's blocks and stages (section 3.2), and the widths with which a sharing pattern meets a budget.
 
 Costs are multiply-adds (``macs``), which the paper calls FLOPs. Sizes are the sides of square maps.
 """
@@ -25,8 +25,8 @@ def reduction_block_macs(
 ) -> float:
     """MACs of a reduction block, with ``c = (m_i + m_j) // 2``.
 
-    ``in_size^2 m_i c + out_size^2 (25 c + c m_j + 25 m_i + m_i m_j)``: the sum over the layers of figure 3(c). With
-    ``as_printed`` the formula of section 3.2 as it stands, which counts the depthwise 5x5 convolutions as full ones.
+    ``in_size^2 m_i c + out_size^2 (25 c + c m_j + 25 m_i + m_i m_j)``: the sum over the layers of figure 3(c).
+    ``as_printed`` uses the printed formula of section 3.2, which counts the depthwise 5x5 convolutions as full ones.
     """
     m_i, m_j = in_channels, out_channels
     if as_printed:
@@ -46,9 +46,9 @@ def stage_macs(
 ) -> tuple[int, ...]:
     """MACs of each stage, counted by resolution.
 
-    A stage includes what runs on its maps: the blocks, the strided part of its own reduction block, and the first
-    pointwise convolution of the next reduction block (the 1x1 before the pooling, in the last stage). The part at the
-    stem's resolution counts with the first stage. Only then do equal costs per stage also keep the parameters equal, as
+    A stage includes everything that runs on its maps: the blocks, the strided part of its reduction block, and the
+    first pointwise convolution of the next reduction block (in the last stage, the 1x1 before the pooling). The layers
+    at the stem's resolution count with the first stage. Only then do equal costs per stage imply equal parameters, as
     printed in Tables 1 to 3 (docs/muffnet.md).
     """
     macs = [0.0] * (len(plans) + 1)
@@ -73,11 +73,11 @@ def fit_widths(
     head_channels: int,
     reading: str = "entry",
 ) -> tuple[float | None, ...]:
-    """Return the widths at which every stage costs what ``target`` says ("the FLOPs of each stage the same", 5.2).
+    """Return the widths with which every stage costs ``target`` ("the FLOPs of each stage the same", 5.2).
 
     A reduction block couples two stages, so the widths are searched together: from any start, move to the best
-    neighbour until none is better, with ever finer steps: finally 0.1, or 1 if nothing is shared. The criterion is the
-    largest misfit of a stage; ties are broken by the sum of squares.
+    neighbour until none is better, with ever finer steps, down to 0.1, or 1 if nothing is shared. The criterion is the
+    largest deviation of a stage; ties are broken by the sum of squares.
 
     Args:
         parts: per stage, a pattern or a fixed sharing; the latter has no width: ``None``.
@@ -85,7 +85,7 @@ def fit_widths(
         target: MACs of each stage (:func:`stage_macs`).
 
     Raises:
-        InputError: a stage costs more than its target even at one channel; or as in :func:`make_sharing`.
+        InputError: a stage costs more than its target even with one channel; or as in :func:`make_sharing`.
     """
 
     @cache
@@ -110,8 +110,8 @@ def fit_widths(
     for number, (width, misfit) in enumerate(zip(widths, misfits(widths), strict=True), start=1):
         if width == 1 and misfit > 0:
             raise InputError(
-                f"no width fits stage {number}: it costs more than {target[number - 1] / 1e6:.2f} M MACs even at one "
-                "channel; give the widths, or a smaller stage before it"
+                f"no width fits stage {number}: it costs more than {target[number - 1] / 1e6:.2f} M MACs even with one "
+                "channel; give the widths, or make the previous stage smaller"
             )
     return widths
 

@@ -1,7 +1,7 @@
 """ResNet-15, Xception-15 and ResNeXt-15: Table I's skeleton with the ME modules replaced (MENet, section IV-A2).
 
-The papers give the budgets (140 and 38 million multiply-adds) and not the widths; "adapting the number of channels to
-the computational budgets" is done here, one channel at a time. The units are ours to choose:
+The papers give budgets (140 and 38 million multiply-adds) but no widths; "adapting the number of channels to the
+computational budgets" is done here, one channel at a time. The choice of units is ours:
 
 * ResNet-15: bottleneck 1:4, stride in the 3x3 convolution, projection shortcut where the shape changes (He et al.).
 * ResNeXt-15: the same with a 3x3 convolution of cardinality 16 and bottleneck 1:2, the settings of the ShuffleNet

@@ -46,7 +46,7 @@ def carry_form(module: nn.Module, form: Mapping[str, Any]) -> None:
 
     Args:
         module: a network, or another holder of its layers (a feature extractor, a graph).
-        form: the values of what tensors do not tell, as JSON has them; empty if there is nothing to tell.
+        form: the values that the tensors do not show, as JSON types; may be empty.
     """
     plain: dict[str, Any] = json.loads(json.dumps(form))  # as it is read back: lists, no tuples
     if (writer := _writer(module)) is not None:

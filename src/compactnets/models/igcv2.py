@@ -1,6 +1,6 @@
 """IGCV2: interleaved structured sparse convolutions (Xie et al., CVPR 2018, arXiv:1804.06202) on the MobileNet layout.
 
-No library has it, and no code of its authors is public. What is known, and what is ours:
+No library has it, and its authors published no code. What is known, and what is our choice:
 
 * **Paper.** A pointwise convolution becomes a product of sparse ones, ``y = P_L W_L ... P_1 W_1 x``: a channel-wise 3x3
   convolution, then 1x1 group convolutions with permutations between them. The complementary condition asks that every
@@ -10,14 +10,14 @@ No library has it, and no code of its authors is public. What is known, and what
 * **Code.** That of IGCV3, by the same group, writes the permutation as a channel shuffle. The authors of ShuffleNetV2
   timed IGCV2 and say that it has "4 or 8" groups (their section 4).
 * **Ours, from the counts.** Multiply-adds of a MobileNet layout are ``A a^2 + B a`` in the width multiplier ``a``; the
-  three stated values leave A in 503 to 507 million and B in 57 to 60. MobileNet has 539 and 29, so B says that the
-  layout is twice as wide, the first convolution included, and A that each pointwise convolution is a pair of 8 groups.
-  The parameters say that the classifier still reads ``1024 a`` channels: the last pair ends there, at the price of the
-  others (4 groups). This counts 0.48 M / 46.1 M, 1.33 M / 155.6 M, 4.14 M / 564.9 M. The paper's own table of layers
-  was not at hand: another reading of equal cost cannot be excluded.
-* **Ours, because none of the above says.** Batch normalisation after every convolution; ReLU after the channel-wise
-  convolution and after the pair, where MobileNet has them. Two convolutions of 8 groups reach every input only from 64
-  channels on: in the first layers of the narrower networks the complementary condition does not hold.
+  three stated values restrict A to 503 to 507 million and B to 57 to 60. MobileNet has 539 and 29. Hence, from B, the
+  layout is twice as wide, including the first convolution; from A, each pointwise convolution is a pair with 8 groups.
+  From the parameters, the classifier still reads ``1024 a`` channels: the last pair ends there, at the cost of the
+  other pairs (4 groups). This gives 0.48 M / 46.1 M, 1.33 M / 155.6 M, 4.14 M / 564.9 M. We did not have the paper's
+  table of layers, so another reading of equal cost is possible.
+* **Ours, without a source.** Batch normalisation after every convolution; ReLU after the channel-wise convolution and
+  after the pair, where MobileNet has them. Two convolutions with 8 groups reach every input only from 64 channels on:
+  the first layers of the narrower networks do not meet the complementary condition.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ GROUPS = 8
 class InterleavedBlock(nn.Sequential):
     """Channel-wise 3x3 convolution, then two 1x1 group convolutions, each behind a permutation.
 
-    Input ``(N, in_channels, H, W)``; output ``(N, out_channels, ceil(H / stride), ceil(W / stride))``. A block that
-    halves its channels has half the groups in its last convolution, which so costs what it would without the halving.
+    Input ``(N, in_channels, H, W)``; output ``(N, out_channels, ceil(H / stride), ceil(W / stride))``. If a block
+    halves its channels, its last convolution has half the groups, and so costs the same as without the halving.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, groups: int = GROUPS) -> None:
@@ -71,7 +71,7 @@ class IGCV2(StagedNet):
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
 
     Raises:
-        InputError: a width that leaves channels which the groups do not divide, or an unknown stem.
+        InputError: a width for which the groups do not divide the channels, or an unknown stem.
     """
 
     def __init__(self, width: float = 1.0, *, stem: str = "imagenet", **options: Unpack[Options]) -> None:

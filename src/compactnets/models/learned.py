@@ -1,13 +1,13 @@
 """MuffNet with an M that is learned with the weights (``sharing="learned"``), and its conversion to whole channels.
 
-The paper sets M by hand and names data-dependent search as the complement (sections 2 and 3.3). Here every group
-``(i, j)`` of a stage has as many channels as the most that any pattern gives it at the stage's cost, and gates that let
-about ``n_ij`` of them through. The ``n_ij`` are learned; they are scaled so that a network of ``n_ij`` channels would
-always cost what the named variant does, stage by stage: what one group gains the others lose.
+The paper chooses M manually and mentions data-dependent search as a complement (sections 2 and 3.3). Here every group
+``(i, j)`` of a stage has the largest number of channels that any pattern gives it at the stage's cost, and gates that
+let about ``n_ij`` of them through. The ``n_ij`` are learned. They are scaled so that a network of ``n_ij`` channels
+always has the cost of the named variant, stage by stage: what one group gains, the others lose.
 
-``n = s exp(logits)``, where s solves ``A s² + B s + C = target``: the cost of a stage (section 3.2) is a polynomial of
-its widths. The widths of its neighbours, on which the two pointwise convolutions between stages depend, are those of
-the variant; :func:`discretize` counts with what they have become.
+``n = s exp(logits)``, where s solves ``A s² + B s + C = target``: the cost of a stage (section 3.2) is a polynomial in
+its widths. The two pointwise convolutions between stages also depend on the widths of the neighbours. During the search
+these are the variant's; :func:`discretize` uses the actual ones.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from compactnets.models.sharing import Sharing, SharingMatrix, make_sharing
 from compactnets.models.staged import Options, StagedNet, first_stage_stride, make_stem, stem_levels
 from compactnets.nn import ConvNormAct, initialize
 
-STARTS = ("none", "average", "linear", "geometric")  # the patterns whose widest groups bound the search
-SOFTNESS = 1.0  # channels over which a gate goes from open to closed
+STARTS = ("none", "average", "linear", "geometric")  # patterns whose widest groups bound the search
+SOFTNESS = 1.0  # number of channels over which a gate changes from open to closed
 COARSE = [1.05**step for step in range(-10, 11)]  # scales that discretize tries for each stage: from 0.61 to 1.63,
 FINE = [1 + step / 400 for step in range(-20, 21)]  # then around the best
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """Multiply-adds of one stage at 224 x 224 as a function of M (``budget.stage_macs``), its neighbours given.
+    """Multiply-adds of one stage at 224 x 224 as a function of M (``budget.stage_macs``), with fixed neighbours.
 
     Attributes:
-        size_in, size: sides of the map that the reduction block reads, and of the stage's own.
+        size_in, size: side of the map that the reduction block reads, and of the stage's own maps.
         in_channels: channels of the map that it reads.
         following: channels of the first layer of the next stage, or of the head.
-        is_first, is_last: the first stage counts what runs before its stride; behind the last one comes the head, whose
-            convolution has no inner width.
+        is_first, is_last: the first stage includes the layers before its stride; after the last one comes the head,
+            whose convolution has no inner width.
     """
 
     size_in: int
@@ -83,14 +83,14 @@ class LearnedStage(MuffStage):
     """A stage whose groups have gates.
 
     Args:
-        in_channels: as in :class:`MuffStage`, of the search network.
-        room: channels of every group.
-        start: the n_ij to begin with, (L, L).
-        cost, target: what a network of n_ij channels costs, and shall cost.
+        in_channels: as in :class:`MuffStage`, in the search network.
+        room: largest number of channels of every group.
+        start: the initial n_ij, (L, L).
+        cost, target: the cost of a network of n_ij channels as a function, and its required value.
     """
 
-    # Decay would pull all groups to one size. At the weights' rate the n_ij hardly move; at ten times
-    # that they move by a third to a half, and two seeds agree as well on where to (docs/muffnet.md).
+    # Weight decay would pull all groups to the same size. At the weights' learning rate the n_ij hardly move. At ten
+    # times that rate they move by a third to a half, and two seeds agree on the direction as well (docs/muffnet.md).
     undecayed: ClassVar = {"logits": 10.0}
 
     def __init__(
@@ -101,7 +101,7 @@ class LearnedStage(MuffStage):
         self.logits = nn.Parameter(self._beginning().to(torch.get_default_device()))
 
     def counts(self) -> Tensor:
-        """Return n_ij, (L, L): channels of each group, not whole, of a stage that costs the target."""
+        """Return n_ij, (L, L): the fractional channels of each group, in a stage with the target cost."""
         return self.cost.fit(self.logits.exp().triu(), self.target)
 
     def reset(self) -> None:
@@ -112,7 +112,7 @@ class LearnedStage(MuffStage):
     def moved(self) -> float:
         """Return the typical factor by which a group grew or shrank: 1 if nothing was learned.
 
-        The exponential of the root mean square of ``log(n_ij / what it began as)``.
+        It is the exponential of the root mean square of ``log(n_ij / initial n_ij)``.
         """
         began = self.cost.fit(self.start, self.target)
         upper = torch.ones_like(began).triu() > 0
@@ -205,19 +205,16 @@ def stage_costs(base: Sequence[Sharing], stem_channels: int, head_channels: int)
 
 
 def discretize(model: nn.Module) -> tuple[SharingMatrix, ...]:
-    """Return the matrices of whole channels that a trained network has found, at the cost of the variant.
+    """Return the matrices of whole channels that a network has learned, at the cost of the variant.
 
-    Each stage's n_ij are scaled by the factor with which, rounded half up, all stages together come nearest to the
-    variant's cost per stage: the smallest largest misfit. A group may end with no channel.
+    Each stage's n_ij are scaled by a factor and rounded half up. The factors minimise the largest deviation from the
+    variant's cost per stage. A group may end up without channels.
 
     Raises:
-        InputError: another network than :class:`LearnedMuffNet`, or an M that leaves a layer or a block without
-            channels.
+        InputError: not a :class:`LearnedMuffNet`, or an M that leaves a layer or a block without channels.
     """
     if not isinstance(model, LearnedMuffNet):
-        raise InputError(
-            f"only a MuffNet with sharing='learned' has an M to make discrete, found {type(model).__name__}"
-        )
+        raise InputError(f"only a MuffNet with sharing='learned' has an M to discretise, found {type(model).__name__}")
     found = [stage.counts().detach() for stage in model.stages]  # type: ignore[operator]
     target = stage_macs(model.base, model.stem_channels, model.head_channels)
 
@@ -235,7 +232,7 @@ def discretize(model: nn.Module) -> tuple[SharingMatrix, ...]:
 
     scales = best(itertools.product(COARSE, repeat=len(found)))
     before = None
-    while scales != before:  # a stage's width changes the cost of its neighbours: until nothing is better
+    while scales != before:  # a stage's width changes the cost of its neighbours: repeat until nothing improves
         before = scales
         for index in range(len(found)):
             around = ((*scales[:index], scales[index] * fine, *scales[index + 1 :]) for fine in FINE)
@@ -253,5 +250,5 @@ def _proportions(pattern: str, num_layers: int) -> Tensor:
     """Return a pattern's proportions, (L, L)."""
     if pattern == "none":
         return torch.eye(num_layers)
-    wide: Any = make_sharing(pattern, num_layers, 1000)  # whole channels of a thousand are proportions enough
+    wide: Any = make_sharing(pattern, num_layers, 1000)  # with a thousand channels, rounding is negligible
     return torch.tensor(wide.entries, dtype=torch.float32) / 1000

@@ -2,13 +2,13 @@
 
 Paper, published code and this module:
 
-* Structure, widths and the order of the concatenation follow the published code, which the authors' checkpoint proves.
+* Structure, widths and the order of the concatenation follow the published code, confirmed by the authors' checkpoint.
 * The residual branch has no ReLU after the depthwise convolution (figure 3; as in ShuffleNet).
-* Stage 2's first pointwise convolution is not grouped (section III-C), yet its output is shuffled by ``groups``: so in
-  the published code, and the paper does not say otherwise.
+* Stage 2's first pointwise convolution is not grouped (section III-C), but its output is shuffled by ``groups``. This
+  follows the published code; the paper does not contradict it.
 * Table VI's fractional fusion widths are rounded to the nearest channel (12 x 2.5^2 = 75; 12 x 1.5 = 18, then 27).
 * The repository calls the merging convolution ``s_merge``, the evolution transformation ``s_conv`` and the matching
-  transformation ``s_evolve``; here they carry the paper's names (``legacy.py`` has the map).
+  transformation ``s_evolve``; here they have the paper's names (``legacy.py`` has the map).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MEModule(nn.Module):
         groups: groups of the pointwise convolutions and of the shuffle.
         downsample: concatenate with the pooled input instead of adding the input.
         stride: 2, or 1 in the first downsampling module with the cifar stem.
-        compress_groups: groups of the first pointwise convolution, where they differ from ``groups``.
+        compress_groups: groups of the first pointwise convolution, if they differ from ``groups``.
         fusion: ``"product"`` (equation 7) or ``"add"`` (Table VII: addition, no sigmoid).
     """
 

@@ -1,16 +1,16 @@
 """MuffNet: multi-layer feature federation (Chen et al., 2019).
 
-No code was published and the appendix with the channel numbers is lost. ``docs/muffnet.md`` derives what stands here
-from the counts that the paper prints; in short:
+No code was published, and the appendix with the channel numbers is lost. ``docs/muffnet.md`` derives this network from
+the paper's printed counts. In short:
 
 * The stages have 4, 8 and 4 layers (3, 7 and 3 normal blocks after a reduction block: 53 layers in all, section 3.3).
-* The reduction block's formula (section 3.2) cannot be right as printed: it counts the 5x5 depthwise convolutions as
-  full ones and one inner width as ``m_i + m_j``. Depthwise, and with ``c = (m_i + m_j) / 2``, every printed total fits.
-* ``M[i][j]`` follows the ``entry`` reading (``sharing.py``) with the widths of :data:`VARIANTS`.
+* The reduction block's formula (section 3.2) is wrong as printed: it counts the 5x5 depthwise convolutions as full
+  ones, and one inner width as ``m_i + m_j``. Depthwise, and with ``c = (m_i + m_j) / 2``, every printed total fits.
+* ``M[i][j]`` follows the ``entry`` reading (``sharing.py``), with the widths of :data:`VARIANTS`.
 
-Our choices where the paper is silent, after ShuffleNetV2 and MobileNetV2, its closest peers: ReLU after the pointwise
-convolutions, none after a depthwise one; batch normalisation after every convolution; in the residual and the reduction
-block the last ReLU comes after the addition.
+Where the paper is silent, we follow ShuffleNetV2 and MobileNetV2, its closest peers: ReLU after pointwise convolutions
+and none after depthwise ones; batch normalisation after every convolution; in residual and reduction blocks, the last
+ReLU comes after the addition.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MuffNet(StagedNet):
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
 
     Raises:
-        InputError: patterns, widths or matrices that do not make three stages.
+        InputError: patterns, widths or matrices for a number of stages other than three.
     """
 
     def __init__(
@@ -124,13 +124,14 @@ def muffnet(
     Args:
         base_widths: the widths that :data:`SHARING` has in this variant.
         plain_widths: the widths of the network without sharing whose stages cost the same.
-        sharing, widths, reading: as in :class:`MuffNet`. With another sharing and no widths, the widths are those at
-            which each stage costs what it costs without sharing (``budget.fit_widths``): so every row of Tables 1 to 4
-            is ``muffnet_x0_5`` with its pattern names. ``sharing="learned"`` is the network that finds M at the cost of
-            this variant (``learned.py``).
+        sharing, widths, reading: as in :class:`MuffNet`. With another sharing and no widths, the widths are chosen so
+            that each stage costs as much as without sharing (``budget.fit_widths``). Every row of Tables 1 to 4 is thus
+            ``muffnet_x0_5`` with its pattern names. ``sharing="learned"`` builds the network that learns M at the cost
+            of this variant (``learned.py``).
 
     Raises:
-        InputError: patterns, widths or matrices that do not make three stages, or widths for a learned sharing.
+        InputError: patterns, widths or matrices for a number of stages other than three, or widths for a learned
+            sharing.
     """
     if sharing == LEARNED:
         if widths is not None or reading != "entry":

@@ -73,9 +73,9 @@ class ReductionBlock(nn.Module):
 
 
 class MuffStage(nn.Module):
-    """A reduction block and L - 1 normal blocks, connected as ``sharing`` says (section 3.1, figure 2).
+    """A reduction block and L - 1 normal blocks, connected by ``sharing`` (section 3.1, figure 2).
 
-    ``(N, in_channels, H, W) -> (N, sharing.out_channels, H / stride, W / stride)``. Where nothing is shared the blocks
+    ``(N, in_channels, H, W) -> (N, sharing.out_channels, H / stride, W / stride)``. If nothing is shared, the blocks
     are residual ones.
     """
 
@@ -108,7 +108,7 @@ class MuffStage(nn.Module):
         return gather(waiting[-1])
 
     def _send(self, output: Tensor, layer: int, waiting: list[list[Tensor]]) -> None:
-        """Split one layer's output into its channel groups and hand each to its target."""
+        """Split a layer's output into its channel groups, and pass each to its target."""
         splits = self.sharing.splits(layer)  # type: ignore[union-attr]
         sizes = [count for _, count in splits]
         groups = torch.split(output, sizes, dim=1) if len(sizes) > 1 else (output,)
@@ -117,5 +117,5 @@ class MuffStage(nn.Module):
 
 
 def gather(groups: list[Tensor]) -> Tensor:
-    """Put the channel groups that have reached a target side by side, in the order of their sources."""
+    """Concatenate the channel groups that have reached a target, in the order of their sources."""
     return torch.cat(groups, dim=1) if len(groups) > 1 else groups[0]

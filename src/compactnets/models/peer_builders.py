@@ -1,8 +1,8 @@
 """The peers of MENet and MuffNet, as built by other libraries.
 
-Each is cut into stem, stages and final layer and stands on :class:`~compactnets.models.staged.StagedNet`, so that it
-has the surface of every other network of the package: heads, ``feature_info``, ``stem="cifar"``, any input size.
-Weights are fresh. Which constructor a name takes, and why that one, is in the ``note`` of its entry in ``peers.py``.
+Each is divided into stem, stages and final layer on top of :class:`~compactnets.models.staged.StagedNet`. It thus has
+the interface of every other network of the package: heads, ``feature_info``, ``stem="cifar"``, any input size. Weights
+are fresh. The ``note`` of a name in ``peers.py`` says which constructor it uses, and why.
 
 * With ``stem="cifar"``, the ImageNet network lacks its first three halvings (MuffNet, section 5.3), so that a 32x32
   image ends on an 8x8 map. DenseNet and ResNet-20/56/110 are CIFAR designs and have only this stem. ShuffleNetV2 keeps
@@ -36,7 +36,7 @@ def _assemble(
     num_features: int,
     options: Options,
 ) -> StagedNet:
-    """Put the parts of a library's network on the skeleton; ``levels`` are measured on the meta device.
+    """Build the skeleton from the parts of a library's network; ``levels`` are measured on the meta device.
 
     :func:`compactnets.models.peers.create_peer` sets its form, because it knows the network's other stems.
     """
@@ -134,7 +134,7 @@ class ChannelSelect(nn.Module):
 
 
 def condensenet(groups: int, *, stem: str, **options: Unpack[Options]) -> StagedNet:
-    """CondenseNet-74 as it is deployed, in ``groups`` groups."""
+    """CondenseNet-74 in its deployed form, with ``groups`` groups."""
     net = _pytorchcv("condensenet").get_condensenet(74, groups=groups, in_channels=options.get("in_chans", 3))
     stages = _stages(net.features)
     for stage in stages:

@@ -1,9 +1,9 @@
-"""Which channels of a layer go to which later layer: the M matrix of MuffNet (section 3.1) as an object.
+"""MuffNet's matrix M (section 3.1), which determines the channels that each layer sends to later layers.
 
 A stage has L layers of feature maps: the output of its reduction block, then those of L - 1 normal blocks. ``M[i][j]``
-channels of layer i go to target j, and column j, gathered in the order of the sources, is the input of the block that
-makes layer j + 1; the last column is the output of the stage. Every channel has exactly one target, so the rows of M
-sum to the widths of the layers. Indices count from 0 here; the paper's text counts from 1, its figure 5 from 0.
+channels of layer i go to target j. Column j, in the order of the sources, is the input of the block that computes layer
+j + 1; the last column is the output of the stage. Every channel has exactly one target, so the rows of M sum to the
+widths of the layers. Indices count from 0 here; the paper's text counts from 1, its figure 5 from 0.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class SharingMatrix:
         entries: L rows of L counts.
 
     Raises:
-        InputError: not square, not upper-triangular, not made of whole numbers from 0, a layer without channels, or a
-            block without input.
+        InputError: not square, not upper-triangular, an entry that is not a whole number from 0, a layer without
+            channels, or a block without input.
     """
 
     entries: tuple[tuple[int, ...], ...]
@@ -58,7 +58,7 @@ class SharingMatrix:
 
     @property
     def input_channels(self) -> tuple[int, ...]:
-        """Input channels of the L - 1 blocks after the reduction block: the sums of the columns but the last."""
+        """Input channels of the L - 1 blocks after the reduction block: the sums of all columns but the last."""
         return tuple(sum(column) for column in zip(*self.entries, strict=True))[:-1]
 
     @property
@@ -67,26 +67,26 @@ class SharingMatrix:
         return sum(row[-1] for row in self.entries)
 
     def described(self) -> list[list[int]]:
-        """Return the matrix as JSON has it: which channels go where is not in a network's tensors."""
+        """Return the matrix for JSON; a network's tensors do not contain it."""
         return [list(row) for row in self.entries]
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is shared: every layer feeds only the next, with as many channels."""
+        """Whether nothing is shared: every layer feeds only the next one, and all are equally wide."""
         size = len(self.entries)
         diagonal = {self.entries[i][i] for i in range(size)}
         return len(diagonal) == 1 and all(self.entries[i][j] == 0 for i in range(size) for j in range(i + 1, size))
 
     def splits(self, layer: int) -> tuple[tuple[int, int], ...]:
-        """The pieces of one layer's output in the order of its channels: ``(target, channels)``, no empty ones."""
+        """Return the groups of a layer's output, in channel order: ``(target, channels)``, without empty ones."""
         return tuple((target, count) for target, count in enumerate(self.entries[layer]) if count)
 
 
 @dataclass(frozen=True)
 class DenseSharing:
-    """DenseNet's pattern, for comparison (section 3.3): every block reads the outputs of all layers before it.
+    """DenseNet's pattern, for comparison (section 3.3): every block reads the outputs of all earlier layers.
 
-    Not a matrix of the paper's kind: a channel is used by every later block, not once.
+    It is not a matrix M: a channel is used by every later block, not once.
     """
 
     layer_channels: tuple[int, ...]
@@ -97,7 +97,7 @@ class DenseSharing:
 
     @property
     def input_channels(self) -> tuple[int, ...]:
-        """Input channels of each block: all channels made before it."""
+        """Input channels of each block: those of all earlier layers."""
         return tuple(sum(self.layer_channels[:i]) for i in range(1, len(self.layer_channels)))
 
     @property
@@ -106,7 +106,7 @@ class DenseSharing:
         return sum(self.layer_channels)
 
     def described(self) -> dict[str, list[int]]:
-        """Return the widths as JSON has them."""
+        """Return the widths for JSON."""
         return {"dense": list(self.layer_channels)}
 
     @property
@@ -128,23 +128,22 @@ def make_sharing(
 
     Args:
         pattern: one of :data:`PATTERNS`, or an upper-triangular matrix of channel counts (rows, an array or a tensor).
-        num_layers: L, the reduction block's output included.
+        num_layers: L, including the reduction block's output.
         width: the scale of a pattern (see below); not used with a matrix.
-        reading: how the paper's proportions are read (they are given only up to a factor, section 3.3).
+        reading: interpretation of the paper's proportions, which are only given up to a factor (section 3.3).
 
-    With ``d = j - i`` the proportions are 1 (average), 1 / (d + 1) (linear) and 1 / 2^d (geometric).
+    With ``d = j - i``, the proportions are 1 (average), 1 / (d + 1) (linear) and 1 / 2^d (geometric).
 
-    * ``"entry"``: ``M[i][j] = width * proportion(d)``. A whole ``width`` rounds each entry half up, at least 1, so
-      that M depends on j - i alone, as the formulas have it. A fractional one rounds the sum of each row and gives it
-      out by largest remainder, at least 1 each: so a budget can be met that falls between two whole widths.
-    * ``"row"``: every layer has ``width`` channels, given out in these proportions by largest remainder.
+    * ``"entry"``: ``M[i][j] = width * proportion(d)``. With a whole ``width``, each entry is rounded half up, to at
+      least 1, so that M depends on j - i alone, as in the formulas. With a fractional one, the sum of each row is
+      rounded and distributed by largest remainder, at least 1 each; this meets budgets between two whole widths.
+    * ``"row"``: every layer has ``width`` channels, distributed in these proportions by largest remainder.
 
-    ``none`` gives ``width`` to the next layer alone; ``dense`` makes ``width`` channels per layer (a fractional one
-    rounds their total).
+    ``none`` sends ``width`` channels to the next layer only; ``dense`` has ``width`` channels per layer (if fractional,
+    their total is rounded).
 
     Raises:
-        InputError: an unknown pattern or reading, a width that is missing or too small, something else than a matrix,
-            or one of another size.
+        InputError: an unknown pattern or reading, a missing or too small width, or not a matrix of the right size.
     """
     if isinstance(pattern, str):
         return _from_pattern(pattern, num_layers, width, reading)
@@ -156,12 +155,12 @@ def make_sharing(
 
 
 def _rows(matrix: Any) -> tuple[tuple[int, ...], ...]:
-    try:  # the counts of an array or a tensor become plain numbers
+    try:  # counts in an array or a tensor become plain numbers
         return tuple(tuple(count.item() if hasattr(count, "item") else count for count in row) for row in matrix)
     except (TypeError, ValueError, RuntimeError):  # the last two from the item() of something with more dimensions
         found = " ".join(repr(matrix).split())
         raise InputError(
-            f"the sharing of a stage is one of {', '.join(PATTERNS)} or a matrix given by its rows, found {found}"
+            f"the sharing of a stage must be one of {', '.join(PATTERNS)} or a matrix of rows, found {found}"
         ) from None
 
 

@@ -1,9 +1,9 @@
-"""ShuffleNet v1 (Zhang et al., CVPR 2018, arXiv:1707.01083): the network that MENet starts from.
+"""ShuffleNet v1 (Zhang et al., CVPR 2018, arXiv:1707.01083): the network that MENet is based on.
 
-Widths, depths and the order of the concatenation are those of the MENet repository's re-implementation, whose costs
-MENet's Tables III and IV state: the 1.5x network keeps 24 channels in its first convolution, which scale elsewhere.
-Where a scaled bottleneck is not a multiple of the groups (4 groups at 0.5x, for one) it is raised to the next; the
-repository has no such network.
+Widths, depths and the order of the concatenation are those of the MENet repository's re-implementation, whose costs are
+in MENet's Tables III and IV: the 1.5x network keeps 24 channels in its first convolution, unlike the others, where they
+scale. If a scaled bottleneck is not a multiple of the groups (for example 4 groups at 0.5x), it is rounded up to one;
+the repository has no such network.
 """
 
 from __future__ import annotations

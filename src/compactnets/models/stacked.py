@@ -25,7 +25,7 @@ class StackedNet(StagedNet):
         width: output channels of the first stage.
         stem_channels: output channels of the first convolution.
         stem: ``"imagenet"`` or ``"cifar"``.
-        form: what the units compute besides what their tensors say.
+        form: the part of the units' definition that their tensors do not show.
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
     """
 

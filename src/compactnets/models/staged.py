@@ -59,13 +59,13 @@ def make_stem(in_chans: int, out_channels: int, stem: str) -> nn.Sequential:
 
 
 def stem_levels(out_channels: int, stem: str) -> list[tuple[int, int]]:
-    """``(channels, reduction)`` of every layer of :func:`make_stem`."""
+    """Return ``(channels, reduction)`` of every layer of :func:`make_stem`."""
     check_stem(stem)
     return [(out_channels, 1)] if stem == "cifar" else [(out_channels, 2), (out_channels, 4)]
 
 
 class Options(TypedDict, total=False):
-    """What every network of the package takes.
+    """Options of every network of the package.
 
     ``num_classes``: outputs of the classifier, 0 for none (1000). ``in_chans``: channels of the image (3).
     ``drop_rate``: dropout before the classifier (0). ``global_pool``: ``"avg"``, or ``""`` to return the map.
@@ -83,17 +83,17 @@ class StagedNet(nn.Module):
     Args:
         stem: the first layers, named; each is one level of ``feature_info``.
         stages: the stages; each is one level of ``feature_info``.
-        final: what follows the last stage (MuffNet's 1x1 convolution), or ``None``.
+        final: the layer after the last stage (MuffNet's 1x1 convolution), or ``None``.
         levels: ``(channels, reduction)`` of every layer of the stem, then of every stage.
         num_features: channels after ``final``.
-        form: what else than its tensors says what the network computes: ``stem``, and more where the family has more
+        form: the part of the network's definition that its tensors do not show: ``stem``, and more in some families
             (:mod:`compactnets.models.form`). Weights of another form are refused.
-        num_classes: outputs of the classifier; 0 leaves it out.
+        num_classes: outputs of the classifier; 0 for none.
         drop_rate: dropout before the classifier.
         global_pool: ``"avg"``, or ``""`` to return the map itself (only without a classifier).
 
     Raises:
-        InputError: a pooling that is not known, or a classifier without pooling.
+        InputError: an unknown pooling, or a classifier without pooling.
     """
 
     def __init__(
@@ -129,16 +129,16 @@ class StagedNet(nn.Module):
 
     @property
     def form(self) -> dict[str, Any]:
-        """What the network computes besides what its tensors say; weights of another form are refused."""
+        """The part of the network's definition that its tensors do not show; weights of another form are refused."""
         return form_of(self)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one of ``num_classes`` outputs; 0 removes it.
+        """Replace the classifier by a new one with ``num_classes`` outputs; 0 removes it.
 
-        The pooling stays as it is unless given; but a classifier behind an unpooled map brings the average back.
+        The pooling is unchanged unless given, except that a classifier after an unpooled map restores the average.
 
         Raises:
-            InputError: a pooling that is not known, or a classifier with ``global_pool=""``.
+            InputError: an unknown pooling, or a classifier with ``global_pool=""``.
         """
         if global_pool is None and num_classes and isinstance(self.global_pool, nn.Identity):
             global_pool = "avg"
@@ -222,7 +222,10 @@ class StagedNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop what the maps at ``indices`` do not need (timm's signature); ``prune_norm`` drops the final layer."""
+        """Remove the layers that the maps at ``indices`` do not need (timm's signature).
+
+        ``prune_norm`` removes the final layer.
+        """
         take, last = feature_take_indices(len(self.feature_info), indices)
         num_stem = len(self.stem)
         ends_early = last + 1 < len(self.feature_info)
@@ -248,7 +251,7 @@ def register_family(
         module_name: ``__name__`` of the family's module.
         network: the class, or a function that returns it.
         variants: name -> the arguments of ``network`` that define it.
-        cfg: what differs from the default configuration (``paper_ids``, ``license``, …).
+        cfg: differences from the default configuration (``paper_ids``, ``license``, …).
     """
     module = sys.modules[module_name]
     base = {
@@ -264,7 +267,7 @@ def register_family(
     }
     cfgs: dict[str, Any] = {}
     for name in variants:
-        # with its own weights behind it, the star keeps the form without weights the default
+        # if there are weights, the entry with a star keeps the variant without weights the default
         trained = weights_of(name)
         cfgs |= {weights.name: {**base, **cfg, **weights.timm_cfg()} for weights in trained}
         cfgs[f"{name}.*" if trained else name] = {**base, **cfg}
@@ -297,9 +300,9 @@ def register_family(
                 feature_cfg={**feature_cfg, **kwargs.pop("feature_cfg", {})},
                 **{**arguments, **kwargs},
             )
-            if not any(form_of(part) for part in model.modules()):  # a feature extractor took the network to pieces
+            if not any(form_of(part) for part in model.modules()):  # a feature extractor only kept the layers
                 carry_form(model, form_of(built[-1]))
-            # timm's save_for_hf writes down the arguments of its own create_model alone
+            # timm's save_for_hf only stores the arguments of its own create_model
             model._model_args = {key: value for key, value in kwargs.items() if key in accepts and key not in given}  # type: ignore[assignment]
             return model
 
@@ -315,21 +318,21 @@ def register_family(
 
 
 def _named_weights(name: str, cfg: Any) -> Weights | None:
-    """Return the weights that a ``pretrained_cfg`` of timm is of: the tag of a name, or a configuration."""
+    """Return the weights that timm's ``pretrained_cfg`` names: the tag of a name, or a configuration."""
     if cfg is not None and not isinstance(cfg, str):
         cfg = cfg.get("tag") if isinstance(cfg, Mapping) else cfg.tag
     return find_weights().get(f"{name}.{cfg}")
 
 
 def _loads(weights: Weights, kwargs: Mapping[str, Any]) -> bool:
-    """Whether timm would load the file of these weights: what names them may name another source besides."""
+    """Whether timm would load these weights' file: the configuration may also name another source."""
     overlay, cfg = kwargs.get("pretrained_cfg_overlay") or {}, kwargs["pretrained_cfg"]
     file = cfg.get("file") if isinstance(cfg, Mapping) else getattr(cfg, "file", str(weights.path))
     return file == str(weights.path) and not any(overlay.get(key) for key in SOURCES)
 
 
 def _say_form(weights: Weights, network: Callable[..., StagedNet], arguments: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return a filter for timm, by which weights that do not say their form have that of their record."""
+    """Return a filter for timm that adds the record's form to weights without a form."""
 
     def fill(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
         if any(map(is_form, state)):

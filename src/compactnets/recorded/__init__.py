@@ -3,8 +3,8 @@
 The folders beside this file: ``training`` and ``detection`` (finished runs), ``ablation`` (``compactnets papers
 ablation``), ``evaluation`` (a checkpoint on a sample), ``latency`` (``compactnets benchmark``), ``int8`` (``compactnets
 quantize``), ``speed`` (the scripts of ``benchmarks``).
-docs/results.md shows them, ``compactnets papers report`` those that have a place in the papers' tables. No number in
-them is typed.
+docs/results.md shows all of them, ``compactnets papers report`` those that belong to the papers' tables. No number is
+typed manually.
 """
 
 from compactnets.recorded.files import FOLDER, load_results

@@ -1,4 +1,4 @@
-"""From the folder of a finished run to a recorded result."""
+"""Turn the folders of finished runs into recorded results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = dict[str, Any]
 
 
 def read_classifier_run(folder: str | Path) -> Run:
-    """Return the result of a finished training run: where it comes from, its recipe, and its metrics per epoch.
+    """Return the result of a finished training run: its origin, its recipe, and its metrics per epoch.
 
     Raises:
         InputError: not the folder of a finished run.
@@ -52,10 +52,10 @@ def read_detector_run(folder: str | Path, test: str | Path) -> Run:
     """Return the result of a finished training run of a detector, with its scores on the test split.
 
     Args:
-        test: what ``compactnets eval --json`` printed.
+        test: a file with the output of ``compactnets eval --json``.
 
     Raises:
-        InputError: not the folder of a finished run, or no scores.
+        InputError: not the folder of a finished run, or the scores are missing.
     """
     folder = as_path(folder)
     test = as_path(test)
@@ -76,7 +76,7 @@ def read_detector_run(folder: str | Path, test: str | Path) -> Run:
 
 
 def network_label(run: Mapping[str, Any]) -> str:
-    """Return the name of a run's network, with what makes it another: ``muffnet_x0_5 (sharing=learned)``."""
+    """Return the name of a run's network and its non-default arguments: ``muffnet_x0_5 (sharing=learned)``."""
     own = own_arguments(run["arguments"]).items()
     told = [f"its own {key}" if isinstance(value, list | dict) else f"{key}={value}" for key, value in own]
     return f"{run['model']} ({', '.join(told)})" if told else str(run["model"])
@@ -86,7 +86,7 @@ def add_runs(kind: str, name: str, runs: Sequence[Run], note: str | None = None,
     """Add runs to the recorded results in ``KIND/NAME.json``, replacing those with the same command; return the path.
 
     Args:
-        note: what a reader must know of all runs together; an existing file keeps its own if none is given.
+        note: what to know about all of the runs; by default an existing file keeps its note.
 
     Raises:
         InputError: a new file without a note, or a folder that cannot be written.

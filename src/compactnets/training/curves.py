@@ -19,7 +19,7 @@ class Curves(NamedTuple):
     Attributes:
         scores: key of ``metrics.jsonl`` -> name of the curve.
         scores_title: title of the plot of the scores.
-        loss_title: title of the plot of the losses beside it.
+        loss_title: title of the plot of the losses.
     """
 
     scores: Mapping[str, str]

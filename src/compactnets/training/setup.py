@@ -47,7 +47,7 @@ class Score(Protocol):
 
 
 class Source(Protocol):
-    """Images of a split, of either task."""
+    """Images of a split, for any task."""
 
     def __len__(self) -> int: ...
 

@@ -26,7 +26,7 @@ UNREAD = {"pose": ("", "Unspecified"), "truncated": ("", "0"), "occluded": ("", 
 
 
 class VocObject(NamedTuple):
-    """An object; the box is left, top, right, bottom in the coordinates of :class:`compactnets.detection.Objects`."""
+    """An object; the box is left, top, right, bottom, as in :class:`compactnets.detection.objects.Objects`."""
 
     name: str
     box: tuple[float, float, float, float]
