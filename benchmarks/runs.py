@@ -1,10 +1,10 @@
-"""Add finished runs to a record of the package (``src/compactnets/recorded``), of which ``page.py`` makes the tables.
+"""Add finished runs to the recorded results (``src/compactnets/recorded``), from which ``page.py`` makes the tables.
 
     python benchmarks/runs.py training NAME RUN… [--note TEXT]
     compactnets eval --checkpoint RUN/best.safetensors --data D --split test --json > RUN/test.json
     python benchmarks/runs.py detection NAME RUN… [--note TEXT]
 
-A run with a command that the record has already takes its place.
+A run replaces the recorded one with the same command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("training", "detection"))
     parser.add_argument("name")
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--note", help="what a reader must know of all runs together; a new record needs it")
+    parser.add_argument("--note", help="what to know about all of the runs; required for a new result")
     given = parser.parse_args()
     if given.kind == "training":
         runs = [read_classifier_run(folder) for folder in given.runs]
