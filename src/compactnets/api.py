@@ -441,7 +441,7 @@ def _of_task(task: Task[Any], asked: DataRequest) -> Iterator[None]:
         if other.name in (task.name, DEFAULT_TASK):
             raise
         raise InputError(
-            f"{asked.text} holds {other.images}, for {other.name}, and this is {task.name} (as {task.images}: {error})"
+            f"{asked.text} holds {other.images}, for {other.name}, but this is {task.name} (as {task.images}: {error})"
         ) from None
 
 

@@ -152,7 +152,7 @@ def _check(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) ->
         found = decode(entry)
         if found is not None and (told := differences(found, own)):
             raise FormError(
-                f"these weights are of a network with {told}: the same tensors compute something else there. Build the "
+                f"these weights are of a network with {told}: the same tensors compute something else here. Build the "
                 f"network with {_told({key: found.get(key) for key in found if found.get(key) != own.get(key)})}"
             )
     elif own and any(_tells(key, prefix) for key in state):

@@ -122,7 +122,7 @@ def _agree_on_name(store: distributed.Store, rank: int, size: int) -> str:
     process has confirmed.
 
     Raises:
-        TimeoutError: a process did not come within ``PATIENCE``.
+        TimeoutError: a process did not join within ``PATIENCE``.
     """
     if rank > 0:
         ticket = uuid.uuid4().hex
@@ -134,7 +134,7 @@ def _agree_on_name(store: distributed.Store, rank: int, size: int) -> str:
     name, missing, end = uuid.uuid4().hex, set(range(1, size)), time.monotonic() + PATIENCE.total_seconds()
     while missing:
         if time.monotonic() > end:
-            raise TimeoutError(f"processes {sorted(missing)} of {size} did not come within {PATIENCE}")
+            raise TimeoutError(f"processes {sorted(missing)} of {size} did not join within {PATIENCE}")
         for other in list(missing):
             if store.check([f"{name} {other}"]):
                 missing.remove(other)

@@ -27,10 +27,10 @@ def begin_with(weights: Mapping[str, Tensor], model: nn.Module, init: Path, how:
     if told := compare(weights, model.state_dict()):
         if how != "any":
             raise InputError(
-                f"{init} holds weights of a network with {told}: the same tensors compute something else there. Give "
+                f"{init} holds weights of a network with {told}: the same tensors compute something else here. Give "
                 f"its own in model_arguments, or --set init_form=any to start from its tensors anyway"
             )
-        say(f"init_form is any: {init} is of a network with {told}; its tensors are taken, what they compute is not")
+        say(f"init_form is any: {init} is of a network with {told}; its tensors are used, but compute something else")
     return with_form(weights, model, replace=True)
 
 

@@ -126,7 +126,7 @@ def load_state(output: Path, described: Mapping[str, Any]) -> tuple[Progress, di
         if now > before:
             say(
                 f"{output}: epochs were {before:,} and are {now:,} now: after step {progress.step} the learning rate "
-                f"is that of a run of so many"
+                f"follows the schedule for the new number"
             )
         return progress, learner
     if states:

@@ -207,7 +207,7 @@ def _check_for_voc(sources: Sequence[DetectionSource]) -> None:
             content = source.table.content(index)
             if contents.setdefault(name, content) != content:
                 raise InputError(
-                    f"{source.annotation(index)}: {name} has other boxes in {source.split} than in a split before it; "
+                    f"{source.annotation(index)}: {name} has other boxes in {source.split} than in an earlier split; "
                     f"Pascal VOC has one annotation for an image"
                 )
 
