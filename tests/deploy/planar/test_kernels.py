@@ -91,7 +91,7 @@ class Kernels(nn.Module):
         return tuple(output for _, output in self.outputs(x))
 
 
-SIZES = [(1, 1), (2, 3), (7, 7), (9, 13), (14, 14), (17, 33), (40, 28)]
+SIZES = [(1, 1), (2, 3), (7, 7), (9, 13), (14, 14), (5, 32), (17, 33), (40, 28)]
 WIDTHS = ["", "-DPLANAR_VEC=1", "-DPLANAR_VEC=4", "-DPLANAR_VEC=8", "-DPLANAR_VEC=16", "-DPLANAR_REGISTERS=32"]
 
 

@@ -128,21 +128,14 @@ print();
 """
 
 
-@pytest.mark.parametrize(
-    ("precision", "flags"),
-    [
-        ("float32", []),
-        pytest.param("float16", [], marks=pytest.mark.slow),
-        pytest.param("float32", ["-mrelaxed-simd"], marks=pytest.mark.slow),
-    ],
-)
-def test_webassembly(precision: str, flags: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+def test_webassembly(precision: str, tmp_path: Path) -> None:
     """WebAssembly with SIMD, by itself: it imports nothing from the page that runs it."""
     needs_zig()
     node = needs_program("node", package="nodejs")
     alone = write_alone(tiny_network(), (3, SIZE, SIZE), tmp_path, precision)
     exports = [f"-Wl,--export={name}" for name in ("model_arena_bytes", "model_run", "model_run_pixels", "__heap_base")]
-    command = [*ZIG, *WASM, "-O1", *flags, *WARNINGS, "-Wl,--no-entry", *exports, "model.c", "-o", "model.wasm"]
+    command = [*ZIG, *WASM, "-O1", *WARNINGS, "-Wl,--no-entry", *exports, "model.c", "-o", "model.wasm"]
     compile_in(tmp_path, command)
     script = SCRIPT.replace("OUTPUTS", str(alone.expected.shape[1]))
     (tmp_path / "run.mjs").write_text(script, encoding="utf-8")

@@ -9,6 +9,19 @@ INLINE void convolution_tiles(const int M, const range tiles, const float *weigh
                               const int rows, const int width, const int pitch, const int first, const int last) {
     const int vectors = ((rows - 1) * pitch + width + VEC - 1) / VEC;
     const range all = {0, BLOCKS(vectors)};
+    if (width % VEC == 0) { /* rows of whole vectors are finished as they are computed */
+        const range row = {0, BLOCKS(width / VEC)};
+        for (int t = tiles.begin; t < tiles.end; t++)
+            for (int y = 0; y < rows; y++) {
+                const int o = t * M;
+#define CALL(N, V) \
+    pointwise_tile(M, N, depth, weights + o * depth, biases + o, padded + y * pitch + (V) * VEC, places, \
+                   arena + y * width + (V) * VEC, out + o, mul ? mul + o : 0, add ? add + o : 0, first, last)
+                FOR_BLOCKS(width / VEC, row, CALL)
+#undef CALL
+            }
+        return;
+    }
     int32_t to[ROWS];
     for (int m = 0; m < M; m++) to[m] = m * vectors * VEC;
     for (int t = tiles.begin; t < tiles.end; t++) {
