@@ -33,7 +33,8 @@ from compactnets.training.step import Learner
 
 from .helpers import TINY, digits_part, make_tiny_recipe
 from .test_distributed import TOLERANCE, distance, run_processes
-from .test_resume import HARD, metrics, stop_after, weights
+from .test_levers import LEVERS
+from .test_resume import metrics, stop_after, weights
 
 DIGITS = [str(digit) for digit in range(10)]
 GREY = {"size": 8, "resize": None, "interpolation": "bilinear", "antialias": True, "mean": [0.459], "std": [0.226]}
@@ -124,21 +125,28 @@ def test_the_teacher_sees_the_images_of_the_step(changes: dict[str, Any]) -> Non
 def test_a_run_with_a_teacher_resumes_exactly(
     sources: tuple[ImageSource, ImageSource], write_teacher: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the teacher elsewhere, and not with another, nor without one."""
+    """With the teacher elsewhere, and not with another, nor without one.
 
-    def recipe(teacher: Path | None) -> ClassificationRecipe:
-        return make_tiny_recipe(**HARD, distillation={} if teacher is None else {"teacher": str(teacher)})
+    With every setting of fast recipes besides; it stops before the images grow for the first time.
+    """
+
+    def recipe(teacher: Path | None, **changes: Any) -> ClassificationRecipe:
+        distillation = {} if teacher is None else {"teacher": str(teacher)}
+        return make_tiny_recipe(**{**LEVERS, "distillation": distillation, **changes})
 
     teacher = write_teacher()
     TASK.train(recipe(teacher), *sources, tmp_path / "straight")
     with monkeypatch.context() as patch:
-        stop_after(patch, 3, signal.SIGTERM)
+        stop_after(patch, 1, signal.SIGTERM)
         with pytest.raises(Interrupted):
             TASK.train(recipe(teacher), *sources, tmp_path / "run")
     for other, told in ((write_teacher("other", seed=2), "--teacher was '"), (None, "--teacher was '")):
         with pytest.raises(InputError, match=told) as error:
             TASK.train(recipe(other), *sources, tmp_path / "run")
         assert "\n" not in str(error.value)
+    other_recipe = recipe(teacher, progressive=[], batchnorm_momentum=None, whiten_stem=False)
+    with pytest.raises(InputError, match=r"whiten_stem was True.*batchnorm_momentum was 0.4.*progressive was "):
+        TASK.train(other_recipe, *sources, tmp_path / "run")
     (tmp_path / "moved").mkdir()
     for path in (teacher, teacher.with_suffix(".json")):
         moved = Path(shutil.move(path, tmp_path / "moved")).with_suffix(".safetensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from compactnets.data.part import hold_out
 from compactnets.data.transform import TrainTransform
 from compactnets.nn import whiten, zero_residuals
 from compactnets.training.distributed import World
-from compactnets.training.interruption import Interrupted
 from compactnets.training.muon import Muon, as_matrices, from_matrices, is_kernel, orthogonalize
 from compactnets.training.optimization import make_optimizer
 from compactnets.training.recipe import Optimizer
@@ -37,7 +35,7 @@ from compactnets.training.recipe_files import load
 from compactnets.training.step import Learner
 
 from .helpers import TINY, digits_part, make_tiny_recipe
-from .test_resume import HARD, metrics, stop_after, weights
+from .test_resume import HARD
 
 LEVERS: dict[str, Any] = {
     **HARD,
@@ -49,22 +47,6 @@ LEVERS: dict[str, Any] = {
     "zero_init_residual": True,
     "batchnorm_momentum": 0.4,
 }
-
-
-def test_a_run_with_all_of_them_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped before the images grow for the first time."""
-    sources, recipe = digits_part(100, 40), make_tiny_recipe(**LEVERS)
-    TASK.train(recipe, *sources, tmp_path / "straight")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1, signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            TASK.train(recipe, *sources, tmp_path / "run")
-    TASK.train(recipe, *sources, tmp_path / "run")
-    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
-    other = make_tiny_recipe(**{**LEVERS, "progressive": [], "batchnorm_momentum": None, "whiten_stem": False})
-    with pytest.raises(InputError, match=r"whiten_stem was True.*batchnorm_momentum was 0.4.*progressive was "):
-        TASK.train(other, *sources, tmp_path / "run")
 
 
 # alternating flips
