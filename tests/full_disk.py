@@ -22,9 +22,9 @@ from compactnets.failures import Space
 from compactnets.training.checkpoint import save_checkpoint
 
 from .deploy.helpers import Small, tiny_record, write_pictures
-from .deploy.test_latency import results, row
 from .detection.data.helpers import HEIGHT, WIDTH, write_tree
 from .detection.lively import lively_detector
+from .latency.test_benchmark import results, row
 
 PLENTY = 10**12
 
