@@ -171,8 +171,9 @@ def test_the_example_classifies_a_file(artifact: Make, tmp_path: Path) -> None:
 def test_weights_in_the_source(tmp_path: Path) -> None:
     """model.c and model.h alone are enough, and give the logits of what is beside them."""
     needs_compiler()
-    folder, picture = tmp_path / "artifact", picture_of((50, 44))
-    record = export(Small(), tiny_record(), "c", folder, embed=True)
+    folder, picture = tmp_path / "artifact", picture_of((80, 44))
+    whole = {**tiny_record().preprocess, "resize": None}  # no crop: the image is stretched
+    record = export(Small(), tiny_record().model_copy(update={"preprocess": whole}), "c", folder, embed=True)
     assert record.details["embedded"] is True
     image = tmp_path / "image.ppm"
     picture.save(image)

@@ -79,7 +79,7 @@ def embed(path: Path, metadata: Mapping[str, str]) -> None:
         "network": network,
         "mean": tuple(preprocess["mean"]),
         "std": tuple(preprocess["std"]),
-        "crop": preprocess["size"] / preprocess["resize"] if preprocess.get("resize") else 1.0,
+        "crop": preprocess["size"] / preprocess["resize"] if preprocess.get("resize") else None,
         "labels": tuple(labels),
     }
     _save(program.model_copy(update=update), path.parent)

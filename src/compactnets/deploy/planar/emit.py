@@ -43,7 +43,9 @@ class Program(BaseModel):
     embed: bool = Field(False, description="whether model.c holds the weights as well")
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    crop: float = Field(1.0, gt=0, le=1, description="share of the shorter edge that the network sees")
+    crop: float | None = Field(
+        1.0, gt=0, le=1, description="share of the shorter edge that the network sees; None: all of both edges"
+    )
     labels: tuple[str, ...] = ()
     network: str = ""
 
@@ -298,7 +300,7 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
         "WEIGHT_BYTES": str(4 * ready.floats),
         "SCALES": _list(_scales(program)[0]),
         "SHIFTS": _list(_scales(program)[1]),
-        "CROP": f"{program.crop:.9g}",
+        "CROP": f"{program.crop or 1:.9g}",
         "IMAGE": str(ready.layout.planes[0]),
         "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in PARTS),
         "STEPS": str(len(text.steps)),
@@ -312,7 +314,7 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
     colour = program.graph.channels == 3
     values |= {"IMAGE_KIND": "PPM" if colour else "PGM", "IMAGE_NUMBER": "6" if colour else "5"}
     values |= {"IMAGE_FILE": "image.ppm" if colour else "image.pgm"}
-    chosen = {"EMBED": program.embed, "COLOUR": colour}
+    chosen = {"EMBED": program.embed, "COLOUR": colour, "CROP": program.crop is not None}
     return {name: _filled(f"{name}.in", values, chosen) for name in TEXTS}
 
 
