@@ -123,7 +123,7 @@ def test_what_a_detector_cannot_do_is_one_line(trained: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("train", "cifar/short", "--data", "scenes", "--output", "o"), "for detection, and this is classification"),
+        (("train", "cifar/short", "--data", "scenes", "--output", "o"), "for detection"),
         (("train", "small/ssd", "--data", "scenes"), "no recipe 'small/ssd'; did you mean 'small/ssd512'"),
         (("train", "mine.yaml", "--data", "scenes"), "train needs --output DIR"),
         (("train", "mine.yaml", "--data", "scenes", "--output", "o", "--set", "ssd.sise=3"), "did you mean 'size'"),
