@@ -171,12 +171,22 @@ def deploy() -> list[str]:
         for row in record["rows"]
         if row["format"] != "eager"
     )
+    planar = times("planar")
+    gains = {
+        name: min(milliseconds(row) for (other, form), row in planar.items() if other == name and form != "c")
+        / milliseconds(planar[name, "c"])
+        for name in ours
+    }
+    by_family = [[gain for name, gain in gains.items() if name.startswith(each)] for each in ("menet", "muffnet")]
+    equal = milliseconds(planar["menet_108_8x1_g3", "c"]) / milliseconds(planar["muffnet_x0_5", "c"])
+    assert 0.95 < equal < 1.05, "docs/choosing.md says that the two take as long"
     plain = int8("menet_108_8x1_g3-onnx-ranges")
     errors = [int8(f"menet_108_8x1_g3-{each}")["logits_error"] for each in ("onnx", "openvino", "executorch")]
     assert all(int8(f"menet_108_8x1_g3-{each}")["drop_points"] <= 0 for each in ("onnx", "openvino", "executorch"))
     after, trained = int8("muffnet_x0_5-onnx"), int8("muffnet_x0_5-onnx-qat")
     percent = [100 * each / after["images"] for each in (after["float_correct"], after["int8_correct"])]
     return [
+        f"{span(by_family[0], 2)} times as fast for MENet and {span(by_family[1], 2)} times for MuffNet",
         f"The largest difference of a recorded artifact is {largest:.7f}.",
         f"lose {plain['drop_points']:.1f} points of top-1, with an error of the logits of {plain['logits_error']:.2f}",
         f"{plain['images']} photographs could show, with {span(errors, 2)}",
