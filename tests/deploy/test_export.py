@@ -46,11 +46,7 @@ def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
 @pytest.mark.slow
 def test_fixed_formats_are_written_again_for_other_batches_and_sizes(artifact: Make) -> None:
     record = json.loads((artifact("executorch") / NAME).read_text())
-    assert [(check["batch"], check["size"]) for check in record["verification"]["checks"]] == [
-        (1, 24),
-        (2, 24),
-        (5, 18),
-    ]
+    assert [(check["batch"], check["size"]) for check in record["verification"]["checks"]] == [(1, 24), (5, 18)]
     assert record["input"] == [1, 3, 24, 24]
 
 
