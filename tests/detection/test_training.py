@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
 from torchvision.ops import box_iou
 
 from compactnets.classification.checkpoint import CheckpointRecord
@@ -33,6 +31,7 @@ from compactnets.training.interruption import Interrupted
 from compactnets.training.step import Learner
 
 from ..training.helpers import TINY as CLASSIFIER
+from ..training.helpers import stop_after
 from .data.helpers import annotation, voc_object
 from .helpers import TINY, scenes, tiny_recipe, write_scenes
 
@@ -86,16 +85,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     size = 4 if detector == "ssd" else 2
     recipe = tiny_recipe(detector, epochs=2, augment=augment, ema_decay=0.9, batch_size=size, accumulate=2)
     TASK.train(recipe, *sources, tmp_path / "straight")
-    take = Learner.step
-
-    def step_and_signal(self: Learner, batch: Any, number: int) -> Tensor:
-        losses = take(self, batch, number)
-        if number == 1:
-            signal.raise_signal(signal.SIGTERM)
-        return losses
-
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", step_and_signal)
+        stop_after(patch, 1)
         with pytest.raises(Interrupted):
             TASK.train(recipe, *sources, tmp_path / "stopped")
     # worker processes change nothing
@@ -153,16 +144,8 @@ def test_a_stopped_run_goes_on_with_corrected_validation_data(
         start()
     assert not (tmp_path / "run").exists()
     file.write_text(good.replace("<name>red</name>", "<name>blue</name>"))
-    take = Learner.step
-
-    def step_and_signal(self: Learner, batch: Any, number: int) -> Tensor:
-        losses = take(self, batch, number)
-        if number == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return losses
-
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", step_and_signal)
+        stop_after(patch, 2)
         with pytest.raises(Interrupted):
             start()
     file.write_text(good)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
+
+import pytest
 
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.data import ImageSource, open_source
+from compactnets.training.step import Learner
 
 TINY = "shufflenet_g3_x0_25"
 
@@ -29,6 +33,20 @@ class FirstImages(ImageSource):
 def digits_part(train: int, val: int) -> tuple[ImageSource, ImageSource]:
     """The first images of both splits of the digits."""
     return FirstImages(open_source("digits", "train"), train), FirstImages(open_source("digits", "val"), val)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, *signals: int) -> None:
+    """Send the signals, SIGTERM if none are given, while step number ``step`` (from zero) is under way."""
+    take = Learner.step
+
+    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
+        losses = take(self, batch, number)
+        if number == step:
+            for signum in signals or (signal.SIGTERM,):
+                signal.raise_signal(signum)
+        return losses
+
+    monkeypatch.setattr(Learner, "step", step_and_signal)
 
 
 def make_tiny_recipe(**changes: Any) -> ClassificationRecipe:

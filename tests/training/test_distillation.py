@@ -31,10 +31,10 @@ from compactnets.training.distributed import World
 from compactnets.training.interruption import Interrupted
 from compactnets.training.step import Learner
 
-from .helpers import TINY, digits_part, make_tiny_recipe
+from .helpers import TINY, digits_part, make_tiny_recipe, stop_after
 from .test_distributed import TOLERANCE, distance, run_processes
 from .test_levers import LEVERS
-from .test_resume import metrics, stop_after, weights
+from .test_resume import metrics, weights
 
 DIGITS = [str(digit) for digit in range(10)]
 GREY = {"size": 8, "resize": None, "interpolation": "bilinear", "antialias": True, "mean": [0.459], "std": [0.226]}

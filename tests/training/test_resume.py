@@ -29,7 +29,7 @@ from compactnets.training.optimization import lr_factor
 from compactnets.training.state import FOLDER
 from compactnets.training.step import Learner
 
-from .helpers import digits_part, make_tiny_recipe
+from .helpers import digits_part, make_tiny_recipe, stop_after
 
 Sources = tuple[ImageSource, ImageSource]
 STEPS = 3  # of an epoch: 100 images in batches of 32
@@ -57,19 +57,6 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, signum: int = signal.SIGTERM) -> None:
-    """Send the signal while step number ``step`` (from zero) is under way."""
-    take = Learner.step
-
-    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
-        losses = take(self, batch, number)
-        if number == step:
-            signal.raise_signal(signum)
-        return losses
-
-    monkeypatch.setattr(Learner, "step", step_and_signal)
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +122,7 @@ def test_a_signal_during_the_evaluation(
 def test_a_hang_up_never_makes_it_leave_at_once(
     signals: tuple[int, ...], code: int, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = Learner.step
-
-    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
-        losses = take(self, batch, number)
-        if number == 1:
-            for signum in signals:
-                signal.raise_signal(signum)
-        return losses
-
-    monkeypatch.setattr(Learner, "step", step_and_signal)
+    stop_after(monkeypatch, 1, *signals)
     with pytest.raises(Interrupted) as stopped:
         TASK.train(make_tiny_recipe(), *sources, tmp_path)
     assert stopped.value.code == code

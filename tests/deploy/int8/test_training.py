@@ -6,7 +6,6 @@ import copy
 import json
 import math
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,8 @@ from compactnets.tasks.opening import open_model
 from compactnets.training.checkpoint import read_record, read_tensors, record_path
 from compactnets.training.interruption import Interrupted
 from compactnets.training.optimization import make_optimizer
-from compactnets.training.step import Learner
 
+from ...training.helpers import stop_after
 from ..conftest import needs
 from ..helpers import SATURATES, opened, tiny_network
 
@@ -220,18 +219,12 @@ def test_the_form_of_the_network_travels_with_the_scales(trained: Path, tmp_path
 
 
 def test_a_stopped_run_ends_with_the_same_bits(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs, take = {name: tmp_path / name for name in ("straight", "stopped")}, Learner.step
+    runs = {name: tmp_path / name for name in ("straight", "stopped")}
     changes = {"ema_decay": 0.9, "epochs": 1}
     run_int8(runs["straight"], init, **changes)
 
-    def step_and_signal(self: Learner, batch: Any, number: int) -> Any:
-        losses = take(self, batch, number)
-        if number == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return losses
-
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "step", step_and_signal)
+        stop_after(patch, 2)
         with pytest.raises(Interrupted):
             run_int8(runs["stopped"], init, **changes)
     with pytest.raises(InputError, match="holds another run: --qat was True, now None"):
