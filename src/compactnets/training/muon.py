@@ -1,7 +1,8 @@
 """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) for convolutional networks.
 
-``torch.optim.Muon`` takes matrices alone. Here a kernel is one matrix per group of its convolution, and everything else
-(biases, normalisation, depthwise kernels, the classifier) learns by AdamW in the same optimizer.
+``torch.optim.Muon`` takes matrices alone, and timm's takes a kernel for one matrix, also where its convolution has
+groups that share nothing. Here it is one matrix per group. Everything else (biases, normalisation, depthwise kernels,
+the classifier) learns by AdamW in the same optimizer. The iteration itself is timm's.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
 STEPS = 5
-A, B, C = 3.4445, -4.7750, 2.0315  # of the quintic iteration
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration
 EPS = 1e-7
 
 
@@ -85,11 +87,5 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     Five steps of a quintic Newton-Schulz iteration; singular values end between about 0.7 and 1.2.
     """
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
-    if tall := x.shape[1] > x.shape[2]:
-        x = x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)
-    for _ in range(STEPS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
-    return x.mT if tall else x
+    dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
+    return zeropower_via_newtonschulz(matrices, STEPS, [COEFFICIENTS], eps=EPS, dtype=dtype)
