@@ -36,7 +36,7 @@ INT8_COLUMNS = (
     "network", "method", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
     "error of the logits", "float, ms", "int8, ms", "int8 / float", "size, int8 / float", "kept in float"
 )  # fmt: skip
-WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "time by operator")
+WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "of the core", "time by operator")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -115,7 +115,8 @@ def _latency(name: str, record: dict[str, Any]) -> str:
         f"thread, "
         f"batch {settings['batch_size']}, {settings['rounds']} turns of {settings['calls']} calls; commit "
         f"{record['commit']}, {record['date']}. The limit is the time that the network's multiply-adds take in a "
-        f"{settings['matrix']} x {settings['matrix']} matrix product, at {record['limit_gflops']:.0f} GFLOP/s.\n\n"
+        f"{settings['matrix']} x {settings['matrix']} matrix product, at {record['limit_gflops']:.0f} GFLOP/s."
+        f"{_core(record)}\n\n"
         f"![multiply-adds against latency](latency-{name}.svg)\n\n"
         f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
         + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
@@ -126,11 +127,19 @@ def _latency(name: str, record: dict[str, Any]) -> str:
     )
 
 
+def _core(record: dict[str, Any]) -> str:
+    """Return a sentence on the limit of the core; records before format ``c`` have none."""
+    if not (limit := record.get("core_gflops")):
+        return ""
+    return f" Multiply-adds in registers alone run at {limit:.0f} GFLOP/s, the limit of the core."
+
+
 def _winners(record: dict[str, Any]) -> str:
     """Return the fastest float32 format of each network, and its time by operator."""
     plain = {**record, "rows": [row for row in record["rows"] if parse_format(row["format"]).precision == "float32"]}
     rows = [
         [network, row["format"], f"{row['milliseconds']['median']:.2f}", f"{row['times_limit']:.2f}"]
+        + [f"{100 * row['share_of_core']:.0f} %" if row.get("share_of_core") else "not measured"]
         + [describe_operators(row["operators"]) if row.get("operators") else "not measured"]
         for network, row in fastest(plain).items()
     ]
