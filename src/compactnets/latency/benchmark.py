@@ -187,6 +187,7 @@ def measure(
     Raises:
         InputError: nothing could be timed.
     """
+    measured = commit()  # now: a checkout may move on meanwhile
     with ExitStack() as stack:
         stack.enter_context(stoppable())
         stack.enter_context(set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))))
@@ -216,7 +217,7 @@ def measure(
     gflops = 2 * worker.MATRIX**3 / spread(turns.matrix_times)["median"] / 1e9
     core_gflops = 2 * turns.core_macs / min(turns.core_times) / 1e9 if turns.core_times else None
     return {
-        "commit": commit(),
+        "commit": measured,
         "date": datetime.now(UTC).date().isoformat(),
         "environment": {**describe_environment(torch.device("cpu")), "cpu_features": cpu_features()},
         "settings": {
