@@ -4,7 +4,8 @@
 
 The generator is the extra ``docs`` of pyproject.toml, in an environment of its own (build/environments/site) and in the
 versions of environments/locked-docs.txt: it reads docstrings without importing the package, which need not be
-installed. ``--installed`` uses the environment that runs this instead. ``--lowest`` takes the lowest versions that
+installed. Where one of the locked versions cannot be installed (another Python, an index that dropped it), it takes the
+newest. ``--installed`` uses the environment that runs this instead. ``--lowest`` takes the lowest versions that
 pyproject.toml allows. ``--lock`` writes down what is installed.
 """
 
@@ -31,10 +32,15 @@ HEAD = """\
 
 def run(*command: str | Path) -> None:
     """Run a command in the repository, and end with its exit code where it fails."""
+    if code := exit_code(*command):
+        raise SystemExit(code)
+
+
+def exit_code(*command: str | Path) -> int:
+    """Run a command in the repository, and return its exit code."""
     print("+", *command, flush=True)
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, check=False, env={**os.environ, "NO_COLOR": "1"})
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    environment = {**os.environ, "NO_COLOR": "1"}
+    return subprocess.run(list(map(str, command)), cwd=ROOT, check=False, env=environment).returncode
 
 
 def install(locked: bool, lowest: bool) -> Path:
@@ -43,9 +49,13 @@ def install(locked: bool, lowest: bool) -> Path:
     shutil.rmtree(FOLDER, ignore_errors=True)
     run(sys.executable, "-m", "venv", FOLDER)
     python = FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    constraints = ("--constraint", LOCK) if locked else ()
     tools = [each.replace(">=", "==") if lowest else each for each in project["optional-dependencies"]["docs"]]
-    run(python, "-m", "pip", "install", "--quiet", *constraints, *tools)
+    install = (python, "-m", "pip", "install", "--quiet")
+    # --dry-run: finds out whether the versions are still to be had, and nothing else
+    if locked and exit_code(*install, "--dry-run", "--constraint", LOCK, *tools):
+        print(f"the versions of {LOCK.name} cannot be installed with this Python and index: taking newest", flush=True)
+        locked = False
+    run(*install, *(("--constraint", LOCK) if locked else ()), *tools)
     return python
 
 
