@@ -171,7 +171,7 @@ def benchmark(
 def measure(
     entries: Sequence[Entry], *, threads: int, rounds: int, calls: int, operators: bool = False
 ) -> dict[str, Any]:
-    """Time entries in turns, each in its own process, together with a matrix product.
+    """Time entries in turns, each in its own process, together with a matrix product and the core's limit.
 
     Entries that cannot be loaded or run, or crash, are skipped and listed under ``failed``. Ctrl-C, SIGTERM and SIGHUP
     after a complete turn end the measurement: the results cover the turns so far, and ``interrupted`` is the signal's
@@ -198,7 +198,7 @@ def measure(
             process.start(function, *arguments)
             return process
 
-        matrix, core = start(worker.open_matrix, threads), start(worker.open_core, threads)
+        limits = start(worker.open_matrix, threads)
         running = []
         for entry in entries:
             if entry.path is None:
@@ -206,8 +206,8 @@ def measure(
             else:
                 process = start(worker.open_artifact, *entry.in_process(threads))
             running.append(_Running(entry, process))
-        turns = _Turns(running, matrix, core)
-        turns.load()
+        turns = _Turns(running, limits)
+        turns.load(threads)
         signum = turns.take(rounds, calls)
         for one in turns.left:
             turns.attempt(one, lambda one: one.close_with(threads, operators and signum is None))
@@ -262,13 +262,12 @@ class _Running:
 class _Turns:
     """The turns of all running entries; a failed one is dropped."""
 
-    def __init__(self, running: list[_Running], matrix: Worker, core: Worker) -> None:
-        self.left, self.matrix = running, matrix
-        self.core: Worker | None = core
+    def __init__(self, running: list[_Running], limits: Worker) -> None:
+        self.left, self.limits = running, limits
         self.failed: list[dict[str, str]] = []
         self.matrix_times: list[float] = []
         self.core_times: list[float] = []
-        self.core_macs = 0
+        self.core_macs = 0  # of a call; none without a compiler
         self.done = 0
 
     def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
@@ -282,20 +281,16 @@ class _Turns:
             one.process.close()
             self.left = [other for other in self.left if other is not one]
 
-    def load(self) -> None:
+    def load(self, threads: int) -> None:
         """Wait until all are loaded and warmed up."""
-        self.matrix.result()
-        assert self.core is not None
+        self.limits.result()
         try:
-            self.core.result()
-            self.core_macs = self.core.call(worker.core_macs)
+            self.core_macs = self.limits.call(worker.open_core, threads)
         except InputError as error:  # no compiler
             say(f"the limit of the core is not measured: {error}")
-            self.core.close()
-            self.core = None
         for one in self.left:
             self.attempt(one, lambda one: one.process.result())
-        self.matrix.call(worker.time_calls, WARM_UP)
+        self.limits.call(worker.time_calls, WARM_UP)
         for one in self.left:
             self.attempt(one, lambda one: one.process.call(worker.time_calls, WARM_UP))
 
@@ -305,8 +300,8 @@ class _Turns:
             for turn in Tracker(range(rounds), rounds, "measuring"):
                 if not self.left:
                     return None
-                matrix_times = self.matrix.call(worker.time_calls, 2)
-                core_times = [] if self.core is None else self.core.call(worker.time_calls, 2)
+                matrix_times = self.limits.call(worker.time_calls, 2)
+                core_times = self.limits.call(worker.time_core, 2) if self.core_macs else []
                 order = np.roll(np.arange(len(self.left)), -turn)  # no entry always follows the same one
                 turn_of = [self.left[index] for index in order]
                 for one in turn_of:

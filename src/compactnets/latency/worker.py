@@ -25,8 +25,8 @@ MATRIX = 2048  # side of the matrices whose product defines the limit
 UNCOUNTED = 2  # calls at the start of every turn
 
 _call: Callable[[], object]
+_core: Callable[[], object]  # of the process that measures the limits
 _memory_before: int | None = None
-_core_macs = 0
 
 
 def open_artifact(format_name: str, path: Path, precision: str, shape: tuple[int, ...], threads: int) -> None:
@@ -64,22 +64,20 @@ def open_matrix(threads: int) -> None:
     _call = lambda: torch.mm(a, b, out=out)  # noqa: E731
 
 
-def open_core(threads: int) -> None:
+def open_core(threads: int) -> int:
     """Compile a loop of multiply-adds in registers, which ``threads`` cores run at once: the limit of the cores.
+
+    Returns:
+        multiply-adds of one call.
 
     Raises:
         InputError: no C compiler.
     """
-    global _call, _core_macs
+    global _core
     run, macs = core_limit(limit_source())
     pool = ThreadPoolExecutor(threads)
-    _core_macs = threads * macs
-    _call = lambda: list(pool.map(lambda _: run(), range(threads)))  # noqa: E731
-
-
-def core_macs() -> int:
-    """Return the multiply-adds of one call after :func:`open_core`."""
-    return _core_macs
+    _core = lambda: list(pool.map(lambda _: run(), range(threads)))  # noqa: E731
+    return threads * macs
 
 
 def example_images(shape: tuple[int, ...]) -> np.ndarray:
@@ -89,10 +87,19 @@ def example_images(shape: tuple[int, ...]) -> np.ndarray:
 
 def time_calls(calls: int) -> list[float]:
     """Return seconds per call; the first ones do not count, because the caches hold another network."""
+    return _time(_call, calls)
+
+
+def time_core(calls: int) -> list[float]:
+    """Return seconds per call of the loop of :func:`open_core`."""
+    return _time(_core, calls)
+
+
+def _time(call: Callable[[], object], calls: int) -> list[float]:
     seconds = []
     for _ in range(UNCOUNTED + calls):
         start = time.perf_counter()
-        _call()
+        call()
         seconds.append(time.perf_counter() - start)
     return seconds[UNCOUNTED:]
 
