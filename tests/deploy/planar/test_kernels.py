@@ -109,6 +109,36 @@ def test_kernels_equal_pytorch(size: tuple[int, int], width: str) -> None:
     check_module(Kernels(size), images, [width] if width else [])
 
 
+class Pointwise(nn.Module):
+    """Of as many tiles as make panels worth while, and of fewer; from odd planes, so that they are not in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 1, groups=groups) for outputs, inputs, groups in POINTWISE
+        )
+        self.names = [str(each) for each in self.convolutions]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = torch.cat((F.relu(x[:, 1::2]), F.relu(x[:, ::2])), 1)
+        return tuple(F.relu(each(x[:, : each.in_channels])) for each in self.convolutions)
+
+
+@pytest.mark.parametrize(
+    ("size", "flags"),
+    [
+        pytest.param(size, flags, marks=[] if (size, flags) == ((7, 7), "") else pytest.mark.slow)
+        for size in [(7, 7), (5, 5), (3, 3), (5, 10), (8, 8), (1, 2)]
+        for flags in ("", "-DPLANAR_VEC=4", "-DPLANAR_VEC=16 -DPLANAR_REGISTERS=32")
+    ],
+)
+def test_pointwise_convolutions_of_few_pixels(size: tuple[int, int], flags: str) -> None:
+    """Pixels that are left over after whole vectors: none, one, two, or too many to be computed apart."""
+    torch.manual_seed(1)
+    check_module(Pointwise(), torch.randn(2, CHANNELS, *size), flags.split())
+
+
 HALVES = ["", "-DPLANAR_VEC=1", "-DPLANAR_VEC=4", "-mno-f16c -DPLANAR_VEC=4", "-mno-f16c -DPLANAR_VEC=8"]
 
 
@@ -180,8 +210,9 @@ class Ends(nn.Module):
 
 
 def test_what_follows_a_convolution() -> None:
+    """Of 7 x 7 pixels one is computed apart from the vectors."""
     torch.manual_seed(1)
-    check_module(Ends(), torch.randn(1, 12, 5, 11))
+    check_module(Ends(), torch.randn(1, 12, 7, 7))
 
 
 def test_not_a_number_comes_through() -> None:

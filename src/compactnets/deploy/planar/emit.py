@@ -203,7 +203,9 @@ def _is_dense(each: Operation, graph: Graph) -> bool:
 def _scratch(each: Operation, graph: Graph) -> int:
     if _is_dense(each, graph):
         return _dense_row(each, graph)
-    if each.is_pointwise or each.kind not in ("convolution", "maximum", "average"):
+    if each.is_pointwise:  # the panels of pointwise_few
+        return len(each.inputs) // each.groups * rounded(each.pixels) if each.pixels <= FEW else 0
+    if each.kind not in ("convolution", "maximum", "average"):
         return 0
     size = _size(each, graph)
     phases = each.stride[0] * each.stride[1]
@@ -435,7 +437,10 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
     elif each.is_pointwise:
         kernel = "pointwise_few" if each.pixels <= FEW else "pointwise"
         shape = [each.groups, len(each.inputs) // each.groups, *tiles(each.outputs // each.groups), each.pixels]
-        pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", **tables}
+        pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena"}
+        if kernel == "pointwise_few":
+            pointers["panels"] = scratch
+        pointers |= tables
         text.call(kernel, pointers, [*shape, *ends], kind, note)
     elif each.kind in ("convolution", "maximum", "average"):
         pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena", "padded": scratch}

@@ -1,22 +1,22 @@
-/* Convolution with a window: a pointwise convolution in which every place of the window is an input plane.
+/* Convolution with a window, as a pointwise convolution: each position of the window acts as an input plane.
  *
- * It is computed in bands of `band` rows: the rows that a band needs are padded (padding.c), then the tiles of
- * pointwise.c run over all places of the padded rows, margin included, into `flat`, from where the rows are finished
- * and put together. `places`: for each input and each place of the window its offset in the padded planes. */
+ * Computed in bands of `band` rows. The input rows of a band are padded (padding.c), and the tiles of pointwise.c run
+ * over the padded rows, margins included. Rows of whole vectors are finished at once; others go to `flat`, from where
+ * they are finished and stored without the margins. places: offset in the padded planes of each input and position. */
 INLINE void convolution_tiles(const int M, const range tiles, const float *weights, const float *biases,
                               const float *padded, float *flat, float *arena, const int32_t *places,
                               const int32_t *out, const int32_t *mul, const int32_t *add, const int depth,
                               const int rows, const int width, const int pitch, const int first, const int last) {
     const int vectors = ((rows - 1) * pitch + width + VEC - 1) / VEC;
     const range all = {0, BLOCKS(vectors)};
-    if (width % VEC == 0) { /* rows of whole vectors are finished as they are computed */
+    if (width % VEC == 0) { /* rows of whole vectors: finished as they are computed */
         const range row = {0, BLOCKS(width / VEC)};
         for (int t = tiles.begin; t < tiles.end; t++)
             for (int y = 0; y < rows; y++) {
                 const int o = t * M;
 #define CALL(N, V) \
     pointwise_tile(M, N, depth, weights + o * depth, biases + o, padded + y * pitch + (V) * VEC, places, \
-                   arena + y * width + (V) * VEC, out + o, mul ? mul + o : 0, add ? add + o : 0, first, last)
+                   arena + y * width + (V) * VEC, out + o, mul ? mul + o : 0, add ? add + o : 0, 0, first, last)
                 FOR_BLOCKS(width / VEC, row, CALL)
 #undef CALL
             }
@@ -28,7 +28,7 @@ INLINE void convolution_tiles(const int M, const range tiles, const float *weigh
         const int o = t * M;
 #define CALL(N, V) \
     pointwise_tile(M, N, depth, weights + o * depth, biases + o, padded + (V) * VEC, places, flat + (V) * VEC, to, 0, \
-                   0, NONE, NONE)
+                   0, 0, NONE, NONE)
         FOR_BLOCKS(vectors, all, CALL)
 #undef CALL
         for (int m = 0; m < M; m++)
@@ -41,8 +41,8 @@ INLINE void convolution_tiles(const int M, const range tiles, const float *weigh
     }
 }
 
-/* `size`: floats of a phase of a padded plane; `reach`: rows of the window with its dilation. Threads share the output
- * planes, and each pads the input for itself. */
+/* size: floats per phase of a padded plane; reach: rows that the dilated window spans. Threads share the output planes,
+ * and each pads the input for itself. */
 INLINE void convolution(const float *weights, const float *biases, const float *from, float *arena, float *padded,
                         const int32_t *in, const int32_t *places, const int32_t *out, const int32_t *mul,
                         const int32_t *add, const int groups, const int inputs, const int taps, const int high,

@@ -1,12 +1,11 @@
-/* Planes with a margin, in a scratch area of the arena, from which windows are read.
+/* Padded copies of planes, in scratch memory, that windows are read from.
  *
- * With stride 1 a row is `pitch` floats from the next, and the margin at the end of a row is that before the next one.
- * With other strides rows and columns are dealt out to step_y * step_x phases, so that the pixels a window takes from
- * neighbouring places lie side by side: pixel (y, x) of the plane with its margin is in phase (y % step_y, x % step_x)
- * at (y / step_y, x / step_x). Rows are written top to bottom in whole vectors: what is behind a row's end is margin,
- * or the start of the next row, which is written later. */
+ * Rows are `pitch` floats apart, and the right margin of a row is also the left margin of the next. With stride 2 or
+ * more, rows and columns are distributed over step_y * step_x phases, so that neighbouring outputs read neighbouring
+ * floats: padded pixel (y, x) is in phase (y % step_y, x % step_x) at (y / step_y, x / step_x). Rows are written top to
+ * bottom in whole vectors: what spills past the end of a row is margin, or is overwritten by the next row. */
 
-/* `exact`: nothing may be read past the row's end */
+/* exact: do not read past the end of the row */
 INLINE void copy_row(float *to, const float *from, const int width, const float margin, const int exact) {
     const int whole = width / VEC * VEC;
     for (int x = 0; x < whole; x += VEC) store(to + x, load(from + x));
@@ -15,7 +14,7 @@ INLINE void copy_row(float *to, const float *from, const int width, const float 
         for (int x = whole; x < width; x++) to[x] = from[x];
 }
 
-/* even columns to one place and odd ones to another */
+/* Copy even and odd columns to separate places. */
 INLINE void split_row(float *evens, float *odds, const float *from, const int width, const float margin,
                       const int exact) {
     const int whole = width / (2 * VEC) * VEC, rest = width - 2 * whole;
@@ -33,7 +32,7 @@ INLINE void split_row(float *evens, float *odds, const float *from, const int wi
         for (int x = 2 * whole; x < width; x++) (x % 2 ? odds : evens)[x / 2] = from[x];
 }
 
-/* `rows` rows of a padded plane, from its row `start` on, which is a multiple of step_y; `size`: floats of a phase */
+/* Fill `rows` rows of a padded plane, from its row `start`, a multiple of step_y. size: floats per phase. */
 INLINE void pad_rows(float *padded, const float *from, const int start, const int rows, const int height,
                      const int width, const int top, const int left, const int step_y, const int step_x,
                      const int pitch, const int size, const float margin, const int exact) {
@@ -56,7 +55,7 @@ INLINE void pad_rows(float *padded, const float *from, const int start, const in
     }
 }
 
-/* the margin before and behind the rows, once a layer */
+/* Fill everything with the margin's value, once per layer: pad_rows does not write outside its rows. */
 INLINE void clear(float *padded, const int floats, const float margin) {
     for (int i = 0; i < floats; i += VEC) store(padded + i, splat(margin));
 }

@@ -1,6 +1,6 @@
-/* What is done to whole planes. */
+/* Operations on whole planes. */
 
-/* activation, product, sum and activation of planes that no convolution has just made */
+/* Activation, product, sum and activation that could not be fused into the producer of the planes. */
 INLINE void combine(const float *from, float *arena, const int32_t *in, const int32_t *out, const int32_t *mul,
                     const int32_t *add, const int planes, const int pixels, const int exact, const int first,
                     const int last) {
@@ -11,7 +11,7 @@ INLINE void combine(const float *from, float *arena, const int32_t *in, const in
         const int whole = exact ? pixels / VEC * VEC : pixels;
         for (int p = 0; p < whole; p += VEC)
             finish(load(source + p), to + p, times ? times + p : 0, plus ? plus + p : 0, first, last);
-        if (whole < pixels) { /* the last pixels of an image, behind which nothing may be read */
+        if (whole < pixels) { /* the last pixels of an image: do not read past its end */
             float end[VEC];
             for (int p = whole; p < pixels; p++) end[p - whole] = source[p];
             for (int p = pixels; p < whole + VEC; p++) end[p - whole] = 0.0f;
@@ -20,7 +20,7 @@ INLINE void combine(const float *from, float *arena, const int32_t *in, const in
     }
 }
 
-/* planes times one number each, which is the first pixel of a plane of its own (squeeze and excitation) */
+/* Multiply each plane by a scalar, the single pixel of another plane (squeeze and excitation). */
 INLINE void scale(float *arena, const int32_t *in, const int32_t *by, const int32_t *out, const int planes,
                   const int pixels, const int last) {
     const range own = share(planes);
@@ -31,7 +31,7 @@ INLINE void scale(float *arena, const int32_t *in, const int32_t *by, const int3
     }
 }
 
-/* the mean of each plane, as a plane of one pixel */
+/* The mean of each plane, as a plane of one pixel. */
 INLINE void mean(const float *from, float *arena, const int32_t *in, const int32_t *out, const int planes,
                  const int pixels, const int last) {
     const int whole = pixels / VEC * VEC;
@@ -46,11 +46,11 @@ INLINE void mean(const float *from, float *arena, const int32_t *in, const int32
     }
 }
 
-/* Dense layer: outputs[o] = weights[o] . x + biases[o], four outputs at a time, of the pixels of all input planes.
+/* Dense layer: outputs[o] = weights[o] . x + biases[o], four outputs at a time; x is the pixels of all input planes.
  *
- * `row`: numbers of a row of weights, a multiple of 16, zeros at its end. The weights of four rows alternate, 16 of
- * each, so that they are read one behind the other; `half`: of 16 bits. `x`: scratch of `row` floats. `out`: planes of
- * one pixel. */
+ * row: length of a row of weights, zero-padded to a multiple of 16. Four rows are interleaved in chunks of 16, so that
+ * weights are read sequentially. half: whether weights are 16-bit. x: scratch of `row` floats. out: planes of one
+ * pixel. */
 INLINE void dense(const float *weights, const float *biases, const float *from, float *arena, float *x,
                   const int32_t *in, const int32_t *out, const int inputs, const int pixels, const int row,
                   const int outputs, const int half, const int last) {
@@ -74,14 +74,14 @@ INLINE void dense(const float *weights, const float *biases, const float *from, 
     }
 }
 
-/* weights of 16 bits, made 32 bits wide before a layer that reads them many times; `count` is a multiple of 16 */
+/* Convert 16-bit weights to 32 bits, before a layer that reads them many times. count is a multiple of 16. */
 INLINE void widen(const float *weights, float *to, const int count) {
     const uint16_t *halves = (const uint16_t *)weights;
     const range own = share(count / 16);
     for (int i = 16 * own.begin; i < 16 * own.end; i += VEC) store(to + i, load_half(halves + i));
 }
 
-/* planes one behind the other, without what is behind their ends */
+/* Copy planes to consecutive memory, without the padding at their ends. */
 INLINE void copy(float *arena, float *to, const int32_t *in, const int planes, const int pixels) {
     const range own = share(planes);
     for (int c = own.begin; c < own.end; c++)

@@ -1,8 +1,8 @@
 /* Vectors of pixels.
  *
- * VEC floats wide, as wide as the compiler's target computes: 16 (AVX-512), 8 (AVX), 4 (SSE, NEON, WebAssembly SIMD)
- * or 1, where a vector is a plain float and all of this is plain C. -DPLANAR_VEC=1 asks for that.
- * REGISTERS is how many vector registers there are: the tiles of the convolutions are cut to them. */
+ * A vector has VEC floats, the widest that the target supports: 16 (AVX-512), 8 (AVX), 4 (SSE, NEON, WebAssembly SIMD),
+ * or 1, which makes everything plain C; -DPLANAR_VEC=1 forces that. REGISTERS is the number of vector registers, which
+ * determines the size of register tiles. */
 #if defined(PLANAR_VEC)
 #define VEC PLANAR_VEC
 #elif defined(__AVX512F__)
@@ -24,7 +24,8 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline, unused))
-#define LAYER static __attribute__((noinline, unused))
+/* nonnull: otherwise the optional inputs would be tested for null in the inner loops */
+#define LAYER static __attribute__((noinline, unused, nonnull))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
@@ -38,11 +39,11 @@ typedef float loose;
 #else
 typedef float vec __attribute__((vector_size(4 * VEC)));
 typedef int32_t ivec __attribute__((vector_size(4 * VEC)));
-typedef float loose __attribute__((vector_size(4 * VEC), aligned(4), may_alias)); /* at any address of a float */
+typedef float loose __attribute__((vector_size(4 * VEC), aligned(4), may_alias)); /* at the address of any float */
 #endif
 
-/* What a thread does of `count` things. All threads of a run go through all layers, and wait for each other behind
- * each; compiled without OpenMP there is one. */
+/* This thread's share of `count` items. All threads of a run execute every layer, with a barrier after each. Without
+ * OpenMP there is one thread. */
 typedef struct { int begin, end; } range;
 
 INLINE range share(const int count) {
@@ -54,7 +55,7 @@ INLINE range share(const int count) {
     return own;
 }
 
-/* the part of `own` that is in things `start` to `start + count`, counted from there */
+/* The part of `own` within items `start` to `start + count`, relative to `start`. */
 INLINE range within(const range own, const int start, const int count) {
     range part;
     part.begin = own.begin - start < 0 ? 0 : own.begin - start;
@@ -81,7 +82,7 @@ INLINE vec splat(float value) {
 #endif
 }
 
-/* a * b + c, rounded once where the target can */
+/* a * b + c, fused where the target has the instruction */
 INLINE vec fma_(vec a, vec b, vec c) {
 #if VEC == 16 && defined(__AVX512F__)
     return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -96,7 +97,7 @@ INLINE vec fma_(vec a, vec b, vec c) {
 #endif
 }
 
-/* the larger; b where it is not a number, so that one comes through as in PyTorch */
+/* The larger of two; if b is NaN, NaN, so that activations propagate it as PyTorch does. */
 INLINE vec max_(vec a, vec b) {
 #if VEC == 16 && defined(__AVX512F__)
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
@@ -116,7 +117,7 @@ INLINE vec max_(vec a, vec b) {
 #endif
 }
 
-/* the smaller; b where it is not a number */
+/* The smaller of two; if b is NaN, NaN. */
 INLINE vec min_(vec a, vec b) {
 #if VEC == 16 && defined(__AVX512F__)
     return (vec)_mm512_min_ps((__m512)a, (__m512)b);
@@ -131,7 +132,7 @@ INLINE vec min_(vec a, vec b) {
 #endif
 }
 
-/* VEC numbers of 16 bits. Infinity and what is not a number are not among weights. */
+/* VEC 16-bit floats. Infinity and NaN are not handled: weights are finite. */
 INLINE vec load_half(const uint16_t *from) {
 #if VEC == 16 && defined(__AVX512F__)
     return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
@@ -144,7 +145,7 @@ INLINE vec load_half(const uint16_t *from) {
 #elif VEC == 1
     union { uint32_t bits; float value; } half;
     half.bits = (uint32_t)(*from & 0x7fff) << 13;
-    half.value *= 5.192296858534828e33f; /* from the exponent of 16 bits to that of 32 */
+    half.value *= 5.192296858534828e33f; /* 2^112: rebias the exponent */
     half.bits |= (uint32_t)(*from & 0x8000) << 16;
     return half.value;
 #else
@@ -155,7 +156,7 @@ INLINE vec load_half(const uint16_t *from) {
 #endif
 }
 
-/* the first ones of a vector, then those of another */
+/* the first `count` elements of one vector, the remaining ones of another */
 INLINE vec first_of(vec value, const int count, vec rest) {
 #if VEC == 1
     return count > 0 ? value : rest;
@@ -176,7 +177,7 @@ INLINE float sum_of(vec value) {
 #endif
 }
 
-/* the even and the odd ones of the 2 * VEC floats at an address */
+/* even and odd elements of two consecutive vectors */
 #if VEC > 1
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -211,11 +212,11 @@ INLINE vec odd(vec a, vec b) {
 #endif
 }
 
-/* e to the power of x, to 1 or 2 units in the last place: x is n log(2) + t, the power of t is a polynomial, and that
- * of n log(2) is put together from n, which the sum with a large number has left in its lowest bits */
+/* e^x to 1 or 2 units in the last place. x = n log(2) + t: e^t is a polynomial, and 2^n is built from the bits of n,
+ * which adding a large number leaves in the low bits of the sum. */
 INLINE vec exp_(vec x) {
     const vec large = splat(12583039.0f); /* 1.5 * 2^23 + 127 */
-    x = min_(splat(88.0f), max_(splat(-87.0f), x)); /* what is not a number stays so */
+    x = min_(splat(88.0f), max_(splat(-87.0f), x)); /* NaN stays NaN */
     vec n = fma_(x, splat(1.44269504f), large);
 #if VEC == 1
     union { float value; int32_t bits; } scaled;
@@ -235,7 +236,7 @@ INLINE vec exp_(vec x) {
     return fma_(p, t * power, power);
 }
 
-/* what follows a convolution, a sum or a product; the number is in the generated code */
+/* activations */
 enum { NONE = 0, RELU = 1, RELU6 = 2, SIGMOID = 3, HARDSIGMOID = 4, HARDSWISH = 5, SILU = 6 };
 
 INLINE vec activate(vec x, const int activation) {

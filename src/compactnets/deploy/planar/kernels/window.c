@@ -1,12 +1,12 @@
-/* Depthwise convolution and pooling: every output plane has one input plane, which is padded first (padding.c).
+/* Depthwise convolution and pooling: each output plane has one input plane, which is padded first (padding.c).
  *
- * A register tile is N rows x X vectors. `places`: offsets of the window's places in the padded plane. */
+ * A register tile is N rows x X vectors. places: offsets of the window's positions in the padded plane. */
 enum { DEPTHWISE = 0, MAXIMUM = 1, AVERAGE = 2 };
 #define ACROSS (REGISTERS / 4) /* vectors of a tile: 4 or 8 */
 
 INLINE void window_tile(const int kind, const int N, const int X, const float *weights, const float bias,
-                        const float *padded, float *to, const float *times, const float *plus, const int32_t *places, const int taps,
-                        const int width, const int pitch, const int first, const int last) {
+                        const float *padded, float *to, const float *times, const float *plus, const int32_t *places,
+                        const int taps, const int width, const int pitch, const int first, const int last) {
     vec sum[2][ACROSS];
     const vec start = splat(kind == DEPTHWISE ? bias : kind == MAXIMUM ? -__builtin_inff() : 0.0f);
     UNROLL for (int n = 0; n < N; n++)
@@ -30,7 +30,7 @@ INLINE void window_tile(const int kind, const int N, const int X, const float *w
         }
 }
 
-/* N rows from right to left: what the last vectors write behind a row's end is the start of the next row */
+/* N rows, from right to left: the last vector of a row spills into the next row, whose start is written after it. */
 INLINE void window_rows(const int kind, const int N, const float *weights, const float bias, const float *padded,
                         float *to, const float *times, const float *plus, const int32_t *places, const int taps,
                         const int width, const int pitch, const int first, const int last) {
