@@ -191,6 +191,9 @@ class Unknown(nn.Module):
             x = x.transpose(2, 3)
         elif self.operator == "add":
             x = x + 1.5
+        elif self.operator in ("slice", "split"):  # of pixels, which the flattened planes have in one dimension
+            x = x.flatten(1)
+            return x[:, :10] if self.operator == "slice" else x.split(10, 1)[0]
         else:
             x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
         return x.mean((2, 3))
@@ -203,6 +206,8 @@ class Unknown(nn.Module):
         ("transpose", "aten.transpose"),
         ("add", "aten.add"),
         ("avg_pool2d", "aten.avg_pool2d"),
+        ("slice", "aten.slice"),
+        ("split", "aten.split"),
     ],
 )
 def test_an_operator_that_is_not_there_is_named(operator: str, named: str) -> None:
@@ -210,3 +215,11 @@ def test_an_operator_that_is_not_there_is_named(operator: str, named: str) -> No
         trace(Unknown(operator), torch.zeros(1, 3, 8, 8))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_flattened_planes_are_every_pixel() -> None:
+    """As a network's output, whose length is that of PyTorch's; nothing else to compute is refused in one line."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    assert trace(model.eval(), torch.zeros(1, 3, 8, 7))[2] == [(1, 4 * 6 * 5)]
+    with pytest.raises(InputError, match="at least one operation"):
+        trace(nn.Flatten().eval(), torch.zeros(1, 3, 8, 7))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, Runner
 from compactnets.deploy.metadata import PREFIX
 from compactnets.deploy.planar.build import Library, find_compiler, load
 from compactnets.deploy.planar.emit import Program, emit, find_wide, pack, plan, read_program, steps
-from compactnets.deploy.planar.trace import trace
+from compactnets.deploy.planar.trace import UnsupportedError, trace
 from compactnets.errors import InputError
 
 PROGRAM = "model.json"
@@ -39,12 +40,13 @@ def write(
         precision: of the weights in ``model.bin``. Biases and weights beyond the range of float16 stay float32.
 
     Raises:
-        InputError: an operator that the planar engine does not support, or no compiler to check the result with.
+        UnsupportedError: an operator that the planar engine does not support.
+        InputError: no compiler to check the result with.
     """
     find_compiler()
     graph, weights, shapes = trace(model, example[:1])
     if len(shapes) != 1 or len(shapes[0]) != 2:
-        raise InputError(f"format c supports networks with one vector as output, found outputs of shape {shapes}")
+        raise UnsupportedError(f"format c supports networks with one vector as output, found outputs of shape {shapes}")
     stage("generating C")
     wide = find_wide(weights) if precision == FLOAT16 else ()
     program = Program(graph=graph, precision=precision, wide=wide, embed=embed_weights)
@@ -109,20 +111,37 @@ def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: i
     return summarize(events, calls)
 
 
-def _load(path: Path, threads: int, flags: Sequence[str] = ()) -> tuple[Program, Library]:
-    folder = path.parent
-    try:
+def read_network(folder: Path) -> tuple[Program, bytes]:
+    """Return the program of an artifact and the content of its ``model.bin``.
+
+    Raises:
+        InputError: an invalid program, or weights of another size.
+    """
+    with _valid(folder):
         program = read_program(folder / PROGRAM)
         expected = 4 * plan(program).floats
         weights = (folder / WEIGHTS).read_bytes()
         if len(weights) != expected:
             raise InputError(f"{folder / WEIGHTS} has {len(weights):,} bytes, expected {expected:,}")
-        texts = emit(program, weights)
-        found = {name: (folder / name).read_text(encoding="utf-8") for name in ("model.c", "model.h")}
+    return program, weights
+
+
+@contextmanager
+def _valid(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except InputError:
         raise
     except (ValueError, RecursionError) as error:  # includes pydantic's errors
         raise InputError(f"{folder / PROGRAM} is not a valid network: {str(error).splitlines()[0]}") from None
+
+
+def _load(path: Path, threads: int, flags: Sequence[str] = ()) -> tuple[Program, Library]:
+    folder = path.parent
+    program, weights = read_network(folder)
+    with _valid(folder):
+        texts = emit(program, weights)
+        found = {name: (folder / name).read_text(encoding="utf-8") for name in ("model.c", "model.h")}
     for name, text in found.items():
         if text != texts[name]:
             raise InputError(

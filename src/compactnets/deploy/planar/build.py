@@ -63,22 +63,38 @@ def compile_library(source: Path, output: Path, flags: Sequence[str] = (), threa
     flags = [*flags, *shlex.split(os.environ.get("CFLAGS", ""))]
     parallel = [[OPENMP, f"-DPLANAR_THREADS={threads}"], []] if threads > 1 else [[]]
     for optional in itertools.product(parallel, ([NATIVE], [])):  # not every compiler supports these options
-        command = [*compiler, *FLAGS, *itertools.chain(*optional), *flags, str(source), "-lm", "-o", str(output)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=TIMEOUT
-            )
-        except subprocess.TimeoutExpired:
-            raise InputError(f"{compiler[0]} took longer than {TIMEOUT} seconds for {source.name}") from None
-        except OSError as error:
-            raise InputError(f"{compiler[0]} cannot be started: {error.strerror}") from None
-        if done.returncode == 0:
+        options = [*FLAGS, *itertools.chain(*optional), *flags]
+        failed = run_compiler(compiler, options, source, output, ["-lm"])
+        if failed is None:
             return
-        if shutil.disk_usage(output.parent).free < FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output.parent))
-        errors = errors or done.stderr
-    lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["no message"]
-    raise InputError(f"{' '.join(compiler)} cannot compile {source.name}: {lines[0].strip()}")
+        errors = errors or failed
+    raise InputError(errors)
+
+
+def run_compiler(
+    compiler: Sequence[str], options: Sequence[str], source: Path, output: Path, libraries: Sequence[str] = ()
+) -> str | None:
+    """Compile one file; return ``None``, or the compiler's first error in one line.
+
+    Raises:
+        InputError: the compiler cannot be started, or takes too long.
+        OSError: the disk is full.
+    """
+    command = [*compiler, *options, str(source), *libraries, "-o", str(output)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{compiler[0]} took longer than {TIMEOUT} seconds for {source.name}") from None
+    except OSError as error:
+        raise InputError(f"{compiler[0]} cannot be started: {error.strerror}") from None
+    if done.returncode == 0:
+        return None
+    if shutil.disk_usage(output.parent).free < FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output.parent))
+    lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+    return f"{' '.join(compiler)} cannot compile {source.name}: {(lines or ['no message'])[0].strip()}"
 
 
 class Library:

@@ -32,6 +32,10 @@ NOTHING = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "identi
 JOINING = {"add": "plus", "mul": "times"}
 
 
+class UnsupportedError(InputError):
+    """A network that the planar engine cannot express; the message says why."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """Weights and one bias per output.
@@ -45,7 +49,10 @@ class Weights:
 
 @dataclass
 class Value:
-    """A tensor: an array of cells, followed by two dimensions of ``size`` if it is ``spatial``."""
+    """A tensor: an array of cells, followed by two dimensions of ``size`` if it is ``spatial``.
+
+    Otherwise, the last dimension has the pixels of every cell's plane, one plane after the other.
+    """
 
     cells: np.ndarray
     size: tuple[int, int]
@@ -54,7 +61,9 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         """The tensor's shape in PyTorch."""
-        return (*self.cells.shape, *self.size) if self.spatial else self.cells.shape
+        if self.spatial:
+            return (*self.cells.shape, *self.size)
+        return (*self.cells.shape[:-1], self.cells.shape[-1] * self.size[0] * self.size[1])
 
 
 @dataclass
@@ -116,7 +125,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list
         the graph, its weights, and the shapes of the network's outputs, which are concatenated in the graph's.
 
     Raises:
-        InputError: an operator that the planar engine does not support; the message has its name and place.
+        UnsupportedError: an operator that the planar engine does not support; the message has its name and place.
     """
     program = trace_program(model, example, any_shape=False)
     signature = program.graph_signature
@@ -142,15 +151,17 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list
             try:
                 found[node] = _apply(builder, node, arguments, options)
             except _RefusedError as refused:
-                raise InputError(_refusal(node, str(refused))) from None
+                raise UnsupportedError(_refusal(node, str(refused))) from None
         elif node.op == "output":
             pairs = zip(node.args[0], signature.output_specs, strict=True)
             # tensors modified in place are listed as well as the outputs
             results = [found.get(each) for each, spec in pairs if _is_result(spec)]
     if not results or not all(isinstance(result, Value) and result.cells.shape[0] == 1 for result in results):
-        raise InputError(
+        raise UnsupportedError(
             "the planar engine supports outputs that are tensors computed from one image, found another kind of output"
         )
+    if not builder.operations:
+        raise UnsupportedError("the planar engine supports networks with at least one operation, found none")
     graph = Graph(
         channels=channels,
         height=height,
@@ -388,10 +399,17 @@ def _arrange(change: Callable[[np.ndarray, dict[str, Any]], np.ndarray]) -> Call
     """Make a rule from a function that only rearranges the array of cells."""
 
     def rule(builder: Builder, given: dict[str, Any]) -> Value:
-        source = given["self"]
+        source = _whole(given["self"])
         return Value(change(source.cells, {**given, "rank": len(source.shape)}), source.size, source.spatial)
 
     return rule
+
+
+def _whole(value: Value) -> Value:
+    """Refuse flattened planes, whose rows and columns are in one dimension with them."""
+    if not value.spatial and value.size != (1, 1):
+        raise _RefusedError("a rearrangement of flattened rows and columns")
+    return value
 
 
 def _axis(axis: int, given: dict[str, Any], cells: np.ndarray) -> int:
@@ -482,7 +500,7 @@ def _concatenate(builder: Builder, given: dict[str, Any]) -> Value:
 
 
 def _parts(builder: Builder, given: dict[str, Any]) -> list[Value]:
-    source = given["self"]
+    source = _whole(given["self"])
     axis = _axis(given.get("dim", 0), {"rank": len(source.shape)}, source.cells)
     total = source.cells.shape[axis]
     sizes = given.get("split_sizes") or given.get("split_size")
