@@ -6,7 +6,7 @@ export default defineConfig({
   // ONNX Runtime's loader and its WebAssembly stay files of their own: its threads start from the loader's address.
   resolve: { conditions: ["onnxruntime-web-use-extern-wasm", "module", "browser", "production"] },
   build: {
-    outDir: "../src/compactnets/deploy/page",
+    outDir: "../src/compactnets/web/page",
     emptyOutDir: true,
     assetsInlineLimit: 0, // a data: address would need a wider content security policy
     modulePreload: false,

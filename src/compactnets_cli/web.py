@@ -18,9 +18,16 @@ def serve(
         list[str],
         typer.Option(
             metavar="CHECKPOINT|ARTIFACT|NAME",
-            help="A .safetensors file, the folder of an onnx artifact, or a network; repeatable.",
+            help="A .safetensors file, the folder of a c or onnx artifact, or a network; repeatable.",
         ),
     ],
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="planar|onnx",
+            help="planar: WebAssembly of each network; onnx: ONNX Runtime Web. Default: planar where possible.",
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 picks a free one.")] = 8000,
     output: Annotated[
         Path | None, typer.Option(help="Folder to write, for any static web host; default: a temporary one.")
@@ -40,14 +47,15 @@ def serve(
     if no_serve:
         if output is None:
             raise InputError("--no-serve needs --output DIR, the folder to write")
-        _say(build_site(checkpoint, output), str(output), None, as_json)
+        _say(build_site(checkpoint, output, engine=engine), str(output), None, as_json)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # like Ctrl-C: the temporary folder is removed
     try:
         with scratch_folder() as scratch:
             folder = output or scratch / "site"
             with open_server(folder, port) as server:  # before the export, so that a port in use is known at once
-                _say(build_site(checkpoint, folder), str(folder) if output else None, address(server), as_json)
+                catalogue = build_site(checkpoint, folder, engine=engine)
+                _say(catalogue, str(folder) if output else None, address(server), as_json)
                 server.serve_forever()
     except KeyboardInterrupt:
         return

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compactnets.deploy.planar.build import find_compiler
+from compactnets.deploy.planar.wasm import find_wasm_compiler
 from compactnets.errors import InputError
 from compactnets.web.page import find_page
 from compactnets.web.server import address, open_server
 from compactnets.web.site import build_site
 
 from ..conftest import Once
-from .helpers import PREPROCESSINGS, Visit, write_artifacts
+from .helpers import PREPROCESSINGS, Visit, write_artifacts, write_onnx
 
 # nothing that Chromium does by itself: it would ask for its maker's hosts at every start
 FLAGS = [
@@ -59,9 +61,24 @@ def built_page(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def artifacts(once: Once) -> Path:
     """A folder of artifacts: the tiny network, and one whose logits are its input under every preprocessing."""
+    needs_compilers()
+    return once("artifacts", write_artifacts)
+
+
+def needs_compilers() -> None:
+    try:
+        find_compiler()
+        find_wasm_compiler()
+    except InputError as error:
+        missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def onnx_artifact(once: Once) -> Path:
+    """The tiny network for ONNX Runtime."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    return once("artifacts", write_artifacts)
+    return once("onnx-artifact", write_onnx)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +86,13 @@ def site(once: Once, built_page: Path, artifacts: Path) -> Path:
     """What `compactnets web` makes of them."""
     networks = [str(artifacts / name) for name in ("tiny", *PREPROCESSINGS)]
     return once("site", lambda folder: build_site(networks, folder, page=built_page))
+
+
+@pytest.fixture(scope="session")
+def mixed_site(once: Once, built_page: Path, artifacts: Path, onnx_artifact: Path) -> Path:
+    """A page whose first network runs in ONNX Runtime Web, and whose second one is planar."""
+    networks = [str(onnx_artifact), str(artifacts / "tiny")]
+    return once("mixed-site", lambda folder: build_site(networks, folder, page=built_page))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from torch import nn
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.data import Preprocess, read_image
 from compactnets.deploy import export
+from compactnets.environment import set_variables
 
 from ..deploy.helpers import CLASSES, tiny_network
 
@@ -51,8 +52,13 @@ PREPROCESSINGS = {
 class Pixels(nn.Module):
     """Gives back its input, (N, C, H, W) -> (N, C * H * W), so that a test sees what the page prepared."""
 
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.same = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        nn.init.ones_(self.same.weight)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flatten(1)
+        return self.same(images).flatten(1)
 
 
 def record_of(name: str, preprocess: Preprocess, classes: int) -> CheckpointRecord:
@@ -68,16 +74,22 @@ def record_of(name: str, preprocess: Preprocess, classes: int) -> CheckpointReco
 
 def write_artifacts(folder: Path) -> None:
     """Write the tiny network and ``Pixels`` under every preprocessing, each a folder of its name."""
-    export(tiny_network(), record_of("tiny", TINY, CLASSES), "onnx", folder / "tiny")
-    for preprocess in (TINY, GREY):  # the number of channels is fixed in a file
-        numbers = preprocess.channels * preprocess.size**2
-        export(Pixels(), record_of("pixels", preprocess, numbers), "onnx", folder / f"pixels-{preprocess.channels}")
+    with set_variables({"CFLAGS": "-O1"}):  # of the check on this machine, which is not what the page runs
+        export(tiny_network(), record_of("tiny", TINY, CLASSES), "c", folder / "tiny")
+        for preprocess in (TINY, GREY):  # the number of channels is fixed in a file
+            numbers, model = preprocess.channels * preprocess.size**2, Pixels(preprocess.channels)
+            export(model, record_of("pixels", preprocess, numbers), "c", folder / f"pixels-{preprocess.channels}")
     for name, preprocess in PREPROCESSINGS.items():
         copied = Path(shutil.copytree(folder / f"pixels-{preprocess.channels}", folder / name))
         record = json.loads((copied / "artifact.json").read_text(encoding="utf-8"))
         network = record_of(name, preprocess, preprocess.channels * preprocess.size**2)
         record["network"] = network.model_dump(mode="json")
         (copied / "artifact.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def write_onnx(folder: Path) -> None:
+    """Write the tiny network for ONNX Runtime, under the name "onnx"."""
+    export(tiny_network(), record_of("onnx", TINY, CLASSES), "onnx", folder)
 
 
 def expected_logits(model: nn.Module, preprocess: Preprocess, image: Path) -> np.ndarray:

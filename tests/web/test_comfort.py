@@ -34,6 +34,12 @@ def copied(site: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(site, tmp_path / "site"))
 
 
+@pytest.fixture
+def mixed(mixed_site: Path, tmp_path: Path) -> Path:
+    """The same of the page that has a network in ONNX Runtime Web."""
+    return Path(shutil.copytree(mixed_site, tmp_path / "mixed"))
+
+
 def change(folder: Path, **first: Any) -> None:
     catalogue = json.loads((folder / "networks.json").read_text(encoding="utf-8"))
     catalogue["networks"][0].update(first)
@@ -58,20 +64,20 @@ def test_an_error_is_in_view_however_far_the_page_is_scrolled(
     assert page.page.get_attribute("#error", "role") == "alert"
 
 
-def test_bytes_are_shown_while_it_loads(visit: Open, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_are_shown_while_it_loads(visit: Open, mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server stops halfway through the runtime until the test has seen what the page says."""
     go_on = threading.Event()
     copy = SimpleHTTPRequestHandler.copyfile
 
     def halting(self: Any, source: Any, target: Any) -> None:
-        if self.path.endswith(".wasm"):
+        if "/ort-" in self.path and self.path.endswith(".wasm"):
             target.write(source.read(3_000_000))
             target.flush()
             assert go_on.wait(60)
         copy(self, source, target)
 
     monkeypatch.setattr(web_server._Handler, "copyfile", halting)
-    page = visit(copied, **PHONE)
+    page = visit(mixed, **PHONE)
     page.page.goto(page.address)
     try:
         counted = "/^ONNX Runtime: [\\d.]+ MB of 1\\d\\.\\d MB$/"
@@ -81,7 +87,7 @@ def test_bytes_are_shown_while_it_loads(visit: Open, copied: Path, monkeypatch: 
             "() => [document.getElementById('bar').value, document.getElementById('bar').max]"
         )
         assert 0 < value < largest
-        wasm = next((copied / "assets").glob("*.wasm"))
+        wasm = next((mixed / "assets").glob("*.wasm"))
         assert largest == wasm.stat().st_size
     finally:
         go_on.set()
@@ -96,14 +102,14 @@ def test_a_download_that_breaks_off_is_one_line_and_can_be_tried_again(
     copy = SimpleHTTPRequestHandler.copyfile
 
     def breaking(self: Any, source: Any, target: Any) -> None:
-        if self.path.endswith(".onnx"):
+        if self.path.endswith(".bin"):
             target.write(source.read(500))
             raise ConnectionError
         copy(self, source, target)
 
     monkeypatch.setattr(web_server._Handler, "copyfile", breaking)
     page = visit(copied).open()
-    assert "models/tiny.onnx" in page.error
+    assert "models/tiny.bin" in page.error
     monkeypatch.setattr(web_server._Handler, "copyfile", copy)
     page.choose("grey").choose("tiny")
     assert page.error == ""
@@ -130,7 +136,7 @@ def test_only_networks_of_one_kind_have_a_ratio(visit: Open, picture: Path, widt
     assert cell.inner_text() == "–" or cell.inner_text().endswith("x")
     shown = page.page.evaluate(
         "() => [...document.querySelectorAll('#facts thead th:last-child')].some(one => one.checkVisibility()"
-        " && one.textContent === 'Ratio') || getComputedStyle(document.querySelector('#facts tbody tr:nth-child(3)"
+        " && one.textContent === 'Ratio') || getComputedStyle(document.querySelector('#facts tbody tr:nth-child(4)"
         " td:last-child'), '::before').content.includes('Ratio')"
     )
     assert shown, "the column has its heading at every width"
@@ -199,14 +205,31 @@ def test_examples_have_names_of_people(shared_visit: Visit) -> None:
     assert page.status.startswith(f"{names[1]}: ")
 
 
-@pytest.mark.parametrize("renewal", ["none", "breaks off"])
+KEPT = """async wanted => {
+  const kept = async () => {
+    const addresses = [];
+    for (const name of await caches.keys())
+      for (const request of await (await caches.open(name)).keys()) addresses.push(request.url);
+    return addresses;
+  };
+  for (;;) {
+    const addresses = await kept();
+    if (wanted.every(end => addresses.some(address => address.endsWith(end)))) return addresses;
+    await new Promise(resolve => setTimeout(resolve, 50));
+  }
+}"""
+
+
+@pytest.mark.parametrize(("engine", "renewal"), [("planar", "none"), ("planar", "breaks off"), ("onnx", "none")])
 def test_a_second_visit_works_offline(
-    browser: Any, copied: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, renewal: str
+    browser: Any, copied: Path, mixed: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, engine: str, renewal: str
 ) -> None:
     """The server goes: what was used is there, what was not is one line.
 
     So it is when the server goes while it sends a newer network: the one that was kept stays.
     """
+    if engine == "onnx":
+        copied = mixed
     monkeypatch.setattr(web_server._Handler, "protocol_version", "HTTP/1.0")  # no connection outlives the server
     server = open_server(copied, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -215,16 +238,12 @@ def test_a_second_visit_works_offline(
     try:
         page = Visit(context.new_page(), address(server)).open()
         first = page.classify(picture)
-        page.page.evaluate(  # which waits for promises; wait_for_function does not
-            """async () => {
-              for (const wanted of ['.wasm', 'tiny.onnx'])
-                for (let found = false; !found; await new Promise(resolve => setTimeout(resolve, 50)))
-                  for (const name of await caches.keys())
-                    found ||= (await (await caches.open(name)).keys()).some(request => request.url.endsWith(wanted));
-            }"""
-        )
+        catalogue = json.loads((copied / "networks.json").read_text(encoding="utf-8"))
+        used = ["tiny.wasm", "tiny.bin"] if engine == "planar" else ["onnx.onnx", *catalogue["runtime_files"]]
+        kept = page.page.evaluate(KEPT, used)  # which waits for promises; wait_for_function does not
+        assert not [address for address in kept if engine == "planar" and ("ort-" in address or "onnx" in address)]
         if renewal == "breaks off":
-            network = copied / "models" / "tiny.onnx"
+            network = copied / "models" / "tiny.bin"
             os.utime(network, (1, 1))  # another version, as far as the server's answers say
 
             def breaking(self: Any, source: Any, target: Any) -> None:
@@ -248,8 +267,9 @@ def test_a_second_visit_works_offline(
     again.page.wait_for_function(
         "() => document.body.dataset.state == 'done' && document.getElementById('status').textContent.startsWith('Te')"
     )
-    again.choose("grey")
-    assert "models/grey.onnx" in again.error
+    other = "grey" if engine == "planar" else "tiny"
+    again.choose(other)
+    assert f"models/{other}." in again.error
     context.close()
 
 

@@ -33,8 +33,8 @@ from .helpers import TINY
 
 
 @pytest.fixture
-def artifact(artifacts: Path) -> Path:
-    return artifacts / "tiny"
+def artifact(onnx_artifact: Path) -> Path:
+    return onnx_artifact
 
 
 @pytest.fixture
@@ -42,20 +42,31 @@ def page(tmp_path: Path) -> Path:
     """In place of the built page."""
     (tmp_path / "page" / "assets").mkdir(parents=True)
     (tmp_path / "page" / "index.html").write_text("<!doctype html>", encoding="utf-8")
-    for name in ("a.wasm", "a.mjs", "a.js"):
+    for name in ("a.wasm", "a.mjs", "a.js", "ort-a.wasm", "ort-a.mjs", "onnx-a.js"):
         (tmp_path / "page" / "assets" / name).write_bytes(b"0")
     return tmp_path / "page"
 
 
-def test_the_folder_says_what_the_page_shows(artifact: Path, page: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["planar", "onnx"])
+def test_the_folder_says_what_the_page_shows(
+    artifacts: Path, onnx_artifact: Path, page: Path, tmp_path: Path, engine: str
+) -> None:
+    """The files of ONNX Runtime are there only where a network needs them."""
+    artifact, main = (artifacts / "tiny", "model.c") if engine == "planar" else (onnx_artifact, "model.onnx")
+    known = artifact.name if engine == "planar" else "onnx"
     output = tmp_path / "site"
-    catalogue = build_site([str(artifact), str(artifact / "model.onnx")], output, page=page)
+    catalogue = build_site([str(artifact), str(artifact / main)], output, page=page)
     assert json.loads((output / "networks.json").read_text(encoding="utf-8")) == catalogue
     first, second = catalogue["networks"]
-    assert (first["name"], second["name"]) == ("tiny", "tiny (2)")
+    assert (first["name"], second["name"]) == (known, f"{known} (2)")
     for network in (first, second):
-        assert digest(output / network["file"]) == network["sha256"]
-        assert (output / network["file"]).stat().st_size == network["bytes"]
+        assert network["engine"] == engine
+        for stored in (network, network["code"]) if engine == "planar" else (network,):
+            assert digest(output / stored["file"]) == stored["sha256"]
+            assert (output / stored["file"]).stat().st_size == stored["bytes"]
+    runtime = {"assets/ort-a.wasm", "assets/ort-a.mjs", "assets/onnx-a.js"} if engine == "onnx" else set()
+    assert set(catalogue["runtime_files"]) == runtime
+    assert catalogue["runtime_bytes"] == len([file for file in runtime if file.endswith(".wasm")])
     assert first["preprocess"] == TINY.to_dict()
     assert first["trained"]
     assert 0 <= first["verification"]["relative_difference"] < 1e-5
@@ -65,8 +76,10 @@ def test_the_folder_says_what_the_page_shows(artifact: Path, page: Path, tmp_pat
     ]
     found = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     assert found == set(catalogue["files"])
+    assert {file for file in found if file.startswith(("assets/ort-", "assets/onnx-"))} == runtime
     build_site([str(artifact)], output, page=page)  # a folder of ours is replaced, with what was too much in it
-    assert [path.name for path in (output / "models").iterdir()] == ["tiny.onnx"]
+    written = ["tiny.bin", "tiny.wasm"] if engine == "planar" else ["onnx.onnx"]
+    assert sorted(path.name for path in (output / "models").iterdir()) == written
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(artifact: Path, page: Path, tmp_path: Path) -> None:
@@ -92,7 +105,7 @@ def test_wrong_networks_leave_nothing_behind(artifact: Path, page: Path, tmp_pat
     (other / "artifact.json").write_text(json.dumps(record), encoding="utf-8")
     cases = {
         str(spoilt): "sha256 differs",
-        str(other): "is a torch artifact, the page runs onnx: export it with --format onnx",
+        str(other): "is a torch artifact, the page runs c and onnx: export it with --format c",
         str(tmp_path): "no artifact.json",
         "menet_108": "no network is called 'menet_108'",
         "nowhere.safetensors": "no checkpoint at nowhere.safetensors",
@@ -253,11 +266,11 @@ def test_the_command_serves_until_it_is_stopped(artifact: Path, page: Path, tmp_
     with subprocess.Popen(command, preexec_fn=ctrl_c, **streams) as running, contextlib.ExitStack() as stack:  # type: ignore[call-overload]
         stack.callback(running.kill)
         assert running.stdout is not None
-        assert running.stdout.readline() == f"tiny -> {tmp_path / 'site'}\n"
+        assert running.stdout.readline() == f"onnx -> {tmp_path / 'site'}\n"
         line = running.stdout.readline()
-        assert line.endswith("/ shows tiny; Ctrl-C stops it\n")
+        assert line.endswith("/ shows onnx; Ctrl-C stops it\n")
         with urllib.request.urlopen(line.split()[0] + "networks.json", timeout=10) as answer:
-            assert json.load(answer)["networks"][0]["name"] == "tiny"
+            assert json.load(answer)["networks"][0]["name"] == "onnx"
         running.send_signal(signal.SIGINT)
         assert running.wait(10) == 0
         assert running.stderr is not None

@@ -86,7 +86,7 @@ def test_pixels_are_the_same_to_the_bit(shared_visit: Visit, tmp_path: Path, kin
         IMAGES[name](tmp_path / name)
         result = shared_visit.classify(tmp_path / name)
         found = np.array(result["networks"][0]["logits"], dtype=np.float32)
-        expected = expected_logits(Pixels(), PREPROCESSINGS[kind], tmp_path / name)
+        expected = expected_logits(Pixels(PREPROCESSINGS[kind].channels), PREPROCESSINGS[kind], tmp_path / name)
         if kind.startswith("plain"):  # in float32, whose order PyTorch chooses by the processor: halves may round apart
             std = np.repeat(PREPROCESSINGS[kind].std, TINY.size**2)
             levels = np.abs(found - expected) * std * 255

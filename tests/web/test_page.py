@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +53,35 @@ def test_two_networks_side_by_side(visit: Open, picture: Path) -> None:
     boxes = [page.page.locator(".card").nth(index).bounding_box() for index in range(2)]
     assert boxes[0]["y"] == boxes[1]["y"]
     assert all(len(network["latency_ms"]["runs"]) >= 3 for network in result["networks"])
-    assert result["runtime"]["threads"] >= 1
+    assert [network["engine"]["name"] for network in result["networks"]] == ["planar", "planar"]
     assert page.complaints == []
+
+
+def test_two_engines_side_by_side(visit: Open, mixed_site: Path, picture: Path) -> None:
+    """ONNX Runtime is loaded when a network needs it, and not before; both give PyTorch's logits."""
+    page = visit(mixed_site)
+    page.page.route("**/networks.json", lambda route: route.fulfill(json=_planar_first(mixed_site)))
+    page.open()
+    page.classify(picture)
+    assert not [url for url in page.requests if "/ort-" in url or "/onnx" in url]
+    page.choose("tiny", "onnx").wait("done")
+    result = page.result()["networks"]
+    assert [network["engine"]["name"] for network in result] == ["planar", "onnxruntime-web"]
+    assert result[1]["engine"]["threads"] >= 1
+    assert 0 < 20 * result[0]["engine"]["bytes"] < result[1]["engine"]["bytes"]
+    expected = expected_logits(tiny_network(), TINY, picture)
+    for network in result:
+        assert np.abs(network["logits"] - expected).max() < 1e-4 * np.abs(expected).max()
+    facts, footer = page.page.inner_text("#facts"), page.page.inner_text("#runtime")
+    assert all(text in facts for text in ("planar", "ONNX Runtime", "of code"))
+    assert all(text in footer for text in ("Planar engine", "ONNX Runtime Web"))
+    assert page.complaints == []
+
+
+def _planar_first(site: Path) -> dict[str, Any]:
+    catalogue: dict[str, Any] = json.loads((site / "networks.json").read_text(encoding="utf-8"))
+    catalogue["networks"].reverse()
+    return catalogue
 
 
 def test_everything_by_the_keyboard(visit: Open, picture: Path) -> None:
@@ -142,14 +171,17 @@ def test_transparency_that_a_browser_mixes_is_said(shared_visit: Visit, picture:
     assert not page.page.is_visible("#note")
 
 
-def test_without_isolation_one_thread_works(visit: Open, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_isolation_one_thread_works(
+    visit: Open, mixed_site: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from compactnets.web import server as web_server
 
     kept = {name: value for name, value in web_server.HEADERS.items() if not name.startswith("Cross-Origin")}
     monkeypatch.setattr(web_server, "HEADERS", kept)
-    page = visit().open()
+    page = visit(mixed_site).open()
     result = page.classify(picture)
-    assert result["runtime"]["threads"] == 1
+    assert result["networks"][0]["engine"]["name"] == "onnxruntime-web"
+    assert result["networks"][0]["engine"]["threads"] == 1
     assert not page.page.evaluate("crossOriginIsolated")
     assert page.complaints == []
 

@@ -72,32 +72,51 @@ def test_an_image_that_cannot_be_used_is_one_line_and_the_next_one_works(
 
 
 def test_files_that_are_missing_or_others(visit: Open, copied: Path) -> None:
-    model = copied / "models" / "tiny.onnx"
+    model = copied / "models" / "tiny.bin"
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert visit(copied).open().error == (
-        "models/tiny.onnx is not the file that networks.json describes (sha256 differs): make the folder again."
+        "models/tiny.bin is not the file that networks.json describes (sha256 differs): make the folder again."
     )
     model.write_bytes(content[:-1])  # a page anew: a browser that has the file asks whether it changed, to the second
     assert "bytes were expected" in visit(copied).open().error
     model.unlink()
     page = visit(copied).open()
-    assert page.error == "models/tiny.onnx could not be fetched: the server answered 404."
+    assert page.error == "models/tiny.bin could not be fetched: the server answered 404."
     page.choose("grey")
     assert page.error == ""
-    next((copied / "assets").glob("*.wasm")).unlink()  # a page anew: a browser keeps the runtime that it has
-    assert "cannot be loaded by ONNX Runtime" in visit(copied).open().choose("grey").error
+    code = copied / "models" / "grey.wasm"
+    content = code.read_bytes()
+    code.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "models/grey.wasm" in (error := visit(copied).open().choose("grey").error)
+    assert "sha256 differs" in error
 
 
-def test_a_network_that_is_none(visit: Open, copied: Path) -> None:
-    catalogue = _networks(copied)
+@pytest.mark.parametrize("engine", ["planar", "onnx"])
+def test_a_network_that_is_none(visit: Open, copied: Path, mixed_site: Path, tmp_path: Path, engine: str) -> None:
+    """And ONNX Runtime that is gone; another page, because a browser keeps the runtime that it has."""
+    folder = copied if engine == "planar" else Path(shutil.copytree(mixed_site, tmp_path / "mixed"))
+    catalogue = _networks(folder)
     network = catalogue["networks"][0]
-    (copied / "models" / "tiny.onnx").write_bytes(b"no network")
-    network.update(bytes=10, sha256=hashlib.sha256(b"no network").hexdigest())
-    (copied / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
-    error = visit(copied).open().error
-    assert error.startswith("tiny cannot be loaded by ONNX Runtime: ")
+    stored = network["code"] if engine == "planar" else network
+    (folder / stored["file"]).write_bytes(b"no network")
+    stored.update(bytes=10, sha256=hashlib.sha256(b"no network").hexdigest())
+    (folder / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
+    error = visit(folder).open().error
+    assert error.startswith(f"{network['name']} cannot be loaded")
+    assert ("ONNX Runtime" in error) == (engine == "onnx")
     assert "\n" not in error
+    for file in catalogue["runtime_files"]:
+        (folder / file).unlink()
+        assert ("cannot be loaded by ONNX Runtime" in visit(folder).open().error) == (engine == "onnx")
+
+
+def test_code_of_another_server_is_not_fetched(visit: Open, copied: Path) -> None:
+    catalogue = _networks(copied)
+    catalogue["networks"][0]["code"]["file"] = "http://localhost:9/tiny.wasm"
+    (copied / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
+    page = visit(copied).open()  # which looks at every request when it leaves
+    assert "http://localhost:9/tiny.wasm, which is on another server" in page.error
 
 
 @pytest.mark.parametrize(
@@ -132,3 +151,23 @@ def test_a_camera_that_is_denied_or_absent_is_one_line(visit: Open, picture: Pat
     page.page.click("#camera")
     page.wait("error")
     assert page.error == "No camera was found: choose an image instead."
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"engine": "steam"}, "steam"),
+        ({"code": None}, "does not say the code of tiny"),
+        ({"name_of_functions": "another"}, "another_run"),
+    ],
+)
+def test_an_engine_that_cannot_run_is_one_line(visit: Open, copied: Path, change: dict[str, Any], line: str) -> None:
+    """Of another version of the package, say; the next network works."""
+    catalogue = _networks(copied)
+    if name := change.get("name_of_functions"):
+        change = {"code": {**catalogue["networks"][0]["code"], "name": name}}
+    catalogue["networks"][0].update(change)
+    (copied / "networks.json").write_text(json.dumps(catalogue), encoding="utf-8")
+    page = visit(copied).open()
+    assert line in page.error
+    assert page.choose("grey").error == ""

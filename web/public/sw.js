@@ -23,10 +23,11 @@ self.addEventListener("fetch", (event) => {
   if (request.method === "GET" && request.url.startsWith(self.registration.scope)) event.respondWith(answer(event));
 });
 
-/** Keep all of the page but its networks, of which it may have many: those are kept when they are used. */
+/** Keep all of the page but its networks, of which it may have many, and ONNX Runtime: those are kept when used. */
 async function keepPage() {
-  const { files } = await (await fetch(LIST, { cache: "no-cache" })).json();
-  const page = ["./", ...files.filter((file) => !file.startsWith("models/"))];
+  const { files, runtime_files } = await (await fetch(LIST, { cache: "no-cache" })).json();
+  const used = new Set(runtime_files);
+  const page = ["./", ...files.filter((file) => !file.startsWith("models/") && !used.has(file))];
   await Promise.all(page.map((file) => keep(new URL(file, self.registration.scope).href)));
 }
 

@@ -2,15 +2,16 @@
 
 import { best } from "./classes";
 import { median, type Shown } from "./results";
-import type { ImageFacts, RuntimeFacts } from "./types";
+import type { ImageFacts } from "./types";
 
-export function resultAsJson(name: string, image: ImageFacts | undefined, shown: Shown[], runtime: RuntimeFacts): string {
-  const networks = shown.flatMap(({ network, answer }) =>
+export function resultAsJson(name: string, image: ImageFacts | undefined, shown: Shown[]): string {
+  const networks = shown.flatMap(({ network, answer, engine }) =>
     answer === undefined
       ? []
       : [
           {
             name: network.name,
+            engine,
             sha256: network.sha256,
             precision: network.precision,
             bytes: network.bytes,
@@ -25,9 +26,8 @@ export function resultAsJson(name: string, image: ImageFacts | undefined, shown:
         ],
   );
   const result = {
-    version: 1,
+    version: 2,
     image: { name, ...image },
-    runtime: { name: "onnxruntime-web", ...runtime },
     browser: navigator.userAgent,
     networks,
   };

@@ -12,7 +12,7 @@ import { bytes } from "./format";
 import { readCatalogue } from "./models";
 import { keepForOffline } from "./offline";
 import { about, card, factsTable, kind, summary, type Shown } from "./results";
-import type { Answer, ImageFacts, Network, Progress, RuntimeFacts } from "./types";
+import type { Answer, EngineFacts, ImageFacts, Network, Progress } from "./types";
 
 const HINT = "Click, drop or paste an image here";
 const LIVE_RUNS = 30; // frames that the latency of the live picture is the median of
@@ -31,7 +31,8 @@ let networks: Network[] = [];
 let runtimeBytes = 0; // of ONNX Runtime's WebAssembly, as the catalogue says
 let image: { blob: Blob; name: string } | undefined;
 let facts: ImageFacts | undefined;
-let runtime: RuntimeFacts = { version: "", threads: 1, bytes: 0 };
+let runtimeFiles: string[] = [];
+const engines = new Map<string, EngineFacts>(); // of the networks that are loaded, by their ids
 let shown: Shown[] = [];
 let stream: MediaStream | undefined;
 let turn = 0; // of the last choice: what an earlier one still brings is dropped
@@ -69,9 +70,13 @@ function chosen(): Network[] {
 
 function show(answers: Answer[]): void {
   const byNetwork = new Map(answers.map((answer) => [answer.id, answer]));
-  shown = chosen().map((network) => ({ network, answer: byNetwork.get(network.id) }));
+  shown = chosen().map((network) => ({
+    network,
+    answer: byNetwork.get(network.id),
+    engine: engines.get(network.id),
+  }));
   byId("cards").replaceChildren(...shown.flatMap(({ network, answer }) => (answer ? [card(network, answer)] : [])));
-  byId("facts").replaceChildren(factsTable(shown, runtime.threads));
+  byId("facts").replaceChildren(factsTable(shown));
   download.hidden = answers.length === 0;
 }
 
@@ -86,14 +91,23 @@ function showAbout(): void {
 async function loadChosen(): Promise<string[]> {
   const ids = [];
   for (const network of chosen()) {
-    runtime = await ask<"load">({ kind: "load", network, base: document.baseURI, runtimeBytes });
+    engines.set(network.id, await ask<"load">({ kind: "load", network, base: document.baseURI, runtimeBytes }));
     ids.push(network.id);
   }
-  const threads = runtime.threads === 1 ? "1 thread" : `${runtime.threads} threads`;
-  const size = runtime.bytes ? `, ${bytes(runtime.bytes)} loaded` : "";
-  keepForOffline(chosen().map((network) => network.file));
-  byId("runtime").textContent = `ONNX Runtime Web ${runtime.version} (WebAssembly), ${threads}${size}`;
+  keepForOffline(chosen().flatMap(filesOf));
+  const used = chosen().flatMap((network) => engines.get(network.id) ?? []);
+  byId("runtime").textContent = [...new Set(used.map(describe))].join("; ");
   return ids;
+}
+
+/** What a network needs besides the page. */
+function filesOf(network: Network): string[] {
+  return [network.file, ...(network.code ? [network.code.file] : runtimeFiles)];
+}
+
+function describe({ name, version, threads, bytes: size }: EngineFacts): string {
+  const engine = name === "planar" ? "Planar engine" : `ONNX Runtime Web ${version}`;
+  return `${engine} (WebAssembly), ${threads === 1 ? "1 thread" : `${threads} threads`}, ${bytes(size)} of code`;
 }
 
 /** Classify the image with the chosen networks, after either has changed. */
@@ -229,7 +243,7 @@ function listen(): void {
     file.value = ""; // so that the same file can be chosen again
   };
   cameraButton.onclick = () => void toggleCamera();
-  download.onclick = () => save(resultAsJson(image?.name ?? "camera", facts, shown, runtime), "result.json");
+  download.onclick = () => save(resultAsJson(image?.name ?? "camera", facts, shown), "result.json");
   picture.onerror = () => {
     picture.hidden = true;
     hint("This file shows no picture");
@@ -253,6 +267,7 @@ async function start(): Promise<void> {
     const catalogue = await readCatalogue();
     networks = catalogue.networks;
     runtimeBytes = catalogue.runtime_bytes ?? 0;
+    runtimeFiles = catalogue.runtime_files ?? [];
     first.append(...networks.map((network) => new Option(network.name)));
     second.append(new Option("nothing"), ...networks.map((network) => new Option(network.name)));
     first.disabled = second.disabled = false;

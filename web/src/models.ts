@@ -1,6 +1,6 @@
-/** The networks beside the page: reading `networks.json`, and fetching one network with its checksum. */
+/** The networks beside the page: reading `networks.json`, and fetching a network's files with their checksums. */
 
-import type { Catalogue, Network } from "./types";
+import type { Catalogue, Network, Stored } from "./types";
 
 export type Told = (what: string, loaded: number, total: number) => void;
 
@@ -30,25 +30,32 @@ export async function readCatalogue(): Promise<Catalogue> {
 }
 
 function missingField(network: Partial<Network>): string | undefined {
-  const needed = ["id", "name", "file", "sha256", "bytes", "macs", "params", "preprocess", "class_names"] as const;
+  const needed = ["id", "name", "engine", "file", "sha256", "bytes", "macs", "params", "preprocess", "class_names"] as const;
   return needed.find((field) => network?.[field] === undefined);
 }
 
 /**
- * Fetch a network and check that it is the file that `networks.json` describes.
+ * Fetch a file of a network, from this page's server alone, and check that it is the one that `networks.json` describes.
  *
  * @param told hears how many bytes have come.
  * @throws Error with one sentence: missing, or another file.
  */
-export async function fetchNetwork(network: Network, base: string, told: Told): Promise<ArrayBuffer> {
-  const response = await get(new URL(network.file, base).href, network.file);
-  const bytes = await read(response, network.file, (loaded) => told(network.name, loaded, network.bytes));
-  const expected = `${network.file} is not the file that ${NAME} describes`;
-  if (bytes.byteLength !== network.bytes) {
-    throw new Error(`${expected}: ${network.bytes} bytes were expected, ${bytes.byteLength} found.`);
+export async function fetchFile(
+  stored: Stored,
+  base: string,
+  told: (loaded: number) => void = () => {},
+): Promise<ArrayBuffer> {
+  const address = new URL(stored.file, base);
+  if (address.origin !== new URL(base).origin) {
+    throw new Error(`${NAME} names ${stored.file}, which is on another server: make the folder again.`);
+  }
+  const bytes = await read(await get(address.href, stored.file), stored.file, told);
+  const expected = `${stored.file} is not the file that ${NAME} describes`;
+  if (bytes.byteLength !== stored.bytes) {
+    throw new Error(`${expected}: ${stored.bytes} bytes were expected, ${bytes.byteLength} found.`);
   }
   // browsers offer checksums only to pages from https or from this device; elsewhere the size has to do
-  if (globalThis.crypto?.subtle && hex(await crypto.subtle.digest("SHA-256", bytes)) !== network.sha256) {
+  if (globalThis.crypto?.subtle && hex(await crypto.subtle.digest("SHA-256", bytes)) !== stored.sha256) {
     throw new Error(`${expected} (sha256 differs): make the folder again.`);
   }
   return bytes;

@@ -3,13 +3,15 @@
 import { best } from "./classes";
 import { element } from "./element";
 import { bytes, milliseconds, percent, quantile, short } from "./format";
-import type { Answer, Network } from "./types";
+import type { Answer, EngineFacts, Network } from "./types";
 
+const PLANAR = "planar: WebAssembly compiled from this network alone";
 const MIN_RANGE = 5; // runs from which a range says something
 
 export interface Shown {
   network: Network;
   answer: Answer | undefined;
+  engine: EngineFacts | undefined; // once it is loaded
 }
 
 /** The best five classes with bars, and the crop that the network was given. */
@@ -62,7 +64,7 @@ export function comparable(one: Network, other: Network): boolean {
  *
  * Two of different kinds are set side by side, with a line that says why there is no ratio.
  */
-export function factsTable(shown: Shown[], threads: number): HTMLElement {
+export function factsTable(shown: Shown[]): HTMLElement {
   const ratio = shown.length === 2 && comparable(shown[0]!.network, shown[1]!.network);
   const table = element("table", `of-${shown.length}${ratio ? "" : " plain"}`, element("caption", "", shown.length > 1 ? "Comparison" : "Cost"));
   table.setAttribute("role", "table"); // on a phone the rows are laid out as grids, which would take the roles away
@@ -80,11 +82,19 @@ export function factsTable(shown: Shown[], threads: number): HTMLElement {
       (one) => one.network.data ?? "",
       false,
     ),
-    row("Latency", shown, (one) => median(one.answer?.runMs), milliseconds, (one) => spread(one.answer, threads)),
+    row(
+      "Engine",
+      shown,
+      (one) => one.network.engine,
+      (name) => (name === "planar" ? "planar" : "ONNX Runtime"),
+      (one) => (one.engine ? `${bytes(one.engine.bytes)} of code` : ""),
+      false,
+    ),
+    row("Latency", shown, (one) => median(one.answer?.runMs), milliseconds, spread),
     row("Preprocessing", shown, (one) => one.answer?.preprocessMs, milliseconds),
     row("MACs", shown, (one) => one.network.macs, short),
     row("Parameters", shown, (one) => one.network.params, short),
-    row("Bytes loaded", shown, (one) => one.network.bytes, bytes, (one) => one.network.precision),
+    row("Weights", shown, (one) => one.network.bytes, bytes, (one) => one.network.precision),
   );
   table.append(element("thead", "", head), body);
   if (shown.length < 2 || ratio) return table;
@@ -111,11 +121,11 @@ function breakable(name: string): (Node | string)[] {
   return name.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
 }
 
-function row(
+function row<T extends number | string>(
   name: string,
   shown: Shown[],
-  value: (one: Shown) => number | undefined,
-  format: (value: number) => string,
+  value: (one: Shown) => T | undefined,
+  format: (value: T) => string,
   more?: (one: Shown) => string,
   compared = true,
 ): HTMLElement {
@@ -130,7 +140,8 @@ function row(
   });
   if (shown.length === 2 && comparable(shown[0]!.network, shown[1]!.network)) {
     const [first, second] = values;
-    const text = !compared ? "" : first && second ? `${(second / first).toFixed(2)}x` : "–";
+    const numbers = typeof first === "number" && typeof second === "number" && first && second;
+    const text = !compared ? "" : numbers ? `${(second / first).toFixed(2)}x` : "–";
     result.append(cell("td", "cell", text));
   }
   return result;
@@ -140,8 +151,9 @@ export function median(values: number[] | undefined): number | undefined {
   return values?.length ? quantile(values, 0.5) : undefined;
 }
 
-function spread(answer: Answer | undefined, threads: number): string {
+function spread({ answer, engine }: Shown): string {
   const runs = answer?.runMs ?? [];
+  const threads = engine?.threads ?? 1;
   const count = `median of ${runs.length}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
   if (runs.length < MIN_RANGE) return count;
   return `${count}; 10 to 90 %: ${quantile(runs, 0.1).toFixed(1)} to ${quantile(runs, 0.9).toFixed(1)} ms`;
@@ -176,13 +188,15 @@ export function about(network: Network): HTMLElement {
     [
       "Compared with PyTorch",
       check.ran && check.relative_difference !== null
-        ? `largest difference ${check.relative_difference.toPrecision(2)} of the largest logit, on ${check.images}`
+        ? `largest difference ${check.relative_difference.toPrecision(2)} of the largest logit, on ${check.images}, run ${check.where}`
         : "not compared",
     ],
     ["Trained on", network.data || "not recorded"],
     ["Classes", String(network.class_names.length)],
-    ["File", `${network.file}, sha256 ${network.sha256}`],
+    ["Engine", network.engine === "planar" ? PLANAR : "ONNX Runtime Web"],
+    [network.code ? "Weights file" : "File", `${network.file}, sha256 ${network.sha256}`],
   ];
+  if (network.code) entries.push(["Code", `${network.code.file}, sha256 ${network.code.sha256}`]);
   for (const [name, text] of entries) list.append(element("dt", "", name), element("dd", "", text));
   return element("details", "", element("summary", "", "About ", ...breakable(network.name)), list);
 }

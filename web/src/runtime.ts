@@ -1,73 +1,48 @@
-/** Networks in ONNX Runtime's WebAssembly, on the processor. */
-
-import * as ort from "onnxruntime-web/wasm";
-import loaderUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
-import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
+/** The networks that are loaded, each in its engine, and their runs in turns. */
 
 import { quantile } from "./format";
-import { fetchKept, fetchNetwork, type Told } from "./models";
+import type { Told } from "./models";
+import { open as openPlanar } from "./planar";
 import { prepare, type Pixels, type Prepared } from "./preprocess";
-import type { Answer, Network, RuntimeFacts } from "./types";
+import type { Answer, EngineFacts, Network } from "./types";
 
-const MAX_THREADS = 4; // these networks are too small to gain from more
 const WARM_UP = 2;
+const MAX_WARM_UP = 50;
 const MIN_RUNS = 3;
 const MAX_RUNS = 12;
 const BUDGET_MS = 1500; // of all networks together
 const PREPARE_MS = 200;
 
-const sessions = new Map<string, Promise<Loaded>>();
-
-interface Loaded {
+/** A network in an engine. */
+export interface Session {
   network: Network;
-  session: ort.InferenceSession;
+  engine: EngineFacts;
+  warmUpMs: number; // how long it has to run before its time is its usual one
+  place: (tensor: Float32Array<ArrayBuffer>) => () => Promise<Float32Array<ArrayBuffer>>; // takes an image; then runs
 }
 
-// memory that threads share is given only to pages whose server isolates them
-const threads = globalThis.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
-
-ort.env.logLevel = "error";
-ort.env.wasm.numThreads = threads;
-ort.env.wasm.wasmPaths = { mjs: new URL(loaderUrl, import.meta.url).href, wasm: new URL(wasmUrl, import.meta.url).href };
-
-let runtime: Promise<void> | undefined;
-let runtimeSize = 0;
-
-/** Fetch the WebAssembly, so that its progress can be shown; the runtime itself would say nothing. */
-function loadRuntime(total: number, told: Told): Promise<void> {
-  runtime ??= fetchKept(new URL(wasmUrl, import.meta.url).href, "ONNX Runtime", total, told).then((bytes) => {
-    ort.env.wasm.wasmBinary = bytes;
-    runtimeSize = bytes.byteLength;
-  });
-  runtime.catch(() => (runtime = undefined));
-  return runtime;
-}
+const sessions = new Map<string, Promise<Session>>();
 
 /** Load a network once; a failure is not kept, so that it can be tried again. */
-export async function load(network: Network, base: string, runtimeBytes: number, told: Told): Promise<RuntimeFacts> {
+export async function load(network: Network, base: string, runtimeBytes: number, told: Told): Promise<EngineFacts> {
   let loading = sessions.get(network.id);
   if (loading === undefined) {
     loading = open(network, base, runtimeBytes, told);
     sessions.set(network.id, loading);
     loading.catch(() => sessions.delete(network.id));
   }
-  await loading;
-  return { version: ort.env.versions.web ?? "", threads, bytes: runtimeSize };
+  return (await loading).engine;
 }
 
-async function open(network: Network, base: string, runtimeBytes: number, told: Told): Promise<Loaded> {
-  const bytes = await fetchNetwork(network, base, told);
-  try {
-    await loadRuntime(runtimeBytes, told);
-  } catch (error) {
-    throw new Error(`${network.name} cannot be loaded by ONNX Runtime: ${error instanceof Error ? error.message : error}`);
+async function open(network: Network, base: string, runtimeBytes: number, told: Told): Promise<Session> {
+  if (network.engine === "planar") return openPlanar(network, base, told);
+  if (network.engine !== "onnx") {
+    throw new Error(`${network.name} is for the engine ${network.engine as string}, which this page does not have: make the folder again.`);
   }
-  try {
-    return { network, session: await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] }) };
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new Error(`${network.name} cannot be loaded by ONNX Runtime: ${reason.split("\n")[0]}`);
-  }
+  const onnx = await import("./onnx").catch(() => {
+    throw new Error(`${network.name} cannot be loaded by ONNX Runtime: its files could not be fetched.`);
+  });
+  return onnx.open(network, base, runtimeBytes, told);
 }
 
 /**
@@ -79,26 +54,35 @@ async function open(network: Network, base: string, runtimeBytes: number, told: 
 export async function run(ids: string[], pixels: Pixels, measured: boolean): Promise<Answer[]> {
   const entries = [];
   for (const id of ids) {
-    const loaded = await sessions.get(id);
-    if (loaded === undefined) throw new Error(`the network ${id} is not loaded`);
-    const { tensor, input, preprocessMs } = timedPrepare(pixels, loaded.network, measured ? MIN_RUNS : 1);
-    const { size, mean } = loaded.network.preprocess;
-    const feeds = { [loaded.session.inputNames[0]!]: new ort.Tensor("float32", tensor, [1, mean.length, size, size]) };
+    const session = await sessions.get(id);
+    if (session === undefined) throw new Error(`the network ${id} is not loaded`);
+    const { tensor, input, preprocessMs } = timedPrepare(pixels, session.network, measured ? MIN_RUNS : 1);
     const answer: Answer = { id, logits: new Float32Array(), input, preprocessMs, runMs: [] };
-    entries.push({ session: loaded.session, feeds, answer });
+    entries.push({ session, start: session.place(tensor), answer });
   }
+  if (measured) for (const { session, start } of entries) await warmUp(session, start);
   const begun = performance.now();
-  for (let round = measured ? -WARM_UP : 0; round < (measured ? MAX_RUNS : 1); round++) {
+  for (let round = 0; round < (measured ? MAX_RUNS : 1); round++) {
     if (round >= MIN_RUNS && performance.now() - begun > BUDGET_MS) break;
-    for (const { session, feeds, answer } of entries) {
-      const start = performance.now();
-      const result = (await session.run(feeds))[session.outputNames[0]!]!;
-      if (round >= 0) answer.runMs.push(performance.now() - start);
-      answer.logits = Float32Array.from(result.data as Float32Array);
-      result.dispose();
+    for (const { start, answer } of entries) {
+      const time = performance.now();
+      answer.logits = await start();
+      answer.runMs.push(performance.now() - time);
     }
   }
   return entries.map((entry) => entry.answer);
+}
+
+const warmMs = new Map<string, number>(); // how long each network has run so far
+
+async function warmUp(session: Session, start: () => Promise<unknown>): Promise<void> {
+  const { id } = session.network;
+  const cold = (round: number) => round < MAX_WARM_UP && (warmMs.get(id) ?? 0) < session.warmUpMs;
+  for (let round = 0; round < WARM_UP || cold(round); round++) {
+    const time = performance.now();
+    await start();
+    warmMs.set(id, (warmMs.get(id) ?? 0) + performance.now() - time);
+  }
 }
 
 /** Prepare the image, and the median time of it; a large image is prepared once. */

@@ -13,18 +13,31 @@ export interface Preprocess {
 /** How the exported network was compared with PyTorch before it was put here. */
 export interface Verification {
   ran: boolean;
+  where: string; // "in ONNX Runtime" and the like
   images: string;
   tolerance: number;
   max_difference: number | null; // of two logits
   relative_difference: number | null; // the same, as a share of the largest logit
 }
 
-export interface Network {
-  id: string;
-  name: string;
+/** A file beside the page. */
+export interface Stored {
   file: string;
   sha256: string;
   bytes: number;
+}
+
+/** The WebAssembly of a network; `name` is that of its functions. */
+export interface Code extends Stored {
+  name: string;
+}
+
+/** A network; its file is the weights with planar, and all of it with ONNX. */
+export interface Network extends Stored {
+  id: string;
+  name: string;
+  engine: "planar" | "onnx";
+  code?: Code; // planar only
   macs: number; // multiply-adds for one image
   params: number;
   precision: string;
@@ -50,7 +63,8 @@ export interface Catalogue {
   version: number;
   compactnets: string;
   networks: Network[];
-  runtime_bytes?: number; // of ONNX Runtime's WebAssembly
+  runtime_bytes?: number; // of ONNX Runtime's WebAssembly; 0 where no network needs it
+  runtime_files?: string[]; // ONNX Runtime, and what calls it
   examples: Example[];
 }
 
@@ -72,10 +86,12 @@ export interface Answer {
   runMs: number[]; // after the warm-up
 }
 
-export interface RuntimeFacts {
-  version: string;
+/** What ran a network. */
+export interface EngineFacts {
+  name: "planar" | "onnxruntime-web";
+  version: string; // of ONNX Runtime; empty otherwise
   threads: number;
-  bytes: number; // of the loader and the WebAssembly
+  bytes: number; // of the WebAssembly
 }
 
 /** How far a download is, in bytes; sent by the worker while it loads. */
@@ -92,7 +108,7 @@ export type Request =
   | { kind: "run"; ids: string[] };
 
 export interface Replies {
-  load: RuntimeFacts;
+  load: EngineFacts;
   image: ImageFacts;
   frame: Answer[];
   run: Answer[];

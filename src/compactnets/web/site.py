@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.resources
 import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,15 +20,19 @@ from torch import nn
 import compactnets
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.networks import FRESH
+from compactnets.console import say
 from compactnets.deploy.export import export, weight_bytes
 from compactnets.deploy.formats.registry import find_format
-from compactnets.deploy.record import ArtifactRecord, read_artifact
-from compactnets.errors import InputError
+from compactnets.deploy.planar.trace import UnsupportedError
+from compactnets.deploy.planar.wasm import find_wasm_compiler
+from compactnets.deploy.record import ArtifactRecord, Verification, read_artifact
+from compactnets.errors import InputError, did_you_mean
 from compactnets.failures import Space, scratch_folder
 from compactnets.files import as_path, json_text
 from compactnets.folders import check_folder, entries, writing
 from compactnets.tasks.opening import open_to_write
 from compactnets.web.page import find_page
+from compactnets.web.planar import make_module
 
 NETWORKS = "networks.json"
 # scikit-learn's two sample photographs: file, what is on it, and the attribution that their licence asks for
@@ -36,39 +43,55 @@ EXAMPLES = (
 EXAMPLES_LICENSE = "CC BY 2.0"
 
 
-class Opened(NamedTuple):
+PLANAR, ONNX = "planar", "onnx"
+FORMATS = {PLANAR: "c", ONNX: "onnx"}  # engine of the page -> format of its networks
+RUNTIME = ("assets/ort-*", "assets/onnx-*")  # of the built page: ONNX Runtime Web, and what calls it
+
+
+@dataclass(frozen=True)
+class Opened:
     """A network of the page: an existing artifact, or a network to export."""
 
     network: ArtifactRecord | nn.Module
-    more: Path | CheckpointRecord  # the artifact's main file, or the network's record
+    more: Path | CheckpointRecord  # the artifact's folder, or the network's record
     tag: str  # of named weights, NETWORK.TAG; otherwise ""
+    engine: str
+    fixed: bool  # whether the engine was chosen by the user, or by the format of the artifact
 
 
-def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path | None = None) -> dict[str, Any]:
+def build_site(
+    networks: Sequence[str], output: str | Path, *, engine: str | None = None, page: str | Path | None = None
+) -> dict[str, Any]:
     """Write a folder that any static host can serve: the page, the networks and their records.
 
     Args:
-        networks: each a ``.safetensors`` checkpoint or the name of a network, which are exported to ONNX and compared
-            with PyTorch, or the folder of an ONNX artifact.
+        networks: each a ``.safetensors`` checkpoint or the name of a network, which are exported and compared with
+            PyTorch, or the folder of an artifact of the format ``c`` or ``onnx``.
         output: the folder; written completely or not at all. A folder of this function is replaced.
+        engine: ``"planar"`` compiles networks to WebAssembly of their own; ``"onnx"`` runs them in ONNX Runtime Web.
+            Default: planar, or ONNX Runtime Web for a network that the planar engine cannot express and without a
+            compiler for WebAssembly, with a line that says so. An artifact runs in the engine of its format.
         page: folder of the built page; default: the package's own.
 
     Returns:
         the content of ``networks.json``.
 
     Raises:
-        InputError: no network, one that cannot be used, an artifact of another format, a page that is not built, or an
-            output folder with other content.
+        InputError: no network, one that cannot be used, an artifact of another format, an unknown engine or one that
+            cannot run a network, a page that is not built, or an output folder with other content.
         LimitError: an exported network differs from PyTorch.
     """
     output = as_path(output)
     page = None if page is None else as_path(page)
     if not networks:
         raise InputError("a page needs at least one network")
+    if engine is not None and engine not in FORMATS:
+        raise InputError(f"--engine is {' or '.join(FORMATS)}, found {engine!r}{did_you_mean(engine, FORMATS)}")
     _check_output(output)
     page = page or find_page()
-    opened = [_open(what) for what in networks]  # all are checked before the first is exported
-    space = Space(output, _bytes(page) + sum(_size(each) for each in opened))
+    opened = _open_all(networks, engine)  # all are checked before the first is exported
+    needed = _bytes(page) - (0 if any(each.engine == ONNX for each in opened) else _runtime_bytes(page))
+    space = Space(output, needed + sum(_size(each) for each in opened))
     space.check()
     with writing(output) as partial:
         try:
@@ -78,27 +101,39 @@ def build_site(networks: Sequence[str], output: str | Path, *, page: str | Path 
 
 
 def _write_site(opened: Sequence[Opened], page: Path, folder: Path) -> dict[str, Any]:
-    for file in sorted(page.rglob("*")):  # copytree would keep the built page's permissions
-        place = folder / file.relative_to(page)
-        if file.is_dir():
-            place.mkdir(exist_ok=True)
-        else:
-            shutil.copyfile(file, place)
     (folder / "models").mkdir()
     listed: list[dict[str, Any]] = []
     for network in opened:
         listed.append(_add_network(network, folder, [entry["name"] for entry in listed]))
+    runtime = _runtime_files(page) if any(entry["engine"] == ONNX for entry in listed) else []
+    left_out = set(_runtime_files(page)) - set(runtime)
+    for file in sorted(page.rglob("*")):  # copytree would keep the built page's permissions
+        place = folder / file.relative_to(page)
+        if file.is_dir():
+            place.mkdir(exist_ok=True)
+        elif file not in left_out:
+            shutil.copyfile(file, place)
     catalogue = {
         "version": 1,
         "compactnets": compactnets.__version__,
         "networks": listed,
-        "runtime_bytes": sum(file.stat().st_size for file in (folder / "assets").glob("*.wasm")),
+        "runtime_bytes": sum(file.stat().st_size for file in runtime if file.suffix == ".wasm"),
+        "runtime_files": [file.relative_to(page).as_posix() for file in runtime],
         "examples": _add_examples(folder),
     }
     catalogue["files"] = sorted([NETWORKS, *_files(folder)])  # so that the folder is recognised as ours
     text = json_text(catalogue, indent=2, ensure_ascii=False)
     (folder / NETWORKS).write_text(text + "\n", encoding="utf-8")
     return catalogue
+
+
+def _runtime_files(page: Path) -> list[Path]:
+    """Return the files of the built page that only networks in ONNX Runtime Web need."""
+    return sorted(file for pattern in RUNTIME for file in page.glob(pattern))
+
+
+def _runtime_bytes(page: Path) -> int:
+    return sum(file.stat().st_size for file in _runtime_files(page))
 
 
 def _bytes(folder: Path) -> int:
@@ -111,50 +146,94 @@ def _size(opened: Opened) -> int:
     return network.bytes if isinstance(network, ArtifactRecord) else weight_bytes(network)
 
 
-def _open(what: str) -> Opened:
-    """Return the record and main file of an ONNX artifact, or the network to export with its record."""
+def _open_all(networks: Sequence[str], engine: str | None) -> list[Opened]:
+    """Open the networks, and choose the engine of each."""
+    opened = [_open(what, engine) for what in networks]
+    missing = None
+    try:
+        if any(each.engine == PLANAR for each in opened):
+            find_wasm_compiler()
+    except InputError as error:
+        missing = error
+    if missing is None:
+        return opened
+    if any(each.fixed for each in opened if each.engine == PLANAR):
+        raise missing
+    try:
+        find_format(FORMATS[ONNX]).versions()
+    except InputError:
+        raise missing from None
+    _say_onnx([each for each in opened if each.engine == PLANAR], str(missing))
+    return [dataclasses.replace(each, engine=ONNX) for each in opened]
+
+
+def _say_onnx(opened: Sequence[Opened], why: str) -> None:
+    names = ", ".join(each.more.model for each in opened if isinstance(each.more, CheckpointRecord))
+    say(f"{names}: in ONNX Runtime Web, which loads 14 MB more and runs slower, because {why}")
+
+
+def _open(what: str, engine: str | None) -> Opened:
+    """Return the record and folder of an artifact, or the network to export with its record."""
     path = Path(what)
-    if path.is_dir() or path.suffix == ".onnx":
+    if path.is_dir() or path.suffix in (".onnx", ".c"):
         record, folder = read_artifact(path, ArtifactRecord)
-        if record.format != "onnx":
-            raise InputError(f"{what} is a {record.format} artifact, the page runs onnx: export it with --format onnx")
-        return Opened(record, folder / find_format("onnx").file, "")
-    find_format("onnx").versions()
+        runs = next((name for name, format_name in FORMATS.items() if format_name == record.format), None)
+        if runs is None:
+            raise InputError(
+                f"{what} is a {record.format} artifact, the page runs c and onnx: export it with --format c"
+            )
+        if engine not in (None, runs):
+            raise InputError(
+                f"{what} is an artifact of the format {record.format}, which --engine {engine} does not run: leave "
+                f"--engine out, or export it with --format {FORMATS[engine]}"
+            )
+        return Opened(record, folder, "", runs, fixed=True)
+    if engine == ONNX:
+        find_format(FORMATS[ONNX]).versions()
     model, checkpoint = open_to_write(what, CheckpointRecord, "web")
     stem = path.name.removesuffix(".safetensors")
     tag = stem.removeprefix(f"{checkpoint.model}.") if stem.startswith(f"{checkpoint.model}.") else ""
-    return Opened(model, checkpoint, tag)
+    return Opened(model, checkpoint, tag, engine or PLANAR, fixed=engine is not None)
 
 
 def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]:
     """Put one network into ``models/`` and return its entry."""
-    network, more, tag = opened
-    if isinstance(network, ArtifactRecord):
-        assert isinstance(more, Path)
-        return _entry(network, more, tag, site, taken)
-    assert isinstance(more, CheckpointRecord)
+    if isinstance(opened.network, ArtifactRecord):
+        assert isinstance(opened.more, Path)
+        return _entry(opened, opened.network, opened.more, site, taken)
     with scratch_folder() as scratch:
-        folder = scratch / "artifact"
-        record = export(network, more, "onnx", folder)
-        return _entry(record, folder / "model.onnx", tag, site, taken)
+        try:
+            record = _export(opened, scratch / "artifact")
+        except UnsupportedError as error:
+            if opened.fixed:
+                raise
+            _say_onnx([opened], str(error))
+            opened = dataclasses.replace(opened, engine=ONNX)
+            record = _export(opened, scratch / "artifact")
+        return _entry(opened, record, scratch / "artifact", site, taken)
 
 
-def _entry(record: ArtifactRecord, file: Path, tag: str, site: Path, taken: list[str]) -> dict[str, Any]:
-    network, checks = record.network, record.verification.checks
-    name = f"{network.model}.{tag}" if tag else network.model
+def _export(opened: Opened, folder: Path) -> ArtifactRecord:
+    assert isinstance(opened.network, nn.Module)
+    assert isinstance(opened.more, CheckpointRecord)
+    return export(opened.network, opened.more, FORMATS[opened.engine], folder)
+
+
+def _entry(opened: Opened, record: ArtifactRecord, folder: Path, site: Path, taken: list[str]) -> dict[str, Any]:
+    network = record.network
+    name = f"{network.model}.{opened.tag}" if opened.tag else network.model
     name = name if record.precision == "float32" else f"{name} {record.precision}"
     alike = [other for other in taken if other == name or re.fullmatch(rf"{re.escape(name)} \(\d+\)", other)]
     if alike:
         name = f"{name} ({len(alike) + 1})"
     identifier = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")
-    target = f"models/{identifier}.onnx"
-    shutil.copyfile(file, site / target)
+    model = opened.network if isinstance(opened.network, nn.Module) else None
+    written = _write_planar if opened.engine == PLANAR else _write_onnx
     return {
         "id": identifier,
         "name": name,
-        "file": target,
-        "sha256": record.files[file.name],
-        "bytes": record.bytes,
+        "engine": opened.engine,
+        **written(record, folder, model, site, f"models/{identifier}"),
         "macs": record.macs,
         "params": record.params,
         "precision": record.precision,
@@ -166,13 +245,54 @@ def _entry(record: ArtifactRecord, file: Path, tag: str, site: Path, taken: list
         "class_labels": network.labels,
         "source": network.source,
         "license": network.license,
-        "verification": {
-            "ran": record.verification.ran,
-            "images": record.verification.images,
-            "tolerance": record.verification.tolerance,
-            "max_difference": max((check.max_difference for check in checks), default=None),
-            "relative_difference": max((check.relative_difference for check in checks), default=None),
+    }
+
+
+def _write_onnx(
+    record: ArtifactRecord, folder: Path, model: nn.Module | None, site: Path, target: str
+) -> dict[str, Any]:
+    """Copy an ONNX file, and return the entry's fields about it."""
+    file = find_format("onnx").file
+    shutil.copyfile(folder / file, site / f"{target}.onnx")
+    return {
+        "file": f"{target}.onnx",
+        "sha256": record.files[file],
+        "bytes": record.bytes,
+        "verification": _verified(record.verification, "in ONNX Runtime"),
+    }
+
+
+def _write_planar(
+    record: ArtifactRecord, folder: Path, model: nn.Module | None, site: Path, target: str
+) -> dict[str, Any]:
+    """Write a network's WebAssembly and its weights, and return the entry's fields about them."""
+    module = make_module(record, folder, model)
+    for suffix, content in ((".wasm", module.code), (".bin", module.weights)):
+        (site / f"{target}{suffix}").write_bytes(content)
+    where = "as WebAssembly in Node.js" if module.verification else "as a C program"
+    return {
+        "file": f"{target}.bin",
+        "sha256": hashlib.sha256(module.weights).hexdigest(),
+        "bytes": len(module.weights),
+        "code": {
+            "file": f"{target}.wasm",
+            "sha256": hashlib.sha256(module.code).hexdigest(),
+            "bytes": len(module.code),
+            "name": module.name,
         },
+        "verification": _verified(module.verification or record.verification, where),
+    }
+
+
+def _verified(verification: Verification, where: str) -> dict[str, Any]:
+    checks = verification.checks
+    return {
+        "ran": verification.ran,
+        "where": where,
+        "images": verification.images,
+        "tolerance": verification.tolerance,
+        "max_difference": max((check.max_difference for check in checks), default=None),
+        "relative_difference": max((check.relative_difference for check in checks), default=None),
     }
 
 
