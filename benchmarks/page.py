@@ -37,6 +37,10 @@ INT8_COLUMNS = (
     "error of the logits", "float, ms", "int8, ms", "int8 / float", "size, int8 / float", "kept in float"
 )  # fmt: skip
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "of the core", "time by operator")
+BROWSER_COLUMNS = (
+    "network", "engine", "page, kB", "code, kB", "weights, kB", "in total, kB", "first result, s",
+    "without isolation, ms", "isolated, ms"
+)  # fmt: skip
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -52,6 +56,7 @@ def render() -> str:
         ("ablation", _ablation),
         ("speed", _speed),
         ("latency", _latency),
+        ("browser", _browser),
         ("detection", _detection),
     )
     for kind, section in sections:
@@ -125,6 +130,37 @@ def _latency(name: str, record: dict[str, Any]) -> str:
             f"\nLeft out: {each['network']} for {each['format']}: {each['reason']}.\n" for each in record["failed"]
         )
     )
+
+
+def _browser(name: str, record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    return (
+        f"## Browser: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{record['browser']}, "
+        f"{environment['processor']}; ONNX Runtime Web {record['rows'][0]['onnxruntime_web']}; commit "
+        f"{record['commit']}, {record['date']}. {record['note']} Times are medians with the 10th and 90th percentile."
+        f"\n\n{_head(BROWSER_COLUMNS)}"
+        + "".join(_cells(_browser_cells(row, engine)) for row in record["rows"] for engine in ("planar", "onnx"))
+    )
+
+
+def _browser_cells(row: dict[str, Any], engine: str) -> list[str]:
+    visit = row["engines"][engine]
+    sizes = [visit["bytes"].get(kind, 0) for kind in ("page", "code", "weights")]
+    times = []
+    for turn in row["turns"]:
+        own, planar = (turn["engines"][each]["milliseconds"] for each in (engine, "planar"))
+        threads = turn["engines"][engine]["threads"]
+        text = (
+            f"{own['median']:.2f} ({own['p10']:.2f} to {own['p90']:.2f}), {threads} thread{'s' if threads > 1 else ''}"
+        )
+        times.append(text if engine == "planar" else f"{text}: **{own['median'] / planar['median']:.2f}x**")
+    return [
+        row["network"],
+        "planar" if engine == "planar" else "ONNX Runtime Web",
+        *(f"{size / 1e3:,.0f}" for size in (*sizes, sum(sizes))),
+        f"{visit['first_result_seconds']['median']:.2f}",
+        *times,
+    ]
 
 
 def _core(record: dict[str, Any]) -> str:
