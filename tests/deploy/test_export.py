@@ -71,12 +71,12 @@ def test_past_the_tolerance_nothing_is_left(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(torch_format, "write", wrong)
     with pytest.raises(LimitError, match=r"^the torch artifact differs from PyTorch by .* at batch 1 and 24 x 24"):
-        export(tiny_network(), tiny_record(), "torch", tmp_path / "a")
+        export(Small(), tiny_record(), "torch", tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
 def test_results_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
-    model = tiny_network()
+    model = Small()
     next(model.parameters()).data[0] = float("nan")
     with pytest.raises(LimitError, match="differs from PyTorch by nan"):
         export(model, tiny_record(), "torch", tmp_path / "a")
@@ -93,31 +93,31 @@ def test_compare_counts_classes_and_differences() -> None:
 
 def test_an_artifact_is_replaced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a"
-    export(tiny_network(), tiny_record(), "torch", folder)
+    export(Small(), tiny_record(), "torch", folder)
     before = (folder / NAME).read_text()
-    export(tiny_network(), tiny_record(), "torch", folder, size=32)
+    export(Small(), tiny_record(), "torch", folder, size=32)
     assert (folder / NAME).read_text() != before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     (folder / "notes.txt").touch()
     with pytest.raises(InputError, match=r"holds notes.txt, which no export wrote"):
-        export(tiny_network(), tiny_record(), "torch", folder)
+        export(Small(), tiny_record(), "torch", folder)
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(InputError, match="must be a folder"):
-        export(tiny_network(), tiny_record(), "torch", file)
+        export(Small(), tiny_record(), "torch", file)
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.onnx").touch()
     with pytest.raises(InputError, match=r"holds model.onnx, which no export wrote"):
-        export(tiny_network(), tiny_record(), "torch", other)
+        export(Small(), tiny_record(), "torch", other)
 
 
 def test_a_failed_export_keeps_the_artifact_before(tmp_path: Path) -> None:
     folder = tmp_path / "a"
-    export(tiny_network(), tiny_record(), "torch", folder)
+    export(Small(), tiny_record(), "torch", folder)
     before = (folder / NAME).read_text()
     with pytest.raises(LimitError):
-        export(tiny_network(), tiny_record(), "torch", folder, tolerance=0.0)
+        export(Small(), tiny_record(), "torch", folder, tolerance=0.0)
     assert (folder / NAME).read_text() == before
     assert load_artifact(folder).record.format == "torch"
 
@@ -144,7 +144,7 @@ def test_what_a_library_raises_is_one_line(
     if there:
         folder.mkdir(parents=True)
     with pytest.raises(InputError) as found:
-        export(tiny_network(), tiny_record(), "torch", folder)
+        export(Small(), tiny_record(), "torch", folder)
     text = str(found.value)
     assert text.startswith("tiny cannot be exported to torch: ")
     assert len(text.splitlines()) == 1
@@ -161,7 +161,7 @@ def test_a_signal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch_format, "write", interrupted)
     with pytest.raises(KeyboardInterrupt if name == "SIGINT" else SystemExit):
-        export(tiny_network(), tiny_record(), "torch", tmp_path / "deep" / "a")
+        export(Small(), tiny_record(), "torch", tmp_path / "deep" / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -169,7 +169,7 @@ def test_a_signal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_tolerance_is_a_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerance: float) -> None:
     monkeypatch.setattr(torch_format, "write", lambda *_: pytest.fail("work was done"))
     with pytest.raises(InputError, match=r"--tolerance must be a share from 0 to 1, found"):
-        export(tiny_network(), tiny_record(), "torch", tmp_path / "a", tolerance=tolerance)
+        export(Small(), tiny_record(), "torch", tmp_path / "a", tolerance=tolerance)
 
 
 @pytest.mark.parametrize("output", ["file", "file/a", "loop", "full"])
@@ -180,7 +180,7 @@ def test_the_folder_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: py
     (tmp_path / "full" / "thesis.txt").touch()
     monkeypatch.setattr(torch_format, "write", lambda *_: pytest.fail("work was done"))
     with pytest.raises(InputError):
-        export(tiny_network(), tiny_record(), "torch", tmp_path / output)
+        export(Small(), tiny_record(), "torch", tmp_path / output)
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_a_record_names_as_many_classes_as_there_are_outputs(tmp_path: Path) -> 
         record.model_copy(update={"class_labels": ["a", "b"]}),
     ):
         with pytest.raises(InputError, match=r"names [12] classes in class_\w+, and the network has 5 outputs"):
-            export(tiny_network(), changed, "torch", tmp_path / "a")
+            export(Small(), changed, "torch", tmp_path / "a")
         assert not list(tmp_path.iterdir())
-    export(tiny_network(), record, "torch", tmp_path / "a")
+    export(Small(), record, "torch", tmp_path / "a")
     written = json.loads((tmp_path / "a" / NAME).read_text())
     written["network"]["class_names"] = ["a", "b"]
     (tmp_path / "a" / NAME).write_text(json.dumps(written))
@@ -268,7 +268,7 @@ def test_a_record_names_as_many_classes_as_there_are_outputs(tmp_path: Path) -> 
     with pytest.raises(InputError, match="names 1 classes in class_names, and the network has 5 outputs"):
         finish_artifact(
             FORMATS["torch"],
-            tiny_network(),
+            Small(),
             record.model_copy(update={"class_names": ["a"]}),
             tmp_path / "a",
             {},
