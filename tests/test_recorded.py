@@ -41,7 +41,7 @@ def test_the_page_is_what_the_records_say(page: ModuleType) -> None:
 
 
 def test_every_record_is_of_a_known_kind() -> None:
-    kinds = {"training", "ablation", "detection", "evaluation", "latency", "int8", "speed"}
+    kinds = {"training", "ablation", "detection", "evaluation", "latency", "int8", "speed", "browser"}
     assert {path.parent.name for path in FOLDER.rglob("*.json")} == kinds
 
 
@@ -53,6 +53,19 @@ def test_a_speed_names_its_spread_and_environment(record: dict) -> None:
         for key in ("reference_seconds", "our_seconds", "ratio"):
             assert 0 < row[key]["p10"] <= row[key]["median"] <= row[key]["p90"]
             assert row[key]["n"] >= 5
+
+
+@pytest.mark.parametrize("record", records("browser"))
+def test_a_page_names_its_browser_and_what_it_loaded(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "note", "rows"))
+    assert "Chromium" in record["browser"]
+    for row in record["rows"]:
+        assert row["engines"].keys() == {"planar", "onnx"}
+        assert all(set(each["bytes"]) >= {"page", "code", "weights"} for each in row["engines"].values())
+        assert {turn["isolated"] for turn in row["turns"]} == {False, True}
+        for turn in row["turns"]:
+            for each in turn["engines"].values():
+                assert 0 < each["milliseconds"]["p10"] <= each["milliseconds"]["p90"]
 
 
 @pytest.mark.parametrize("record", records("ablation"))
