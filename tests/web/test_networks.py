@@ -23,6 +23,7 @@ from compactnets.training.checkpoint import save_checkpoint
 from compactnets.web.site import build_site
 
 from ..deploy.helpers import tiny_network, tiny_record, write_pictures
+from .conftest import needs_compilers
 from .helpers import TINY, Visit, expected_logits, record_of
 
 Open = Callable[..., Visit]
@@ -32,7 +33,7 @@ TOLERANCE = 1e-4  # of the largest logit
 @pytest.mark.slow  # its export takes longest; the tiny network has its units
 def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -> None:
     """Fresh weights, through a checkpoint; the export is the registry's, of 64 x 64 pixels."""
-    pytest.importorskip("onnxruntime")
+    needs_compilers()
     arguments: dict[str, Any] = {"num_classes": 10, "in_chans": 3}
     torch.manual_seed(0)
     model = create_model("muffnet_x0_5", **arguments).eval()
@@ -44,6 +45,7 @@ def test_muffnet_equals_pytorch(visit: Open, built_page: Path, tmp_path: Path) -
     for number, pixels in enumerate(load_sample_images().images):
         Image.fromarray(pixels).save(tmp_path / f"photo-{number}.png")
         result = page.classify(tmp_path / f"photo-{number}.png")["networks"][0]
+        assert result["engine"]["name"] == "planar"
         expected = expected_logits(model, preprocess, tmp_path / f"photo-{number}.png")
         assert np.abs(result["logits"] - expected).max() <= TOLERANCE * np.abs(expected).max()
     assert page.complaints == []
@@ -74,7 +76,7 @@ def test_the_authors_menet_classifies_photographs_as_pytorch_does(
     visit: Open, built_page: Path, shared: Path, tmp_path: Path
 ) -> None:
     """The JPEG files as they are: Chromium and Pillow decode these to the same pixels."""
-    pytest.importorskip("onnxruntime")
+    needs_compilers()
     name = "108-MENet-8x1-group-3"
     checkpoint = tmp_path / "menet.safetensors"
     convert(shared / "weights" / f"{name}.pth.tar", "menet_108_8x1_g3", checkpoint)
@@ -87,6 +89,7 @@ def test_the_authors_menet_classifies_photographs_as_pytorch_does(
         photo = tmp_path / f"photo-{index}.jpg"
         photo.write_bytes(source.encoded(index) or b"")
         result = page.classify(photo)["networks"][0]
+        assert result["engine"]["name"] == "planar"
         found = np.array(result["logits"])
         expected = expected_logits(model, Preprocess.from_dict(record.preprocess), photo)
         assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
