@@ -476,7 +476,7 @@ def _emit_window(
         if kind != "DEPTHWISE":
             pointers["weights"] = pointers["biases"] = "0"
         pointers |= {"places": text.offsets(window.places), **tables}
-        constants = [kind, each.outputs, each.taps, *geometry, *margins, *ends]
+        constants = [kind, each.outputs, *each.window, *geometry, *margins, *ends]
         text.call("window", pointers, constants, what, note)
         return
     inputs = len(each.inputs) // each.groups

@@ -66,6 +66,17 @@ INLINE range within(const range own, const int start, const int count) {
 INLINE vec load(const float *from) { return *(const loose *)from; }
 INLINE void store(float *to, vec value) { *(loose *)to = value; }
 
+/* Keep a loaded vector in a register. Without this, GCC folds the load into each of the multiply-adds that use it. */
+#if VEC == 16 && defined(__AVX512F__)
+#define KEEP(value) __asm__("" : "+v"(value))
+#elif (VEC == 8 && defined(__AVX__)) || (VEC == 4 && defined(__SSE2__))
+#define KEEP(value) __asm__("" : "+x"(value))
+#elif VEC == 4 && defined(__aarch64__)
+#define KEEP(value) __asm__("" : "+w"(value))
+#else
+#define KEEP(value)
+#endif
+
 INLINE vec splat(float value) {
 #if VEC == 1
     return value;
