@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def test_a_damaged_video_gives_what_it_has(tmp_path: Path) -> None:
     assert sum(one.image is not None for one in found) > 2
     assert found[-1].image is None
     assert "cut.avi" in str(found[-1].error)
-    assert "40" in str(found[-1].error)
+    # some releases of FFmpeg see the damage, others only that frames are missing
+    assert re.search(r"\b40\b|\bframe \d+", str(found[-1].error))
     (missing,) = read(tmp_path / "none.mp4")
     assert missing.error is not None
     assert "none.mp4" in missing.error

@@ -41,7 +41,7 @@ def needs_program(*names: str, package: str) -> str:
     raise AssertionError
 
 
-ARM = ["-target", "aarch64-freestanding", "-static", "-nostdlib", "-fno-stack-protector"]
+ARM = ["-target", "aarch64-freestanding-none", "-static", "-nostdlib", "-fno-stack-protector"]
 BARE = """
 #include "model.h"
 static long call(long number, long a, long b, long c) {
