@@ -1,6 +1,6 @@
 /** What an image file says before it is decoded: its size, its EXIF orientation, and a copy without the latter.
  *
- * Browsers turn a picture by its EXIF orientation, but not in every kind of file and not all alike. So the orientation is
+ * Browsers rotate an image by its EXIF orientation, but not in every kind of file, and they differ. So the orientation is
  * taken out of the file before the browser sees it, and the page turns the pixels itself.
  */
 

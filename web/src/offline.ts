@@ -1,4 +1,4 @@
-/** A second visit without a network: the service worker keeps the page, and the networks that were used. */
+/** A second visit offline: the service worker keeps the page, and the networks that were used. */
 
 let registered: Promise<ServiceWorkerRegistration> | undefined;
 

@@ -1,4 +1,4 @@
-/** Networks in ONNX Runtime's WebAssembly, on the processor; only a page with such a network loads this file. */
+/** Networks in ONNX Runtime's WebAssembly, on the CPU; only a page with such a network loads this file. */
 
 import * as ort from "onnxruntime-web/wasm";
 import loaderUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
