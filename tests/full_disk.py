@@ -84,7 +84,7 @@ def web(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]:
     (base / "page" / "assets").mkdir(parents=True)
     (base / "page" / "assets" / "a.wasm").write_bytes(bytes(10_000))
     patch.setattr("compactnets.web.site.find_page", lambda: base / "page")
-    return ["web", "--checkpoint", "a", "--engine", "onnx", "--no-serve", "--output", output]
+    return ["web", "--checkpoint", "a", "--no-serve", "--output", output]
 
 
 def convert(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]:
