@@ -50,12 +50,12 @@ def install(locked: bool, lowest: bool) -> Path:
     run(sys.executable, "-m", "venv", FOLDER)
     python = FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     tools = [each.replace(">=", "==") if lowest else each for each in project["optional-dependencies"]["docs"]]
-    install = (python, "-m", "pip", "install", "--quiet")
+    pip = (python, "-m", "pip", "install", "--quiet")
     # --dry-run: finds out whether the versions are still to be had, and nothing else
-    if locked and exit_code(*install, "--dry-run", "--constraint", LOCK, *tools):
-        print(f"the versions of {LOCK.name} cannot be installed with this Python and index: taking newest", flush=True)
+    if locked and exit_code(*pip, "--dry-run", "--constraint", LOCK, *tools):
+        print(f"the versions of {LOCK.name} cannot be installed here: taking the newest", flush=True)
         locked = False
-    run(*install, *(("--constraint", LOCK) if locked else ()), *tools)
+    run(*pip, *(("--constraint", LOCK) if locked else ()), *tools)
     return python
 
 
