@@ -20,6 +20,7 @@ from compactnets.failures import Space
 from compactnets.report.page import Drawn
 
 from ..full_disk import SCRATCH, VERBS, MadeUpDisk, everything
+from ..web.conftest import needs_compilers
 from .helpers import Outcome
 
 Run = Callable[..., Outcome]
@@ -66,6 +67,8 @@ def _small_work(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_small_work")
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "benchmark --artifacts"])
 def test_in_the_middle_of_the_writing(verb: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if verb == "web":
+        needs_compilers()
     disk, inputs = tmp_path / "disk", tmp_path / "inputs"
     disk.mkdir()
     inputs.mkdir()
