@@ -24,7 +24,7 @@ from compactnets.training.checkpoint import save_checkpoint
 from .deploy.helpers import Small, tiny_record, write_pictures
 from .detection.data.helpers import HEIGHT, WIDTH, write_tree
 from .detection.lively import lively_detector
-from .latency.test_benchmark import results, row
+from .latency.helpers import results, row
 
 PLENTY = 10**12
 

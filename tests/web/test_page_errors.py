@@ -48,7 +48,7 @@ def test_an_image_that_cannot_be_used_is_one_line_and_the_next_one_works(
     ]
     Image.open(picture).save(tmp_path / "photo.jpg")
     broken.append((tmp_path / "photo.jpg").read_bytes()[:2000])
-    unreadable = "This file cannot be read as an image: JPEG, PNG, WebP, GIF and BMP files are expected."
+    unreadable = "This file cannot be read as an image: JPEG, PNG, WebP, AVIF, GIF and BMP files are expected."
     transparent = tmp_path / "transparent.png"
     Image.open(picture).convert("RGBA").save(transparent)
     huge = bytearray(picture.read_bytes())

@@ -39,7 +39,7 @@ export async function decode(file: Blob): Promise<Decoded> {
       }
     }
   } catch {
-    throw new Error("This file cannot be read as an image: JPEG, PNG, WebP, GIF and BMP files are expected.");
+    throw new Error("This file cannot be read as an image: JPEG, PNG, WebP, AVIF, GIF and BMP files are expected.");
   }
   return { pixels: turn(pixels, header.orientation), orientation: header.orientation, note };
 }

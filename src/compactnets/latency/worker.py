@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compactnets.deploy.formats.operators import time_eager
 from compactnets.deploy.formats.registry import find_format
+from compactnets.deploy.operators import time_eager
 from compactnets.deploy.planar.build import core_limit
 from compactnets.deploy.planar.emit import limit_source
 from compactnets.tasks.opening import open_model

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.console import stage
-from compactnets.deploy.formats.quiet import quiet
 from compactnets.deploy.formats.registry import INPUT, OUTPUT, Runner
+from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 

@@ -15,11 +15,11 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from compactnets.console import stage
-from compactnets.deploy.formats.operators import OperatorTime, summarize
-from compactnets.deploy.formats.quiet import quiet
 from compactnets.deploy.formats.registry import Runner, trace_program
 from compactnets.deploy.int8.lowering import shuffle_in_int8
 from compactnets.deploy.int8.quantized import freeze
+from compactnets.deploy.operators import OperatorTime, summarize
+from compactnets.deploy.quiet import quiet
 from compactnets.deploy.rewrite import separate_padding
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compactnets.console import stage
-from compactnets.deploy.formats.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.formats.registry import (
     INPUT,
     OUTPUT,
@@ -24,6 +23,7 @@ from compactnets.deploy.formats.registry import (
 )
 from compactnets.deploy.int8.lowering import leave_float_outputs
 from compactnets.deploy.int8.quantized import freeze
+from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 

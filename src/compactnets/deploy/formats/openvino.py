@@ -17,10 +17,10 @@ from torch.fx import GraphModule
 
 from compactnets.console import stage
 from compactnets.deploy.formats import onnx as onnx_format
-from compactnets.deploy.formats.operators import OperatorTime, convolution, summarize
 from compactnets.deploy.formats.registry import Runner
 from compactnets.deploy.int8.lowering import separate_groups
 from compactnets.deploy.int8.quantized import freeze
+from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 from compactnets.telemetry import without_openvino_telemetry

@@ -18,8 +18,8 @@ from torch.fx import GraphModule
 from torch.torch_version import TorchVersion
 
 from compactnets.console import stage
-from compactnets.deploy.formats.operators import OperatorTime
-from compactnets.deploy.formats.quiet import quiet
+from compactnets.deploy.operators import OperatorTime
+from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
 from compactnets.telemetry import without_openvino_telemetry
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from compactnets.deploy.formats.operators import convolution
+from compactnets.deploy.operators import convolution
 from compactnets.deploy.planar.fuse import fuse, separate_image
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.deploy.planar.place import LINE, Layout, place, rounded

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from compactnets.deploy.formats.quiet import quiet
+from compactnets.deploy.quiet import quiet
 
 
 @dataclass(frozen=True)

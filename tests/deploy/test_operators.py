@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compactnets.deploy import FORMATS, deploy_form
-from compactnets.deploy.formats.operators import (
+from compactnets.deploy.operators import (
     OperatorTime,
     convolution,
     summarize,
@@ -19,8 +19,8 @@ from compactnets.deploy.formats.operators import (
 )
 from compactnets.errors import InputError
 
-from ..conftest import Make, needs
-from ..helpers import SIZE, tiny_network
+from .conftest import Make, needs
+from .helpers import SIZE, tiny_network
 
 IMAGES = np.zeros((1, 3, SIZE, SIZE), dtype=np.float32)
 
