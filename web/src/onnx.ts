@@ -5,8 +5,7 @@ import loaderUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
 import { fetchFile, fetchKept, type Told } from "./models";
-import type { Session } from "./runtime";
-import type { Network } from "./types";
+import type { Network, Session } from "./types";
 
 const MAX_THREADS = 4; // these networks are too small to gain from more
 

@@ -1,8 +1,7 @@
 /** Networks in the planar engine: WebAssembly of their own, made by `compactnets web`, which imports nothing. */
 
 import { fetchFile, type Told } from "./models";
-import type { Session } from "./runtime";
-import type { Network } from "./types";
+import type { Network, Session } from "./types";
 
 const ALIGNMENT = 64;
 const PAGE = 65536; // bytes by which memory grows

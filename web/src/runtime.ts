@@ -4,7 +4,7 @@ import { quantile } from "./format";
 import type { Told } from "./models";
 import { open as openPlanar } from "./planar";
 import { prepare, type Pixels, type Prepared } from "./preprocess";
-import type { Answer, EngineFacts, Network } from "./types";
+import type { Answer, EngineFacts, Network, Session } from "./types";
 
 const WARM_UP = 2;
 const MAX_WARM_UP = 50;
@@ -12,14 +12,6 @@ const MIN_RUNS = 3;
 const MAX_RUNS = 12;
 const BUDGET_MS = 1500; // of all networks together
 const PREPARE_MS = 200;
-
-/** A network in an engine. */
-export interface Session {
-  network: Network;
-  engine: EngineFacts;
-  warmUpMs: number; // how long it has to run before its time is its usual one
-  place: (tensor: Float32Array<ArrayBuffer>) => () => Promise<Float32Array<ArrayBuffer>>; // takes an image; then runs
-}
 
 const sessions = new Map<string, Promise<Session>>();
 

@@ -113,3 +113,11 @@ export interface Replies {
   frame: Answer[];
   run: Answer[];
 }
+
+/** A network in an engine. */
+export interface Session {
+  network: Network;
+  engine: EngineFacts;
+  warmUpMs: number; // how long it has to run before its time is its usual one
+  place: (tensor: Float32Array<ArrayBuffer>) => () => Promise<Float32Array<ArrayBuffer>>; // takes an image; then runs
+}
