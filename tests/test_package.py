@@ -31,12 +31,12 @@ EXTRAS = (
     "graphviz",
     "av",
 )
-HEAVY = ("matplotlib", "simplejpeg", "tensorboard")  # dependencies that are imported when they are needed
+HEAVY = ("matplotlib", "simplejpeg", "tensorboard", "torch._dynamo")  # imported when they are needed
 # a layer imports only from itself and the layers before it
 LAYERS = (  # modules by their first names after ``compactnets.``, or longer ones
     (
         *("errors", "source", "environment", "files", "nn", "pictures", "telemetry", "timing", "values"),
-        *("failures", "folders", "stopping"),
+        *("failures", "folders", "starting", "stopping"),
     ),
     ("console", "locks"),
     ("models",),

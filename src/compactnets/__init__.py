@@ -12,6 +12,12 @@ telemetry.turn_off()  # before any library that reads its variables is imported
 
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
+from compactnets.starting import without_the_compiler  # noqa: E402
+
+with without_the_compiler():
+    importlib.import_module("timm")
+    importlib.import_module("torchvision.tv_tensors")
+
 from compactnets.errors import InputError, LimitError  # noqa: E402
 from compactnets.models.registry import create_model, list_models  # noqa: E402
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor, nn
 
 STEPS = 5
@@ -87,5 +86,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
     Five steps of a quintic Newton-Schulz iteration; singular values end between about 0.7 and 1.2.
     """
+    from timm.optim.muon import zeropower_via_newtonschulz  # loads torch's compiler
+
     dtype = torch.bfloat16 if matrices.is_cuda else torch.float32
     return zeropower_via_newtonschulz(matrices, STEPS, [COEFFICIENTS], eps=EPS, dtype=dtype)
