@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
 
 import compactnets
+from compactnets.files import replace_bytes
+from compactnets.training import run_folder
+from compactnets.training.curves import Curves, draw_curves
 
 Once = Callable[[str, Callable[[Path], object]], Path]
 
@@ -51,6 +56,30 @@ def _exporter_reads_its_operators_once() -> None:
         onnxscript_apis._module.get_torchlib_ops = functools.cache(operators)
     except (ImportError, AttributeError):
         return
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _curves_of_one_kind_are_drawn_once() -> Iterator[None]:
+    """Spare a run of a second the quarter of it in which matplotlib draws what it drew for an earlier one.
+
+    Runs are of one kind if they have the same epochs and scores, all finite or not; the file is that of the first.
+    """
+    drawn: dict[object, bytes] = {}
+
+    def draw(history: Sequence[Mapping[str, Any]], path: Path, curves: Curves) -> None:
+        points = [
+            {key: value if key == "epoch" else math.isfinite(value) for key, value in line.items()} for line in history
+        ]
+        kind = str((points, curves))
+        if kind in drawn:
+            replace_bytes(path, drawn[kind])
+        else:
+            draw_curves(history, path, curves)
+            drawn[kind] = path.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "draw_curves", draw)
+        yield
 
 
 @pytest.fixture(scope="session")
