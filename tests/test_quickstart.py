@@ -12,7 +12,7 @@ import pytest
 from compactnets import quickstart
 from compactnets.classification.checkpoint import load_checkpoint
 
-SHORT = ["epochs=2", "preprocess.size=8"]
+SHORT = ["epochs=1", "schedule.warmup_epochs=0", "batch_size=256", "lr=0.001", "preprocess.size=8"]
 
 
 def test_quickstart_does_the_whole_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
