@@ -16,7 +16,18 @@ from .helpers import check_module, compile_module, flat_outputs
 
 CHANNELS = 40
 # outputs, inputs, groups
-POINTWISE = [(1, 1, 1), (5, 3, 1), (6, 1, 1), (7, 8, 1), (9, 36, 3), (13, 2, 1), (19, 40, 1), (38, 38, 38), (76, 38, 2)]
+POINTWISE = [
+    (1, 1, 1),
+    (5, 3, 1),
+    (6, 1, 1),
+    (7, 8, 1),
+    (9, 36, 3),
+    (13, 2, 1),
+    (19, 40, 1),
+    (38, 38, 38),
+    (76, 38, 2),
+    (70, 9, 1),  # enough tiles for a panel
+]
 # outputs, inputs, groups, window, stride, padding, dilation
 WINDOWS = [
     (4, 3, 1, 3, 1, 1, 1),

@@ -26,6 +26,8 @@ KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
 TEXTS = ("model.c", "model.h", "example.c", "README.md")
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
+BLOCK = 64  # pixels of the widest register tile: WIDE vectors of pointwise.c
+PANEL = 12  # tiles that make a panel of such a block worth while
 FEW = 64  # up to this many pixels, weights are read once, tile by tile
 BAND = 24576  # bytes of padded rows that a convolution processes at a time
 SLACK = 2 * LINE  # floats that may be read or written past the end of a row
@@ -203,8 +205,9 @@ def _is_dense(each: Operation, graph: Graph) -> bool:
 def _scratch(each: Operation, graph: Graph) -> int:
     if _is_dense(each, graph):
         return _dense_row(each, graph)
-    if each.is_pointwise:  # the panels of pointwise_few
-        return len(each.inputs) // each.groups * rounded(each.pixels) if each.pixels <= FEW else 0
+    if each.is_pointwise:  # panels
+        inputs = len(each.inputs) // each.groups
+        return inputs * (rounded(each.pixels) if each.pixels <= FEW else BLOCK if _has_panel(each) else 0)
     if each.kind not in ("convolution", "maximum", "average"):
         return 0
     size = _size(each, graph)
@@ -213,6 +216,12 @@ def _scratch(each: Operation, graph: Graph) -> int:
         return _Window.of(each, size, whole=True).size * phases + SLACK
     window = _Window.of(each, size, whole=False)
     return rounded(len(each.inputs) // each.groups * window.size * phases + SLACK) + TILE * window.flat + SLACK
+
+
+def _has_panel(each: Operation) -> bool:
+    """Whether a pointwise convolution of many pixels copies its inputs to a panel, for enough tiles to read it."""
+    _, tall, small = tiles(each.outputs // each.groups)
+    return tall + small >= PANEL
 
 
 def _dense_row(each: Operation, graph: Graph) -> int:
@@ -438,8 +447,7 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
         kernel = "pointwise_few" if each.pixels <= FEW else "pointwise"
         shape = [each.groups, len(each.inputs) // each.groups, *tiles(each.outputs // each.groups), each.pixels]
         pointers = {"weights": weights, "biases": biases, "from": source, "arena": "arena"}
-        if kernel == "pointwise_few":
-            pointers["panels"] = scratch
+        pointers["panel"] = scratch if each.pixels <= FEW or _has_panel(each) else "0"
         pointers |= tables
         text.call(kernel, pointers, [*shape, *ends], kind, note)
     elif each.kind in ("convolution", "maximum", "average"):

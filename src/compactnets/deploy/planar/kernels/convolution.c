@@ -16,7 +16,7 @@ INLINE void convolution_tiles(const int M, const range tiles, const float *weigh
                 const int o = t * M;
 #define CALL(N, V) \
     pointwise_tile(M, N, depth, weights + o * depth, biases + o, padded + y * pitch + (V) * VEC, places, \
-                   arena + y * width + (V) * VEC, out + o, mul ? mul + o : 0, add ? add + o : 0, 0, first, last)
+                   arena + y * width + (V) * VEC, out + o, mul ? mul + o : 0, add ? add + o : 0, 0, NOTHING, first, last)
                 FOR_BLOCKS(width / VEC, row, CALL)
 #undef CALL
             }
@@ -28,7 +28,7 @@ INLINE void convolution_tiles(const int M, const range tiles, const float *weigh
         const int o = t * M;
 #define CALL(N, V) \
     pointwise_tile(M, N, depth, weights + o * depth, biases + o, padded + (V) * VEC, places, flat + (V) * VEC, to, 0, \
-                   0, 0, NONE, NONE)
+                   0, 0, NOTHING, NONE, NONE)
         FOR_BLOCKS(vectors, all, CALL)
 #undef CALL
         for (int m = 0; m < M; m++)

@@ -7,6 +7,7 @@
 #define WIDE (REGISTERS / 8)
 #define LINE 16 /* floats of a cache line */
 #define NEAR 24576 /* bytes that stay in a first-level cache beside weights and results */
+#define FAR 16384 /* bytes of weights that do not stay in it from one block of pixels to the next */
 
 /* Finish a sum: activation, times a plane, plus a plane, activation. */
 INLINE void finish(vec value, float *to, const float *times, const float *plus, const int first, const int last) {
@@ -16,14 +17,17 @@ INLINE void finish(vec value, float *to, const float *times, const float *plus, 
     store(to, activate(value, last));
 }
 
+/* What a tile prefetches: the pixels that the next block will read, or the weights of the next tile. The hardware does
+ * not: a block takes a cache line or a few from each of many planes, and weights cross a page every few tiles. */
+enum { NOTHING = 0, PIXELS = 1, WEIGHTS = 2 };
+
 /* One register tile.
  *
  * in: offsets of the input planes, or 0 if `from` is a panel: the N vectors of each input, one input after another.
- * ahead: whether to prefetch what the next block of pixels will read. The hardware does not, because a block takes one
- *     cache line or a few from each of many planes. */
+ * panel: where to copy the inputs to, as a panel, or 0. */
 INLINE void pointwise_tile(const int M, const int N, const int inputs, const float *weights, const float *biases,
                            const float *from, const int32_t *in, float *arena, const int32_t *out, const int32_t *mul,
-                           const int32_t *add, const int ahead, const int first, const int last) {
+                           const int32_t *add, float *panel, const int ahead, const int first, const int last) {
     vec sum[ROWS][WIDE];
     UNROLL for (int m = 0; m < M; m++)
         UNROLL for (int n = 0; n < N; n++) sum[m][n] = splat(biases[m]);
@@ -31,8 +35,11 @@ INLINE void pointwise_tile(const int M, const int N, const int inputs, const flo
         const float *plane = from + (in ? in[c] : c * N * VEC);
         vec x[WIDE];
         UNROLL for (int n = 0; n < N; n++) x[n] = load(plane + n * VEC);
-        if (ahead)
+        if (panel)
+            UNROLL for (int n = 0; n < N; n++) store(panel + (c * N + n) * VEC, x[n]);
+        if (ahead == PIXELS)
             UNROLL for (int n = 0; n < N * VEC; n += LINE) __builtin_prefetch(plane + N * VEC + n);
+        if (ahead == WEIGHTS) __builtin_prefetch(weights + M * inputs);
         UNROLL for (int m = 0; m < M; m++) {
             const vec w = splat(weights[m]);
             UNROLL for (int n = 0; n < N; n++) sum[m][n] = fma_(w, x[n], sum[m][n]);
@@ -47,26 +54,31 @@ INLINE void pointwise_tile(const int M, const int N, const int inputs, const flo
                    add ? arena + plus[m] + n * VEC : 0, first, last);
 }
 
-/* All outputs for one block of pixels. A group has `tall` tiles of `high` planes, then `small` tiles of `high` - 1. */
+/* A group's outputs for one block of pixels: `tall` tiles of `high` planes, then `small` tiles of `high` - 1.
+ *
+ * panel: scratch, or 0. With it, the first tile copies the inputs to a panel, which the other tiles read. Planes are up
+ * to pages apart: to read many of them again and again takes more entries of the TLB than there are. */
 INLINE void pointwise_block(const int N, const float *weights, const float *biases, const float *from, float *arena,
-                            const int32_t *in, const int32_t *out, const int32_t *mul, const int32_t *add,
-                            const int groups, const int inputs, const int high, const int tall, const int small,
+                            float *panel, const int32_t *in, const int32_t *out, const int32_t *mul,
+                            const int32_t *add, const int inputs, const int high, const int tall, const int small,
                             const int first, const int last) {
-    const int ahead = 2 * inputs * N * VEC * (int)sizeof(float) <= NEAR; /* room for two blocks */
-    for (int g = 0; g < groups; g++, in += inputs) {
-        for (int t = 0; t < tall; t++) {
-            pointwise_tile(high, N, inputs, weights, biases, from, in, arena, out, mul, add, ahead, first, last);
-            weights += high * inputs, biases += high, out += high;
-            if (mul) mul += high;
-            if (add) add += high;
-        }
-        for (int t = 0; t < small; t++) {
-            pointwise_tile(high - 1, N, inputs, weights, biases, from, in, arena, out, mul, add, ahead, first, last);
-            weights += (high - 1) * inputs, biases += high - 1, out += high - 1;
-            if (mul) mul += high - 1;
-            if (add) add += high - 1;
-        }
+    const int bytes = (int)sizeof(float) * inputs;
+    const int room = 2 * bytes * N * VEC <= NEAR; /* for two blocks of pixels */
+    const int far = bytes * (high * tall + (high - 1) * small) > FAR;
+    const int ahead = room && !panel ? PIXELS : far ? WEIGHTS : NOTHING;
+#define TILE(M, FROM, IN, TO, AHEAD) \
+    pointwise_tile(M, N, inputs, weights, biases, FROM, IN, arena, out, mul, add, TO, AHEAD, first, last); \
+    weights += (M) * inputs, biases += (M), out += (M); \
+    if (mul) mul += (M); \
+    if (add) add += (M);
+    if (panel) {
+        TILE(high, from, in, panel, PIXELS)
+        from = panel;
     }
+    const int32_t *table = panel ? 0 : in;
+    for (int t = panel ? 1 : 0; t < tall; t++) { TILE(high, from, table, 0, ahead) }
+    for (int t = 0; t < small; t++) { TILE(high - 1, from, table, 0, ahead) }
+#undef TILE
 }
 
 /* V vectors are cut into WHOLE blocks of WIDE vectors, and up to two smaller ones that share the rest. */
@@ -81,18 +93,24 @@ INLINE void pointwise_block(const int N, const float *weights, const float *bias
     if (NEXT(V) && (OWN).begin <= WHOLE(V) && WHOLE(V) < (OWN).end) CALL(NEXT(V), WHOLE(V) * WIDE); \
     if (LAST(V) && (OWN).begin <= WHOLE(V) + 1 && WHOLE(V) + 1 < (OWN).end) CALL(LAST(V), WHOLE(V) * WIDE + NEXT(V));
 
-/* Block by block of pixels; the weights are read again for each. from: where the inputs are, the arena or the image. */
-INLINE void pointwise(const float *weights, const float *biases, const float *from, float *arena, const int32_t *in,
-                      const int32_t *out, const int32_t *mul, const int32_t *add, const int groups, const int inputs,
-                      const int high, const int tall, const int small, const int pixels, const int first,
-                      const int last) {
-    const int vectors = (pixels + VEC - 1) / VEC;
+/* Group by group, and block by block of pixels; the weights are read again for each. from: where the inputs are, the
+ * arena or the image. */
+INLINE void pointwise(const float *weights, const float *biases, const float *from, float *arena, float *panel,
+                      const int32_t *in, const int32_t *out, const int32_t *mul, const int32_t *add, const int groups,
+                      const int inputs, const int high, const int tall, const int small, const int pixels,
+                      const int first, const int last) {
+    const int vectors = (pixels + VEC - 1) / VEC, outputs = high * tall + (high - 1) * small;
     const range own = share(BLOCKS(vectors));
+    for (int g = 0; g < groups; g++) {
 #define CALL(N, V) \
-    pointwise_block(N, weights, biases, from + (V) * VEC, arena + (V) * VEC, in, out, mul, add, groups, inputs, high, \
+    pointwise_block(N, weights, biases, from + (V) * VEC, arena + (V) * VEC, panel, in, out, mul, add, inputs, high, \
                     tall, small, first, last)
-    FOR_BLOCKS(vectors, own, CALL)
+        FOR_BLOCKS(vectors, own, CALL)
 #undef CALL
+        weights += outputs * inputs, biases += outputs, in += inputs, out += outputs;
+        if (mul) mul += outputs;
+        if (add) add += outputs;
+    }
 }
 
 /* One pixel of a tile's planes, for the last pixels of a plane if they are too few for a vector.
@@ -143,7 +161,7 @@ INLINE void pointwise_rows(const int M, const range tiles, const float *weights,
         const int32_t *to = out + t * M, *times = mul ? mul + t * M : 0, *plus = add ? add + t * M : 0;
 #define CALL(N, V) \
     pointwise_tile(M, N, inputs, w, b, from + (V) * VEC * (in ? 1 : inputs), in, arena + (V) * VEC, to, times, plus, \
-                   0, first, last)
+                   0, WEIGHTS, first, last)
         FOR_BLOCKS(vectors, all, CALL)
 #undef CALL
         for (int r = 0; r < rest; r++)
@@ -155,8 +173,8 @@ INLINE void pointwise_rows(const int M, const range tiles, const float *weights,
 /* The same for few pixels and many weights: tile by tile, so that the weights are read once.
  *
  * Each tile reads all pixels of its group's inputs, so these are first copied to panels, which are read sequentially.
- * Groups of one or two tiles are not worth the copy. panels: scratch for all pixels of a group's inputs. */
-INLINE void pointwise_few(const float *weights, const float *biases, const float *from, float *arena, float *panels,
+ * Groups of one or two tiles are not worth the copy. panel: scratch for all pixels of a group's inputs. */
+INLINE void pointwise_few(const float *weights, const float *biases, const float *from, float *arena, float *panel,
                           const int32_t *in, const int32_t *out, const int32_t *mul, const int32_t *add,
                           const int groups, const int inputs, const int high, const int tall, const int small,
                           const int pixels, const int first, const int last) {
@@ -165,21 +183,21 @@ INLINE void pointwise_few(const float *weights, const float *biases, const float
     const int vectors = rest ? pixels / VEC : (pixels + VEC - 1) / VEC;
     const int copied = tall + small > 2;
     const range own = share(groups * (tall + small)), all = {0, BLOCKS(vectors)};
-    float *ends = panels + vectors * VEC * inputs;
+    float *ends = panel + vectors * VEC * inputs;
     for (int g = 0; g < groups; g++) {
         const int start = g * (tall + small);
         const range talls = within(own, start, tall), smalls = within(own, start + tall, small);
         if (talls.begin < talls.end || smalls.begin < smalls.end) {
             for (int c = 0; c < inputs && copied; c++) {
 #define CALL(N, V) \
-    for (int n = 0; n < N; n++) store(panels + ((V) * inputs + c * N + n) * VEC, load(from + in[c] + ((V) + n) * VEC))
+    for (int n = 0; n < N; n++) store(panel + ((V) * inputs + c * N + n) * VEC, load(from + in[c] + ((V) + n) * VEC))
                 FOR_BLOCKS(vectors, all, CALL)
 #undef CALL
             }
             for (int r = 0; r < rest; r++)
                 for (int c = 0; c < inputs; c++) ends[r * inputs + c] = from[in[c] + vectors * VEC + r];
         }
-        const float *source = copied ? panels : from;
+        const float *source = copied ? panel : from;
         const int32_t *table = copied ? 0 : in;
         pointwise_rows(high, talls, weights, biases, source, ends, arena, table, out, mul, add, inputs, vectors, rest,
                        first, last);
