@@ -9,22 +9,23 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from filelock import FileLock
 
-import compactnets
-from compactnets.files import replace_bytes
-from compactnets.training import run_folder
-from compactnets.training.curves import Curves, draw_curves
+# not the package, nor PyTorch, outside functions: xdist waits for this file before it starts its workers, each of which
+# reads it again
+if TYPE_CHECKING:
+    from compactnets.training.curves import Curves
 
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # the workers share the cores, and so do the programs that they start: two of two threads on two cores wait for one
     # another at every parallel loop
+    import torch
+
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # of the terminal that the tests run in, which xdist hands on: output is a pipe's
@@ -32,6 +33,11 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
     if signal.getsignal(number) is signal.SIG_IGN:
         # a shell starts what it runs in the background so, and nohup; the program would rightly go on ignoring it
         signal.signal(number, usual)
+
+
+def pytest_pycollect_makemodule() -> None:
+    """Import the package before any file of tests, which may import a library that the package keeps from reporting."""
+    import compactnets  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +70,10 @@ def _curves_of_one_kind_are_drawn_once() -> Iterator[None]:
 
     Runs are of one kind if they have the same epochs and scores, all finite or not; the file is that of the first.
     """
+    from compactnets.files import replace_bytes
+    from compactnets.training import run_folder
+    from compactnets.training.curves import draw_curves
+
     drawn: dict[object, bytes] = {}
 
     def draw(history: Sequence[Mapping[str, Any]], path: Path, curves: Curves) -> None:
@@ -85,6 +95,7 @@ def _curves_of_one_kind_are_drawn_once() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``found.safetensors``: a MuffNet whose M is in no paper, for 3 classes, with weights that nothing has trained."""
+    import compactnets
     from compactnets.classification.checkpoint import CheckpointRecord
     from compactnets.data import Preprocess
     from compactnets.training.checkpoint import save_checkpoint

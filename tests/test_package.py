@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -101,6 +102,7 @@ MODULES = {
 }
 
 
+@functools.cache
 def _imports(module: str) -> set[str]:
     """The modules of the package that a module imports anywhere, inside its functions too, without ``compactnets.``."""
     found = set()
