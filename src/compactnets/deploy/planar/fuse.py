@@ -67,7 +67,9 @@ def fuse(graph: Graph) -> Graph:
             done.insert(index, None)
             place.update((plane, len(done)) for plane in host.made)
             done.append(host)
-            renamed.update((each.output + start + k, host.output + k) for k in range(host.outputs))
+            for k in range(host.outputs):  # the host's planes are now what `each` made, with the readers of that
+                renamed[each.output + start + k] = host.output + k
+                readers[host.output + k] = readers[each.output + start + k]
     kept = [operation for operation in done if operation is not None]
     return _renumbered(graph, kept, [renamed.get(plane, plane) for plane in graph.results])
 
