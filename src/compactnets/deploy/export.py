@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from compactnets.deploy.formats.registry import (
     FLOAT16,
     FLOAT32,
     FORMATS,
+    STEP,
     Format,
     find_format,
 )
@@ -27,13 +27,13 @@ from compactnets.deploy.metadata import classifier_metadata
 from compactnets.deploy.record import LAYERS, NAME, ArtifactRecord, digest, size_in_bytes
 from compactnets.deploy.rewrite import align_depthwise, deploy_form
 from compactnets.deploy.verify import (
-    STEP,
     TOLERANCES,
     Pictures,
     Write,
     check_float16,
     example_input,
     load_pictures,
+    resized,
     takes_size,
     verify,
 )
@@ -258,14 +258,6 @@ def finish_artifact(
     )
     (folder / NAME).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return result
-
-
-def resized(preprocess: Preprocess, size: int | None) -> Preprocess:
-    """Return the preprocessing for another side, with the crop covering the same share of the image."""
-    if size is None:
-        return preprocess
-    resize = None if preprocess.resize is None else round(preprocess.resize * size / preprocess.size)
-    return dataclasses.replace(preprocess, size=size, resize=resize)
 
 
 def _input_shape(fmt: Format, preprocess: Preprocess, batch_size: int) -> list[int | None]:

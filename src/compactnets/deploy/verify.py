@@ -21,8 +21,10 @@ from compactnets.deploy.artifact import run_in_batches
 from compactnets.deploy.formats.registry import (
     FLOAT16,
     FLOAT32,
+    STEP,
     Format,
     Runner,
+    other_side,
 )
 from compactnets.deploy.record import Check, Verification
 from compactnets.errors import InputError, LimitError
@@ -30,7 +32,6 @@ from compactnets.failures import scratch_folder
 
 BATCHES = (1, 2, 5)
 NUM_IMAGES = max(BATCHES)
-STEP = 32  # pixels: a multiple for the halvings and windows of networks
 TOLERANCE = 1e-4  # of the largest absolute logit; every format stays below 1e-5 here
 TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 1e-2}  # trained networks stay below half of float16's, computed in it or not
 TINY = float(np.finfo(np.float32).tiny)
@@ -95,18 +96,9 @@ def verify(
 
 
 def _other_size(model: nn.Module, preprocess: Preprocess) -> Preprocess:
-    """Return the preprocessing for a smaller size, or a larger one for networks with windows, or else the same."""
-    smaller = dataclasses.replace(
-        preprocess,
-        size=max(1, preprocess.size * 3 // 4),
-        resize=None if preprocess.resize is None else max(1, preprocess.resize * 3 // 4),
-    )
-    larger = dataclasses.replace(
-        preprocess,
-        size=preprocess.size + STEP,
-        resize=None if preprocess.resize is None else preprocess.resize + STEP,
-    )
-    return next((other for other in (smaller, larger) if takes_size(model, other)), preprocess)
+    """Return the preprocessing for another size, as :func:`other_side` has it; the same for a network of one size."""
+    sides = (other_side(preprocess.size), preprocess.size + STEP)  # the latter for networks with windows
+    return next((other for side in sides if takes_size(model, other := resized(preprocess, side))), preprocess)
 
 
 def check_float16(
@@ -176,6 +168,14 @@ def _cases(
 def example_input(preprocess: Preprocess, batch_size: int = 1) -> Tensor:
     """Return zeros in the shape of preprocessed images."""
     return torch.zeros(batch_size, preprocess.channels, preprocess.size, preprocess.size)
+
+
+def resized(preprocess: Preprocess, size: int | None) -> Preprocess:
+    """Return the preprocessing for another side, with the crop covering the same share of the image."""
+    if size is None:
+        return preprocess
+    resize = None if preprocess.resize is None else round(preprocess.resize * size / preprocess.size)
+    return dataclasses.replace(preprocess, size=size, resize=resize)
 
 
 def takes_size(model: nn.Module, preprocess: Preprocess) -> bool:

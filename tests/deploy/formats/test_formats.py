@@ -19,11 +19,12 @@ import pytest
 import torch
 
 from compactnets.deploy import FORMATS, deploy_form, load_artifact
-from compactnets.deploy.formats.registry import find_format
+from compactnets.deploy.formats.registry import find_format, other_side
 from compactnets.deploy.formats.torch import refuse_code
 from compactnets.deploy.record import NAME, digest
 from compactnets.errors import InputError
 from compactnets.models.registry import list_models
+from compactnets.nn import channel_shuffle
 
 from ..conftest import Make, needs
 from ..helpers import CLASSES, SIZE, check_delegated, check_rounding, small_form, tiny_network, tiny_record
@@ -87,6 +88,35 @@ def test_any_size_is_any_size(name: str, made: int, tmp_path: Path) -> None:
 def test_networks_take_any_size(name: str, network: str, made: int, tmp_path: Path) -> None:
     """With five halvings, where a map of 32 pixels ends as one pixel."""
     check_shapes(name, small_form(network)[0], made, tmp_path)
+
+
+class Halving(torch.nn.Module):
+    """Five halvings, and channels shuffled after each, by shapes that a converter may take for fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        halves = [torch.nn.Conv2d(6 if index else 3, 6, 3, stride=2, padding=1) for index in range(5)]
+        self.halves = torch.nn.ModuleList(halves)
+        self.classifier = torch.nn.Linear(6, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for half in self.halves:
+            x = channel_shuffle(half(x), 3) * 2
+            x = torch.cat((x[:, 3:], x[:, :3]), 1).relu()
+        return self.classifier(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("made", [32, 64])
+def test_small_maps_do_not_become_fixed(made: int, tmp_path: Path) -> None:
+    """pnnx takes a size that its two examples share, of any feature map, for one that never changes."""
+    torch.manual_seed(0)
+    check_shapes("ncnn", Halving().eval(), made, tmp_path)
+
+
+def test_the_other_side_changes_the_size_of_every_map() -> None:
+    for side in range(1, 700):
+        for halvings in range(6):
+            assert -(-side // 2**halvings) != -(-other_side(side) // 2**halvings), side
 
 
 def test_any_size_without_this_package(artifact: Make) -> None:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.console import stage
-from compactnets.deploy.formats.registry import Runner
+from compactnets.deploy.formats.registry import Runner, other_side
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 
 FULL = 2**16  # bytes free: with fewer a disk counts as full
-OTHER_SIZE = 3 / 4  # of the second example input, so that pnnx does not bake sizes into the network
 
 
 def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
@@ -45,7 +44,8 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
     import pnnx
 
     one = example[:1]
-    shapes = [_shape(one), _shape(one[..., : int(one.shape[2] * OTHER_SIZE), : int(one.shape[3] * OTHER_SIZE)])]
+    # pnnx takes a size that two examples share, also that of a feature map, for one that never changes
+    shapes = [_shape(list(one.shape)), _shape([*one.shape[:2], *map(other_side, one.shape[2:])])]
     with scratch_folder() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript, which pnnx needs, is deprecated
         stage("tracing")
@@ -76,8 +76,8 @@ def _write(model: nn.Module, example: Tensor, folder: Path, *, float16: bool = F
     return {"layers": len(layers)}
 
 
-def _shape(example: Tensor) -> str:
-    return "[" + ",".join(map(str, example.shape)) + "]f32"
+def _shape(sides: list[int]) -> str:
+    return "[" + ",".join(map(str, sides)) + "]f32"
 
 
 def open_runner(path: Path, threads: int | None) -> Runner:

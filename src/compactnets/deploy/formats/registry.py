@@ -39,6 +39,16 @@ TRACING_TOLERANCE = 1e-4  # of the largest output: the operators are the same
 FLOAT32: Literal["float32"] = "float32"  # precisions in which ``export`` can write weights
 FLOAT16: Literal["float16"] = "float16"
 INPUT, OUTPUT = "image", "logits"  # names of every artifact's input and output, if the format has names
+STEP = 32  # pixels: a multiple for the halvings and windows of networks
+
+
+def other_side(side: int) -> int:
+    """Return another side of images at which every feature map has another size too, after up to five halvings.
+
+    Three quarters if that is enough (64 and 48 pixels both end as 2), else a larger one.
+    """
+    smaller = side * 3 // 4
+    return smaller if side - smaller >= STEP else side + STEP
 
 
 @dataclass(frozen=True)
