@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from compactnets.data import Preprocess
-from compactnets.deploy import FORMATS, export, load_artifact
+from compactnets.deploy import FORMATS, deploy_form, export, load_artifact
 from compactnets.deploy.planar.build import find_compiler
-from compactnets.deploy.planar.emit import emit, read_program
+from compactnets.deploy.planar.emit import LAYOUT, Program, emit, pack, plan, read_program
+from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
 
 from ..conftest import Make
@@ -64,6 +67,43 @@ def test_weights_of_another_length_are_refused(artifact: Make) -> None:
     (folder / "model.bin").write_bytes(weights[:-64])
     with pytest.raises(InputError, match=f"{len(weights) - 64:,} bytes, expected {len(weights):,}"):
         FORMATS["c"].open(folder / "model.c")
+
+
+@pytest.mark.parametrize(("layout", "release"), [(None, "earlier"), (LAYOUT + 1, "later")])
+def test_weights_of_another_layout_are_named(artifact: Make, layout: int | None, release: str) -> None:
+    """Not as weights of a wrong length, which says nothing about what to do."""
+    folder = artifact("c")
+    program = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert program.pop("layout") == LAYOUT
+    if layout is not None:
+        program["layout"] = layout
+    (folder / "model.json").write_text(json.dumps(program), encoding="utf-8")
+    (folder / "model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=rf"layout {layout or 0} .*, expected {LAYOUT}.*{release}.*export"):
+        FORMATS["c"].open(folder / "model.c")
+
+
+def test_a_changed_layout_has_a_new_number() -> None:
+    """If this fails, weights are packed in another way: count LAYOUT up, and write all three down here."""
+    graph, weights, _ = trace(deploy_form(numbered_network()), torch.zeros(1, 3, 16, 16))
+    digests = [
+        hashlib.sha256(pack(plan(Program(graph=graph, precision=precision)), weights)).hexdigest()[:16]
+        for precision in ("float32", "float16")
+    ]
+    assert (LAYOUT, *digests) == (1, "9a50e2f66962f9a2", "c78baf1236c9d174")
+
+
+def numbered_network() -> nn.Module:
+    """Every kind of weights, of which no two are equal."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Conv2d(8, 26, 1, groups=2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(26, 5),
+    )  # fmt: skip
+    start = 0
+    for parameter in model.parameters():
+        parameter.data = torch.arange(start, start + parameter.numel()).float().reshape(parameter.shape) / 4
+        start += parameter.numel()
+    return model.eval()
 
 
 def test_a_missing_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

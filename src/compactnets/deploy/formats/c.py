@@ -22,7 +22,7 @@ from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, Runner
 from compactnets.deploy.metadata import PREFIX
 from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.planar.build import Library, find_compiler, load
-from compactnets.deploy.planar.emit import Program, emit, find_wide, pack, plan, read_program, steps
+from compactnets.deploy.planar.emit import LAYOUT, Program, emit, find_wide, pack, plan, read_program, steps
 from compactnets.deploy.planar.trace import UnsupportedError, trace
 from compactnets.errors import InputError
 
@@ -49,7 +49,7 @@ def write(
         raise UnsupportedError(f"format c supports networks with one vector as output, found outputs of shape {shapes}")
     stage("generating C")
     wide = find_wide(weights) if precision == FLOAT16 else ()
-    program = Program(graph=graph, precision=precision, wide=wide, embed=embed_weights)
+    program = Program(layout=LAYOUT, graph=graph, precision=precision, wide=wide, embed=embed_weights)
     ready = plan(program)
     (folder / WEIGHTS).write_bytes(pack(ready, weights))
     _save(program, folder)
@@ -115,10 +115,15 @@ def read_network(folder: Path) -> tuple[Program, bytes]:
     """Return the program of an artifact and the content of its ``model.bin``.
 
     Raises:
-        InputError: an invalid program, or weights of another size.
+        InputError: an invalid program, or weights of another layout or size.
     """
     with _valid(folder):
         program = read_program(folder / PROGRAM)
+        if program.layout != LAYOUT:
+            raise InputError(
+                f"{folder / WEIGHTS} has layout {program.layout} of the weights, expected {LAYOUT}: it is of "
+                f"{'an earlier' if program.layout < LAYOUT else 'a later'} release, export the network again"
+            )
         expected = 4 * plan(program).floats
         weights = (folder / WEIGHTS).read_bytes()
         if len(weights) != expected:

@@ -25,6 +25,7 @@ from compactnets.deploy.planar.trace import Weights
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
 TEXTS = ("model.c", "model.h", "example.c", "README.md")
+LAYOUT = 1  # of model.bin, one more with every change of what `pack` writes; 0: of releases that did not say it
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
 BLOCK = 64  # pixels of the widest register tile: WIDE vectors of pointwise.c
 PANEL = 12  # tiles that make a panel of such a block worth while
@@ -39,6 +40,7 @@ class Program(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("model", pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    layout: int = Field(0, ge=0, description="of the weights in model.bin: LAYOUT of the release that wrote them")
     graph: Graph
     precision: Literal["float32", "float16"] = Field("float32", description="of the weights that are stored")
     wide: tuple[int, ...] = Field((), description="numbers of the weights that stay float32 in any case")
