@@ -84,7 +84,10 @@ INLINE void window(const float *weights, const float *biases, const float *from,
                    const int exact, const int first, const int last) {
     /* the stride of a window that is not dilated and spans enough rows to share loads, or 0 */
     const int shares = kind == DEPTHWISE && reach == down && down >= 3 * step_y - 1 && down <= SHARING;
-    const int step = shares ? step_y : 0, tall = TALLEST((out_width + VEC - 1) / VEC);
+    const int step = shares ? step_y : 0, tallest = TALLEST((out_width + VEC - 1) / VEC);
+    /* Low planes in one tile, if phases are read. With stride 1 a tile would wait for the rows just stored, which its
+     * loads overlap: tiles of two rows overtake each other. */
+    const int tall = step_y > 1 && tallest > out_height ? out_height : tallest;
     const float margin = kind == MAXIMUM ? -__builtin_inff() : 0.0f;
     const range own = share(planes);
     clear(padded, step_y * step_x * size, margin);
