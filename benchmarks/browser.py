@@ -9,13 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +24,9 @@ from compactnets.environment import set_variables
 from compactnets.failures import scratch_folder
 from compactnets.tasks.opening import open_to_write
 from compactnets.timing import spread
-from compactnets.web import server as web_server
+from compactnets.web.chromium import FLAGS, TAKE_FILE, find_chromium
+from compactnets.web.server import HEADERS, Handler, serving
 from compactnets.web.site import build_site
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.web.conftest import FLAGS  # noqa: E402
-from tests.web.helpers import TAKE_FILE  # noqa: E402
 
 NETWORKS = ("menet_108_8x1_g3", "muffnet_x0_5", "menet_108_8x1_g3.cifar10", "muffnet_x0_5.cifar10")
 ENGINES = {"planar": "c", "onnx": "onnx"}
@@ -50,8 +40,8 @@ NOTE = (
 )
 
 
-class Counted(web_server._Handler):
-    """A handler that counts the bytes of its answers by path."""
+class Counted(Handler):
+    """Counts the bytes of its answers by path."""
 
     sent: defaultdict[str, int] = defaultdict(int)
 
@@ -61,24 +51,10 @@ class Counted(web_server._Handler):
         outputfile.write(content)
 
 
-@contextmanager
-def served(folder: Path, isolated: bool) -> Iterator[str]:
-    """Serve a folder as ``compactnets web`` does, or as a host without the headers for threads."""
-    headers, handler = web_server.HEADERS, web_server._Handler
-    if not isolated:
-        web_server.HEADERS = {k: v for k, v in headers.items() if not k.startswith("Cross-Origin")}
-    web_server._Handler = Counted  # type: ignore[misc]
-    try:
-        with web_server.open_server(folder, 0) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-            thread.start()
-            try:
-                yield web_server.address(server)
-            finally:
-                server.shutdown()
-                thread.join()
-    finally:
-        web_server.HEADERS, web_server._Handler = headers, handler  # type: ignore[misc]
+class Shared(Counted):
+    """Answers as a host without the headers for threads."""
+
+    sent_headers = {name: value for name, value in HEADERS.items() if not name.startswith("Cross-Origin")}
 
 
 def kind_of(path: str) -> str:
@@ -171,14 +147,14 @@ def measure(browser: Browser, names: list[str], folder: Path, rounds: int, visit
         seconds: dict[str, list[float]] = {engine: [] for engine in ENGINES}
         for _ in range(visits):
             for engine in ENGINES:
-                with served(folder / "sites" / f"{name}-{engine}", isolated=True) as address:
+                with serving(folder / "sites" / f"{name}-{engine}", Counted) as address:
                     sizes, took = first_visit(browser, address)
                 seconds[engine].append(took)
                 row["engines"][engine] = {"bytes": sizes}
         for engine in ENGINES:
             row["engines"][engine]["first_result_seconds"] = spread(seconds[engine])
         for isolated in (False, True):
-            with served(folder / "sites" / "all", isolated) as address:
+            with serving(folder / "sites" / "all", Counted if isolated else Shared) as address:
                 found = in_turns(browser, address, name, rounds)
             times = {
                 engine: {"threads": each["threads"], "milliseconds": spread(each["runs"])}
@@ -211,10 +187,9 @@ def main() -> None:
     parser.add_argument("--visits", type=int, default=5, help="first visits, with an empty cache")
     parser.add_argument("--output", type=Path, help="JSON record to write")
     arguments = parser.parse_args()
-    program = shutil.which("chromium") or shutil.which("google-chrome")
     with scratch_folder() as folder, sync_playwright() as playwright:
         build(arguments.networks, folder)
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(FLAGS))
         rows = measure(browser, arguments.networks, folder, arguments.rounds, arguments.visits)
         name = f"Chromium {browser.version}"
         browser.close()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,13 @@ from PIL import Image
 from compactnets.deploy.planar.build import find_compiler
 from compactnets.deploy.planar.wasm import find_wasm_compiler
 from compactnets.errors import InputError
+from compactnets.web.chromium import FLAGS, find_chromium
 from compactnets.web.page import find_page
-from compactnets.web.server import address, open_server
+from compactnets.web.server import serving
 from compactnets.web.site import build_site
 
 from ..conftest import Once
 from .helpers import PREPROCESSINGS, Visit, write_artifacts, write_onnx
-
-# nothing that Chromium does by itself: it would ask for its maker's hosts at every start
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-]
 
 
 def missing(reason: str) -> None:
@@ -98,7 +86,7 @@ def mixed_site(once: Once, built_page: Path, artifacts: Path, onnx_artifact: Pat
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, without a window, driven by Playwright."""
-    program = shutil.which("chromium") or shutil.which("google-chrome")
+    program = find_chromium()
     if program is None:
         missing("no Chromium: apt-get install chromium")
     try:
@@ -106,22 +94,9 @@ def browser() -> Iterator[Any]:
     except ImportError:
         missing("playwright is not installed: python -m pip install 'compactnets[dev]'")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield running
         running.close()
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder and give its address."""
-    with open_server(folder, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield address(server)
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
@@ -130,7 +105,7 @@ def visit(browser: Any, site: Path) -> Iterator[Callable[..., Visit]]:
     with ExitStack() as stack:
 
         def open_page(folder: Path = site, **options: Any) -> Visit:
-            address = stack.enter_context(served(folder))
+            address = stack.enter_context(serving(folder))
             made = Visit(browser.new_context(**options).new_page(), address)
             stack.callback(made.leave)
             return made
@@ -141,7 +116,7 @@ def visit(browser: Any, site: Path) -> Iterator[Callable[..., Visit]]:
 @pytest.fixture(scope="module")
 def shared_visit(browser: Any, site: Path) -> Iterator[Visit]:
     """One page for many images."""
-    with served(site) as address:
+    with serving(site) as address:
         made = Visit(browser.new_context().new_page(), address).open()
         yield made
         made.leave()

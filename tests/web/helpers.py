@@ -16,24 +16,10 @@ from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.data import Preprocess, read_image
 from compactnets.deploy import export
 from compactnets.environment import set_variables
+from compactnets.web.chromium import TAKE_FILE
 
 from ..deploy.helpers import CLASSES, tiny_network
 
-# the text of the file that the button saves, without saving it
-TAKE_FILE = """async () => {
-  const files = [];
-  const { createObjectURL } = URL;
-  const { click } = HTMLAnchorElement.prototype;
-  URL.createObjectURL = (file) => (files.push(file), createObjectURL.call(URL, file));
-  HTMLAnchorElement.prototype.click = () => {};
-  try {
-    document.getElementById("download").click();
-  } finally {
-    URL.createObjectURL = createObjectURL;
-    HTMLAnchorElement.prototype.click = click;
-  }
-  return files[0].text();
-}"""
 WAIT = 30_000  # milliseconds; a machine whose cores are all at work
 TINY = Preprocess(size=24, resize=28, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 GREY = dataclasses.replace(TINY, mean=(0.5,), std=(0.25,))

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compactnets.web import server as web_server
-from compactnets.web.server import address, open_server
+from compactnets.web.server import Handler, address, open_server
 
 from .helpers import TINY, Visit, expected_logits, tiny_network
 
@@ -76,7 +75,7 @@ def test_bytes_are_shown_while_it_loads(visit: Open, mixed: Path, monkeypatch: p
             assert go_on.wait(60)
         copy(self, source, target)
 
-    monkeypatch.setattr(web_server._Handler, "copyfile", halting)
+    monkeypatch.setattr(Handler, "copyfile", halting)
     page = visit(mixed, **PHONE)
     page.page.goto(page.address)
     try:
@@ -107,10 +106,10 @@ def test_a_download_that_breaks_off_is_one_line_and_can_be_tried_again(
             raise ConnectionError
         copy(self, source, target)
 
-    monkeypatch.setattr(web_server._Handler, "copyfile", breaking)
+    monkeypatch.setattr(Handler, "copyfile", breaking)
     page = visit(copied).open()
     assert "models/tiny.bin" in page.error
-    monkeypatch.setattr(web_server._Handler, "copyfile", copy)
+    monkeypatch.setattr(Handler, "copyfile", copy)
     page.choose("grey").choose("tiny")
     assert page.error == ""
 
@@ -230,7 +229,7 @@ def test_a_second_visit_works_offline(
     """
     if engine == "onnx":
         copied = mixed
-    monkeypatch.setattr(web_server._Handler, "protocol_version", "HTTP/1.0")  # no connection outlives the server
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.0")  # no connection outlives the server
     server = open_server(copied, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -251,7 +250,7 @@ def test_a_second_visit_works_offline(
                 if self.path.endswith(network.name):
                     raise ConnectionError
 
-            monkeypatch.setattr(web_server._Handler, "copyfile", breaking)
+            monkeypatch.setattr(Handler, "copyfile", breaking)
             page.page.reload()
             page.wait("error")
             assert network.name in page.error

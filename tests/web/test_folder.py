@@ -25,10 +25,9 @@ import pytest
 from compactnets.deploy.record import digest
 from compactnets.errors import InputError
 from compactnets.web.page import find_page
-from compactnets.web.server import open_server
+from compactnets.web.server import open_server, serving
 from compactnets.web.site import build_site
 
-from .conftest import served
 from .helpers import TINY
 
 
@@ -134,7 +133,7 @@ def test_a_page_that_is_not_built_says_what_to_do(tmp_path: Path, monkeypatch: p
 
 
 def test_headers_types_and_what_is_not_served(page: Path) -> None:
-    with served(page) as address:
+    with serving(page) as address:
         port = int(address.rsplit(":", 1)[1].strip("/"))
 
         def ask(path: str, host: str = f"127.0.0.1:{port}") -> http.client.HTTPResponse:
@@ -165,7 +164,7 @@ def test_the_server_compresses_and_lets_the_browser_keep(page: Path) -> None:
     (page / "assets" / "plain.js").write_bytes(text)
     (page / "model.onnx").write_bytes(text)
 
-    with served(page) as address:
+    with serving(page) as address:
 
         def ask(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
             request = urllib.request.Request(

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from compactnets.web.server import HEADERS, Handler
+
 from .helpers import TINY, Visit, expected_logits, tiny_network
 
 Open = Callable[..., Visit]
@@ -174,10 +176,8 @@ def test_transparency_that_a_browser_mixes_is_said(shared_visit: Visit, picture:
 def test_without_isolation_one_thread_works(
     visit: Open, mixed_site: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compactnets.web import server as web_server
-
-    kept = {name: value for name, value in web_server.HEADERS.items() if not name.startswith("Cross-Origin")}
-    monkeypatch.setattr(web_server, "HEADERS", kept)
+    kept = {name: value for name, value in HEADERS.items() if not name.startswith("Cross-Origin")}
+    monkeypatch.setattr(Handler, "sent_headers", kept)
     page = visit(mixed_site).open()
     result = page.classify(picture)
     assert result["networks"][0]["engine"]["name"] == "onnxruntime-web"

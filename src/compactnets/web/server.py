@@ -13,6 +13,9 @@ import io
 import os
 import re
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -48,12 +51,15 @@ TYPES = {  # the machine's own table may lack these types, or differ
 }
 
 
-class _Handler(SimpleHTTPRequestHandler):
+class Handler(SimpleHTTPRequestHandler):
+    """Answers for the files of one folder; a subclass may have other ``sent_headers``."""
+
+    sent_headers: Mapping[str, str] = HEADERS
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}
     protocol_version = "HTTP/1.1"
 
     def end_headers(self) -> None:
-        for name, value in HEADERS.items():
+        for name, value in self.sent_headers.items():
             self.send_header(name, value)
         super().end_headers()
 
@@ -126,19 +132,20 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def open_server(folder: str | Path, port: int) -> ThreadingHTTPServer:
+def open_server(folder: str | Path, port: int, handler: type[Handler] = Handler) -> ThreadingHTTPServer:
     """Return a server of ``folder`` that listens on 127.0.0.1; ``serve_forever`` starts to answer.
 
     Args:
         folder: the folder to serve; it need not exist yet.
         port: 0 takes any free one.
+        handler: what answers.
 
     Raises:
         InputError: the port is in use, or not allowed.
     """
     folder = as_path(folder)
     try:
-        return _Server((HOST, port), functools.partial(_Handler, directory=str(folder)))
+        return _Server((HOST, port), functools.partial(handler, directory=str(folder)))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"port {port} is in use: choose another --port, or 0 for any free one") from None
@@ -148,3 +155,20 @@ def open_server(folder: str | Path, port: int) -> ThreadingHTTPServer:
 def address(server: ThreadingHTTPServer) -> str:
     """Return the URL to open."""
     return f"http://{HOST}:{server.server_address[1]}/"
+
+
+@contextmanager
+def serving(folder: str | Path, handler: type[Handler] = Handler) -> Iterator[str]:
+    """Serve ``folder`` from a thread, at any free port, and give the URL to open.
+
+    Raises:
+        InputError: no port can be opened.
+    """
+    with open_server(folder, 0, handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield address(server)
+        finally:
+            server.shutdown()
+            thread.join()
