@@ -59,12 +59,12 @@ def new_environment(name: str) -> Path:
 
 
 def lower_bounds() -> dict[str, str]:
-    """Return the lowest version of everything that pyproject.toml names, but for the tools of the documentation.
+    """Return the lowest version of everything that pyproject.toml names, but for those of extras outside [dev].
 
-    Those are never installed beside the rest: environments/site.py tries their bounds.
+    environments/site.py tries the bounds of `docs`; those of `litert` are what .ci/run installs.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "docs"}
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in ("docs", "litert")}
     named = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
     return {match[1]: match[2] for line in named if (match := BOUND.match(line))}
 

@@ -65,6 +65,24 @@ def _exporter_reads_its_operators_once() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _runtimes_use_one_thread() -> Iterator[None]:
+    """Run artifacts on one thread in a worker: most runtimes wait actively, for a core that the other worker has."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    from compactnets.deploy.formats.registry import Format
+
+    original = Format.open
+
+    def open_with_one(self: Format, path: Path, threads: int | None = None, precision: str = "float32") -> Any:
+        return original(self, path, threads or 1, precision)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Format, "open", open_with_one)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _curves_of_one_kind_are_drawn_once() -> Iterator[None]:
     """Spare a run of a second the quarter of it in which matplotlib draws what it drew for an earlier one.
 

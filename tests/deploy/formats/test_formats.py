@@ -152,6 +152,26 @@ def test_images_that_a_runtime_refuses_are_one_line(artifact: Make, name: str) -
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_litert_takes_images_as_cameras_give_them(artifact: Make) -> None:
+    """In (N, H, W, C), by a name, without this package; a file that is no model, or a part of one, is one line."""
+    folder = artifact("litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    images = torch.randn(1, SIZE, SIZE, 3)
+    run = Interpreter(str(folder / "model.tflite")).get_signature_runner()
+    with torch.inference_mode():
+        expected = tiny_network()(images.permute(0, 3, 1, 2))
+    torch.testing.assert_close(torch.from_numpy(run(image=images.numpy())["logits"]), expected, rtol=1e-4, atol=1e-5)
+
+    whole = (folder / "model.tflite").read_bytes()
+    for broken in (b"", b"no model", whole[:2000]):
+        (folder / "broken.tflite").write_bytes(broken)
+        with pytest.raises(InputError) as caught:
+            FORMATS["litert"].open(folder / "broken.tflite")
+        assert "LiteRT" in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def test_coreml_is_written_and_checked_where_it_cannot_run(artifact: Make) -> None:
     folder = artifact("coreml")
     record = json.loads((folder / NAME).read_text())

@@ -311,6 +311,16 @@ FORMATS = {
             needs_torch=("1.5", "2.13"),  # tried: 1.5.1 fails on the first tensor with PyTorch 2.11 and 2.12
         ),
         Format(
+            "litert",
+            "model.tflite",
+            runtime="ai_edge_litert.interpreter",
+            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
+            extra="litert",
+            any_batch=False,
+            any_size=False,
+            float16="stored",
+        ),
+        Format(
             "ncnn",
             "model.ncnn.param",
             ("model.ncnn.bin",),
