@@ -51,9 +51,9 @@ import multiprocessing, sys
 from pathlib import Path
 
 def work(folder):  # what a worker of the benchmark does
-    from compactnets.deploy import latency_worker
+    from compactnets.latency import worker
     for name, file in (("onnx", "model.onnx"), ("openvino", "model.xml")):
-        latency_worker.open_artifact(name, Path(folder, name, file), "float32", (1, 3, 32, 32), 1)
+        worker.open_artifact(name, Path(folder, name, file), "float32", (1, 3, 32, 32), 1)
 
 if __name__ == "__main__":
     import torch
