@@ -35,6 +35,7 @@ from compactnets_cli import app
 from .cli.conftest import run
 from .cli.helpers import Outcome
 from .detection.helpers import COLOURS, FASTER_RCNN, SSD, TINY, write_scenes
+from .segmentation.scenes import write_folders
 
 __all__ = ["run"]
 
@@ -74,7 +75,9 @@ IMAGE_FOLDERS = ("photos", "flowers", "imagenet")  # with train/ and val/
 UNDIVIDED = ("collected",)  # class folders alone
 BOX_FOLDERS = ("bccd", "cells", "boxes")  # Pascal VOC with train, val and test
 BOXES_UNDIVIDED = ("labelled",)
+MASK_FOLDERS = ("street",)  # with the values of CamVid's classes
 CLASSIFIER, MENET, SEARCH, DETECTOR = "muffnet_x0_5", "menet_108_8x1_g3", "search", "detector"
+SEGMENTER = "segmenter"
 CHECKPOINTS = {
     "runs/photos/best.safetensors": CLASSIFIER,
     "runs/flowers/best.safetensors": CLASSIFIER,
@@ -84,11 +87,13 @@ CHECKPOINTS = {
     "menet.safetensors": MENET,
     "runs/search/last.safetensors": SEARCH,
     "runs/cells/best.safetensors": DETECTOR,
+    "runs/street/best.safetensors": SEGMENTER,
 }
 CHEAP = ("workers=0", "compile=false", "precision=float32")
 # enough steps for the statistics of batch normalisation to settle: before, rounding is amplified without bound
 CHEAP_IMAGES = (*CHEAP, "epochs=12", "batch_size=8", "eval_epochs=6", "preprocess.size=32", "preprocess.resize=32")
 CHEAP_BOXES = (*CHEAP, "epochs=1", "min_steps=1", "batch_size=2", "eval_epochs=1", "schedule.warmup_epochs=0")
+CHEAP_MASKS = (*CHEAP, "epochs=1", "batch_size=2", "size=[64,96]", "augment.crop=[64,96]", "schedule.warmup_epochs=0")
 
 
 @dataclass(frozen=True)
@@ -236,6 +241,13 @@ def save(path: Path, kind: str) -> None:
         detector = build_detector(record, compactnets.create_model(TINY, **record.arguments))
         save_checkpoint(path, detector.state_dict(), record)
         return
+    if kind == SEGMENTER:
+        from compactnets.segmentation.checkpoint import build
+        from compactnets.segmentation.cost import planned_record as planned
+
+        chosen = planned(CLASSIFIER, None, "camvid/lraspp", settings=["size=[64,96]"])
+        save_checkpoint(path, build(chosen).state_dict(), chosen)
+        return
     model = CLASSIFIER if kind == SEARCH else kind
     arguments: dict[str, Any] = {"num_classes": 2, "in_chans": 3, "stem": "imagenet"}
     if kind == SEARCH:
@@ -270,6 +282,9 @@ def prepare(folder: Path, blocks: list[Block], made: list[str]) -> None:
     for name in BOX_FOLDERS:
         if re.search(rf"(?<![\w/]){name}\b", text):
             write_scenes(folder / name, train=4, val=2, test=2)
+    for name in MASK_FOLDERS:
+        if re.search(rf"(?<![\w/]){name}/", text):
+            write_folders(folder / name, classes=False)
     for name in BOXES_UNDIVIDED:
         if re.search(rf"(?<![\w/]){name}\b", text):
             shutil.rmtree(write_scenes(folder / name, any=6) / "ImageSets")
@@ -332,8 +347,9 @@ def cheaper(command: str) -> list[str]:
     words = [re.sub(r"^cifar10$", "images", word) for word in words]
     if words[0] == "train":
         boxes = words[1].startswith(("small/", "voc/", "coco/"))
+        masks = words[1].startswith("camvid/")
         detector = "ssd" if "ssd" in words[1] else "faster_rcnn"
-        changes = (*CHEAP_BOXES, *as_settings(detector)) if boxes else CHEAP_IMAGES
+        changes = (*CHEAP_BOXES, *as_settings(detector)) if boxes else CHEAP_MASKS if masks else CHEAP_IMAGES
         words = [
             *without(words, {change.partition("=")[0] for change in changes}),
             *(w for c in changes for w in ("--set", c)),

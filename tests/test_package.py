@@ -52,6 +52,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("tasks",),
     ("latency", "web"),
     ("detection", "classification.quantization"),
+    ("segmentation",),
     ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
     ("recorded", "api"),
     ("catalogue", "quickstart", "report"),

@@ -2,7 +2,8 @@
 
 Every function takes a network as :func:`load` does: the path of a checkpoint or exported network, the name of weights,
 or the :class:`Model` that :func:`load` returned. Task-specific ``options`` are listed with the task:
-:class:`compactnets.classification.task.Classification` and :class:`compactnets.detection.task.Detection`.
+:class:`compactnets.classification.task.Classification`, :class:`compactnets.detection.task.Detection` and
+:class:`compactnets.segmentation.task.Segmentation`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Evaluated:
         model: the network that was evaluated.
         data, split: what it was evaluated on.
         figures: what its task measures, such as :class:`compactnets.classification.evaluation.Evaluation` with ``top1``
-            and ``loss``, or :class:`compactnets.detection.setup.DetectionScore` with ``scores``.
+            and ``loss``, :class:`compactnets.detection.setup.DetectionScore` with ``scores``, or
+            :class:`compactnets.segmentation.metrics.SegmentationScore` with ``miou``.
         is_main: whether this process is the one that prints the result.
     """
 
@@ -68,8 +70,7 @@ class Evaluated:
 
 def describe(model: Model) -> str:
     """Return a network's display name."""
-    detector = getattr(model.record, "detector", None)
-    return f"{detector} on {model.record.model}" if detector else str(model.record.model)
+    return model.task.describe(model.record)
 
 
 def load(
@@ -319,7 +320,7 @@ def quantize(
     command: Sequence[str] = (),
     **settings: Any,
 ) -> Result:
-    """Quantise a classifier to int8, compare accuracy and latency with float, and keep it if the loss is within
+    """Quantise a classifier or segmenter to int8, compare it with float, and keep it if the loss is within
     ``max_drop``.
 
     Args:
@@ -328,9 +329,9 @@ def quantize(
         output: folder for the artifact and its report.
         calibration: images for measuring ranges.
         evaluation: images to compare on, without those used for calibration.
-        max_drop: largest acceptable loss, in points of top-1 accuracy.
-        float_network: float network to compare with; default: the same weights.
-        threads: threads for measuring latency.
+        max_drop: largest acceptable loss, in points of top-1 accuracy, or of mean IoU.
+        float_network: float network to compare with; default: the same weights. For classifiers.
+        threads: threads for measuring latency. For classifiers.
         command: the command line, for the report.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
 
@@ -341,20 +342,17 @@ def quantize(
         InputError: a network, format or images that cannot be used.
         LimitError: it loses more than ``max_drop``; nothing is kept.
     """
-    from compactnets.classification.quantization import quantize_model
-
-    return quantize_model(
-        network,
-        format,
-        output,
-        calibration=calibration,
-        evaluation=evaluation,
-        max_drop=max_drop,
-        float_network=float_network,
-        threads=threads,
-        command=command,
-        settings=settings,
-    )
+    found = look(network)
+    given = {
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "max_drop": max_drop,
+        "float_network": float_network,
+        "threads": threads,
+        "command": command,
+    }
+    chosen = found.task.take("quantize", {**given, **settings})
+    return found.task.quantize(network, format, as_path(output), chosen)
 
 
 def profile(network: str | Path, *, arguments: Sequence[str] = (), **options: Any) -> Result:
@@ -383,14 +381,16 @@ def check(
     download: bool = False,
     **options: Any,
 ) -> Report:
-    """Check every image and its labels or boxes before training.
+    """Check every image and its label, boxes or mask before training.
 
     Args:
         data: as for :func:`train`.
         split: one split, or ``"both"`` for all.
         workers: processes that decode; default: one per core, or none below 1,000 images.
         download: download public data that is missing.
-        options: task-specific: ``recipe`` of detection, whose anchors are compared with the annotated objects.
+        options: task-specific: ``recipe`` of detection, whose anchors are compared with the annotated objects, and of
+            segmentation, whose classes the masks should have. It also decides the task where the data do not: folders
+            of Pascal VOC and COCO may have boxes and masks.
 
     Returns:
         the report; ``clean`` if there is no problem.
@@ -399,7 +399,7 @@ def check(
         InputError: data that cannot be opened.
     """
     asked = request(data, download=download, workers=workers)
-    task = task_of_data(asked.names)
+    task = task_of_recipes(options.get("recipe")) or task_of_data(asked.names)
     return task.check(asked, split, task.take("check", options))
 
 
@@ -423,12 +423,27 @@ def take_options(task: Task[Any], verb: Verb, options: Mapping[str, Any]) -> tup
 
 
 def task_taking(verb: Verb, given: Mapping[str, Any]) -> Task[Any]:
-    """Return the task that accepts the most of the given options; classification on a tie."""
+    """Return the task of a given recipe, or that accepts the most of the given options; classification on a tie."""
+    if (named := task_of_recipes(given.get("recipe"))) is not None:
+        return named
     tasks = [find_task(name) for name in TASKS]
     fields = [set(task.options[verb].model_fields) if verb in task.options else set() for task in tasks]
     own = [set(given) & mine - fields[0] for mine in fields]  # options that classification does not take
     most = max(range(len(tasks)), key=lambda index: len(own[index]))
     return tasks[most] if own[most] else find_task(DEFAULT_TASK)
+
+
+def task_of_recipes(recipes: str | Sequence[str] | None) -> Task[Any] | None:
+    """Return the task of recipes; ``None`` if there are none.
+
+    Raises:
+        InputError: no such recipe, or recipes of several tasks.
+    """
+    names = [recipes] if isinstance(recipes, str) else list(recipes or ())
+    found = dict.fromkeys(stated_task(recipe_files.read_recipe(name)) for name in names)
+    if len(found) > 1:
+        raise InputError(f"the recipes {', '.join(names)} are of several tasks ({', '.join(found)}): give those of one")
+    return find_task(next(iter(found))) if found else None
 
 
 @contextmanager

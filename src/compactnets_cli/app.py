@@ -16,6 +16,7 @@ from compactnets_cli.options import (
     BOXES,
     GROUPS,
     LABELS,
+    PLACES,
     TRAIN,
     AcrossClasses,
     AsJson,
@@ -102,7 +103,7 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and metrics.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Network, instead of the recipe's; for a detector, the backbone (also from timm)."),
+        typer.Option(help="Network, instead of the recipe's; for boxes and masks, the backbone (also from timm)."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -110,7 +111,7 @@ def train(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint, or name of weights, to start from; for a detector also MENet's .pth.tar."),
+        typer.Option(help="Checkpoint, or name of weights, to start from; for boxes and masks also MENet's .pth.tar."),
     ] = None,
     device: Device = "auto",
     download: Download = False,
@@ -141,7 +142,7 @@ def train(
 ) -> None:
     """Train a network by a recipe. Rerun the command to resume: on CPU the result is bit-identical.
 
-    The recipe determines the task: classification or detection.
+    The recipe determines the task: classification, detection or segmentation.
     """
     from compactnets import api
     from compactnets.console import stdout
@@ -174,7 +175,10 @@ def evaluate(
     weights: Pretrained = None,
     split: Annotated[
         str,
-        typer.Option(help="Split of the data: val or train; for boxes any split, or the share trained on: 0.8."),
+        typer.Option(
+            help="Split of the data: val or train; for boxes and masks any split; for boxes also the share trained on: "
+            "0.8."
+        ),
     ] = "val",
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that load images.")] = 0,
     device: Device = "auto",
@@ -197,11 +201,11 @@ def evaluate(
     ] = None,
     examples: Annotated[
         Path | None,
-        typer.Option(help="HTML page to write, with the best and worst images.", rich_help_panel=BOXES),
+        typer.Option(help="HTML page to write, with the best and worst images.", rich_help_panel=PLACES),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Evaluate a checkpoint or an exported network: accuracy, or average precision."""
+    """Evaluate a checkpoint or an exported network: accuracy, average precision, or intersection over union."""
     from compactnets import api
 
     result = api.evaluate(
@@ -236,7 +240,10 @@ def predict(
     as_json: AsJson = False,
     top: Annotated[int | None, typer.Option(min=1, help="Classes to show; default: 5.", rich_help_panel=LABELS)] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the images with their boxes drawn.", rich_help_panel=BOXES)
+        Path | None,
+        typer.Option(
+            help="Folder for the images with their boxes drawn; or for masks and overlays.", rich_help_panel=PLACES
+        ),
     ] = None,
     score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum score; default: 0.5.", rich_help_panel=BOXES)
@@ -251,7 +258,7 @@ def predict(
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
 ) -> None:
-    """Predict what images and video frames show: classes, or objects with boxes.
+    """Predict what images and video frames show: classes, objects with boxes, or a class for every pixel.
 
     An unusable file is reported on standard error, the others are still processed, and the exit code is 2.
     """

@@ -19,7 +19,7 @@ def check(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="Anything --data takes, or folders of images with boxes (Pascal VOC, COCO, YOLO), several as one set."
+            help="Anything --data takes: images with labels, with boxes (several folders as one set), or with masks."
         ),
     ],
     split: Annotated[
@@ -36,8 +36,9 @@ def check(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="For images with boxes: recipe or .yaml file whose anchors to compare with the objects; default: the "
-            "small recipes. Repeatable; the network does not matter."
+            help="Recipe or .yaml file. For images with boxes: its anchors are compared with the objects; default: the "
+            "small recipes. Repeatable; the network does not matter. For images with masks: its classes. It also "
+            "decides which of the two to check in a folder of Pascal VOC or COCO."
         ),
     ] = None,
     download: Download = False,
@@ -46,7 +47,8 @@ def check(
     """Decode every image; list unreadable images, contradictions and images in two splits.
 
     For labelled images: images in two classes. For images with boxes: unusable boxes, object sizes in a detector's
-    input, and how many objects its anchors match.
+    input, and how many objects its anchors match. For images with masks: masks that are missing, of another size, saved
+    with loss or as colours, values without a class, and classes never seen.
 
     Exit code 0 without problems, 1 with problems, 2 if the source cannot be used.
     """

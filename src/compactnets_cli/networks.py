@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import BOXES, LABELS, NETWORKS, Arguments, AsJson, print_json
+from compactnets_cli.options import BOXES, LABELS, MASKS, NETWORKS, PLACES, Arguments, AsJson, print_json
 
 networks = typer.Typer()
 
@@ -126,11 +126,19 @@ def profile(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Recipe of the detector, such as small/ssd512; --set changes its settings.", rich_help_panel=BOXES
+            help="Recipe of the detector or segmenter, such as small/ssd512; --set changes its settings.",
+            rich_help_panel=PLACES,
         ),
     ] = None,
+    head: Annotated[
+        Literal["lraspp", "deeplabv3plus"] | None,
+        typer.Option(help="Count a segmenter on the network, per part.", rich_help_panel=MASKS),
+    ] = None,
+    output_stride: Annotated[
+        int | None, typer.Option(help="Of its backbone: 8, 16 or 32; default: 16.", rich_help_panel=MASKS)
+    ] = None,
 ) -> None:
-    """Count a network's multiply-adds, other operations, parameters and memory; for a detector, per part."""
+    """Count a network's multiply-adds, other operations, parameters and memory; for boxes and masks, per part."""
     from compactnets import api
 
     result = api.profile(
@@ -143,6 +151,8 @@ def profile(
         per_layer=per_layer or None,
         detector=detector,
         recipe=recipe,
+        head=head,
+        output_stride=output_stride,
     )
     print_json(result.to_dict()) if as_json else result.show()
 

@@ -9,11 +9,16 @@ from typing import Annotated, Any
 import typer
 
 DATA = "Folder of images, Parquet or WebDataset shards, CIFAR files; digits, cifar10, cifar100; or hf:OWNER/NAME."
-MORE_DATA = " Images with boxes: a folder of Pascal VOC, COCO or YOLO; several as one set."
+MORE_DATA = (
+    " Images with boxes: a folder of Pascal VOC, COCO or YOLO; several as one set. With masks: a folder of images and "
+    "masks, Pascal VOC, COCO or Cityscapes."
+)
 
 TRAIN, NETWORKS, DEPLOY = "Train and use", "Networks", "Deploy"  # the headings of the verbs in --help
 GROUPS = "More verbs"
-LABELS, BOXES = "For images with labels", "For images with boxes"  # headings of the options of one task
+# headings of the options of one task, or two
+LABELS, BOXES, MASKS = "For images with labels", "For images with boxes", "For images with masks"
+PLACES = "For images with boxes or masks"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Data = Annotated[list[str], typer.Option(help=DATA + MORE_DATA)]

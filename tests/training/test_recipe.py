@@ -35,6 +35,7 @@ def head(name: str) -> str:
 
 def test_the_recipes_are_there() -> None:
     assert list_recipes() == [
+        "camvid/lraspp",
         "cifar/fast",
         "cifar/modern",
         "cifar/muffnet",
@@ -48,6 +49,7 @@ def test_the_recipes_are_there() -> None:
         "imagenet/muffnet",
         "small/faster_rcnn",
         "small/ssd512",
+        "voc/deeplabv3",
         "voc/faster_rcnn",
     ]
 

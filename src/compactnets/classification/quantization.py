@@ -156,7 +156,7 @@ def quantize(
     """
     output = as_path(output)
     settings = settings or Settings()
-    fmt = _format(format_name)
+    fmt = int8_format(format_name)
     if not -100 <= max_drop <= 100:
         raise InputError(f"--max-drop must be points from -100 to 100, found {max_drop:g}")
     check_method(settings.ranges)
@@ -260,7 +260,7 @@ def _choose(
         LimitError: none of the choices is within ``max_drop``.
     """
     preprocess = Preprocess.from_dict(network.preprocess)
-    for kept in _choices(start.reference, pixels, start.settings):
+    for kept in choices(start.reference, pixels, start.settings):
         simulation = settled(start.reference, kept, pixels, start.settings)
         for file in folder.iterdir():
             file.unlink()
@@ -370,7 +370,7 @@ def _check_comparable(name: str, model: nn.Module, record: CheckpointRecord, net
             raise InputError(f"{name} and the network to quantise differ in {field}: they cannot be compared")
 
 
-def _choices(quantized: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
+def choices(quantized: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
     """Yield what to keep in float: first what the settings name, then more and more of the most sensitive parts."""
     yield list(settings.keep)
     ranking = [name for name, _ in sensitivities(copy.deepcopy(quantized), pixels[:PROBES])]
@@ -378,7 +378,12 @@ def _choices(quantized: GraphModule, pixels: Tensor, settings: Settings) -> Iter
         yield [*settings.keep, *ranking[:number]]
 
 
-def _format(name: str) -> Format:
+def int8_format(name: str) -> Format:
+    """Return a format that has int8.
+
+    Raises:
+        InputError: no such format, one without int8, or a missing extra.
+    """
     fmt = find_format(name)
     if not fmt.int8:
         from compactnets.deploy.formats.registry import FORMATS

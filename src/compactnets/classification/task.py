@@ -17,6 +17,7 @@ from compactnets.classification.evaluation import Evaluation, evaluate, match_cl
 from compactnets.classification.networks import build_network
 from compactnets.classification.prediction import COLUMNS, Prediction, predict
 from compactnets.classification.preparation import open_splits, prepare
+from compactnets.classification.quantization import QuantizeReport, quantize_model
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
@@ -31,7 +32,7 @@ from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
 from compactnets.deploy.tables import ExportReport, show
 from compactnets.errors import InputError
-from compactnets.tasks.contract import DataRequest, Model, Options, Task
+from compactnets.tasks.contract import DataRequest, Model, Options, QuantizeOptions, Task
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -90,6 +91,7 @@ class Classification(Task[ClassificationRecipe]):
         "evaluate": EvaluateOptions,
         "predict": PredictOptions,
         "export": ExportOptions,
+        "quantize": QuantizeOptions,
         "profile": ProfileOptions,
     }
     columns = COLUMNS
@@ -176,6 +178,22 @@ class Classification(Task[ClassificationRecipe]):
     def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
         record = export(model.network, model.record, format_name, output, **options.model_dump())
         return ExportReport(record, output, show)
+
+    def quantize(
+        self, network: str | Path | Model, format_name: str, output: Path, options: QuantizeOptions
+    ) -> QuantizeReport:
+        return quantize_model(
+            network,
+            format_name,
+            output,
+            calibration=options.calibration,
+            evaluation=options.evaluation,
+            max_drop=options.max_drop,
+            float_network=options.float_network,
+            threads=options.threads,
+            command=options.command,
+            settings=options.settings,
+        )
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
         return network_cost(name, arguments, **options.model_dump())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,3 +119,35 @@ def _frames(path: str, every: int) -> Iterator[Picture]:
         if frame is None:
             return
         yield Picture(path, frame.image, frame.number, frame.seconds)
+
+
+class OutputNames:
+    """Names of the files that predictions write: equal ones get a number, and input images are never overwritten.
+
+    Args:
+        folder: of the files; ``None``: none are written.
+        files: the inputs.
+        endings: of the files of a picture.
+    """
+
+    def __init__(self, folder: Path | None, files: Iterable[str | Picture], endings: Sequence[str]) -> None:
+        self.folder, self.endings = folder, endings
+        self.taken: set[str] = set()
+        self.inputs = {os.path.realpath(file) for file in files if isinstance(file, str)}
+
+    def take(self, picture: Picture) -> Path | None:
+        """Return the path of a picture's files, without their endings."""
+        if self.folder is None:
+            return None
+        stem = Path(picture.path).stem
+        stem = stem if picture.frame is None else f"{stem}-{picture.frame:06d}"
+        name, number = stem, 1
+        while name.casefold() in self.taken or self._is_input(name):
+            number += 1
+            name = f"{stem}-{number}"
+        self.taken.add(name.casefold())
+        return self.folder / name
+
+    def _is_input(self, name: str) -> bool:
+        assert self.folder is not None
+        return any(os.path.realpath(self.folder / f"{name}{ending}") in self.inputs for ending in self.endings)

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from compactnets.classification.checkpoint import CheckpointRecord, check_float, read_weights
+from compactnets.classification.backbone import backbone_from_classifier
 from compactnets.console import say
 from compactnets.detection.detectors import build_faster_rcnn, build_ssd
 from compactnets.detection.recipe import DetectionRecipe, FasterRCNNSettings, SSDSettings
@@ -18,7 +18,6 @@ from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.backbone import create_backbone
 from compactnets.models.form import with_form
-from compactnets.models.legacy import load_legacy, say_form
 from compactnets.training.checkpoint import (
     ClassName,
     load_weights,
@@ -133,23 +132,7 @@ def first_detector(
             say("frozen_batchnorm is off: the backbone's weights are fresh, and so are its statistics")
             record = record.model_copy(update={"frozen_batchnorm": False})
         return build_detector(record, create_backbone(recipe.model, recipe.model_arguments)), record
-    return build_detector(record, _classifier(recipe, init)), record
-
-
-def _classifier(recipe: DetectionRecipe, init: Path) -> nn.Module:
-    """Return the backbone with a classifier's weights and number of classes; its head is dropped anyway."""
-    if init.suffix == ".safetensors":
-        found = read_record(init, CheckpointRecord)
-        if found.model != recipe.model:
-            raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")
-        check_float(found, init)
-        weights: Mapping[str, Tensor] = read_weights(init, found)
-        arguments = {**found.arguments, **recipe.model_arguments}
-    else:
-        weights, arguments = say_form(load_legacy(init)), {"num_classes": 1000, **recipe.model_arguments}
-    model = create_backbone(recipe.model, arguments)
-    load_weights(model, begin_with(weights, model, init, recipe.init_form), recipe.model, init)
-    return model
+    return build_detector(record, backbone_from_classifier(recipe, init)), record
 
 
 def _from_detector(recipe: DetectionRecipe, record: DetectorRecord, init: Path) -> Detector:

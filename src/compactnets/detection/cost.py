@@ -202,13 +202,19 @@ class _FasterRCNNNetwork(nn.Module):
 def render_cost(cost: DetectorCost) -> Group:
     """Return rich text: a table of the parts, and under it :data:`CONVENTION`."""
     height, width = cost.size
+    title = f"{cost.detector} on {cost.model}, image of {height} x {width} pixels"
+    return render_parts(title, cost.parts, cost.macs, cost.params)
+
+
+def render_parts(title: str, parts: Sequence[PartCost], macs: int, params: int) -> Group:
+    """Return rich text: a table of the parts of a network and of the whole, and under it :data:`CONVENTION`."""
     table = Table("part")
     table.add_figures("MACs", "share", "parameters")
-    for part in cost.parts:
+    for part in parts:
         each = f" ({part.times} x {part.macs / part.times / 1e6:,.2f} M)" if part.times > 1 else ""
-        share = f"{part.macs / cost.macs:.1%}"
-        table.add_row(part.name + each, f"{part.macs / 1e6:,.1f} M", share, f"{part.params / 1e3:,.1f} K")
+        table.add_row(
+            part.name + each, f"{part.macs / 1e6:,.1f} M", f"{part.macs / macs:.1%}", f"{part.params / 1e3:,.1f} K"
+        )
     table.add_section()
-    table.add_row("total", f"{cost.macs / 1e6:,.1f} M", "", f"{cost.params / 1e3:,.1f} K", style="bold")
-    title = f"{cost.detector} on {cost.model}, image of {height} x {width} pixels"
+    table.add_row("total", f"{macs / 1e6:,.1f} M", "", f"{params / 1e3:,.1f} K", style="bold")
     return Group(title, table, CONVENTION)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 
 from compactnets.console import say
 from compactnets.data.images import to_channels
-from compactnets.data.inputs import Picture, read_pictures
+from compactnets.data.inputs import OutputNames, Picture, read_pictures
 from compactnets.detection.checkpoint import Detector, DetectorRecord
 from compactnets.detection.drawing import draw
 from compactnets.detection.evaluation import find_objects, watched
@@ -109,7 +108,7 @@ def predict_objects(
     device = "cpu" if weights is None else weights.device  # an exported detector has none in PyTorch
     files = list(images)
     legend = Legend(record.class_names)
-    names = _Names(output, files)
+    names = OutputNames(output, files, (".jpg",))
     for picture in read_pictures(files, every):
         found = None
         if picture.image is not None:
@@ -129,7 +128,7 @@ def predict_objects(
                 picture.path, frame=picture.frame, seconds=picture.seconds, error=picture.error, name=picture.name
             )
             continue
-        drawn = names.take(picture)
+        drawn = None if (base := names.take(picture)) is None else Path(f"{base}.jpg")
         if drawn is not None:
             _save(draw(image, found, legend.shown), drawn)
             legend.met(found.labels.tolist())
@@ -161,24 +160,3 @@ def _save(picture: Image.Image, path: Path) -> None:
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=90)
     replace_bytes(path, data.getbuffer())
-
-
-class _Names:
-    """Paths of drawings: equal names get a number, and input images are never overwritten."""
-
-    def __init__(self, folder: Path | None, files: Iterable[str | Picture]) -> None:
-        self.folder = folder
-        self.taken: set[str] = set()
-        self.searched = {os.path.realpath(file) for file in files if isinstance(file, str)}
-
-    def take(self, picture: Picture) -> Path | None:
-        if self.folder is None:
-            return None
-        stem = Path(picture.path).stem
-        stem = stem if picture.frame is None else f"{stem}-{picture.frame:06d}"
-        name, number = stem, 1
-        while name.casefold() in self.taken or os.path.realpath(self.folder / f"{name}.jpg") in self.searched:
-            number += 1
-            name = f"{stem}-{number}"
-        self.taken.add(name.casefold())
-        return self.folder / f"{name}.jpg"

@@ -135,6 +135,9 @@ class Detection(Task[DetectionRecipe]):
     columns = COLUMNS
     images = "images with boxes"
 
+    def describe(self, record: DetectorRecord) -> str:
+        return f"{record.detector} on {record.model}"
+
     def holds(self, name: str) -> bool:
         return is_detection(name)
 

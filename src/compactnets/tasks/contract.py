@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from compactnets.data.inputs import Picture
@@ -25,7 +25,7 @@ from compactnets.training.recipe import RunRecipe
 from compactnets.training.run_folder import own_run_folder
 from compactnets.training.setup import Source, TrainingSetup
 
-Verb = Literal["load", "train", "evaluate", "predict", "export", "profile", "check"]
+Verb = Literal["load", "train", "evaluate", "predict", "export", "quantize", "profile", "check"]
 
 
 class Options(BaseModel):
@@ -56,6 +56,29 @@ class Options(BaseModel):
                 ) from None
             message = problem["msg"].removeprefix("Value error, ")
             raise InputError(f"{option}: {message}, found {problem['input']!r}") from None
+
+
+class QuantizeOptions(Options):
+    """``quantize``, of every task that has it; the last six are :class:`compactnets.deploy.int8.Settings`."""
+
+    calibration: str
+    evaluation: str
+    max_drop: float = 0.5
+    float_network: str | Path | None = None
+    threads: int = Field(1, ge=1)
+    command: Sequence[str] = ()
+    calibration_images: int = Field(128, ge=1)
+    ranges: str = "mse"
+    equalize: bool = True
+    rounding: bool = True
+    correction: bool = True
+    keep: Sequence[str] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of quantisation."""
+        names = ("calibration_images", "ranges", "equalize", "rounding", "correction")
+        return {**{name: getattr(self, name) for name in names}, "keep": tuple(self.keep)}
 
 
 @dataclass(frozen=True)
@@ -214,6 +237,10 @@ class Task(ABC, Generic[RecipeT]):
         """
         return self.options.get(verb, Options).take(given, f"{verb} for {self.name}")
 
+    def describe(self, record: Any) -> str:
+        """Return the name of a record's network, for a reader."""
+        return str(record.model)
+
     # ------------------------------------------------------------------------------------------------ data
 
     @abstractmethod
@@ -358,6 +385,15 @@ class Task(ABC, Generic[RecipeT]):
             LimitError: the artifact differs from PyTorch; nothing is kept.
         """
         raise InputError(f"{self.name} has no export")
+
+    def quantize(self, network: str | Path | Model, format_name: str, output: Path, options: Any) -> Result:
+        """Quantise a network to int8, compare it with float, and keep the artifact if the loss is small.
+
+        Raises:
+            InputError: a network that cannot be quantised.
+            LimitError: it loses too much; nothing is kept.
+        """
+        raise InputError(f"{self.name} has no int8")
 
     def profile(self, name: str, arguments: Sequence[str], options: Any) -> Result:
         """Count the cost of a network.

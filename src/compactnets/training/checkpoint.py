@@ -139,11 +139,14 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
 def digest_checkpoint(path: Path) -> str:
     """Return a digest of a checkpoint's weights and record, independent of its path and name.
 
+    A checkpoint of the MENet repository (``.pth.tar``) has no record.
+
     Raises:
         InputError: it cannot be read.
     """
+    files = (locate(path), record_path(path)) if locate(path).suffix == ".safetensors" else (path,)
     try:
-        return digest_parts(file.read_bytes() for file in (locate(path), record_path(path)))
+        return digest_parts(file.read_bytes() for file in files)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 

@@ -19,9 +19,10 @@ def lr_factor(schedule: Schedule, epochs: int, epoch: float) -> float:
     """
     if epoch < schedule.warmup_epochs:
         return epoch / schedule.warmup_epochs
-    if schedule.name in ("cosine", "linear"):
+    if schedule.name in ("cosine", "linear", "poly"):
         progress = min(1.0, (epoch - schedule.warmup_epochs) / (epochs - schedule.warmup_epochs))
-        left = 1 - progress if schedule.name == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        power = schedule.power if schedule.name == "poly" else 1.0
+        left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule.name == "cosine" else (1 - progress) ** power
         return schedule.end + (1 - schedule.end) * left
     # those of whole epochs, as torch's StepLR, MultiStepLR and ExponentialLR stepped once per epoch
     if schedule.name == "step":

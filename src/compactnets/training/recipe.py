@@ -72,11 +72,14 @@ class Optimizer(Section):
 class Schedule(Section):
     """The schedule of the learning rate; epochs may be fractional."""
 
-    name: Literal["cosine", "linear", "step", "multistep", "exponential", "constant"] = "cosine"
+    name: Literal["cosine", "linear", "poly", "step", "multistep", "exponential", "constant"] = "cosine"
     warmup_epochs: float = Field(
         0, ge=0, le=MOST, description="linear from zero to the peak; fractions of an epoch are fine"
     )
-    end: float = Field(0.0, ge=0, le=1, description="cosine, linear: share of the peak left at the end")
+    end: float = Field(0.0, ge=0, le=1, description="cosine, linear, poly: share of the peak left at the end")
+    power: float = Field(
+        0.9, gt=0, le=10, description="poly: of the share of the run that is left (arXiv:1606.00915, section 4.1)"
+    )
     step_epochs: int = Field(30, gt=0, le=MOST, description="step: epochs between two divisions")
     milestones: Values[int] = Field((), description="multistep: the epochs of the divisions")
     gamma: float = Field(
@@ -90,7 +93,8 @@ class Schedule(Section):
         if list(self.milestones) != sorted(set(self.milestones)) or any(epoch <= 0 for epoch in self.milestones):
             raise ValueError(f"milestones must be rising positive epochs, found {list(self.milestones)}")
         condition = f"with name = {self.name!r}"
-        self.warn_unless(self.name in ("cosine", "linear"), ("end",), "schedule: ", condition)
+        self.warn_unless(self.name in ("cosine", "linear", "poly"), ("end",), "schedule: ", condition)
+        self.warn_unless(self.name == "poly", ("power",), "schedule: ", condition)
         self.warn_unless(self.name == "step", ("step_epochs",), "schedule: ", condition)
         self.warn_unless(self.name == "multistep", ("milestones",), "schedule: ", condition)
         self.warn_unless(self.name in ("step", "multistep", "exponential"), ("gamma",), "schedule: ", condition)

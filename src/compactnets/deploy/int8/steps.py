@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +139,6 @@ def calibration_part(images: ImageSource, count: int, readable_by: Preprocess | 
     return PartOfSource(images, chosen)
 
 
-def spread_over(images: ImageSource, count: int) -> np.ndarray:
+def spread_over(images: Sized, count: int) -> np.ndarray:
     """Return the indices of ``count`` images spread evenly over a source, or of all if there are fewer."""
     return np.unique(np.linspace(0, len(images) - 1, min(count, len(images)), dtype=np.int64))

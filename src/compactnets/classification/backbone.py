@@ -1,0 +1,39 @@
+"""A classifier's weights as the start of another task's backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from compactnets.classification.checkpoint import CheckpointRecord, check_float, read_weights
+from compactnets.errors import InputError
+from compactnets.models.backbone import create_backbone
+from compactnets.models.legacy import load_legacy, say_form
+from compactnets.training.checkpoint import load_weights, read_record
+from compactnets.training.preparation import begin_with
+from compactnets.training.recipe import RunRecipe
+
+
+def backbone_from_classifier(recipe: RunRecipe, init: Path) -> nn.Module:
+    """Return the recipe's network with a classifier's weights and number of classes; its head is dropped anyway.
+
+    Args:
+        init: a classifier of this package, or of the MENet repository (``.pth.tar``).
+
+    Raises:
+        InputError: a checkpoint of another network, or one that cannot be used.
+    """
+    if init.suffix == ".safetensors":
+        found = read_record(init, CheckpointRecord)
+        if found.model != recipe.model:
+            raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")
+        check_float(found, init)
+        weights: Mapping[str, Tensor] = read_weights(init, found)
+        arguments = {**found.arguments, **recipe.model_arguments}
+    else:
+        weights, arguments = say_form(load_legacy(init)), {"num_classes": 1000, **recipe.model_arguments}
+    model = create_backbone(recipe.model, arguments)
+    load_weights(model, begin_with(weights, model, init, recipe.init_form), recipe.model, init)
+    return model
