@@ -7,6 +7,9 @@ Plain: eager, NCHW, float32, torch's SGD, the loss read after every step. Ours: 
 that both do the same arithmetic. Both train the same network on the same random images (a step takes as long on
 photographs), each in a process of its own. Blocks of steps alternate; the ratio is taken within each pair of
 neighbouring blocks.
+
+With ``--reference KEY=VALUE`` (repeatable) the reference is our own step with these settings. So the gain of the
+package's own kernels is measured by ``--set precision=float32 --reference kernels=torch``.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 
 NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against a plain loop (eager, NCHW, float32)."
+OWN_NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against our own with {0.reference}."
 
 
 def plain_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
@@ -94,7 +98,9 @@ def waiting(device: torch.device) -> Call:
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time both steps of one network, each in a process of its own."""
-    plain, ours = RemoteCall(plain_step, name, arguments), RemoteCall(our_step, name, arguments)
+    other = argparse.Namespace(**{**vars(arguments), "set": [*arguments.set, *arguments.reference]})
+    plain = RemoteCall(our_step, name, other) if arguments.reference else RemoteCall(plain_step, name, arguments)
+    ours = RemoteCall(our_step, name, arguments)
     start = time.perf_counter()
     ours()
     ours.wait()
@@ -119,14 +125,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps of a block")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="setting of our recipe")
+    parser.add_argument(
+        "--reference", action="append", default=[], metavar="KEY=VALUE", help="our step with this, not a plain loop"
+    )
     parser.add_argument("--output", type=Path, help="JSON record to write")
     arguments = parser.parse_args()
     rows = []
     for name in arguments.networks:
         rows.append(measure(name, arguments))
-        print(describe(rows[-1], "plain", "ours"), flush=True)
+        print(describe(rows[-1], " ".join(arguments.reference) or "plain", "ours"), flush=True)
     if arguments.output:
-        content = {"note": NOTE.format(arguments), "settings": vars(arguments), "rows": rows}
+        note = (OWN_NOTE if arguments.reference else NOTE).format(arguments)
+        content = {"note": note, "settings": vars(arguments), "rows": rows}
         write_record(arguments.output, pick_device(arguments.device), content)
 
 

@@ -39,7 +39,7 @@ HEAVY = ("matplotlib", "simplejpeg", "tensorboard", "torch._dynamo")  # imported
 # a layer imports only from itself and the layers before it
 LAYERS = (  # modules by their first names after ``compactnets.``, or longer ones
     (
-        *("errors", "source", "environment", "files", "nn", "pictures", "telemetry", "timing", "values"),
+        *("compiler", "errors", "source", "environment", "files", "nn", "pictures", "telemetry", "timing", "values"),
         *("failures", "folders", "starting", "stopping"),
     ),
     ("console", "locks"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compactnets.deploy.planar.build import find_compiler
+from compactnets.compiler import find_compiler
 from compactnets.deploy.planar.wasm import find_wasm_compiler
 from compactnets.errors import InputError
 from compactnets.web.chromium import FLAGS, find_chromium

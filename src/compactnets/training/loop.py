@@ -96,6 +96,8 @@ class _Run:
         undecided = self.recipe.compile is True and world.size == 1
         own = task.compile is not None
         how = self.recipe.model_copy(update={"compile": False}) if own or undecided else self.recipe
+        if own:  # its layers are not those that our kernels know
+            how = how.model_copy(update={"kernels": "torch"})
         if task.compile is not None and self.recipe.compile and not undecided:
             task.compile()
         self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world)
@@ -108,6 +110,8 @@ class _Run:
             self.learner.load_state_dict(learned)
             self.loader.skipped = self.progress.skipped if world.is_main else 0
             self.loader.unreadable.update(self.progress.unreadable)
+        self._note_kernels()
+        undecided = undecided and self.learner.kernels == "torch"
         compile = (task.compile or partial(self.learner.set_forward, True)) if undecided else None
         total = self.recipe.epochs * self.loader.steps
         self.compiling = Compiling(compile, self.progress, total, world.device)
@@ -127,6 +131,17 @@ class _Run:
                 f"the processes found different checkpoints in {self.output} (steps {first} to {last}): expected a "
                 f"folder that all machines share"
             )
+
+    def _note_kernels(self) -> None:
+        """Note the kernels in the state, and say so if the steps so far were computed by others."""
+        before, now = self.progress.kernels, self.learner.kernels
+        if self.progress.step and before != now:
+            said = {"own": "the package's own kernels", "torch": "torch's kernels"}
+            say(
+                f"{self.output}: trained with {said[before]} up to step {self.progress.step}, from now on with "
+                f"{said[now]}: results differ by rounding from those of an uninterrupted run"
+            )
+        self.progress.kernels = now
 
     def _make_watch(self) -> LossWatch:
         interval = 1 if self.world.device.type == "cpu" else CHECK_INTERVAL

@@ -14,6 +14,7 @@ from compactnets.data.order import mix_seed
 from compactnets.models.form import with_form
 from compactnets.training.cpu import optimize_for_cpu
 from compactnets.training.distributed import World, synchronize_batchnorm
+from compactnets.training.fused import FusedNetwork, choose_kernels
 from compactnets.training.optimization import lr_factor, make_optimizer, set_lr
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.setup import Objective
@@ -45,13 +46,19 @@ class Learner:
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr)
         # float16 has few exponents: small gradients vanish unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
+        self.kernels = choose_kernels(recipe, world)
         self.forward: Any
         self.set_forward(recipe.compile)
 
     def set_forward(self, compile: bool | str) -> None:
-        """Compile the steps from now on, ``True`` or with a mode of torch's, or not; several processes do so once."""
+        """Compile the steps from now on, ``True`` or with a mode of torch's, or not; several processes do so once.
+
+        With kernels of our own nothing is compiled.
+        """
         recipe, forward = self.recipe, self.model
-        if self.world.device.type == "cpu" and recipe.channels_last:
+        if self.kernels == "own":
+            forward, compile = FusedNetwork(forward).train(), False
+        elif self.world.device.type == "cpu" and recipe.channels_last:
             forward = optimize_for_cpu(forward, half=recipe.precision != "float32", compiled=bool(compile)).train()
         if self.world.size > 1:
             forward = DistributedDataParallel(forward)

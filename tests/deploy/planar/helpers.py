@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compactnets.compiler import find_compiler
 from compactnets.deploy import deploy_form
-from compactnets.deploy.planar.build import Library, find_compiler, load
+from compactnets.deploy.planar.build import Library, load
 from compactnets.deploy.planar.emit import Program, emit, pack, plan
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError

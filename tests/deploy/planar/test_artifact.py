@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from compactnets.compiler import find_compiler
 from compactnets.data import Preprocess
 from compactnets.deploy import FORMATS, deploy_form, export, load_artifact
-from compactnets.deploy.planar.build import find_compiler
 from compactnets.deploy.planar.emit import LAYOUT, Program, emit, pack, plan, read_program
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compactnets.deploy.planar.build import find_compiler
+from compactnets.compiler import find_compiler
 from compactnets.deploy.planar.emit import plan
 
 from ..helpers import SIZE, small_form, tiny_network

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from compactnets.compiler import find_compiler
 from compactnets.console import stage
 from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, Runner
 from compactnets.deploy.metadata import PREFIX
 from compactnets.deploy.operators import OperatorTime, summarize
-from compactnets.deploy.planar.build import Library, find_compiler, load
+from compactnets.deploy.planar.build import Library, load
 from compactnets.deploy.planar.emit import LAYOUT, Program, emit, find_wide, pack, plan, read_program, steps
 from compactnets.deploy.planar.trace import UnsupportedError, trace
 from compactnets.errors import InputError

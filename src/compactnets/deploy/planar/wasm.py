@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compactnets.deploy.planar.build import run_compiler
+from compactnets.compiler import run_compiler
 from compactnets.errors import InputError
 from compactnets.failures import scratch_folder
 

@@ -1,0 +1,4 @@
+#include "vector.c"
+#include "pointwise.c"
+#include "depthwise.c"
+#include "join.c"
