@@ -26,6 +26,8 @@ from compactnets.training.recipe import Optimizer, Schedule
 
 from .scenes import write_folders
 
+SMALL = "shufflenet_g3_x0_25"  # a network of the package that is built quickly
+
 
 def recipe(**changes: Any) -> SegmentationRecipe:
     settings: dict[str, Any] = {
@@ -126,10 +128,10 @@ def test_poly_falls_to_zero_with_its_power() -> None:
 
 
 def test_a_classifier_starts_the_backbone(tmp_path: Path) -> None:
-    model = compactnets.create_model("muffnet_x0_5", num_classes=7)
+    model = compactnets.create_model(SMALL, num_classes=7)
     preprocess = Preprocess(size=64, resize=64, mean=(0.4,) * 3, std=(0.3,) * 3)
     record = CheckpointRecord(
-        model="muffnet_x0_5",
+        model=SMALL,
         arguments={"num_classes": 7},
         class_names=list("abcdefg"),
         preprocess=preprocess.to_dict(),
@@ -137,13 +139,13 @@ def test_a_classifier_starts_the_backbone(tmp_path: Path) -> None:
         license="none needed",
     )
     save_checkpoint(tmp_path / "a.safetensors", model.state_dict(), record)
-    network, first = first_segmenter(recipe(model="muffnet_x0_5"), ["x", "y"], tmp_path / "a.safetensors")
+    network, first = first_segmenter(recipe(model=SMALL), ["x", "y"], tmp_path / "a.safetensors")
     own = network.backbone.body.state_dict()
     shared = {key: value for key, value in model.state_dict().items() if key in own}
     assert len(shared) > 50
     assert all(torch.equal(own[key], value) for key, value in shared.items())
     assert (first.mean, first.std) == ((0.4,) * 3, (0.3,) * 3)
-    with pytest.raises(InputError, match="muffnet_x0_5.*menet_108_8x1_g3"):
+    with pytest.raises(InputError, match=f"{SMALL}.*menet_108_8x1_g3"):
         first_segmenter(recipe(model="menet_108_8x1_g3"), ["x", "y"], tmp_path / "a.safetensors")
 
 

@@ -125,6 +125,7 @@ def test_a_task_without_more_says_what_it_lacks() -> None:
     for call in (
         lambda: bare.check(None, "", None),  # type: ignore[arg-type]
         lambda: bare.export(None, Path(), "", None),  # type: ignore[arg-type]
+        lambda: bare.quantize("", "", Path(), None),
         lambda: bare.load_artifact(Path(), None, None),
         lambda: bare.profile("", [], None),
         lambda: bare.build("x", {}),

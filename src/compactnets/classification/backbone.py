@@ -11,6 +11,7 @@ from compactnets.classification.checkpoint import CheckpointRecord, check_float,
 from compactnets.errors import InputError
 from compactnets.models.backbone import create_backbone
 from compactnets.models.legacy import load_legacy, say_form
+from compactnets.models.pretrained import locate
 from compactnets.training.checkpoint import load_weights, read_record
 from compactnets.training.preparation import begin_with
 from compactnets.training.recipe import RunRecipe
@@ -20,12 +21,12 @@ def backbone_from_classifier(recipe: RunRecipe, init: Path) -> nn.Module:
     """Return the recipe's network with a classifier's weights and number of classes; its head is dropped anyway.
 
     Args:
-        init: a classifier of this package, or of the MENet repository (``.pth.tar``).
+        init: a classifier of this package, the name of its weights, or one of the MENet repository (``.pth.tar``).
 
     Raises:
         InputError: a checkpoint of another network, or one that cannot be used.
     """
-    if init.suffix == ".safetensors":
+    if (init := locate(init)).suffix == ".safetensors":
         found = read_record(init, CheckpointRecord)
         if found.model != recipe.model:
             raise InputError(f"{init} is a checkpoint of {found.model}, the recipe's backbone is {recipe.model}")

@@ -184,7 +184,9 @@ class DilatedAveragePool(nn.Module):
         rows, columns = _pair(pool.kernel_size)
         kernel = torch.full((channels, 1, rows, columns), 1 / (rows * columns))
         self.register_buffer("kernel", kernel, persistent=False)
-        self.dilation, self.pads, self.whole = dilation, pads, pool.count_include_pad or not any(pads)
+        self.dilation, self.pads = dilation, pads
+        # without padding of its own, a window that reaches past the edge belongs to no pixel of the strided map
+        self.whole = pool.count_include_pad or _pair(pool.padding) == (0, 0)
 
     kernel: Tensor
 

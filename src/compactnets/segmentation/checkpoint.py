@@ -15,6 +15,7 @@ from compactnets.console import say
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.form import with_form
+from compactnets.models.pretrained import locate
 from compactnets.segmentation.loading import Statistics
 from compactnets.segmentation.networks import TITLES, Segmenter, build_segmenter
 from compactnets.segmentation.recipe import SegmentationRecipe, SegmenterSettings
@@ -99,7 +100,7 @@ def first_segmenter(
     )
     if init is None:
         return build_segmenter(recipe.model, recipe.model_arguments, len(class_names), record.settings), record
-    if init.suffix == ".safetensors" and task_of(init) == task_name(SegmenterRecord):
+    if (init := locate(init)).suffix == ".safetensors" and task_of(init) == task_name(SegmenterRecord):
         return _from_segmenter(recipe, record, init)
     if init.suffix == ".safetensors":
         pixels = read_record(init, CheckpointRecord).preprocess

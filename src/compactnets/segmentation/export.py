@@ -291,16 +291,14 @@ def _pictures(spec: str | None) -> Pictures:
 
 
 def _metadata(record: SegmenterRecord, shapes: Sequence[list[int | None]], precision: str) -> dict[str, str]:
-    layout = "(N, C, H, W): pixels from 0 to 1, less mean, divided by std"
+    layout = "(N, C, H, W): pixels from 0 to 1, less preprocess.mean, divided by preprocess.std"
     return texts(
         {
             "task": record.task,
             "network": record.title,
             "precision": precision,
             "class_names": record.class_names,
-            "mean": record.mean,
-            "std": record.std,
-            "size": record.size,
+            "preprocess": {"size": record.size, "mean": record.mean, "std": record.std},
             "inputs": [{"name": INPUT, "shape": shapes[0], "dtype": "float32", "meaning": layout}],
             "outputs": [{"name": OUTPUT, "shape": shapes[1], "dtype": "float32", "meaning": AFTER}],
             "source": record.source,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from compactnets.classification.quantization import choices, int8_format
 from compactnets.console import Tracker, say, stages, stdout
@@ -110,8 +110,8 @@ def quantize_segmenter(
     say(f"quantising {record.title} on {len(pixels)} images")
     setting = Setting(fmt, record, record.size, 1, "int8", TOLERANCE_INT8, EQUAL_PIXELS_INT8, "rms_difference")
     with one_line(f"{record.title} cannot be quantised for {fmt.name}", space), writing(output) as folder:
-        reference = calibrated(plain, pixels, settings, quantize_output=fmt.int8_output)
         example = torch.zeros(1, *pixels.shape[1:])
+        reference = calibrated(of_one_size(plain, example), pixels, settings, quantize_output=fmt.int8_output)
         with scratch_folder() as floating, stages(f"{record.title} to {fmt.name}"):
             fmt.write(deploy_form(plain), example, floating)
             expected = _miou(fmt, floating, setting, rest)
@@ -149,6 +149,31 @@ def quantize_segmenter(
         }
         (folder / LAYERS).write_text(json_text(report, indent=2) + "\n", encoding="utf-8")
     return QuantizedSegmenter(artifact, report, output)
+
+
+def of_one_size(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Return a network as a graph in which the sizes that maps are scaled to are numbers.
+
+    Every tensor of a graph gets a quantizer, and a size is none.
+    """
+    graph = fx.symbolic_trace(deploy_form(network))
+    sizes: dict[fx.Node, tuple[int, ...]] = {}
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            found = super().run_node(n)
+            if isinstance(found, torch.Size):
+                sizes[n] = tuple(found)
+            return found
+
+    with torch.inference_mode():
+        Sizes(graph).run(example)
+    for node in graph.graph.nodes:
+        node.args = fx.node.map_arg(node.args, lambda each: sizes.get(each, each))
+        node.kwargs = fx.node.map_arg(node.kwargs, lambda each: sizes.get(each, each))
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
 
 
 def _read(images: MaskSource, record: SegmenterRecord, count: int) -> Tensor:
