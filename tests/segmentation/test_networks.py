@@ -48,7 +48,7 @@ def test_dilation_computes_the_same_pixels_and_those_between(name: str, output_s
     for level, one, other in zip(levels, strided, dilated, strict=True):
         step = max(1, level.reduction // output_stride)
         assert other.shape[-2:] == (96 * step // level.reduction, 128 * step // level.reduction)
-        torch.testing.assert_close(other[..., ::step, ::step], one, rtol=1e-4, atol=1e-5)
+        assert (other[..., ::step, ::step] - one).abs().max() <= 1e-5 * one.abs().max()
         if step > 1:
             assert other[..., 1::step, 1::step].std() > 0.1 * one.std()
 

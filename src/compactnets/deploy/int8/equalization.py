@@ -22,6 +22,7 @@ from compactnets.nn import ChannelShuffle, channel_shuffle
 PASSING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
 SHARE = 0.75  # share of the spread that moves from the activations into weights that every output sums over
 ROUNDS = 3
+LEAST = 1e-12  # of a range: a layer that gives only zeros, as the last of a fresh residual branch, keeps its scale
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ def _channel_ranges(network: GraphModule, nodes: list[Node], batches: list[Tenso
 def _factors(activations: Tensor, readers: list[_Reader]) -> Tensor:
     """Return the divisor of every channel."""
     low = activations.max() / 1e3  # channels that stay below keep their scale
-    activations = activations.clamp_min(low)
+    activations = activations.clamp_min(max(float(low), LEAST))
     spread = activations / activations.log().mean().exp()
     summed = [_input_ranges(reader) for reader in readers if not _is_depthwise(reader.layer)]
     if not summed:
         return spread
     weights = torch.stack(summed).amax(0)
-    weights = weights.clamp_min(weights.max() / 1e3)
+    weights = weights.clamp_min(max(float(weights.max()) / 1e3, LEAST))
     return spread**SHARE / (weights / weights.log().mean().exp()) ** (1 - SHARE)
 
 
