@@ -320,7 +320,7 @@ def quantize(
     command: Sequence[str] = (),
     **settings: Any,
 ) -> Result:
-    """Quantise a classifier or segmenter to int8, compare it with float, and keep it if the loss is within
+    """Quantise a classifier to int8, compare accuracy and latency with float, and keep it if the loss is within
     ``max_drop``.
 
     Args:
@@ -329,9 +329,9 @@ def quantize(
         output: folder for the artifact and its report.
         calibration: images for measuring ranges.
         evaluation: images to compare on, without those used for calibration.
-        max_drop: largest acceptable loss, in points of top-1 accuracy, or of mean IoU.
-        float_network: float network to compare with; default: the same weights. For classifiers.
-        threads: threads for measuring latency. For classifiers.
+        max_drop: largest acceptable loss, in points of top-1 accuracy.
+        float_network: float network to compare with; default: the same weights.
+        threads: threads for measuring latency.
         command: the command line, for the report.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
 

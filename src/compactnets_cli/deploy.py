@@ -115,9 +115,7 @@ def quantize(
         str, typer.Option("--eval", help="Images to compare on, without those used for calibration.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its report.")],
-    max_drop: Annotated[
-        float, typer.Option(help="Largest acceptable loss, in points of top-1 accuracy or of mIoU.")
-    ] = 0.5,
+    max_drop: Annotated[float, typer.Option(help="Largest acceptable loss, in points of top-1 accuracy.")] = 0.5,
     calibration_images: Annotated[int, typer.Option(min=1, help="Images to calibrate on.")] = 128,
     ranges: Annotated[str, typer.Option(help="mse, percentile, entropy or minmax.")] = "mse",
     keep: Annotated[

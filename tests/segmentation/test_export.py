@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
 
-import compactnets.api as api
 from compactnets.deploy.formats.registry import FORMATS
 from compactnets.errors import InputError, LimitError
 from compactnets.segmentation.checkpoint import SegmenterRecord, build
 from compactnets.segmentation.cost import planned_record
 from compactnets.segmentation.export import export_segmenter, load_segmenter_artifact
-from compactnets.training.checkpoint import save_checkpoint
 
-from .scenes import NAMES, write_folders
+from .scenes import NAMES
 
 
 def network(head: Literal["lraspp", "deeplabv3plus"], **changes: Any) -> tuple[Any, SegmenterRecord]:
@@ -83,26 +80,3 @@ def test_a_format_of_one_size_needs_one(tmp_path: Path) -> None:
     made, record = network("lraspp", size=None)
     with pytest.raises(InputError, match="--size HEIGHTxWIDTH"):
         export_segmenter(made, record, tmp_path / "a", "executorch")
-
-
-@pytest.mark.slow
-def test_int8_is_kept_within_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("torchmetrics")
-    made, record = network("lraspp")
-    save_checkpoint(tmp_path / "a.safetensors", made.state_dict(), record)
-    data = write_folders(tmp_path / "data")
-    options: dict[str, Any] = {"calibration": str(data), "evaluation": str(data), "calibration_images": 4}
-    result: Any = api.quantize(tmp_path / "a.safetensors", "onnx", tmp_path / "int8", max_drop=5, **options)
-    report = json.loads((tmp_path / "int8" / "quantization.json").read_text())
-    assert report["drop_points"] == pytest.approx(report["float_miou"] - report["int8_miou"])
-    assert report["drop_points"] <= 5
-    assert result.record.precision == "int8"
-    assert result.record.bytes < 0.6 * 4 * result.record.params
-    measured = api.evaluate(tmp_path / "int8", data).figures.miou
-    assert measured == pytest.approx(report["int8_miou"])
-    # one choice is enough: each writes and runs an artifact
-    monkeypatch.setattr("compactnets.classification.quantization.IN_FLOAT", ())
-    with pytest.raises(LimitError, match="--max-drop -100"):
-        api.quantize(tmp_path / "a.safetensors", "onnx", tmp_path / "none", max_drop=-100, **options)
-    assert not (tmp_path / "none").exists()

@@ -12,7 +12,6 @@ from torch import nn
 
 from compactnets.console import say
 from compactnets.data.inputs import Picture
-from compactnets.deploy.int8.steps import Settings
 from compactnets.deploy.tables import ExportReport
 from compactnets.errors import InputError
 from compactnets.folders import check_file, check_folder
@@ -29,13 +28,10 @@ from compactnets.segmentation.export import (
     show_artifact,
 )
 from compactnets.segmentation.metrics import SegmentationScore, library
-from compactnets.segmentation.networks import Segmenter
 from compactnets.segmentation.prediction import COLUMNS, ImageClasses, predict_masks
-from compactnets.segmentation.quantization import QuantizedSegmenter, quantize_segmenter
 from compactnets.segmentation.recipe import SegmentationRecipe
 from compactnets.segmentation.setup import SegmentationSetup, evaluate_on
-from compactnets.tasks.contract import DataRequest, Model, Options, QuantizeOptions, Task, Verb
-from compactnets.tasks.opening import open_to_write
+from compactnets.tasks.contract import DataRequest, Model, Options, Task, Verb
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -93,7 +89,6 @@ class Segmentation(Task[SegmentationRecipe]):
         "evaluate": EvaluateOptions,
         "predict": PredictOptions,
         "export": ExportOptions,
-        "quantize": QuantizeOptions,
         "profile": ProfileOptions,
         "check": CheckOptions,
     }
@@ -201,25 +196,6 @@ class Segmentation(Task[SegmentationRecipe]):
             tolerance=options.tolerance,
         )
         return ExportReport(record, output, show_artifact)
-
-    def quantize(
-        self, network: str | Path | Model, format_name: str, output: Path, options: QuantizeOptions
-    ) -> QuantizedSegmenter:
-        if options.float_network is not None:
-            raise InputError("--float is for images with labels: a segmenter is compared with its own weights")
-        model, record = open_to_write(network, SegmenterRecord, "quantize")
-        assert isinstance(model, Segmenter)
-        return quantize_segmenter(
-            model,
-            record,
-            format_name,
-            output,
-            calibration=options.calibration,
-            evaluation=options.evaluation,
-            max_drop=options.max_drop,
-            settings=Settings(**options.settings),
-            command=list(options.command),
-        )
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> SegmenterCost:
         if options.input_size is not None and options.input_size[0] != 3:
