@@ -351,7 +351,8 @@ def quantize(
         "threads": threads,
         "command": command,
     }
-    chosen = found.task.take("quantize", {**given, **settings})
+    able = "quantize" in found.task.options  # a task without int8 says so, rather than refuse its options
+    chosen = found.task.take("quantize", {**given, **settings}) if able else None
     return found.task.quantize(network, format, as_path(output), chosen)
 
 

@@ -393,7 +393,8 @@ class Task(ABC, Generic[RecipeT]):
             InputError: a network that cannot be quantised.
             LimitError: it loses too much; nothing is kept.
         """
-        raise InputError(f"{self.name} has no int8")
+        name = network.name if isinstance(network, Model) else network
+        raise InputError(f"{self.name} has no int8: {name} is a network for {self.name}")
 
     def profile(self, name: str, arguments: Sequence[str], options: Any) -> Result:
         """Count the cost of a network.
