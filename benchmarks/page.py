@@ -5,6 +5,7 @@ python benchmarks/page.py
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -20,10 +21,12 @@ from compactnets.latency.results import (
     fastest,
 )
 from compactnets.papers.ablation import describe, own_sharings, rank_correlation
+from compactnets.papers.stated import stated_rows
 from compactnets.plots import draw_sharing
 from compactnets.recorded import load_results, network_label
 
 ROOT = Path(__file__).parents[1]
+TIMM = Path(__file__).with_name("timm_imagenet.json")  # what timm states of its weights
 COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
@@ -41,6 +44,7 @@ BROWSER_COLUMNS = (
     "network", "engine", "page, kB", "code, kB", "weights, kB", "in total, kB", "first result, s",
     "without isolation, ms", "isolated, ms"
 )  # fmt: skip
+CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -126,9 +130,46 @@ def _latency(name: str, record: dict[str, Any]) -> str:
         f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
         + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
         + _winners(record)
+        + _choices(record)
         + "".join(
             f"\nLeft out: {each['network']} for {each['format']}: {each['reason']}.\n" for each in record["failed"]
         )
+    )
+
+
+def _choices(record: dict[str, Any]) -> str:
+    """Return accuracy beside latency for the networks of a latency record, if there are timm's among them."""
+    timm = json.loads(TIMM.read_text(encoding="utf-8"))
+    if not {row["network"] for row in timm["rows"]} & {row["network"] for row in record["rows"]}:
+        return ""  # a comparison is with networks of others
+    stated = {row["network"]: (row["top1_percent"], f"timm ({row['weights']})", "timm's") for row in timm["rows"]}
+    for row in stated_rows():
+        if row.top1 is not None and not row.arguments:  # later tables of a paper have more digits
+            whose = "its authors', no licence" if row.model.startswith("menet") else "none"
+            stated[row.model] = (row.top1, "its paper", whose)
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in record["rows"]:
+        rows.setdefault(row["network"], {})[row["format"]] = row
+    lines = []
+    for network, forms in rows.items():
+        if network not in stated or "c" not in forms:
+            continue
+        own = forms["c"]
+        name, other = min(
+            ((form, row) for form, row in forms.items() if form != "c" and parse_format(form).precision == "float32"),
+            key=lambda each: each[1]["milliseconds"]["median"],
+        )
+        top1, by, weights = stated[network]
+        time = own["milliseconds"]["median"]
+        cells = [network, f"{top1:.1f}", by, f"{own['macs'] / 1e6:.0f} M", f"{time:.2f}"]
+        cells += [f"{other['milliseconds']['median']:.2f} ({name})", f"{own['bytes'] / 1e6:.1f}", weights]
+        lines.append((time, _cells(cells)))
+    if not lines:
+        return ""
+    return (
+        "\nAccuracy beside latency, fastest first. We trained nothing on ImageNet: the papers state these accuracies, "
+        f"or timm does ({timm['source']}, commit {timm['commit'][:7]}). The last column says whose weights you can "
+        f"get.\n\n{_head(CHOICE_COLUMNS)}" + "".join(line for _, line in sorted(lines))
     )
 
 

@@ -98,7 +98,9 @@ def waiting(device: torch.device) -> Call:
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time both steps of one network, each in a process of its own."""
-    other = argparse.Namespace(**{**vars(arguments), "set": [*arguments.set, *arguments.reference]})
+    replaced = {each.partition("=")[0] for each in arguments.reference}
+    kept = [each for each in arguments.set if each.partition("=")[0] not in replaced]
+    other = argparse.Namespace(**{**vars(arguments), "set": [*kept, *arguments.reference]})
     plain = RemoteCall(our_step, name, other) if arguments.reference else RemoteCall(plain_step, name, arguments)
     ours = RemoteCall(our_step, name, arguments)
     start = time.perf_counter()

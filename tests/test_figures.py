@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -107,7 +108,17 @@ def choosing() -> list[str]:
     }
     assert len({record["format"] for record in load_results("int8").values()}) == 3
     gains = [on_test(each, begun=True) - on_test(each, begun=False) for each in ("faster_rcnn", "ssd")]
+    peers = times("peers")
+    timm = json.loads((ROOT / "benchmarks" / "timm_imagenet.json").read_text(encoding="utf-8"))
+    top1 = {row["network"]: row["top1_percent"] for row in timm["rows"]}
+    four, lite = "timm:mobilenetv4_conv_small", "timm:efficientnet_lite0"
+    lite_ms = min(milliseconds(row) for (name, _), row in peers.items() if name == lite)
     return [
+        f"(`{four}`) has {top1[four]:.1f} % and takes {milliseconds(peers[four, 'onnx']):.1f} ms in ONNX",
+        f"has {stated['muffnet_x1_5']:.1f} % in its paper and takes {milliseconds(peers['muffnet_x1_5', 'c']):.1f} ms",
+        f"EfficientNet-Lite0 has {top1[lite]:.1f} % and takes {lite_ms:.1f} ms",
+        f"MuffNet 1.0 takes {milliseconds(peers['muffnet_x1_0', 'c']):.1f} ms with {stated['muffnet_x1_0']:.1f} %",
+        f"MuffNet 0.5 {milliseconds(peers['muffnet_x0_5', 'c']):.1f} ms with {stated['muffnet_x0_5']:.1f} %",
         f"At about 40 M, MENet takes {ratios['menet_108_8x1_g3', 'onnx']:.2f} times as long as MuffNet in ONNX Runtime",
         *best,
         f"MENet, {stated['menet_456_24x1_g3']:.1f} %",
@@ -185,7 +196,30 @@ def deploy() -> list[str]:
     assert all(int8(f"menet_108_8x1_g3-{each}")["drop_points"] <= 0 for each in ("onnx", "openvino", "executorch"))
     after, trained = int8("muffnet_x0_5-onnx"), int8("muffnet_x0_5-onnx-qat")
     percent = [100 * each / after["images"] for each in (after["float_correct"], after["int8_correct"])]
+    place = {
+        form: planar["menet_108_8x1_g3", form] for form in ("litert", "executorch", "ncnn", "openvino", "onnx", "c")
+    }
+    other = times("peers")
+    for name in ("efficientnet_lite0", "mobilenetv4_conv_small"):
+        fastest_of = min((milliseconds(row), form) for (each, form), row in other.items() if each == f"timm:{name}")
+        assert fastest_of[1] in ("litert", "onnx")
+    visit = load_results("browser")["page"]["rows"][0]
+    page = visit["engines"]["planar"]["bytes"]
+    assert visit["network"] == "menet_108_8x1_g3"
     return [
+        *(
+            f"{row['bytes'] / 1e6:.1f} MB, {where} | {milliseconds(row):.2f} ms"
+            for row, where in (
+                (place["litert"], "in an app with LiteRT"),
+                (place["executorch"], "in an app with ExecuTorch and XNNPACK"),
+                (place["ncnn"], "with ncnn"),
+                (place["c"], "no runtime"),
+            )
+        ),
+        f"{place['onnx']['bytes'] / 1e6:.1f} MB, with the runtime | {milliseconds(place['openvino']):.2f} or "
+        f"{milliseconds(place['onnx']):.2f} ms",
+        f"{(page['page'] + page['code']) / 1e3:.0f} kB compressed, and the weights, {page['weights'] / 1e6:.1f} MB | "
+        f"{visit['turns'][0]['engines']['planar']['milliseconds']['median']:.1f} ms in Chromium",
         f"{span(by_family[0], 2)} times as fast for MENet and {span(by_family[1], 2)} times for MuffNet",
         f"The largest difference of a recorded artifact is {largest:.7f}.",
         f"lose {plain['drop_points']:.1f} points of top-1, with an error of the logits of {plain['logits_error']:.2f}",
