@@ -33,7 +33,7 @@ from compactnets.training.recipe_files import load_recipe
 from compactnets.training.step import Learner
 
 NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against a plain loop (eager, NCHW, float32)."
-OWN_NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against our own with {0.reference}."
+OWN_NOTE = "A step of {0.batch_size} images of {0.size} x {0.size} pixels, against ours with {settings}."
 
 
 def plain_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
@@ -137,7 +137,7 @@ def main() -> None:
         rows.append(measure(name, arguments))
         print(describe(rows[-1], " ".join(arguments.reference) or "plain", "ours"), flush=True)
     if arguments.output:
-        note = (OWN_NOTE if arguments.reference else NOTE).format(arguments)
+        note = (OWN_NOTE if arguments.reference else NOTE).format(arguments, settings=" and ".join(arguments.reference))
         content = {"note": note, "settings": vars(arguments), "rows": rows}
         write_record(arguments.output, pick_device(arguments.device), content)
 
