@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,14 @@ def fail() -> None:
 
 def _unreadable() -> None:
     raise ValueError("cannot be unpickled")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's choice of what to end")
+def test_memory_that_runs_out_costs_one_measurement(worker: Worker) -> None:
+    """The system ends a worker first; the process with the results goes on, and says which is left out."""
+    assert worker.call(Path.read_text, Path("/proc/self/oom_score_adj")).strip() == "1000"
+    with pytest.raises(CrashedError, match="out of memory"):
+        worker.call(os.kill, worker.call(os.getpid), signal.SIGKILL)
 
 
 class Unreadable:
