@@ -46,6 +46,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("models",),
     ("complexity",),
     ("data",),
+    ("training.fused",),
     ("training",),
     ("classification",),
     ("papers", "plots", "deploy"),

@@ -138,6 +138,7 @@ def test_a_wheel_without_node_says_so_and_so_does_the_installed_command(
 
     names = zipfile.ZipFile(wheel).namelist()
     assert {"compactnets/py.typed", "compactnets_cli/py.typed"} <= set(names)
+    assert {name.removeprefix("src/") for name in git(clone, "ls-files", "src").splitlines()} <= set(names)
     assert not [name for name in names if "node_modules" in name or "photos" in name]
     assert build_info(installed)["commit"] == git(clone, "rev-parse", "--short", "HEAD")
     notices = [name for name in names if "/licenses/" in name]

@@ -1,4 +1,4 @@
-"""Compiling where it can pay, decided once in a run."""
+"""With whose kernels a run trains, and compiling where it can pay, decided once in a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import pytest
 import torch
 
 from compactnets.classification.task import TASK
+from compactnets.errors import InputError
 from compactnets.training import compiling
 from compactnets.training.compiling import EAGER_STEPS, Compiling, without_cuda_warnings
+from compactnets.training.fused import functions
+from compactnets.training.fused.native import kernels, missing
 from compactnets.training.interruption import Interrupted
 from compactnets.training.state import Progress
 from compactnets.training.step import Learner
 
-from .helpers import digits_part, make_tiny_recipe
+from .helpers import digits_part, make_tiny_recipe, stop_after
 
 STEPS = 6
+needs_compiler = pytest.mark.skipif(missing() is not None, reason="no C compiler")
 
 
 @pytest.fixture
@@ -110,3 +114,66 @@ def test_warnings_of_a_gpu_that_is_not_used(device: str, shown: int) -> None:
             ]:
                 warnings.warn_explicit(message, UserWarning, "file.py", 1, module)
     assert len(caught) == shown
+
+
+def train_muffnet(folder: Path, **changes: Any) -> None:
+    settings = {"model": "muffnet_x0_5", "batch_size": 16, "channels_last": True, **changes}
+    TASK.train(make_tiny_recipe(**settings), *digits_part(48, 10), folder)
+
+
+@needs_compiler
+def test_a_run_that_goes_on_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+
+    def counted() -> Any:
+        used.append(1)
+        return kernels()
+
+    monkeypatch.setattr(functions, "kernels", counted)
+    train_muffnet(tmp_path / "whole", kernels="own")
+    assert used
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            train_muffnet(tmp_path / "parts", kernels="own")
+    train_muffnet(tmp_path / "parts", kernels="own")
+    whole, parts = ((tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
+@needs_compiler
+def test_other_kernels_are_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            train_muffnet(tmp_path, kernels="own")
+    capsys.readouterr()
+    train_muffnet(tmp_path, kernels="torch")
+    assert "the package's own kernels up to step 2" in " ".join(capsys.readouterr().err.split())
+
+
+@needs_compiler
+def test_without_a_compiler_torch_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernels.cache_clear()
+    monkeypatch.setenv("CC", "no-such-cc")
+    try:
+        train_muffnet(tmp_path / "auto", kernels="auto")
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count("training with torch's kernels") == 1
+        assert "no-such-cc" in said
+        with pytest.raises(InputError, match="no-such-cc"):
+            train_muffnet(tmp_path / "own", kernels="own")
+    finally:
+        kernels.cache_clear()
+
+
+@needs_compiler
+def test_a_recipe_that_they_do_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="channels_last"):
+        train_muffnet(tmp_path, kernels="own", channels_last=False)
+    with pytest.raises(InputError, match="precision"):
+        train_muffnet(tmp_path, kernels="own", precision="bfloat16")

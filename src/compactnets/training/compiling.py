@@ -1,4 +1,4 @@
-"""Decide whether compiling a run's training step pays off."""
+"""Decide how a run's training step is computed: with whose kernels, and whether compiling it pays off."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from compactnets.console import say
+from compactnets.errors import InputError
+from compactnets.training.distributed import World
+from compactnets.training.fused.native import missing
+from compactnets.training.recipe import RunRecipe
 from compactnets.training.state import Progress
 
 Result = TypeVar("Result")
@@ -21,6 +25,33 @@ EAGER_STEPS = 4  # uncompiled and timed; the first ones are slower
 # compiling, and a GPU is assumed to take a third of that. A compiled step is assumed to take half the time, so that
 # twice these seconds of steps must be left. Only whether to compile hangs on it.
 COMPILE_SECONDS = {"cpu": 180.0, "cuda": 60.0}
+
+
+def choose_kernels(recipe: RunRecipe, world: World) -> Literal["own", "torch"]:
+    """Return the kernels that a run trains with, as its recipe and this machine have it; say why if they are missing.
+
+    Raises:
+        InputError: the recipe asks for kernels of our own, which cannot compute it or are not available.
+    """
+    found = {
+        "device": world.device.type == "cpu",
+        "processes": world.size == 1,
+        "precision": recipe.precision == "float32",
+        "channels_last": recipe.channels_last,
+        "compile": isinstance(recipe.compile, bool),
+        "task": recipe.fusible,
+    }
+    needed = "a classifier, one process on a CPU, precision: float32, channels_last: true, compile: true or false"
+    if recipe.kernels == "torch" or (recipe.kernels == "auto" and not all(found.values())):
+        return "torch"
+    if unfit := [name for name, fits in found.items() if not fits]:
+        raise InputError(f"kernels: own needs {needed}; these do not fit: {', '.join(unfit)}")
+    if (reason := missing()) is None:
+        return "own"
+    if recipe.kernels == "own":
+        raise InputError(reason)
+    say(f"training with torch's kernels: {reason}")
+    return "torch"
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Progress:
     best: float = -1.0  # the best score so far
     best_title: str = ""  # its name
     compiled: bool | None = None  # whether the step is compiled, once decided (compiling.py)
-    kernels: str = "torch"  # that computed the last step (fused.py)
+    kernels: str = "torch"  # that computed the last step: own or torch
     final: dict[str, Any] | None = None  # the last evaluation
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
 

@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compactnets.data.order import mix_seed
 from compactnets.models.form import with_form
+from compactnets.training.compiling import choose_kernels
 from compactnets.training.cpu import optimize_for_cpu
 from compactnets.training.distributed import World, synchronize_batchnorm
-from compactnets.training.fused import FusedNetwork, choose_kernels
+from compactnets.training.fused.network import FusedNetwork
 from compactnets.training.optimization import lr_factor, make_optimizer, set_lr
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.setup import Objective

@@ -1,4 +1,4 @@
-"""Compile and load the kernels of :mod:`compactnets.training.fused`."""
+"""Compile and load the kernels in C."""
 
 from __future__ import annotations
 

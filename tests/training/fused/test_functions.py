@@ -1,12 +1,10 @@
-"""The package's own kernels: against torch in double precision, in a whole step, and in runs."""
+"""Every kernel against torch in double precision."""
 
 from __future__ import annotations
 
 import copy
 import math
-import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compactnets import create_model
-from compactnets.classification.task import TASK
-from compactnets.errors import InputError
-from compactnets.training import fused
-from compactnets.training.fused import FusedNetwork, Pending
-from compactnets.training.interruption import Interrupted
-from compactnets.training.native import kernels, missing
-
-from .helpers import digits_part, make_tiny_recipe, stop_after
+from compactnets.training.fused.native import missing
+from compactnets.training.fused.network import FusedNetwork
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason="no C compiler")
 
@@ -138,27 +129,6 @@ def test_nan_is_not_hidden() -> None:
     assert FusedNetwork(model).train()(x).isnan().any()
 
 
-@pytest.mark.parametrize("name", ["muffnet_x0_5", "menet_108_8x1_g3", "shufflenetv2_x0_5", "mobilenetv2_x0_75"])
-def test_a_step_is_that_of_torch(name: str) -> None:
-    """As exact as torch's own in float32."""
-    torch.manual_seed(0)
-    model = create_model(name, num_classes=5, stem="cifar").train()
-    exact, plain = copy.deepcopy(model).double(), copy.deepcopy(model)
-    x, labels = torch.randn(8, 3, 24, 24), torch.arange(8) % 5
-    gradients = []
-    for network, runner, images in (
-        (exact, exact, x.double()),
-        (plain, plain, x),
-        (model, FusedNetwork(model).train(), x.contiguous(memory_format=torch.channels_last)),
-    ):
-        F.cross_entropy(runner(images), labels).backward()
-        buffers = [buffer.double().flatten() for buffer in network.buffers()]
-        parameters = [parameter.grad.double().flatten() for parameter in network.parameters()]  # type: ignore[union-attr]
-        gradients.append((torch.cat(parameters), torch.cat(buffers)))
-    for expected, torchs, ours in zip(*gradients, strict=True):
-        assert (ours - expected).norm() < 3 * (torchs - expected).norm() + 1e-6 * expected.norm()
-
-
 def test_it_does_not_depend_on_threads() -> None:
     found = []
     before = torch.get_num_threads()
@@ -173,73 +143,3 @@ def test_it_does_not_depend_on_threads() -> None:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(value, other[name]) for name, value in found[0].items())
-
-
-def test_a_pending_tensor_is_taken_by_torch() -> None:
-    x = torch.randn(2, 4, 3, 3)
-    pending = Pending((x,), (torch.zeros(4), torch.full((4,), 2.0), torch.ones(4)), 0.0)
-    expected = (2 * x + 1).relu()
-    taken: Any = pending
-    torch.testing.assert_close(torch.sigmoid(taken), expected.sigmoid())
-    torch.testing.assert_close(pending.flatten(1), expected.flatten(1))
-    torch.testing.assert_close(pending[:, :2] * pending[:, 2:], expected[:, :2] * expected[:, 2:])
-    assert pending.shape == x.shape
-
-
-def run(folder: Path, **changes: Any) -> None:
-    settings = {"model": "muffnet_x0_5", "batch_size": 16, "channels_last": True, **changes}
-    TASK.train(make_tiny_recipe(**settings), *digits_part(48, 10), folder)
-
-
-def test_a_run_that_goes_on_is_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
-
-    def counted() -> Any:
-        used.append(1)
-        return kernels()
-
-    monkeypatch.setattr(fused, "kernels", counted)
-    run(tmp_path / "whole", kernels="own")
-    assert used
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1, signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            run(tmp_path / "parts", kernels="own")
-    run(tmp_path / "parts", kernels="own")
-    whole, parts = ((tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "parts"))
-    assert whole == parts
-
-
-def test_other_kernels_are_announced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with monkeypatch.context() as patch:
-        stop_after(patch, 1, signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            run(tmp_path, kernels="own")
-    capsys.readouterr()
-    run(tmp_path, kernels="torch")
-    assert "the package's own kernels up to step 2" in " ".join(capsys.readouterr().err.split())
-
-
-def test_without_a_compiler_torch_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kernels.cache_clear()
-    monkeypatch.setenv("CC", "no-such-cc")
-    try:
-        run(tmp_path / "auto", kernels="auto")
-        said = " ".join(capsys.readouterr().err.split())
-        assert said.count("training with torch's kernels") == 1
-        assert "no-such-cc" in said
-        with pytest.raises(InputError, match="no-such-cc"):
-            run(tmp_path / "own", kernels="own")
-    finally:
-        kernels.cache_clear()
-
-
-def test_a_recipe_that_they_do_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="channels_last"):
-        run(tmp_path, kernels="own", channels_last=False)
-    with pytest.raises(InputError, match="precision"):
-        run(tmp_path, kernels="own", precision="bfloat16")
