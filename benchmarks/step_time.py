@@ -27,6 +27,7 @@ from compactnets import create_model
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
+from compactnets.training.compiling import choose_kernels
 from compactnets.training.cpu import keep_freed_memory
 from compactnets.training.distributed import World, pick_device
 from compactnets.training.recipe_files import load_recipe
@@ -66,7 +67,8 @@ def our_step(name: str, arguments: argparse.Namespace) -> tuple[Call, Call]:
     if device.type == "cpu":
         keep_freed_memory()
     model = create_model(name, num_classes=10, stem="cifar").to(device)
-    learner = Learner(model, recipe, 1000, ClassificationObjective(recipe, 1000, num_classes=10), World(device))
+    world, objective = World(device), ClassificationObjective(recipe, 1000, num_classes=10)
+    learner = Learner(model, recipe, 1000, objective, world, choose_kernels(recipe, True, world))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     batch = Batch(images.contiguous(memory_format=layout), labels, torch.arange(len(images)))
     learner.model.train()

@@ -160,6 +160,10 @@ def _bad_input(folder: Path, trained: Path, tmp: Path) -> dict[str, tuple[list[o
         "unknown model": ([*train, "--data", "digits", "--model", "menet_108"], "did you mean 'menet_108_8x1_g3'"),
         "unknown recipe": (["train", "cifar/menet", "--data", "digits"], "no recipe 'cifar/menet'"),
         "wrong key": ([*train, "--data", "digits", "--set", "batchsize=3"], "did you mean 'batch_size'"),
+        "own kernels": (
+            [*train, "--data", "digits", "--set", "kernels=own", "--set", "compile=default"],
+            "compile: true or false, not default",
+        ),
         "no output": (["train", "cifar/muffnet", "--data", "digits"], "needs --output"),
         "unknown word": ([*train, "--data", "cifar11"], "cifar10"),
         "missing folder": ([*train, "--data", tmp / "nowhere"], "nowhere"),
@@ -187,10 +191,10 @@ def _bad_input(folder: Path, trained: Path, tmp: Path) -> dict[str, tuple[list[o
 
 
 CASES = [
-    "unknown model", "unknown recipe", "wrong key", "no output", "unknown word", "missing folder", "empty folder",
-    "class without images", "unreadable image", "unreadable image in a worker", "other classes", "missing checkpoint",
-    "hostile pickle", "not a legacy checkpoint", "text file", "unknown network", "unknown argument", "two stems",
-    "wrong sharing", "no match", "no table", "profile nothing", "draw another",
+    "unknown model", "unknown recipe", "wrong key", "own kernels", "no output", "unknown word", "missing folder",
+    "empty folder", "class without images", "unreadable image", "unreadable image in a worker", "other classes",
+    "missing checkpoint", "hostile pickle", "not a legacy checkpoint", "text file", "unknown network",
+    "unknown argument", "two stems", "wrong sharing", "no match", "no table", "profile nothing", "draw another",
 ]  # fmt: skip
 
 

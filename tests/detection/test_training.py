@@ -269,6 +269,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(
             "gives each of 2 parts one image, and SSD's last map",
         ),
         ({"batch_size": 3, "accumulate": 2}, None, "batch_size = 3 cannot be divided among 1 processes x 2 parts"),
+        ({"kernels": "own", "channels_last": True}, None, "kernels: own is not possible .* a classifier"),
     ],
 )
 def test_runs_that_are_refused(

@@ -155,6 +155,15 @@ def test_bad_input_is_one_line(run: Run, trained: Path, arguments: tuple[str, ..
     assert not (trained / "x").exists()
 
 
+def test_kernels_for_classifiers_are_refused(run: Run, trained: Path) -> None:
+    settings = ("--set", "kernels=own", "--set", "channels_last=true", "--device", "cpu")
+    told = run("train", trained / "small.yaml", "--data", trained / "data", "--output", trained / "x", *settings)
+    assert told.code == 2
+    assert "kernels: own" in told.err.splitlines()[-1]
+    assert sum("error: " in line for line in told.err.splitlines()) == 1
+    assert not (trained / "x").exists()
+
+
 def test_options_of_training_are_refused(trained: Path) -> None:
     with pytest.raises(InputError, match="--qat.*segmentation"):
         api.train(trained / "small.yaml", trained / "data", trained / "x", qat=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from compactnets.classification.task import TASK
 from compactnets.errors import InputError
 from compactnets.training import compiling
-from compactnets.training.compiling import EAGER_STEPS, Compiling, without_cuda_warnings
+from compactnets.training.compiling import EAGER_STEPS, Compiling, choose_kernels, without_cuda_warnings
+from compactnets.training.distributed import World
 from compactnets.training.fused import functions
 from compactnets.training.fused.native import kernels, missing
 from compactnets.training.interruption import Interrupted
@@ -154,26 +156,65 @@ def test_other_kernels_are_announced(
     assert "the package's own kernels up to step 2" in " ".join(capsys.readouterr().err.split())
 
 
-@needs_compiler
-def test_without_a_compiler_torch_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kernels.cache_clear()
     monkeypatch.setenv("CC", "no-such-cc")
-    try:
-        train_muffnet(tmp_path / "auto", kernels="auto")
-        said = " ".join(capsys.readouterr().err.split())
-        assert said.count("training with torch's kernels") == 1
-        assert "no-such-cc" in said
-        with pytest.raises(InputError, match="no-such-cc"):
-            train_muffnet(tmp_path / "own", kernels="own")
-    finally:
-        kernels.cache_clear()
+    yield
+    kernels.cache_clear()
+
+
+CPU = World()
+UNFIT: list[tuple[str, dict[str, Any], bool, World]] = [
+    ("--qat", {}, False, CPU),
+    ("a CPU, not cuda:1", {}, True, World(torch.device("cuda", 1))),
+    ("one process, not 2", {}, True, World(size=2)),
+    ("float32, not bfloat16", {"precision": "bfloat16"}, True, CPU),
+    ("channels_last: true", {"channels_last": False}, True, CPU),
+    ("not max-autotune", {"compile": "max-autotune"}, True, CPU),
+]
+
+
+@pytest.mark.parametrize(("told", "changes", "fusible", "world"), UNFIT)
+def test_own_kernels_are_never_left_out_in_silence(
+    told: str, changes: dict[str, Any], fusible: bool, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_tiny_recipe(**{"channels_last": True, "kernels": "own", **changes})
+    with pytest.raises(InputError) as refused:
+        choose_kernels(recipe, fusible, world)
+    others = [each for each, *_ in UNFIT if each != told]
+    assert told in str(refused.value)
+    assert not [each for each in others if each in str(refused.value)]
+    assert choose_kernels(recipe.model_copy(update={"kernels": "auto"}), fusible, world) == "torch"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "torch's kernels" in said
+    assert told in said
+    assert choose_kernels(recipe.model_copy(update={"kernels": "torch"}), fusible, world) == "torch"
+    assert capsys.readouterr().err == ""
 
 
 @needs_compiler
-def test_a_recipe_that_they_do_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="channels_last"):
-        train_muffnet(tmp_path, kernels="own", channels_last=False)
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("asked", ["own", "auto"])
+def test_own_kernels_where_they_fit(asked: str, compile: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = make_tiny_recipe(channels_last=True, kernels=asked, compile=compile)
+    assert choose_kernels(recipe, True, World()) == "own"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_torch_trains_or_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_muffnet(tmp_path / "auto", kernels="auto")
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("training with torch's kernels") == 1
+    assert "no-such-cc" in said
+    with pytest.raises(InputError, match="kernels: own.*no-such-cc"):
+        train_muffnet(tmp_path / "own", kernels="own")
+    assert not (tmp_path / "own").exists()
+
+
+@needs_compiler
+def test_a_run_that_they_do_not_fit_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="precision"):
-        train_muffnet(tmp_path, kernels="own", precision="bfloat16")
+        train_muffnet(tmp_path / "run", kernels="own", precision="bfloat16")
+    assert not (tmp_path / "run").exists()

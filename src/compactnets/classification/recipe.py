@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -70,7 +70,6 @@ class ClassificationRecipe(RunRecipe):
     ``preprocess`` and ``in_chans`` follow the data if not given.
     """
 
-    fusible: ClassVar[bool] = True
     task: Literal["classification"] = "classification"
     batch_size: int = Field(128, gt=1, le=MOST, description="images per step over all processes together")
     initialization: Literal["fan_out", "fan_in"] | None = Field(

@@ -129,6 +129,7 @@ class ClassificationSetup(TrainingSetup):
         self.train_source, self.val_source, self.init = train_source, val_source, init
         self.prepared = prepare(self.recipe, train_source, init)
         self.model, self.compile = self.prepared.model, self.prepared.compile
+        self.fusible = self.prepared.int8 is None  # the layers that simulate int8 are not those that the kernels know
         self.preprocess = self.prepared.preprocess
         self._set_momentum()
         self._check_sizes()

@@ -19,6 +19,7 @@ from compactnets.training.recipe import RunRecipe
 from compactnets.training.state import Progress
 
 Result = TypeVar("Result")
+Kernels = Literal["own", "torch"]
 
 EAGER_STEPS = 4  # uncompiled and timed; the first ones are slower
 # Estimates, not measurements with a record: on two CPU cores, runs of the package's networks took minutes longer with
@@ -27,29 +28,32 @@ EAGER_STEPS = 4  # uncompiled and timed; the first ones are slower
 COMPILE_SECONDS = {"cpu": 180.0, "cuda": 60.0}
 
 
-def choose_kernels(recipe: RunRecipe, world: World) -> Literal["own", "torch"]:
-    """Return the kernels that a run trains with, as its recipe and this machine have it; say why if they are missing.
+def choose_kernels(recipe: RunRecipe, fusible: bool, world: World) -> Kernels:
+    """Return the kernels that a run trains with; with ``kernels: auto``, say why not the package's own.
+
+    Args:
+        fusible: whether the network can be trained with the package's own
+            (:attr:`compactnets.training.setup.TrainingSetup.fusible`).
 
     Raises:
-        InputError: the recipe asks for kernels of our own, which cannot compute it or are not available.
+        InputError: ``kernels: own``, which cannot compute this run or are not available.
     """
-    found = {
-        "device": world.device.type == "cpu",
-        "processes": world.size == 1,
-        "precision": recipe.precision == "float32",
-        "channels_last": recipe.channels_last,
-        "compile": isinstance(recipe.compile, bool),
-        "task": recipe.fusible,
-    }
-    needed = "a classifier, one process on a CPU, precision: float32, channels_last: true, compile: true or false"
-    if recipe.kernels == "torch" or (recipe.kernels == "auto" and not all(found.values())):
+    if recipe.kernels == "torch":
         return "torch"
-    if unfit := [name for name, fits in found.items() if not fits]:
-        raise InputError(f"kernels: own needs {needed}; these do not fit: {', '.join(unfit)}")
-    if (reason := missing()) is None:
+    needed = {
+        "a classifier, trained without --qat": fusible,
+        f"a CPU, not {world.device}": world.device.type == "cpu",
+        f"one process, not {world.size}": world.size == 1,
+        f"precision: float32, not {recipe.precision}": recipe.precision == "float32",
+        "channels_last: true, not false": recipe.channels_last,
+        f"compile: true or false, not {recipe.compile}": isinstance(recipe.compile, bool),
+    }
+    unfit = [what for what, fits in needed.items() if not fits]
+    reason = f"the package's own kernels need {', and '.join(unfit)}" if unfit else missing()
+    if reason is None:
         return "own"
     if recipe.kernels == "own":
-        raise InputError(reason)
+        raise InputError(f"kernels: own is not possible here: {reason} (with kernels: auto torch's would train)")
     say(f"training with torch's kernels: {reason}")
     return "torch"
 

@@ -16,7 +16,7 @@ from compactnets.console import Tracker, say
 from compactnets.data.handover import lost_workers
 from compactnets.errors import InputError
 from compactnets.files import as_path
-from compactnets.training.compiling import Compiling, without_cuda_warnings
+from compactnets.training.compiling import Compiling, choose_kernels, without_cuda_warnings
 from compactnets.training.cpu import keep_freed_memory
 from compactnets.training.distributed import World
 from compactnets.training.interruption import Interrupted, Interruption
@@ -88,19 +88,18 @@ class _Run:
     def __init__(self, task: TrainingSetup, output: Path, world: World) -> None:
         self.task, self.recipe = task, task.recipe
         self.output, self.world = output, world
+        kernels = choose_kernels(self.recipe, task.fusible, world)
         if world.device.type == "cpu":
             keep_freed_memory()
         self.described = describe_run(self.recipe, task.describe())
         self.loader, self.eval_loader = task.make_loader(world), task.make_eval_loader(world)
-        # with several processes or an explicit mode there is nothing to decide
-        undecided = self.recipe.compile is True and world.size == 1
-        own = task.compile is not None
-        how = self.recipe.model_copy(update={"compile": False}) if own or undecided else self.recipe
-        if own:  # its layers are not those that our kernels know
-            how = how.model_copy(update={"kernels": "torch"})
+        # with our kernels, several processes or an explicit mode there is nothing to decide
+        undecided = kernels == "torch" and self.recipe.compile is True and world.size == 1
+        decided = task.compile is None and not undecided
+        how = self.recipe if decided else self.recipe.model_copy(update={"compile": False})
         if task.compile is not None and self.recipe.compile and not undecided:
             task.compile()
-        self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world)
+        self.learner = Learner(task.model.to(world.device), how, self.loader.steps, task.objective, world, kernels)
         found = load_state(output, self.described)
         self._check_same_step(found[0].step if found else 0)
         self.folder = RunFolder(output, self.recipe, world, task.curves) if world.is_main else None
@@ -111,7 +110,6 @@ class _Run:
             self.loader.skipped = self.progress.skipped if world.is_main else 0
             self.loader.unreadable.update(self.progress.unreadable)
         self._note_kernels()
-        undecided = undecided and self.learner.kernels == "torch"
         compile = (task.compile or partial(self.learner.set_forward, True)) if undecided else None
         total = self.recipe.epochs * self.loader.steps
         self.compiling = Compiling(compile, self.progress, total, world.device)

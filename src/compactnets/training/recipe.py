@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -116,13 +116,7 @@ BY_CONTENT = ("distillation.teacher",)  # paths of files whose content is compar
 
 
 class RunRecipe(Section):
-    """The settings of a run for every task; the most common keys come first.
-
-    Attributes:
-        fusible: whether the task's networks are trained with the package's own kernels.
-    """
-
-    fusible: ClassVar[bool] = False
+    """The settings of a run for every task; the most common keys come first."""
 
     model: str = Field(min_length=1)
     epochs: int = Field(gt=0, le=MOST)
@@ -150,7 +144,8 @@ class RunRecipe(Section):
         False, description="torch.compile the training step; true: if it pays off; a mode of torch's: always"
     )
     kernels: Literal["auto", "own", "torch"] = Field(
-        "torch", description="classifiers on a CPU: the package's own kernels, uncompiled; auto: where they can be used"
+        "torch",
+        description="own: the package's, uncompiled, for classifiers on a CPU; auto: own where possible, else torch's",
     )
     accumulate: int = Field(1, gt=0, le=MOST, description="micro-batches into which each process splits its batch")
     clip_grad_norm: float | None = Field(None, gt=0, le=MOST)

@@ -106,6 +106,8 @@ class TrainingSetup(ABC):
         model: the network with its initial weights, on the CPU.
         objective: the loss.
         compile: function that compiles the network's own parts for the recipe's ``compile``, if it has one.
+        fusible: whether the network can be trained with the package's own kernels
+            (:mod:`compactnets.training.fused`).
         curves: the contents of a run's plot.
     """
 
@@ -116,6 +118,7 @@ class TrainingSetup(ABC):
     model: nn.Module
     objective: Objective
     compile: Callable[[], None] | None = None
+    fusible: bool = False
     curves: ClassVar[Curves]
 
     def describe(self) -> dict[str, Any]:

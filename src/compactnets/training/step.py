@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compactnets.data.order import mix_seed
 from compactnets.models.form import with_form
-from compactnets.training.compiling import choose_kernels
+from compactnets.training.compiling import Kernels
 from compactnets.training.cpu import optimize_for_cpu
 from compactnets.training.distributed import World, synchronize_batchnorm
 from compactnets.training.fused.network import FusedNetwork
@@ -33,9 +33,18 @@ class Learner:
         steps: steps of an epoch.
         objective: from a batch to losses.
         world: this process and its device.
+        kernels: what :func:`compactnets.training.compiling.choose_kernels` chose.
     """
 
-    def __init__(self, model: nn.Module, recipe: RunRecipe, steps: int, objective: Objective, world: World) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: RunRecipe,
+        steps: int,
+        objective: Objective,
+        world: World,
+        kernels: Kernels = "torch",
+    ) -> None:
         self.recipe, self.steps, self.objective, self.world = recipe, steps, objective, world
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)
@@ -47,7 +56,7 @@ class Learner:
         self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr)
         # float16 has few exponents: small gradients vanish unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
-        self.kernels = choose_kernels(recipe, world)
+        self.kernels = kernels
         self.forward: Any
         self.set_forward(recipe.compile)
 

@@ -218,6 +218,12 @@ def test_the_form_of_the_network_travels_with_the_scales(trained: Path, tmp_path
         qat.load_int8(path)
 
 
+def test_kernels_for_float_networks_are_refused(init: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="kernels: own is not possible .*--qat"):
+        run_int8(tmp_path / "run", init, kernels="own", channels_last=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_stopped_run_ends_with_the_same_bits(init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {name: tmp_path / name for name in ("straight", "stopped")}
     changes = {"ema_decay": 0.9, "epochs": 1}
@@ -271,7 +277,7 @@ def test_runtimes_compute_what_was_trained(
     needs(name)
     if SATURATES and name in ("onnx", "openvino"):
         pytest.skip("int8 products saturate in this runtime on a CPU without VNNI")
-    monkeypatch.setattr(post_training, "measure", lambda *_, **__: {})  # latency
+    monkeypatch.setattr(post_training, "measure", lambda *_, **__: {"failed": []})  # latency
     beside = ("start", *opened(str(init)))
     record, report = quantized(trained / "last.safetensors", name, tmp_path / "int8", float_network=beside)
     assert report["float"] == "start"

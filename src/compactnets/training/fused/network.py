@@ -31,11 +31,6 @@ class FusedNetwork(nn.Module):
         return finish(self.network(*inputs))
 
 
-def is_fusible(model: nn.Module) -> bool:
-    """Whether a network has convolutions that these kernels compute."""
-    return any(type(each) is nn.Conv2d and _has_kernel(each) for each in model.modules())
-
-
 def _has_kernel(conv: nn.Conv2d) -> bool:
     """Whether it is 1x1, or depthwise with an odd window and a stride of at most 2, without bias."""
     size, stride = conv.kernel_size[0], conv.stride[0]
