@@ -19,6 +19,9 @@ from compactnets.latency.results import (
     describe_operators,
     draw,
     fastest,
+    formats,
+    row_threads,
+    thread_counts,
 )
 from compactnets.papers.ablation import describe, own_sharings, rank_correlation
 from compactnets.papers.stated import stated_rows
@@ -119,16 +122,20 @@ def _speed(name: str, record: dict[str, Any]) -> str:
 def _latency(name: str, record: dict[str, Any]) -> str:
     environment, settings = record["environment"], record["settings"]
     place = f"{environment['processor']} ({' '.join(environment['cpu_features'])})"
+    counts = thread_counts(record)
+    threads = f"{' and '.join(map(str, counts))} thread{'' if counts == [1] else 's'}"
     return (
-        f"## Latency: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}; {settings['threads']} "
-        f"thread, "
+        f"## Latency: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}; {threads}, "
         f"batch {settings['batch_size']}, {settings['rounds']} turns of {settings['calls']} calls; commit "
         f"{record['commit']}, {record['date']}. The limit is the time that the network's multiply-adds take in a "
         f"{settings['matrix']} x {settings['matrix']} matrix product, at {record['limit_gflops']:.0f} GFLOP/s."
         f"{_core(record)}\n\n"
         f"![multiply-adds against latency](latency-{name}.svg)\n\n"
         f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
-        + "".join(_cells([row["network"], row["format"], *cells(row)]) for row in record["rows"])
+        + "".join(
+            _cells([row["network"], form, *cells(row)])
+            for row, form in zip(record["rows"], formats(record), strict=True)
+        )
         + _winners(record)
         + _choices(record)
         + "".join(
@@ -148,7 +155,7 @@ def _choices(record: dict[str, Any]) -> str:
             whose = "its authors', no licence" if row.model.startswith("menet") else "none"
             stated[row.model] = (row.top1, "its paper", whose)
     rows: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in record["rows"]:
+    for row in (row for row in record["rows"] if row_threads(row, record) == 1):
         rows.setdefault(row["network"], {})[row["format"]] = row
     lines = []
     for network, forms in rows.items():

@@ -218,6 +218,18 @@ def parse_settings(pairs: Iterable[str], example: str) -> list[tuple[str, Any]]:
     return [(key, value) for key, (value, _) in found.items()]
 
 
+def parse_counts(text: str, option: str) -> list[int]:
+    """Return the whole numbers of a comma-separated list, each once.
+
+    Raises:
+        InputError: something else, or a number below 1.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"0*[1-9]\d{0,5}", part, re.ASCII) for part in parts):
+        raise InputError(f"{option} expects whole numbers from 1, separated by commas, found {shorten(text)}")
+    return list(dict.fromkeys(map(int, parts)))
+
+
 def _parse_setting(pair: str, example: str) -> tuple[str, Any]:
     key, equals, text = pair.partition("=")
     if not equals or not key.strip():

@@ -176,7 +176,7 @@ def benchmark(
             help="Comma-separated formats; eager is plain PyTorch; onnx@float16, openvino@bf16, onnx@lanes16."
         ),
     ] = "eager,onnx",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
+    threads: Annotated[str, typer.Option(help="Threads of every runtime; 1,2 measures both, in turns.")] = "1",
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     size: Annotated[int | None, typer.Option(min=1, help="Side of the images; default: each network's own.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns per network and format.")] = 20,
@@ -208,7 +208,9 @@ def benchmark(
     )
     from compactnets.pictures import check_picture
     from compactnets.stopping import stoppable
+    from compactnets.values import parse_counts
 
+    counts = parse_counts(threads, "--threads")
     before = read_results(compare) if compare else None
     if output:
         check_file(output)
@@ -218,7 +220,7 @@ def benchmark(
         results = run(
             networks,
             [name.strip() for name in formats.split(",")],
-            threads=threads,
+            threads=counts,
             batch_size=batch_size,
             size=size,
             rounds=rounds,

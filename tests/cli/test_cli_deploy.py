@@ -135,6 +135,13 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, monkeypatch: pyte
     assert (done.code, done.err) == (2, "compactnets: error: the format onnx needs onnx\n")
 
 
+@pytest.mark.parametrize("text", ["", "0", "1,", "1,x", "-1", "1;2", "1e3", "\u0661"])
+def test_numbers_of_threads_are_checked(run: Run, text: str) -> None:
+    wrong = run("benchmark", "muffnet_x0_5", f"--threads={text}")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
+    assert "--threads" in wrong.err
+
+
 @pytest.mark.slow  # a process for each network, twice
 def test_benchmark(run: Run, tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("r.json", "r.svg")}

@@ -32,6 +32,7 @@ from compactnets.latency.results import (
     describe_operators,
     draw,
     fastest,
+    formats,
     moved,
     read_results,
     show,
@@ -124,6 +125,22 @@ def test_one_network_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
+def test_numbers_of_threads_take_turns(tmp_path: Path) -> None:
+    """Each is a row of its own, against the limits of its own number of threads."""
+    settings: dict[str, Any] = {"size": 96, "rounds": 2, "calls": 2, "artifacts": tmp_path}
+    measured = benchmark(["muffnet_x0_5"], ["eager", "torch"], threads=[1, 2, 1], **settings)
+    assert measured["settings"]["threads"] == [1, 2]
+    assert [(row["format"], row["threads"]) for row in measured["rows"]] == [
+        ("eager", 1), ("eager", 2), ("torch", 1), ("torch", 2)
+    ]  # fmt: skip
+    one, two, *_ = measured["rows"]
+    assert one["limit_milliseconds"] != two["limit_milliseconds"]  # each has limits of its own
+    assert formats(measured)[:2] == ["eager, 1 thread", "eager, 2 threads"]
+    assert formats(measured | {"settings": {"threads": 1}}) == ["eager", "eager", "torch", "torch"]
+    assert [change["ratio"] for change in moved(measured, measured)] == [1.0] * 4
+
+
+@pytest.mark.slow
 def test_a_process_that_crashes_is_left_out(tmp_path: Path) -> None:
     """A file that its runtime cannot load, and one whose process ends, beside one that is measured."""
     torch_file, onnx_file = tmp_path / "a.pt2", tmp_path / "a.onnx"
@@ -135,12 +152,12 @@ def test_a_process_that_crashes_is_left_out(tmp_path: Path) -> None:
         Entry("muffnet_x0_5", Variant("eager"), None, shape, 1000, 10, None, None),
         Entry("muffnet_x9", Variant("eager"), None, shape, 1000, 10, None, None),
     ]
-    found = measure(entries, threads=1, rounds=2, calls=1)
+    found = measure(entries, rounds=2, calls=1)
     assert [row["network"] for row in found["rows"]] == ["muffnet_x0_5"]
     assert [failure["network"] for failure in found["failed"]] == ["broken", "muffnet_x9"]
     assert found["rows"][0]["milliseconds"]["n"] == 2
     with pytest.raises(InputError, match="nothing could be measured"):
-        measure(entries[:1], threads=1, rounds=1, calls=1)
+        measure(entries[:1], rounds=1, calls=1)
 
 
 @pytest.mark.slow

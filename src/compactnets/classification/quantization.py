@@ -358,7 +358,7 @@ def _latency(
         _entry(name, fmt, record, folders[0], sizes["float32"]),
         _entry(f"{name} int8", fmt, record, folders[1], sizes["int8"]),
     ]
-    timed = measure(entries, threads=threads, rounds=rounds, calls=8)
+    timed = measure([replace(entry, threads=threads) for entry in entries], rounds=rounds, calls=8)
     if timed["failed"]:
         raise InputError(f"latency could not be measured: {timed['failed'][0]['reason']}")
     return timed

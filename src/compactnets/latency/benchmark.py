@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -84,18 +84,19 @@ class Entry:
     bytes: int | None
     difference: float | None  # from PyTorch, as a share of the largest logit
     top1_percent: float | None = None  # on the network's training data set, if recorded
+    threads: int = 1
 
-    def in_process(self, threads: int) -> tuple[str, Path, str, tuple[int, ...], int]:
+    def in_process(self) -> tuple[str, Path, str, tuple[int, ...], int]:
         """Return the arguments of ``latency.worker``'s functions that open the artifact."""
         assert self.path is not None
-        return self.variant.format, self.path, self.variant.arithmetic, self.shape, threads
+        return self.variant.format, self.path, self.variant.arithmetic, self.shape, self.threads
 
 
 def benchmark(
     networks: Sequence[str],
     formats: Sequence[str],
     *,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     batch_size: int = 1,
     size: int | None = None,
     rounds: int = 20,
@@ -111,7 +112,7 @@ def benchmark(
         networks: classifiers, as for :func:`compactnets.tasks.opening.open_model`.
         formats: names of formats, ``eager`` for plain PyTorch; ``onnx@float16`` for weights in
             float16, ``openvino@bf16`` for other arithmetic.
-        threads: threads of every runtime.
+        threads: threads of every runtime; of several numbers, each is measured, all in turns.
         batch_size: images per call.
         size: side of the images; default: each network's own.
         rounds: number of turns of every entry.
@@ -120,10 +121,11 @@ def benchmark(
         artifacts: folder that keeps the artifacts; existing ones that fit are reused. Default: a temporary folder.
 
     Returns:
-        environment, settings and one row per entry: milliseconds (median, p10, p90, n), the limit and its multiple,
-        multiply-adds, parameters, bytes, peak memory. ``limit_gflops`` is the rate of a matrix product, and
-        ``core_gflops`` that of a loop of multiply-adds in registers (``None`` without a C compiler), of which a row has
-        its ``share_of_core``.
+        environment, settings and one row per entry and number of threads: milliseconds (median, p10, p90, n), the limit
+        and its multiple, multiply-adds, parameters, bytes, peak memory. ``limit_gflops`` is the rate of a matrix
+        product, and ``core_gflops`` that of a loop of multiply-adds in registers (``None`` without a C compiler), of
+        which a row has its ``share_of_core``. Both are measured for each number of threads, and rows refer to their
+        own; those of the results are for the first number.
 
     Raises:
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
@@ -142,6 +144,7 @@ def benchmark(
                 artifacts=scratch,
             )
     artifacts = as_path(artifacts)
+    counts = list(dict.fromkeys([threads] if isinstance(threads, int) else threads))
     wanted = list(dict.fromkeys(parse_format(name) for name in formats))
     for variant in wanted:
         if variant.format != EAGER:
@@ -158,19 +161,18 @@ def benchmark(
                 say(f"preparing {network} for {variant.label}")
                 try:
                     with one_line(f"{network} cannot be measured in {variant.label}"):
-                        entries.append(_prepare(network, model, record, variant, batch_size, size, artifacts))
+                        entry = _prepare(network, model, record, variant, batch_size, size, artifacts)
+                    entries += [replace(entry, threads=count) for count in counts]
                 except (InputError, LimitError) as error:
                     failed.append({"network": network, "format": variant.label, "reason": str(error)})
                     say(f"skipped: {error}")
         if not entries:
             raise InputError(f"nothing could be measured: {failed[0]['reason']}")
-        results = measure(entries, threads=threads, rounds=rounds, calls=calls, operators=operators)
+        results = measure(entries, rounds=rounds, calls=calls, operators=operators)
     return {**results, "failed": [*failed, *results["failed"]]}
 
 
-def measure(
-    entries: Sequence[Entry], *, threads: int, rounds: int, calls: int, operators: bool = False
-) -> dict[str, Any]:
+def measure(entries: Sequence[Entry], *, rounds: int, calls: int, operators: bool = False) -> dict[str, Any]:
     """Time entries in turns, each in its own process, together with a matrix product and the core's limit.
 
     Entries that cannot be loaded or run, or crash, are skipped and listed under ``failed``. Ctrl-C, SIGTERM and SIGHUP
@@ -179,7 +181,7 @@ def measure(
 
     Args:
         entries: what to time.
-        threads: as for :func:`benchmark`, like the other arguments.
+        rounds: as for :func:`benchmark`, like the other arguments.
 
     Returns:
         as :func:`benchmark`.
@@ -190,48 +192,47 @@ def measure(
     measured = commit()  # now: a checkout may move on meanwhile
     with ExitStack() as stack:
         stack.enter_context(stoppable())
-        stack.enter_context(set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))))
 
-        def start(function: Callable[..., None], *arguments: Any) -> Worker:
+        def start(threads: int, function: Callable[..., None], *arguments: Any) -> Worker:
             process = Worker()
             stack.callback(process.close)
-            process.start(function, *arguments)
+            # a process reads the variables when it starts
+            with set_variables(dict.fromkeys(THREAD_VARIABLES, str(threads))):
+                process.start(function, *arguments)
             return process
 
-        limits = start(worker.open_matrix, threads)
+        counts = dict.fromkeys(entry.threads for entry in entries)
+        limits = {threads: _Limits(threads, start(threads, worker.open_matrix, threads)) for threads in counts}
         running = []
         for entry in entries:
             if entry.path is None:
-                process = start(worker.open_eager, entry.network, entry.shape, threads)
+                process = start(entry.threads, worker.open_eager, entry.network, entry.shape, entry.threads)
             else:
-                process = start(worker.open_artifact, *entry.in_process(threads))
+                process = start(entry.threads, worker.open_artifact, *entry.in_process())
             running.append(_Running(entry, process))
-        turns = _Turns(running, limits)
-        turns.load(threads)
+        turns = _Turns(running, list(limits.values()))
+        turns.load()
         signum = turns.take(rounds, calls)
         for one in turns.left:
-            turns.attempt(one, lambda one: one.close_with(threads, operators and signum is None))
+            turns.attempt(one, lambda one: one.close_with(operators and signum is None))
         left = turns.left
         if not left:
             raise InputError(f"nothing could be measured: {turns.failed[0]['reason']}")
-    gflops = 2 * worker.MATRIX**3 / spread(turns.matrix_times)["median"] / 1e9
-    core_gflops = 2 * turns.core_macs / min(turns.core_times) / 1e9 if turns.core_times else None
+    first = next(iter(limits.values()))
     return {
         "commit": measured,
         "date": datetime.now(UTC).date().isoformat(),
         "environment": {**describe_environment(torch.device("cpu")), "cpu_features": cpu_features()},
         "settings": {
-            "threads": threads,
+            "threads": list(counts),
             "batch_size": entries[0].shape[0],
             "rounds": turns.done,
             "calls": calls,
             "matrix": worker.MATRIX,
         },
-        "limit_gflops": gflops,
-        "core_gflops": core_gflops,
-        "rows": [
-            {**_row(one.entry, one.times, one.memory, gflops, core_gflops), "operators": one.operators} for one in left
-        ],
+        "limit_gflops": first.gflops,
+        "core_gflops": first.core_gflops,
+        "rows": [{**_row(one, limits[one.entry.threads]), "operators": one.operators} for one in left],
         "failed": turns.failed,
         **({} if signum is None else {"interrupted": signum}),
     }
@@ -252,22 +253,53 @@ class _Running:
         """Take a turn; it counts once all entries have taken theirs."""
         self.turn = self.process.call(worker.time_calls, calls)
 
-    def close_with(self, threads: int, operators: bool) -> None:
+    def close_with(self, operators: bool) -> None:
         """Read the peak memory, and time the operators if requested."""
         self.memory = self.process.call(worker.peak_memory)
         if operators:
-            self.operators = _operators(self.entry, self.process, threads)
+            self.operators = _operators(self.entry, self.process)
+
+
+@dataclass
+class _Limits:
+    """The process that measures the limits of a number of threads, with its measurements."""
+
+    threads: int
+    process: Worker
+    matrix_times: list[float] = field(default_factory=list)
+    core_times: list[float] = field(default_factory=list)
+    core_macs: int = 0  # of a call; none without a compiler
+
+    def load(self) -> None:
+        """Wait until the matrices are there, and compile the loop."""
+        self.process.result()
+        try:
+            self.core_macs = self.process.call(worker.open_core, self.threads)
+        except InputError as error:  # no compiler
+            say(f"the limit of the core is not measured: {error}")
+
+    def take(self) -> tuple[list[float], list[float]]:
+        """Return the seconds of a turn, of the product and of the loop."""
+        matrix_times = self.process.call(worker.time_calls, 2)
+        return matrix_times, self.process.call(worker.time_core, 2) if self.core_macs else []
+
+    @property
+    def gflops(self) -> float:
+        """The rate of the matrix product."""
+        return 2 * worker.MATRIX**3 / spread(self.matrix_times)["median"] / 1e9
+
+    @property
+    def core_gflops(self) -> float | None:
+        """The rate of the loop; ``None`` without a compiler."""
+        return 2 * self.core_macs / min(self.core_times) / 1e9 if self.core_times else None
 
 
 class _Turns:
     """The turns of all running entries; a failed one is dropped."""
 
-    def __init__(self, running: list[_Running], limits: Worker) -> None:
+    def __init__(self, running: list[_Running], limits: list[_Limits]) -> None:
         self.left, self.limits = running, limits
         self.failed: list[dict[str, str]] = []
-        self.matrix_times: list[float] = []
-        self.core_times: list[float] = []
-        self.core_macs = 0  # of a call; none without a compiler
         self.done = 0
 
     def attempt(self, one: _Running, do: Callable[[_Running], object]) -> None:
@@ -281,16 +313,14 @@ class _Turns:
             one.process.close()
             self.left = [other for other in self.left if other is not one]
 
-    def load(self, threads: int) -> None:
+    def load(self) -> None:
         """Wait until all are loaded and warmed up."""
-        self.limits.result()
-        try:
-            self.core_macs = self.limits.call(worker.open_core, threads)
-        except InputError as error:  # no compiler
-            say(f"the limit of the core is not measured: {error}")
+        for limits in self.limits:
+            limits.load()
         for one in self.left:
             self.attempt(one, lambda one: one.process.result())
-        self.limits.call(worker.time_calls, WARM_UP)
+        for limits in self.limits:
+            limits.process.call(worker.time_calls, WARM_UP)
         for one in self.left:
             self.attempt(one, lambda one: one.process.call(worker.time_calls, WARM_UP))
 
@@ -300,16 +330,16 @@ class _Turns:
             for turn in Tracker(range(rounds), rounds, "measuring"):
                 if not self.left:
                     return None
-                matrix_times = self.limits.call(worker.time_calls, 2)
-                core_times = self.limits.call(worker.time_core, 2) if self.core_macs else []
+                seconds = [limits.take() for limits in self.limits]
                 order = np.roll(np.arange(len(self.left)), -turn)  # no entry always follows the same one
                 turn_of = [self.left[index] for index in order]
                 for one in turn_of:
                     self.attempt(one, lambda one: one.take(calls))
                 for one in turn_of:
                     one.times += one.turn
-                self.matrix_times += matrix_times
-                self.core_times += core_times
+                for limits, (matrix_times, core_times) in zip(self.limits, seconds, strict=True):
+                    limits.matrix_times += matrix_times
+                    limits.core_times += core_times
                 self.done += 1
         except (KeyboardInterrupt, Stopped) as stop:
             if not self.done:
@@ -337,13 +367,13 @@ def parse_format(text: str) -> Variant:
     return Variant(name, precision)
 
 
-def _operators(entry: Entry, process: Worker, threads: int) -> list[dict[str, Any]] | None:
+def _operators(entry: Entry, process: Worker) -> list[dict[str, Any]] | None:
     """Time each kind of operator in the entry's process; ``None`` if its runtime has no profiler."""
     found: list[dict[str, Any]] | None = None
     if entry.path is None:
         found = process.call(worker.operators_of_eager, entry.network, entry.shape, PROFILED)
     elif find_format(entry.variant.format).profiles:
-        found = process.call(worker.operators_of_artifact, *entry.in_process(threads), PROFILED)
+        found = process.call(worker.operators_of_artifact, *entry.in_process(), PROFILED)
     return found
 
 
@@ -417,15 +447,15 @@ def _read_if_fits(
     return artifact if fits else None
 
 
-def _row(
-    entry: Entry, seconds: list[float], peak: int | None, gflops: float, core_gflops: float | None
-) -> dict[str, Any]:
-    milliseconds = {key: value * (1 if key == "n" else 1e3) for key, value in spread(seconds).items()}
-    limit = 2 * entry.macs * entry.shape[0] / gflops / 1e6
+def _row(one: _Running, limits: _Limits) -> dict[str, Any]:
+    entry, core_gflops = one.entry, limits.core_gflops
+    milliseconds = {key: value * (1 if key == "n" else 1e3) for key, value in spread(one.times).items()}
+    limit = 2 * entry.macs * entry.shape[0] / limits.gflops / 1e6
     of_core = core_gflops and 2 * entry.macs * entry.shape[0] / core_gflops / 1e6 / milliseconds["median"]
     return {
         "network": entry.network,
         "format": entry.variant.label,
+        "threads": entry.threads,
         "input": list(entry.shape),
         "milliseconds": milliseconds,
         "limit_milliseconds": limit,
@@ -434,7 +464,7 @@ def _row(
         "macs": entry.macs,
         "params": entry.params,
         "bytes": entry.bytes,
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": one.memory,
         "relative_difference": entry.difference,
         "top1_percent": entry.top1_percent,
     }

@@ -23,10 +23,11 @@ def show(results: Results) -> None:
     """Print environment and table, and changes if compared with earlier results."""
     environment, settings = results["environment"], results["settings"]
     versions = environment["versions"]
+    threads = ", ".join(map(str, thread_counts(results)))
     lines = [
         f"{environment['processor']}; {environment['system']}; torch {versions['torch']}",
         f"features: {' '.join(environment['cpu_features'])}",
-        f"threads {settings['threads']}, batch {settings['batch_size']}, {settings['rounds']} turns of "
+        f"threads {threads}, batch {settings['batch_size']}, {settings['rounds']} turns of "
         f"{settings['calls']} calls; limit: a {settings['matrix']} x {settings['matrix']} matrix product at "
         f"{results['limit_gflops']:.0f} GFLOP/s",
     ]
@@ -36,18 +37,38 @@ def show(results: Results) -> None:
         stdout.print(line)
     table = Table("network", "format")
     table.add_figures(*COLUMNS)
-    for row in results["rows"]:
-        table.add_row(row["network"], row["format"], *cells(row))
+    for row, form in zip(results["rows"], formats(results), strict=True):
+        table.add_row(row["network"], form, *cells(row))
     stdout.print(table)
-    for row in results["rows"]:
+    for row, form in zip(results["rows"], formats(results), strict=True):
         if row.get("operators"):
-            line = f"{row['network']} {row['format']}: {describe_operators(row['operators'])}"
+            line = f"{row['network']} {form}: {describe_operators(row['operators'])}"
             stdout.print(line)
     for failure in results.get("failed", []):
         line = f"left out: {failure['network']} {failure['format']}: {failure['reason']}"
         stdout.print(line)
     for change in results.get("compared", []):
         stdout.print(describe_change(change))
+
+
+def thread_counts(results: Results) -> list[int]:
+    """Return the numbers of threads that were measured; results of before this was a choice have one."""
+    found = results["settings"]["threads"]
+    return [found] if isinstance(found, int) else list(found)
+
+
+def row_threads(row: Mapping[str, Any], results: Results) -> int:
+    """Return a row's number of threads."""
+    return int(row.get("threads", thread_counts(results)[0]))
+
+
+def formats(results: Results) -> list[str]:
+    """Return each row's format as tables name it: with its number of threads where the results have several."""
+    several = len(thread_counts(results)) > 1
+    return [
+        f"{row['format']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if several else row["format"]
+        for row in results["rows"]
+    ]
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -96,16 +117,16 @@ def moved(before: Results, after: Results) -> list[dict[str, Any]]:
 
     ``beyond_noise`` is true if the ranges from the 10th to the 90th percentile do not overlap.
     """
-    earlier = {_key(row): row["milliseconds"] for row in before["rows"]}
+    earlier = {_key(row, before): row["milliseconds"] for row in before["rows"]}
     changes = []
-    for row in after["rows"]:
-        if (old := earlier.get(_key(row))) is None:
+    for row, form in zip(after["rows"], formats(after), strict=True):
+        if (old := earlier.get(_key(row, after))) is None:
             continue
         new = row["milliseconds"]
         changes.append(
             {
                 "network": row["network"],
-                "format": row["format"],
+                "format": form,
                 "before": old["median"],
                 "after": new["median"],
                 "ratio": new["median"] / old["median"],
@@ -115,8 +136,8 @@ def moved(before: Results, after: Results) -> list[dict[str, Any]]:
     return changes
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["network"], row["format"], tuple(row["input"])
+def _key(row: Mapping[str, Any], results: Results) -> tuple[Any, ...]:
+    return row["network"], row["format"], tuple(row["input"]), row_threads(row, results)
 
 
 def describe_change(change: Mapping[str, Any]) -> str:
@@ -149,7 +170,7 @@ def read_results(path: str | Path) -> Results:
     try:
         results: Results = read_json(path, str(path))
         for row in results["rows"]:
-            _key(row), [row["milliseconds"][key] for key in ("median", "p10", "p90")]
+            _key(row, results), [row["milliseconds"][key] for key in ("median", "p10", "p90")]
     except (KeyError, TypeError):
         raise InputError(f"{path} is not the result of 'compactnets benchmark --output'") from None
     return results
@@ -175,8 +196,9 @@ def draw(results: Results, path: str | Path) -> None:
     def height(row: Mapping[str, Any]) -> float:
         return float(row["top1_percent"] if accurate else row["macs"] / 1e6)
 
-    for label in dict.fromkeys(row["format"] for row in results["rows"]):
-        rows = sorted((row for row in results["rows"] if row["format"] == label), key=height)
+    labels = formats(results)
+    for label in dict.fromkeys(labels):
+        rows = sorted((row for row, form in zip(results["rows"], labels, strict=True) if form == label), key=height)
         middle = [row["milliseconds"]["median"] for row in rows]
         errors = [
             [value - row["milliseconds"]["p10"] for value, row in zip(middle, rows, strict=True)],

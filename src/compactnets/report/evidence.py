@@ -15,6 +15,7 @@ from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.errors import InputError
 from compactnets.latency.benchmark import parse_format
+from compactnets.latency.results import row_threads
 from compactnets.models.registry import own_arguments
 from compactnets.papers.ablation import NAME as ABLATION
 from compactnets.papers.cost import count_network
@@ -122,12 +123,14 @@ class Evidence:
         return None
 
     def latency(self, row: Row) -> Measured | None:
-        """Return the latency of a row's network in its fastest float32 format, at the row's input size, in ms."""
+        """Return the latency of a row's network in its fastest float32 format, one thread, in ms."""
         found = [
             (each["milliseconds"]["median"], result, each)
             for result in self._latency.values()
             for each in result["rows"]
-            if each["network"] == row.model and tuple(each["input"][1:]) == row.input_size
+            if row_threads(each, result) == 1
+            and each["network"] == row.model
+            and tuple(each["input"][1:]) == row.input_size
             if not own_arguments(row.arguments) and parse_format(each["format"]).precision == "float32"
         ]
         if not found:
@@ -135,7 +138,7 @@ class Evidence:
         value, result, each = min(found, key=lambda entry: entry[0])
         time, environment = each["milliseconds"], result["environment"]
         origin = Origin(
-            what=f"latency of one image, {result['settings']['threads']} thread, {time['n']} calls",
+            what=f"latency of one image, 1 thread, {time['n']} calls",
             command=" ".join(result["command"]),
             commit=result["commit"],
             date=result["date"],
