@@ -294,7 +294,8 @@ def test_the_option_is_a_setting() -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(write_teacher: Write, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"epochs": 2, "lr": 0.005, "accumulate": 2, "sync_batchnorm": False}
+    # at the rate of test_distributed, 0.005, rounding grows with a teacher to 0.015 of the way: at this, to 1e-4
+    settings: dict[str, Any] = {"epochs": 2, "lr": 0.0005, "accumulate": 2, "sync_batchnorm": False}
     settings |= {"distillation": {"teacher": str(write_teacher())}}
     TASK.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
     # parts of 16 images in one process, of 8 in each of two: statistics differ, so only with those of all
