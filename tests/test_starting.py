@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +59,44 @@ def test_a_loaded_compiler_stays(compiler: str) -> None:
         assert sys.modules[compiler] is loaded
         assert torch.compiler.disable is own
     assert sys.modules[compiler] is loaded
+
+
+def test_torch_without_the_private_function(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future version may lack it: timm's decorators then are torch's own, which load the compiler."""
+    monkeypatch.setitem(sys.modules, "torch._compile", None)  # importing it raises ImportError
+    spec = importlib.util.spec_from_file_location("starting_again", starting.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    monkeypatch.setattr(again, "COMPILER", compiler)
+    monkeypatch.setattr(again, "ASKED", f"{compiler}.utils")
+    own, names = torch.compiler.disable, {}
+    with again.without_the_compiler():
+        assert torch.compiler.disable is own
+        exec(f"from {compiler}.utils import is_compile_supported", names)
+    assert torch.compiler.disable is own
+    assert names["is_compile_supported"]("cpu")
+
+
+@pytest.mark.slow
+def test_the_package_with_such_a_torch() -> None:
+    code = """
+import builtins
+real = builtins.__import__
+def without(name, globals=None, *rest, **named):
+    if name == "torch._compile" and (globals or {}).get("__name__") == "compactnets.starting":
+        raise ImportError(name)
+    return real(name, globals, *rest, **named)
+builtins.__import__ = without
+import compactnets, timm, torch
+from compactnets import starting
+assert starting._disable_dynamo is None
+for name in ("muffnet_x0_5", "mobilenetv3_small_100"):
+    assert timm.create_model(name, num_classes=3).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_disabled_function_is_not_compiled() -> None:

@@ -15,7 +15,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._compile import _disable_dynamo
+
+try:
+    from torch._compile import _disable_dynamo
+except ImportError:  # it is torch's own: a version without it imports the compiler earlier, and works as well
+    _disable_dynamo = None  # type: ignore[assignment]
 
 COMPILER = "torch._dynamo"
 ASKED = f"{COMPILER}.utils"
@@ -53,7 +57,8 @@ def without_the_compiler() -> Iterator[None]:
     stand_ins[ASKED].is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
     disable = torch.compiler.disable
     sys.modules.update(stand_ins)
-    torch.compiler.disable = _disable
+    if _disable_dynamo is not None:
+        torch.compiler.disable = _disable
     try:
         yield
     finally:
