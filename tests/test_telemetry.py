@@ -52,8 +52,9 @@ from pathlib import Path
 
 def work(folder):  # what a worker of the benchmark does
     from compactnets.latency import worker
-    for name, file in (("onnx", "model.onnx"), ("openvino", "model.xml")):
-        worker.open_artifact(name, Path(folder, name, file), "float32", (1, 3, 32, 32), 1)
+    from compactnets.deploy import FORMATS
+    for name in sys.argv[2:]:
+        worker.open_artifact(name, Path(folder, name, FORMATS[name].file), "float32", (1, 3, 32, 32), 1)
 
 if __name__ == "__main__":
     import torch
@@ -62,7 +63,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
     model = deploy_form(torch.nn.Sequential(*layers))
-    for name in ("onnx", "openvino"):
+    for name in sys.argv[2:]:
         (folder / name).mkdir()
         FORMATS[name].write(model, torch.zeros(1, 3, 32, 32), folder / name)
         FORMATS[name].open(folder / name / FORMATS[name].file)(torch.zeros(1, 3, 32, 32).numpy())
@@ -75,15 +76,16 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_no_file_appears_where_worker_processes_run(tmp_path: Path) -> None:
-    """Written and run, here and in a process that was started from here, by the runtimes that report."""
-    needs("onnx")
-    needs("openvino")
+@pytest.mark.parametrize("names", [("onnx", "openvino"), ("litert",)], ids=" ".join)
+def test_no_file_appears_where_worker_processes_run(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Written and run, here and in a process that was started from here: by the runtimes that report, and LiteRT."""
+    for name in names:
+        needs(name)
     script = tmp_path / "export.py"
     script.write_text(EXPORT)
     (tmp_path / "work").mkdir()
     home = tmp_path / "home"
-    _run(home, str(script), str(tmp_path / "work"))
+    _run(home, str(script), str(tmp_path / "work"), *names)
     assert _files(home) == []
 
 
@@ -138,17 +140,20 @@ def test_the_package_that_reports_can_be_imported_again() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_verbs_that_run_artifacts_in_a_fresh_home(tmp_path: Path) -> None:
     """Export to every format, eval, predict and benchmark, by the command line."""
     home, pictures = tmp_path / "home", write_pictures(tmp_path / "pictures")
     for folder in list(pictures.iterdir()):
         folder.rename(folder.with_name(folder.name.removeprefix("n")))  # the classes that fresh networks have
     network = ("muffnet_x0_5", "--set", "stem=cifar", "--set", "num_classes=5")
+    here = []
     for name, form in FORMATS.items():
         try:
             form.versions()
         except ValueError:
             continue
+        here.append(name)
         output = str(tmp_path / name)
         _run(home, "-m", "compactnets", "export", *network, "--format", name, "--output", output)
         if form.runs_here:
@@ -156,6 +161,6 @@ def test_verbs_that_run_artifacts_in_a_fresh_home(tmp_path: Path) -> None:
             _run(home, "-m", "compactnets", "predict", "--checkpoint", output, picture)
             _run(home, "-m", "compactnets", "eval", "--checkpoint", output, "--data", str(pictures))
         assert _files(home) == [], name
-    formats = "eager,onnx,openvino"
+    formats = ",".join(("eager", *(name for name in ("onnx", "openvino", "litert") if name in here)))
     _run(home, "-m", "compactnets", "benchmark", network[0], "--formats", formats, "--rounds", "1", "--size", "32")
     assert _files(home) == []

@@ -285,7 +285,8 @@ def export(
 
     Args:
         network: a checkpoint, or the name of weights or of a network.
-        format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"ncnn"``, ``"coreml"``, ``"torch"`` or ``"c"``.
+        format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"litert"``, ``"ncnn"``, ``"coreml"``, ``"torch"`` or
+            ``"c"``.
         output: folder for the artifact; written completely or not at all.
         arguments: arguments of a network given by name, such as ``num_classes``.
         options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance``, ``lanes`` and

@@ -21,8 +21,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, openvino, executorch, ncnn, coreml (an extra each), torch or c; detectors: onnx; segmenters: "
-            "not c.",
+            help="onnx, openvino, executorch, litert, ncnn, coreml (an extra each), torch or c; detectors: onnx; "
+            "segmenters: not c.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its artifact.json.")],
@@ -51,7 +51,7 @@ def export(
     as_json: AsJson = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Batch size, for executorch and coreml; default: 1.", rich_help_panel=LABELS),
+        typer.Option(min=1, help="Batch size, for executorch, litert and coreml; default: 1.", rich_help_panel=LABELS),
     ] = None,
     images: Annotated[
         str | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 import typer
 
 import compactnets
+from compactnets.deploy import FORMATS
 from compactnets_cli import app
 from compactnets_cli.options import expand_home
 
@@ -51,6 +53,16 @@ def test_every_verb_has_an_example_that_it_takes(path: tuple[str, ...]) -> None:
     assert {word for word in words if word.startswith("--")} <= known
     required = {parameter.opts[0] for parameter in VERBS[path].params if parameter.required}
     assert {name for name in required if name.startswith("--")} <= set(words)
+
+
+def test_every_format_is_named() -> None:
+    """In the help of export, and in Python's."""
+    options = {parameter.name: parameter.help for parameter in VERBS["export",].params}
+    formats = set(re.findall(r"\w+", options["format_name"]))
+    assert set(FORMATS) <= formats
+    assert set(re.findall(r'``"(\w+)"``', compactnets.export.__doc__ or "")) == set(FORMATS)
+    fixed = {name for name, form in FORMATS.items() if not form.any_batch}
+    assert set(re.findall(r"\w+", options["batch_size"])) & set(FORMATS) == fixed
 
 
 def test_verbs_stand_in_groups(run: Run) -> None:

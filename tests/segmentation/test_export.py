@@ -34,7 +34,7 @@ def network(head: Literal["lraspp", "deeplabv3plus"], **changes: Any) -> tuple[A
 @pytest.mark.parametrize(
     ("head", "form"),
     [
-        *(("lraspp", name) for name in ("onnx", "openvino", "executorch", "ncnn", "torch")),
+        *(("lraspp", name) for name in ("onnx", "openvino", "executorch", "litert", "ncnn", "torch")),
         *(("deeplabv3plus", name) for name in ("onnx", "ncnn", "torch")),
     ],
 )
