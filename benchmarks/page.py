@@ -136,6 +136,7 @@ def _latency(name: str, record: dict[str, Any]) -> str:
             _cells([row["network"], form, *cells(row)])
             for row, form in zip(record["rows"], formats(record), strict=True)
         )
+        + (f"\n{record['note']}\n" if record.get("note") else "")
         + _winners(record)
         + _choices(record)
         + "".join(

@@ -40,6 +40,17 @@ def test_the_page_is_what_the_records_say(page: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page.render()
 
 
+def test_a_note_on_a_latency_stands_under_its_table(page: ModuleType) -> None:
+    record = load_results("latency")["planar"]
+    plain = page._latency("planar", {key: value for key, value in record.items() if key != "note"})
+    noted = page._latency("planar", {**record, "note": "Another program ran on the second core."})
+    note = "\nAnother program ran on the second core.\n"
+    assert noted.replace(note, "", 1) == plain
+    before, after = noted.split(note)
+    assert before.endswith("|\n")
+    assert after.startswith("\nThe fastest float32 format")
+
+
 def test_every_record_is_of_a_known_kind() -> None:
     kinds = {"training", "ablation", "detection", "evaluation", "latency", "int8", "speed", "browser"}
     assert {path.parent.name for path in FOLDER.rglob("*.json")} == kinds
