@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +152,22 @@ def one_line(what: str, space: Space | None = None) -> Iterator[None]:
             full = space.full(certain=certain)
             text = full if certain and full else f"{text}; {full}" if full else text
         raise InputError(f"{what}: {text}") from error
+
+
+def take_all(*actions: Callable[[], object] | None) -> None:
+    """Take every action that is given, whatever became of those before it, and report all failures in one line.
+
+    Raises:
+        InputError: what the actions raised.
+    """
+    failed = []
+    for action in filter(None, actions):
+        try:
+            action()
+        except InputError as error:
+            failed.append(str(error))
+    if failed:
+        raise InputError("; ".join(failed))
 
 
 def _says_full(error: BaseException) -> bool:

@@ -196,7 +196,10 @@ def benchmark(
 
     Exit code 3 if a network could not be exported to a format; the others are still measured.
     """
+    from functools import partial
+
     from compactnets.console import say
+    from compactnets.failures import take_all
     from compactnets.folders import check_file
     from compactnets.latency.benchmark import benchmark as run
     from compactnets.latency.results import (
@@ -212,10 +215,7 @@ def benchmark(
 
     counts = parse_counts(threads, "--threads")
     before = read_results(compare) if compare else None
-    if output:
-        check_file(output)
-    if plot:
-        check_picture(plot, "--plot")
+    take_all(partial(check_file, output) if output else None, partial(check_picture, plot, "--plot") if plot else None)
     with stoppable():
         results = run(
             networks,
@@ -232,10 +232,9 @@ def benchmark(
         compared = {"compared": moved(before, results)} if before else {}
         # print first: writing may fail, as the disk may be full by now
         print_json({**results, **compared}) if as_json else show({**results, **compared})
-        if output:
-            write_results(results, output)
-        if plot:
-            draw(results, plot)
+        take_all(
+            partial(write_results, results, output) if output else None, partial(draw, results, plot) if plot else None
+        )
     if signum is not None:
         say(f"compactnets: interrupted after {results['settings']['rounds']} of {rounds} turns, which are the result")
         raise SystemExit(128 + signum)

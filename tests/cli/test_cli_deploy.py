@@ -13,6 +13,7 @@ from PIL import Image
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.errors import InputError
 from compactnets.models.registry import create_model
+from compactnets.recorded import load_results
 from compactnets.training.checkpoint import save_checkpoint
 
 from .helpers import Outcome
@@ -169,12 +170,13 @@ def test_benchmark_takes_no_wrong_input(run: Run, option: tuple[str, str]) -> No
         (("--plot", "file/x.svg"), ["--plot", "file"]),
         (("--output", "folder"), ["--output", "folder"]),
         (("--output", "file/r.json"), ["--output", "file"]),
+        (("--output", "folder", "--plot", "file/x.svg"), ["--output", "folder", "--plot", "file/x.svg"]),
         (("--artifacts", "file"), ["--artifacts", "file"]),
         (("--compare", "file"), ["file"]),
     ],
 )
 def test_benchmark_looks_at_its_files_before_the_work(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str], words: list[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("compactnets.latency.benchmark.open_to_write", lambda *_: pytest.fail("work was done"))
@@ -184,6 +186,33 @@ def test_benchmark_looks_at_its_files_before_the_work(
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     assert all(word in wrong.err for word in words)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_plot_is_drawn_though_the_results_cannot_be_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are checked before, and the disk may be full after the work."""
+    results = load_results("latency")["planar"]
+    monkeypatch.setattr("compactnets.latency.benchmark.benchmark", lambda *_, **__: dict(results))
+    output, plot = tmp_path / "r.json", tmp_path / "r.svg"
+
+    def fail(what: str) -> Callable[..., None]:
+        def write(*_: object) -> None:
+            raise InputError(f"cannot write {what}: no space left")
+
+        return write
+
+    monkeypatch.setattr("compactnets.latency.results.replace_text", fail("the results"))
+    arguments = ("benchmark", "muffnet_x0_5", "--output", output, "--plot", plot)
+    done = run(*arguments)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "cannot write the results" in done.err
+    assert "muffnet_x0_5" in done.out
+    assert plot.stat().st_size > 1000
+    monkeypatch.setattr("compactnets.latency.results.save_figure", lambda *_: fail("the plot")())
+    done = run(*arguments)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "cannot write the results: no space left; cannot write the plot" in done.err
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,17 @@ def test_wrong_input_is_one_line(
     assert not (tmp_path / "site").exists()
 
 
+def test_networks_are_checked_before_the_page_is_built(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compactnets.web.site.find_page", lambda: pytest.fail("the page was built"))
+    missing = tmp_path / "best.safetensors"
+    done = run("web", "--checkpoint", missing, "--output", tmp_path / "site", "--no-serve")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert str(missing) in done.err
+    assert not (tmp_path / "site").exists()
+
+
 def test_a_port_in_use_is_known_before_anything_is_exported(run: Run) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -88,8 +88,8 @@ def build_site(
     if engine is not None and engine not in FORMATS:
         raise InputError(f"--engine is {' or '.join(FORMATS)}, found {engine!r}{did_you_mean(engine, FORMATS)}")
     _check_output(output)
+    opened = _open_all(networks, engine)  # all are checked before the page is built and the first is exported
     page = page or find_page()
-    opened = _open_all(networks, engine)  # all are checked before the first is exported
     needed = _bytes(page) - (0 if any(each.engine == ONNX for each in opened) else _runtime_bytes(page))
     space = Space(output, needed + sum(_size(each) for each in opened))
     space.check()

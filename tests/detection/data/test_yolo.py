@@ -117,6 +117,11 @@ def test_names_are_text(tmp_path: Path, names: str) -> None:
         ("train: images/train\nnames: {0: ant, 0: bee}\n", "the key '0' .*twice"),
         (NAMES.encode("utf-16"), "must be text in UTF-8"),
         ("path: .\nnames: [ant, bee]\n", "names no images"),
+        (
+            'path: "a\\0b"\ntrain: images/train\nnames: [ant, bee]\n',
+            r"path must be the path of a folder, found 'a\\x00b'",
+        ),
+        ('train: "a\\0b"\nnames: [ant, bee]\n', r"no folder or file for train: 'a\\x00b'"),
     ],
 )
 def test_one_clear_line_for_data_yaml(tmp_path: Path, config: str | bytes, message: str) -> None:

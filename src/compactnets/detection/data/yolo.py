@@ -276,6 +276,8 @@ def _read_config(path: Path) -> dict[str, Any] | None:
 def _from_config(root: Path, spec: str, config: Path, settings: dict[str, Any]) -> YoloTree:
     names = _read_names(config, settings["names"], settings.get("nc"))
     if isinstance(base := settings.get("path"), str) and base:
+        if "\0" in base:
+            raise InputError(f"{config}: path must be the path of a folder, found {base[:60]!r}")
         elsewhere = Path(os.path.realpath(root / as_path(base)))
         if elsewhere.is_dir() and root.resolve() not in (elsewhere, *elsewhere.parents):
             root = elsewhere
