@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from .layers import LAYERS
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "compactnets"
 EXTRAS = (
@@ -36,28 +38,6 @@ EXTRAS = (
     "av",
 )
 HEAVY = ("matplotlib", "simplejpeg", "tensorboard", "torch._dynamo")  # imported when they are needed
-# a layer imports only from itself and the layers before it
-LAYERS = (  # modules by their first names after ``compactnets.``, or longer ones
-    (
-        *("compiler", "errors", "source", "environment", "files", "nn", "pictures", "telemetry", "timing", "values"),
-        *("failures", "folders", "starting", "stopping"),
-    ),
-    ("console", "locks"),
-    ("models",),
-    ("complexity",),
-    ("data",),
-    ("training.fused",),
-    ("training",),
-    ("classification",),
-    ("papers", "plots", "deploy"),
-    ("tasks",),
-    ("latency", "web"),
-    ("detection", "classification.quantization"),
-    ("segmentation",),
-    ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
-    ("recorded", "api"),
-    ("catalogue", "quickstart", "report"),
-)
 PLACES = [name for layer in LAYERS for name in layer]
 
 
@@ -138,6 +118,13 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {module: found for module, found in graph.items() if not MODULES[module].name.startswith("__")}
     sorter = graphlib.TopologicalSorter({module: found & set(graph) for module, found in graph.items()})
     sorter.prepare()  # raises CycleError, which names the circle
+
+
+def test_no_test_module_is_imported() -> None:
+    """What tests share lies in helper modules: importing a test module would collect its tests twice."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        found = re.findall(r"^\s*(?:from|import) .*\btest_\w+", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
 def test_readme_commands_exist() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from compactnets.training.checkpoint import save_checkpoint
 from compactnets.web.site import build_site
 
 from .deploy.helpers import tiny_network, tiny_record
+from .permissions import check
 
 MASKS = (0o022, 0o077)
 HERE = [name for name, form in FORMATS.items() if form.runs_here]
@@ -32,14 +32,6 @@ def mask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
-
-
-def check(folder: Path, mask: int) -> None:
-    found = list(folder.rglob("*"))
-    assert any(path.is_file() for path in found)
-    for path in found:
-        expected = (0o777 if path.is_dir() else 0o666) & ~mask
-        assert stat.S_IMODE(path.stat().st_mode) == expected, path
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from compactnets_cli import main
 
 from .detection.helpers import scenes, tiny_recipe
 from .full_disk import VERBS
-from .test_permissions import check
+from .permissions import check
 from .training.helpers import digits_part, make_tiny_recipe
 
 QUICK = ("data convert --to coco", "data convert --to voc", "data split", "benchmark --plot")
@@ -41,9 +41,9 @@ def test_of_a_verb(verb: str, mask: int, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def train(folder: Path, scratch: Path) -> None:
-    from compactnets.classification import setup
+    from compactnets.classification.task import TASK
 
-    setup.train(make_tiny_recipe(batch_size=16), *digits_part(32, 10), folder)
+    TASK.train(make_tiny_recipe(batch_size=16), *digits_part(32, 10), folder)
 
 
 def train_a_detector(folder: Path, scratch: Path) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 import compactnets
 
-from .test_package import LAYERS
+from .layers import LAYERS
 
 ROOT = Path(__file__).parents[1]
 SITE = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]

@@ -13,6 +13,18 @@ from compactnets import api
 from compactnets.tasks.contract import Model, Task
 from compactnets.tasks.opening import Found
 
+# of a detector, trained in a second
+RECIPE = """
+task: detection
+detector: ssd
+model: shufflenet_g3_x0_25
+epochs: 1
+batch_size: 2
+lr: 0.01
+frozen_batchnorm: false
+ssd: {size: 128, strides: [8, 16, 32], extra_channels: [32, 32], smallest: 0.15, ratios: [[2]]}
+"""
+
 
 class Outcome(NamedTuple):
     """Exit code and what was printed."""

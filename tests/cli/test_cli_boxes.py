@@ -10,8 +10,7 @@ import pytest
 
 from ..detection.data.helpers import annotation, voc_object
 from ..detection.helpers import SIDE, draw_scene
-from .helpers import Outcome
-from .test_cli_detect import RECIPE
+from .helpers import RECIPE, Outcome
 
 Run = Callable[..., Outcome]
 

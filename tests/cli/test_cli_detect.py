@@ -15,19 +15,9 @@ from compactnets.detection.task import TASK
 from compactnets.training.recipe_files import load_recipe
 
 from ..detection.helpers import write_scenes
-from .helpers import Outcome
+from .helpers import RECIPE, Outcome
 
 Run = Callable[..., Outcome]
-RECIPE = """
-task: detection
-detector: ssd
-model: shufflenet_g3_x0_25
-epochs: 1
-batch_size: 2
-lr: 0.01
-frozen_batchnorm: false
-ssd: {size: 128, strides: [8, 16, 32], extra_channels: [32, 32], smallest: 0.15, ratios: [[2]]}
-"""
 
 
 @pytest.fixture(scope="module")

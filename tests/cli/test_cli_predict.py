@@ -17,8 +17,7 @@ from compactnets.detection import prediction
 from compactnets.detection.objects import Detections
 from compactnets.detection.task import TASK
 
-from ..data.helpers import noise
-from ..data.test_inputs import write_video
+from ..data.helpers import noise, write_video
 from .helpers import Outcome, stand_in
 
 Run = Callable[..., Outcome]

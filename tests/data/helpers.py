@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 
@@ -50,4 +51,22 @@ def write_shard(
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+def write_video(path: Path, frames: int = 12, turned: int = 0) -> Path:
+    """Write frames of 64 x 48 pixels, each brighter than the last, with a white upper left corner."""
+    av = pytest.importorskip("av", reason="the extra `video` is not installed")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if turned:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip("this PyAV reads how a video is turned and cannot write it")
+            stream.set_display_rotation(turned)
+        for number in range(frames):
+            pixels = np.full((48, 64, 3), (8 * number) % 256, np.uint8)
+            pixels[:16, :16] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode())
     return path

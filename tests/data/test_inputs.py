@@ -13,7 +13,7 @@ from compactnets.data.inputs import Picture, find_files, read_pictures
 from compactnets.data.video import read_frames
 from compactnets.errors import InputError
 
-from .helpers import noise
+from .helpers import noise, write_video
 
 
 def read(*named: Path | str, every: int = 1) -> list[Picture]:
@@ -28,24 +28,6 @@ def folder(tmp_path: Path) -> Path:
         noise(9, 7).save(path)
     (tmp_path / "photos/notes.txt").write_text("mine")
     return tmp_path / "photos"
-
-
-def write_video(path: Path, frames: int = 12, turned: int = 0) -> Path:
-    """Write frames of 64 x 48 pixels, each brighter than the last, with a white upper left corner."""
-    av = pytest.importorskip("av", reason="the extra `video` is not installed")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        if turned:
-            if not hasattr(stream, "set_display_rotation"):
-                pytest.skip("this PyAV reads how a video is turned and cannot write it")
-            stream.set_display_rotation(turned)
-        for number in range(frames):
-            pixels = np.full((48, 64, 3), (8 * number) % 256, np.uint8)
-            pixels[:16, :16] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 def test_a_folder_is_its_images_and_those_below(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

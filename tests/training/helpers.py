@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,19 @@ from compactnets.data import ImageSource, open_source
 from compactnets.training.step import Learner
 
 TINY = "shufflenet_g3_x0_25"
+# everything that draws random numbers or remembers something from step to step
+HARD: dict[str, Any] = {
+    "epochs": 2,
+    "model_arguments": {"stem": "cifar", "drop_rate": 0.3},
+    "optimizer": {"name": "adamw"},
+    "augment": {"rotation": 10, "translate": 0.1},
+    "ema_decay": 0.9,
+    "mix": {"mixup": 0.2, "cutmix": 1.0},
+    "accumulate": 2,
+    "label_smoothing": 0.1,
+    "clip_grad_norm": 1.0,
+    "schedule": {"warmup_epochs": 0.5},
+}
 
 
 class FirstImages(ImageSource):
@@ -60,3 +75,14 @@ def make_tiny_recipe(**changes: Any) -> ClassificationRecipe:
         "preprocess": {"size": 8},
     }
     return ClassificationRecipe.model_validate({**settings, **changes})
+
+
+def weights(run: Path) -> bytes:
+    """The bytes of both checkpoints of a run."""
+    return (run / "last.safetensors").read_bytes() + (run / "best.safetensors").read_bytes()
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]

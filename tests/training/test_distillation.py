@@ -31,11 +31,20 @@ from compactnets.training.distributed import World
 from compactnets.training.interruption import Interrupted
 from compactnets.training.step import Learner
 
-from .helpers import TINY, digits_part, make_tiny_recipe, stop_after
-from .test_distributed import TOLERANCE, distance, run_processes
-from .test_levers import LEVERS
-from .test_resume import metrics, weights
+from .helpers import HARD, TINY, digits_part, make_tiny_recipe, metrics, stop_after, weights
+from .processes import TOLERANCE, distance, run_processes
 
+# settings of fast recipes
+LEVERS: dict[str, Any] = {
+    **HARD,
+    "lr": 0.01,
+    "optimizer": {"name": "muon", "decay_norm_and_bias": False},
+    "augment": {"flip": "alternate", "crop": "pad", "pad": 1, "cutout": 2},
+    "progressive": [{"size": 4, "share": 0.2}, {"size": 6, "share": 0.3}],
+    "whiten_stem": True,
+    "zero_init_residual": True,
+    "batchnorm_momentum": 0.4,
+}
 DIGITS = [str(digit) for digit in range(10)]
 GREY = {"size": 8, "resize": None, "interpolation": "bilinear", "antialias": True, "mean": [0.459], "std": [0.226]}
 Write = Callable[..., Path]

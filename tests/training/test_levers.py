@@ -35,19 +35,6 @@ from compactnets.training.recipe_files import load
 from compactnets.training.step import Learner
 
 from .helpers import TINY, digits_part, make_tiny_recipe
-from .test_resume import HARD
-
-LEVERS: dict[str, Any] = {
-    **HARD,
-    "lr": 0.01,
-    "optimizer": {"name": "muon", "decay_norm_and_bias": False},
-    "augment": {"flip": "alternate", "crop": "pad", "pad": 1, "cutout": 2},
-    "progressive": [{"size": 4, "share": 0.2}, {"size": 6, "share": 0.3}],
-    "whiten_stem": True,
-    "zero_init_residual": True,
-    "batchnorm_momentum": 0.4,
-}
-
 
 # alternating flips
 

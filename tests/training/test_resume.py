@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import select
@@ -29,34 +28,11 @@ from compactnets.training.optimization import lr_factor
 from compactnets.training.state import FOLDER
 from compactnets.training.step import Learner
 
-from .helpers import digits_part, make_tiny_recipe, stop_after
+from .helpers import HARD, digits_part, make_tiny_recipe, metrics, stop_after, weights
 
 Sources = tuple[ImageSource, ImageSource]
 STEPS = 3  # of an epoch: 100 images in batches of 32
 FEW = (1, 3, 5)  # in the middle, at the end and at the last but one of two epochs, each by another signal
-# everything that draws random numbers or remembers something from step to step
-HARD = {
-    "epochs": 2,
-    "model_arguments": {"stem": "cifar", "drop_rate": 0.3},
-    "optimizer": {"name": "adamw"},
-    "augment": {"rotation": 10, "translate": 0.1},
-    "ema_decay": 0.9,
-    "mix": {"mixup": 0.2, "cutmix": 1.0},
-    "accumulate": 2,
-    "label_smoothing": 0.1,
-    "clip_grad_norm": 1.0,
-    "schedule": {"warmup_epochs": 0.5},
-}
-
-
-def weights(run: Path) -> bytes:
-    return (run / "last.safetensors").read_bytes() + (run / "best.safetensors").read_bytes()
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]
 
 
 @pytest.fixture(scope="module")
