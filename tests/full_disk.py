@@ -125,7 +125,7 @@ def data_split_boxes(base: Path, output: Path, patch: pytest.MonkeyPatch) -> lis
 
 
 def benchmark_files(base: Path, output: Path, patch: pytest.MonkeyPatch, option: str, name: str) -> list[object]:
-    found = {**results(row("a", "onnx", 1.5), row("b", "onnx", 2.5)), "failed": []}
+    found = {**results(*(row(f"network {number}", "onnx", 1.5) for number in range(20))), "failed": []}  # over 4 kB
     patch.setattr("compactnets.latency.benchmark.benchmark", lambda *_, **__: found)
     return ["benchmark", "a", option, output / "new" / name]
 
@@ -163,7 +163,8 @@ VERBS: dict[str, Prepare] = {
     "benchmark --artifacts": benchmark_artifacts,
     "draw": draw,
 }
-SCRATCH = ("quantize", "detect export", "web", "benchmark --artifacts")  # these write to the temporary folder, too
+# these write to the temporary folder, too; a benchmark says that the core's limit is left out, and measures on
+SCRATCH = ("quantize", "detect export", "web")
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:
