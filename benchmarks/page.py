@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from compactnets.classification.cost import build_by_name
+from compactnets.complexity import profile
 from compactnets.latency.benchmark import parse_format
 from compactnets.latency.results import COLUMNS as LATENCY_COLUMNS
 from compactnets.latency.results import (
@@ -27,6 +28,7 @@ from compactnets.papers.ablation import describe, own_sharings, rank_correlation
 from compactnets.papers.stated import stated_rows
 from compactnets.plots import draw_sharing
 from compactnets.recorded import load_results, network_label
+from compactnets.tasks.opening import open_model
 
 ROOT = Path(__file__).parents[1]
 TIMM = Path(__file__).with_name("timm_imagenet.json")  # what timm states of its weights
@@ -47,6 +49,7 @@ BROWSER_COLUMNS = (
     "network", "engine", "page, kB", "code, kB", "weights, kB", "in total, kB", "first result, s",
     "without isolation, ms", "isolated, ms"
 )  # fmt: skip
+BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the limit, x")
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
@@ -138,10 +141,35 @@ def _latency(name: str, record: dict[str, Any]) -> str:
         )
         + (f"\n{record['note']}\n" if record.get("note") else "")
         + _winners(record)
+        + _bounds(record)
         + _choices(record)
         + "".join(
             f"\nLeft out: {each['network']} for {each['format']}: {each['reason']}.\n" for each in record["failed"]
         )
+    )
+
+
+def _bounds(record: dict[str, Any]) -> str:
+    """Return how near the pointwise convolutions of format ``c`` are to the core's limit, and what is left to win."""
+    lines = []
+    for row in record["rows"]:
+        if row["format"] != "c" or not row.get("operators") or not record.get("core_gflops"):
+            continue
+        network = open_model(row["network"], "cpu").network
+        convolutions = {name for name, part in network.named_modules() if getattr(part, "kernel_size", None) == (1, 1)}
+        layers = profile(network, tuple(row["input"][1:])).layers
+        macs = sum(layer.macs for layer in layers if layer.name in convolutions)
+        total = sum(operator["milliseconds"] for operator in row["operators"])
+        taken = sum(each["milliseconds"] for each in row["operators"] if each["kind"].startswith("1x1"))
+        least = 2 * macs / record["core_gflops"] / 1e6
+        shares = (f"{100 * share:.0f} %" for share in (taken / total, least / taken))
+        lines.append(_cells([row["network"], *shares, f"{total / (total - taken + least):.2f}"]))
+    if not lines:
+        return ""
+    return (
+        "\nPointwise convolutions in format c: their share of its time, the share of the core's limit at which they "
+        f"run, and how much faster the network would be if they ran at that limit.\n\n{_head(BOUND_COLUMNS)}"
+        + "".join(lines)
     )
 
 
