@@ -25,7 +25,8 @@ ClassName = Annotated[str, AfterValidator(compose)]  # accents as in data source
 
 DEFAULT_TASK = "classification"  # of records without a task
 ARTIFACT = "artifact.json"  # the record of an exported network (compactnets.deploy.record)
-EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".param", ".mlpackage", ".pt2", ".c"}  # file types of exported networks
+# file types of exported networks (compactnets.deploy.formats.registry)
+EXPORTED = {".onnx", ".xml", ".bin", ".pte", ".tflite", ".param", ".mlpackage", ".pt2", ".c"}
 
 
 def record_path(checkpoint: Path) -> Path:

@@ -25,6 +25,7 @@ from compactnets.deploy.record import NAME, digest
 from compactnets.errors import InputError
 from compactnets.models.registry import list_models
 from compactnets.nn import channel_shuffle
+from compactnets.training.checkpoint import find_record
 
 from ..conftest import Make, needs
 from ..helpers import CLASSES, SIZE, check_delegated, check_rounding, small_form, tiny_network, tiny_record
@@ -412,6 +413,15 @@ def test_a_runtime_that_does_not_fit_this_pytorch_is_one_line(monkeypatch: pytes
         form.write(tiny_network(), torch.zeros(1, 3, SIZE, SIZE), tmp_path)
     for release, needed in (("1.6", "999.1"), ("1.5", "1.0"), ("1.10", "999.1")):
         assert dataclasses.replace(form, needs_torch=(release, needed)).versions() == {"executorch": "1.5.1"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_without_its_record_is_known_as_exported(name: str, tmp_path: Path) -> None:
+    """Whatever its format, and whether a checkpoint was expected or anything at all."""
+    file = tmp_path / FORMATS[name].file
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=f"{file} is an exported file without its {NAME}"):
+        find_record(file)
 
 
 def test_an_unknown_format() -> None:
