@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from compactnets import failures
+from compactnets.deploy.subject import Classifier
 from compactnets.failures import Space
 from compactnets.training.checkpoint import save_checkpoint
 
@@ -62,8 +63,9 @@ class MadeUpDisk:
 
 
 def _patch_network(patch: pytest.MonkeyPatch) -> None:
-    for place in ("classification.quantization", "web.site", "latency.benchmark"):
-        patch.setattr(f"compactnets.{place}.open_to_write", lambda *_: (Small(), tiny_record()))
+    patch.setattr("compactnets.classification.quantization.open_to_write", lambda *_: (Small(), tiny_record()))
+    for place in ("web.site", "latency.benchmark"):
+        patch.setattr(f"compactnets.{place}.open_subject", lambda *_: Classifier(Small(), tiny_record()))
 
 
 def quantize(base: Path, output: Path, patch: pytest.MonkeyPatch) -> list[object]:

@@ -15,7 +15,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("classification",),
     ("papers", "plots", "deploy"),
     ("tasks",),
-    ("latency", "web"),
+    ("latency", "web", "quantization"),
     ("detection", "classification.quantization"),
     ("segmentation",),
     ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it

@@ -22,6 +22,7 @@ from compactnets import catalogue, quickstart
 from compactnets.complexity import profile, render
 from compactnets.console import LEAST_TEXT, Table, stdout
 from compactnets.deploy import tables as deploy_tables
+from compactnets.deploy.int8.comparison import Accuracy
 from compactnets.detection import tables as detection_tables
 from compactnets.detection.cost import DetectorCost, PartCost, render_cost
 from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
@@ -38,14 +39,13 @@ def quantized_table() -> None:
     row = {"layer": NAME, "int8": True, "signal_to_noise_db": 12.34}
     times = [{"milliseconds": {"median": 1234.56}}, {"milliseconds": {"median": 617.28}}]
     report = {
-        "evaluation": {"images": 50_000, "float_correct": 49_999, "int8_correct": 48_765, "drop_points": 2.47,
-                       "agreement": 0.987, "logits_error": 0.123},
         "latency": {"rows": times, "environment": {"cpu_features": ["avx512_vnni"]}},
         "bytes": {"float32": 123_456_789, "int8": 34_567_890}, "layers": [row], "kept_in_float": [NAME],
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deploy_tables, "show", lambda *_: None)
-        deploy_tables.show_quantized(None, report, Path("out [v2]"))  # type: ignore[arg-type]
+        compared = Accuracy(50_000, 49_999, 48_765, 0.987, 0.123)
+        deploy_tables.show_quantized(None, report, Path("out [v2]"), compared)  # type: ignore[arg-type]
 
 
 def found_table() -> None:
@@ -77,9 +77,10 @@ def artifact_table() -> None:
 
 def checks_table() -> None:
     check = SimpleNamespace(
-        batch=8, size=224, images=16, max_difference=1e-5, relative_difference=2e-6, top1_agreement=0.875
+        batch=8, size=224, images=16, max_difference=1e-5, relative_difference=2e-6, agreement=0.875
     )
-    stdout.print(deploy_tables._checks(SimpleNamespace(checks=[check])))  # type: ignore[arg-type]
+    record = SimpleNamespace(verification=SimpleNamespace(checks=[check]), agreement="same top-1", agreement_digits=0)
+    stdout.print(deploy_tables.checks_table(record))  # type: ignore[arg-type]
 
 
 def ablation_table() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compactnets.errors import InputError
-from compactnets.values import dump_yaml, parse_settings, parse_yaml, read_json, read_yaml, shorten
+from compactnets.values import dump_yaml, parse_settings, parse_size, parse_yaml, read_json, read_yaml, shorten
 
 NUMBERS = {
     "1e-1": 0.1, "[1e-1, 2E3]": [0.1, 2000.0], "{a: 1e-3}": {"a": 1e-3}, "1.": 1.0, ".5": 0.5, "+3": 3, "-.5e+1": -5.0,
@@ -126,3 +126,10 @@ def test_settings() -> None:
 def test_values_are_shown_short() -> None:
     assert [shorten(value) for value in (True, None, "a", 1.5)] == ["true", "null", "'a'", "1.5"]
     assert len(shorten("a" * 1000)) == 80
+
+
+def test_a_size_is_one_side_or_two() -> None:
+    assert (parse_size("64"), parse_size("64x96")) == ((64, 64), (64, 96))
+    for text in ("", "x", "64x", "0", "1x2x3", "-4"):
+        with pytest.raises(InputError, match="such as 512 or 600x800"):
+            parse_size(text)

@@ -321,8 +321,8 @@ def quantize(
     command: Sequence[str] = (),
     **settings: Any,
 ) -> Result:
-    """Quantise a classifier to int8, compare accuracy and latency with float, and keep it if the loss is within
-    ``max_drop``.
+    """Quantise a classifier or segmenter to int8, compare quality and latency with float, and keep it if the loss is
+    within ``max_drop``.
 
     Args:
         network: a checkpoint, or the name of weights. A checkpoint trained with ``qat`` keeps its weights and ranges.
@@ -330,8 +330,8 @@ def quantize(
         output: folder for the artifact and its report.
         calibration: images for measuring ranges.
         evaluation: images to compare on, without those used for calibration.
-        max_drop: largest acceptable loss, in points of top-1 accuracy.
-        float_network: float network to compare with; default: the same weights.
+        max_drop: largest acceptable loss, in points of top-1 accuracy, or of mean IoU.
+        float_network: float network to compare with; default: the same weights. For classifiers.
         threads: threads for measuring latency.
         command: the command line, for the report.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.

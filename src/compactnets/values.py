@@ -269,3 +269,15 @@ def _count(value: Any, known: dict[int, int]) -> int:
 
 def _line(error: object) -> str:
     return " ".join(str(error).split())
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width of ``512`` or ``600x800``.
+
+    Raises:
+        InputError: neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise InputError(f"--size takes one side or HEIGHTxWIDTH in pixels, such as 512 or 600x800, found {text!r}")
+    return int(sides[0]), int(sides[-1])

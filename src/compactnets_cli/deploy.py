@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from compactnets_cli.options import BOXES, DEPLOY, LABELS, AcrossClasses, Arguments, AsJson, print_json
+from compactnets_cli.options import BOTH, BOXES, DEPLOY, AcrossClasses, Arguments, AsJson, print_json
 
 deploy = typer.Typer()
 
@@ -51,23 +51,26 @@ def export(
     as_json: AsJson = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Batch size, for executorch, litert and coreml; default: 1.", rich_help_panel=LABELS),
+        typer.Option(min=1, help="Batch size, for executorch, litert and coreml; default: 1.", rich_help_panel=BOTH),
     ] = None,
     images: Annotated[
         str | None,
-        typer.Option(help="Source of the images to compare on; default: two photographs.", rich_help_panel=LABELS),
+        typer.Option(
+            help="Images to compare on, as --data or, of segmenters, files; default: two photographs.",
+            rich_help_panel=BOTH,
+        ),
     ] = None,
     lanes: Annotated[
         int | None,
         typer.Option(
             min=2,
             help="onnx: pad channels of depthwise convolutions to multiples of this: 16 for AVX-512.",
-            rich_help_panel=LABELS,
+            rich_help_panel=BOTH,
         ),
     ] = None,
     embed: Annotated[
         bool | None,
-        typer.Option("--embed", help="c: put the weights into model.c as well.", rich_help_panel=LABELS),
+        typer.Option("--embed", help="c: put the weights into model.c as well.", rich_help_panel=BOTH),
     ] = None,
     heads: Annotated[
         Literal["boxes", "raw"] | None,
@@ -115,7 +118,9 @@ def quantize(
         str, typer.Option("--eval", help="Images to compare on, without those used for calibration.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its report.")],
-    max_drop: Annotated[float, typer.Option(help="Largest acceptable loss, in points of top-1 accuracy.")] = 0.5,
+    max_drop: Annotated[
+        float, typer.Option(help="Largest acceptable loss, in points of top-1 accuracy, or of mIoU.")
+    ] = 0.5,
     calibration_images: Annotated[int, typer.Option(min=1, help="Images to calibrate on.")] = 128,
     ranges: Annotated[str, typer.Option(help="mse, percentile, entropy or minmax.")] = "mse",
     keep: Annotated[
@@ -178,7 +183,10 @@ def benchmark(
     ] = "eager,onnx",
     threads: Annotated[str, typer.Option(help="Threads of every runtime; 1,2 measures both, in turns.")] = "1",
     batch_size: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
-    size: Annotated[int | None, typer.Option(min=1, help="Side of the images; default: each network's own.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Side of the images; default: each network's own."),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns per network and format.")] = 20,
     calls: Annotated[int, typer.Option(min=1, help="Timed calls per turn, after two warm-up calls.")] = 8,
     operators: Annotated[

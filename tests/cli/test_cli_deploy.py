@@ -179,7 +179,7 @@ def test_benchmark_looks_at_its_files_before_the_work(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("compactnets.latency.benchmark.open_to_write", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("compactnets.latency.benchmark.open_subject", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     wrong = run("benchmark", "muffnet_x0_5", "--formats", "eager", *option)

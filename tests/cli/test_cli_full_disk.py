@@ -52,7 +52,7 @@ def _small_work(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(form, model, x, folder, *more, **named) if form.name == "c" else write(folder)
 
     monkeypatch.setattr(Format, "write", stand_in)
-    monkeypatch.setattr("compactnets.classification.quantization.calibrated", lambda model, *_, **__: model)
+    monkeypatch.setattr("compactnets.quantization.calibrated", lambda model, *_, **__: model)
     detector = "compactnets.detection.deploy.export"
     monkeypatch.setattr(f"{detector}.write_graphs", lambda *given: write(given[-1]))
     monkeypatch.setattr(f"{detector}.find_objects", lambda *_: None)

@@ -27,10 +27,10 @@ VERBS: dict[str, tuple[list[str], str]] = {  # a verb, with its task where it ha
     "export (detection)": (["a", "--format", "onnx"], "detection.deploy.export.copy.deepcopy"),
     "quantize": (
         ["{network}", "--format", "onnx", "--calibration", "digits", "--eval", "digits"],
-        "classification.quantization.calibrated",
+        "quantization.calibrated",
     ),
     "benchmark": (["muffnet_x0_5"], "latency.benchmark.benchmark"),
-    "web": (["--checkpoint", "{network}", "--no-serve"], "web.site.export"),
+    "web": (["--checkpoint", "{network}", "--no-serve"], "web.site.export_subject"),
     "convert": (["a.pth.tar", "--model", "menet_108_8x1_g3"], "classification.legacy.load_legacy"),
     "discretize": (["{network}"], "classification.discretization.load_checkpoint"),
     "draw": (["{network}"], "plots.sharing_figure"),

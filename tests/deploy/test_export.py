@@ -22,7 +22,7 @@ from compactnets.deploy import FORMATS, export, load_artifact
 from compactnets.deploy.export import finish_artifact
 from compactnets.deploy.formats import torch as torch_format
 from compactnets.deploy.record import NAME
-from compactnets.deploy.verify import compare, load_pictures
+from compactnets.deploy.subject import Classifier, load_pictures
 from compactnets.errors import InputError, LimitError
 from compactnets.tasks.opening import open_model
 from compactnets.training.checkpoint import read_record, save_checkpoint
@@ -39,7 +39,7 @@ def test_the_record_says_how_it_was_checked(artifact: Make) -> None:
         (1, 24), (1, 56), (2, 24), (2, 56), (5, 24), (5, 56),
     ]  # fmt: skip
     assert all(0 <= check["relative_difference"] < 1e-5 for check in checks)
-    assert all(check["top1_agreement"] == 1 and check["images"] == 5 for check in checks)
+    assert all(check["agreement"] == 1 and check["images"] == 5 for check in checks)
     assert record["input"] == [None, 3, None, None]
 
 
@@ -85,10 +85,12 @@ def test_results_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_compare_counts_classes_and_differences() -> None:
     expected = np.array([[1.0, 2.0], [4.0, -8.0]], np.float32)
-    check = compare(expected, np.array([[2.0, 1.0], [4.0, -8.0]], np.float32), 2, 24)
-    assert (check.max_difference, check.relative_difference, check.top1_agreement) == (1.0, 0.125, 0.5)
+    subject = Classifier(Small(), tiny_record())
+    check = subject.compare(expected, np.array([[2.0, 1.0], [4.0, -8.0]], np.float32), 2)
+    assert (check.max_difference, check.relative_difference, check.agreement) == (1.0, 0.125, 0.5)
+    assert (check.batch, check.size) == (2, 24)
     with pytest.raises(LimitError, match=r"\(1, 2\).*\(2, 2\)"):
-        compare(expected, expected[:1], 2, 24)
+        subject.compare(expected, expected[:1], 2)
 
 
 def test_an_artifact_is_replaced_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,8 +270,7 @@ def test_a_record_names_as_many_classes_as_there_are_outputs(tmp_path: Path) -> 
     with pytest.raises(InputError, match="names 1 classes in class_names, and the network has 5 outputs"):
         finish_artifact(
             FORMATS["torch"],
-            Small(),
-            record.model_copy(update={"class_names": ["a"]}),
+            Classifier(Small(), record.model_copy(update={"class_names": ["a"]})),
             tmp_path / "a",
             {},
             lambda example, folder: {},

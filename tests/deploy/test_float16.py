@@ -16,7 +16,6 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from compactnets.data import Preprocess
 from compactnets.deploy import (
     FORMATS,
     deploy_form,
@@ -27,7 +26,8 @@ from compactnets.deploy.export import weight_bytes
 from compactnets.deploy.planar.emit import plan, read_program
 from compactnets.deploy.record import NAME, ArtifactRecord, read_artifact
 from compactnets.deploy.rewrite import store_float16
-from compactnets.deploy.verify import TOLERANCES, check_float16, load_pictures
+from compactnets.deploy.subject import Classifier, load_pictures
+from compactnets.deploy.verify import TOLERANCES, check_float16
 from compactnets.errors import InputError, LimitError
 from compactnets.latency.benchmark import (
     Variant,
@@ -191,7 +191,7 @@ def test_what_cannot_be_had_is_one_line_before_the_work(
     name: str, precision: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("compactnets.deploy.export")  # the package has the function by this name
-    monkeypatch.setattr(module, "load_pictures", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(module.Classifier, "pictures", lambda *_: pytest.fail("work was done"))
     with pytest.raises(InputError) as found:
         export(Small(), tiny_record(), name, tmp_path / "a", precision=precision)
     assert [word for word in said if word not in str(found.value)] == []
@@ -255,17 +255,17 @@ def test_the_benchmark_tells_precisions_apart(made: Make, tmp_path: Path) -> Non
             parse_format(f"{name}@float16")
     variant = parse_format("torch@float16")
     assert (variant.label, variant.stored, variant.arithmetic) == ("torch@float16", "float16", "float32")
-    model, record = Small().eval(), tiny_record()
-    half = _prepare("tiny", model, record, variant, 1, None, tmp_path)
-    plain = _prepare("tiny", model, record, Variant("torch"), 1, None, tmp_path)
+    subject = Classifier(Small().eval(), tiny_record())
+    half = _prepare("tiny", subject, variant, 1, tmp_path)
+    plain = _prepare("tiny", subject, Variant("torch"), 1, tmp_path)
     assert half.path is not None
     assert plain.path is not None
     assert half.path != plain.path
-    assert _read_if_fits(half.path.parent, model, record, variant, 1, None) is not None
-    assert _read_if_fits(half.path.parent, model, record, Variant("torch"), 1, None) is None
-    assert _read_if_fits(plain.path.parent, model, record, variant, 1, None) is None
+    assert _read_if_fits(half.path.parent, subject, variant, 1) is not None
+    assert _read_if_fits(half.path.parent, subject, Variant("torch"), 1) is None
+    assert _read_if_fits(plain.path.parent, subject, variant, 1) is None
     before = half.path.stat().st_mtime_ns
-    assert _prepare("tiny", model, record, variant, 1, None, tmp_path) == half
+    assert _prepare("tiny", subject, variant, 1, tmp_path) == half
     assert half.path.stat().st_mtime_ns == before
 
 
@@ -305,11 +305,10 @@ NETWORKS = [
 def test_differences_of_networks_are_half_the_tolerance_at_most(network: str) -> None:
     """With float16 stored, and computed as well: the tolerance is beyond what rounding does to a network."""
     model, record = opened(network)
-    preprocess = Preprocess.from_dict(record.preprocess)
-    pictures = load_pictures(None)
+    subject, pictures = Classifier(model, record), load_pictures(None)
     deployed = deploy_form(model)
-    assert check_float16(FORMATS["coreml"], deployed, model, preprocess, pictures, 1.0) < TOLERANCES["float16"] / 2
-    pixels = torch.stack([preprocess(picture) for picture in pictures[0]])
+    assert check_float16(FORMATS["coreml"], deployed, subject, pictures, 1.0) < TOLERANCES["float16"] / 2
+    pixels = torch.stack([subject.prepare(picture) for picture in pictures[0]])
     with torch.inference_mode():
         expected, found = model(pixels), store_float16(deployed)(pixels)
     assert 1e-5 < float((found - expected).abs().max() / expected.abs().max()) < TOLERANCES["float16"] / 2

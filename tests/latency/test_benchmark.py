@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.deploy.record import NAME, ArtifactRecord, read_artifact
+from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError, LimitError
 from compactnets.latency import benchmark as latency
 from compactnets.latency.benchmark import (
@@ -42,7 +42,7 @@ from compactnets.timing import spread
 from compactnets.training.checkpoint import save_checkpoint
 
 from ..deploy.conftest import Make
-from ..deploy.helpers import opened, tiny_network, tiny_record
+from ..deploy.helpers import SIZE, opened, tiny_network, tiny_record
 from .helpers import results, row
 
 
@@ -65,7 +65,7 @@ def test_a_measurement_of_real_networks(tmp_path: Path) -> None:
     assert rows["muffnet_x0_5", "torch"]["relative_difference"] < 1e-5
     assert measured["limit_gflops"] > 1
     kept = sorted(path.name for path in tmp_path.iterdir())
-    assert kept == ["muffnet_x0_5-torch-96-1", "muffnet_x1_5-torch-96-1"]
+    assert kept == ["muffnet_x0_5-torch-96x96-1", "muffnet_x1_5-torch-96x96-1"]
     times = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.pt2")]
     again = benchmark(networks[:1], ["torch"], **{**settings, "rounds": 1, "calls": 1})
     assert len(again["rows"]) == 1
@@ -76,11 +76,11 @@ def test_an_artifact_is_used_again_for_the_same_weights_and_settings(artifact: M
     """The name of the folder says neither."""
     folder = artifact("torch")
 
-    def fits(model: nn.Module, variant: Variant = Variant("torch"), size: int | None = None, **change: Any) -> bool:  # noqa: B008
-        return _read_if_fits(folder, model, tiny_record().model_copy(update=change), variant, 1, size) is not None
+    def fits(model: nn.Module, variant: Variant = Variant("torch"), size: int = SIZE, **change: Any) -> bool:  # noqa: B008
+        subject = Classifier(model, tiny_record().model_copy(update=change)).resized((size, size))
+        return _read_if_fits(folder, subject, variant, 1) is not None
 
     assert fits(tiny_network())
-    assert fits(tiny_network(), size=24)  # its own
     other = tiny_network()
     next(other.parameters()).data[0] += 1e-6
     assert not fits(other)
@@ -108,7 +108,9 @@ class Exploding(nn.Module):
 def test_one_network_does_not_end_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its library raises, it is named under ``failed``; the rest goes on to be measured."""
     monkeypatch.setattr(
-        latency, "open_to_write", lambda name, *_: (Exploding() if name == "bad" else tiny_network(), tiny_record())
+        latency,
+        "open_subject",
+        lambda name, *_: Classifier(Exploding() if name == "bad" else tiny_network(), tiny_record()),
     )
     measured: list[Any] = []
 
@@ -190,10 +192,10 @@ def test_a_signal_keeps_whole_turns(tmp_path: Path, name: str, code: int, early:
 
 @pytest.mark.slow
 def test_what_cannot_be_exported_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model: nn.Module, record: CheckpointRecord, form: str, *rest: Any, **options: Any) -> None:
+    def refuse(subject: Classifier, form: str, *rest: Any, **options: Any) -> None:
         raise LimitError("it differs")
 
-    monkeypatch.setattr(latency, "export", refuse)
+    monkeypatch.setattr(latency, "export_subject", refuse)
     settings: dict[str, Any] = {"size": 32, "rounds": 1, "calls": 1, "artifacts": tmp_path}
     measured = benchmark(["muffnet_x0_5"], ["torch", "eager"], **settings)
     assert [row["format"] for row in measured["rows"]] == ["eager"]
@@ -203,7 +205,7 @@ def test_what_cannot_be_exported_is_left_out(tmp_path: Path, monkeypatch: pytest
 
 
 def test_every_name_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "export", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(latency, "export_subject", lambda *_, **__: pytest.fail("work was done"))
     with pytest.raises(InputError, match="no network is called 'muffnet_x9'|'muffnet_x9'"):
         benchmark(["muffnet_x0_5", "muffnet_x9"], ["torch"], artifacts=tmp_path)
 

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 
+import compactnets.api as api
+from compactnets.deploy.artifact import load_artifact
+from compactnets.deploy.export import export_subject
 from compactnets.deploy.formats.registry import FORMATS
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.layers import AveragingConv2d
+from compactnets.deploy.int8.noise import relative_error
+from compactnets.deploy.int8.quantized import quantizers
+from compactnets.deploy.int8.steps import Settings, calibrated, settled
 from compactnets.errors import InputError, LimitError
+from compactnets.nn import ChannelShuffle
 from compactnets.segmentation.checkpoint import SegmenterRecord, build
 from compactnets.segmentation.cost import planned_record
-from compactnets.segmentation.export import export_segmenter, load_segmenter_artifact
+from compactnets.segmentation.export import SegmenterArtifact, SegmenterSubject
+from compactnets.segmentation.recipe import Head
+from compactnets.training.checkpoint import save_checkpoint
 
-from .scenes import NAMES
+from ..deploy.conftest import needs
+from .scenes import NAMES, write_folders
+
+OURS: dict[Head, str] = {"lraspp": "menet_108_8x1_g3", "deeplabv3plus": "muffnet_x0_5"}
 
 
-def network(head: Literal["lraspp", "deeplabv3plus"], **changes: Any) -> tuple[Any, SegmenterRecord]:
+@cache
+def network(head: Head, model: str = "test_resnet") -> tuple[Any, SegmenterRecord]:
     """A network with fresh weights, whose normalisations have seen noise."""
     torch.manual_seed(0)
-    record = planned_record("test_resnet", head, settings=["auxiliary=0.4"]).model_copy(
-        update={"size": (64, 96), "class_names": list(NAMES), **changes}
-    )
+    record = planned_record(model, head, settings=["auxiliary=0.4"] if model == "test_resnet" else [])
+    record = record.model_copy(update={"size": (64, 96), "class_names": list(NAMES)})
     made = build(record).train()
     with torch.no_grad():
         for _ in range(20):
@@ -30,53 +46,163 @@ def network(head: Literal["lraspp", "deeplabv3plus"], **changes: Any) -> tuple[A
     return made.eval(), record
 
 
+def subject_of(head: Head, model: str = "test_resnet", **changes: Any) -> SegmenterSubject:
+    made, record = network(head, model)
+    return SegmenterSubject(made, record.model_copy(update=changes))
+
+
+def pictures(count: int, height: int = 64, width: int = 96) -> torch.Tensor:
+    """Smooth random images: (count, 3, height, width)."""
+    coarse = torch.randn(count, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
+
+
+# what a format cannot write of these heads, and why
+REFUSED = {("c", head): "the planar engine does not support" for head in OURS}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("head", "form"),
-    [
-        *(("lraspp", name) for name in ("onnx", "openvino", "executorch", "litert", "ncnn", "torch")),
-        *(("deeplabv3plus", name) for name in ("onnx", "ncnn", "torch")),
-    ],
-)
-def test_an_artifact_gives_the_scores_of_its_network(
-    tmp_path: Path, head: Literal["lraspp", "deeplabv3plus"], form: str
-) -> None:
-    for package in FORMATS[form].packages:
-        pytest.importorskip(package.replace("-", "_"))
-    made, record = network(head)
-    artifact = export_segmenter(made, record, tmp_path / "a", form)
-    assert all(check.relative_difference <= 1e-4 for check in artifact.verification.checks)
-    assert all(check.equal_pixels >= 0.999 for check in artifact.verification.checks)
-    loaded, found = load_segmenter_artifact(tmp_path / "a", None)
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("head", OURS)
+def test_an_artifact_gives_the_scores_of_its_network(tmp_path: Path, head: Head, form: str) -> None:
+    needs(form)
+    subject, fmt = subject_of(head), FORMATS[form]
+    if (form, head) in REFUSED:
+        with pytest.raises(InputError, match=REFUSED[form, head]):
+            export_subject(subject, form, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+        return
+    artifact: Any = export_subject(subject, form, tmp_path / "a")
+    assert artifact.params < sum(each.numel() for each in subject.model.parameters())  # without the auxiliary head
+    assert artifact.output[1:] == [3, *((None, None) if fmt.any_size else (8, 12) if head == "lraspp" else (16, 24))]
+    if not fmt.runs_here:
+        assert not artifact.verification.ran
+        return
+    checks = artifact.verification.checks
+    assert all(check.relative_difference <= 1e-4 and check.agreement >= 0.999 for check in checks)
+    assert {check.batch for check in checks} == {1, 2}
+    assert len({check.size for check in checks}) == 2
+    loaded = load_artifact(tmp_path / "a", kind=SegmenterArtifact)
     images = torch.randn(3, 3, 64, 96)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(images), made(images), rtol=1e-3, atol=1e-4)
-    assert (found.size, found.class_names) == ((64, 96), list(NAMES))
-    assert artifact.params < sum(each.numel() for each in made.parameters())  # without the auxiliary head
-    if not FORMATS[form].any_size:
+        torch.testing.assert_close(loaded(images), subject.model(images), rtol=1e-3, atol=1e-4)
+    assert (loaded.record.network.size, loaded.record.network.class_names) == ((64, 96), list(NAMES))
+    if not fmt.any_size:
         with pytest.raises(InputError, match=r"takes images of \[3, 64, 96\]"):
             loaded(torch.zeros(1, 3, 64, 64))
 
 
 @pytest.mark.slow
-def test_a_differing_artifact_is_not_kept(tmp_path: Path) -> None:
-    made, record = network("lraspp")
+def test_a_differing_artifact_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LimitError, match="not kept"):
-        export_segmenter(made, record, tmp_path / "a", "torch", tolerance=0.0)
-    assert not (tmp_path / "a").exists()
-
-
-@pytest.mark.slow
-def test_the_format_c_names_what_it_lacks(tmp_path: Path) -> None:
-    made, record = network("lraspp")
-    with pytest.raises(InputError, match="does not support") as error:
-        export_segmenter(made, record, tmp_path / "a", "c")
-    assert "\n" not in str(error.value)
+        export_subject(subject_of("lraspp"), "torch", tmp_path / "a", tolerance=0.0)
+    monkeypatch.setattr(SegmenterSubject, "agreement", lambda *_: 0.99)
+    with pytest.raises(LimitError, match=r"another class than PyTorch to 1\.00% of the pixels .*, more than 0\.10%"):
+        export_subject(subject_of("lraspp"), "torch", tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
 def test_a_format_of_one_size_needs_one(tmp_path: Path) -> None:
-    pytest.importorskip("executorch")
-    made, record = network("lraspp", size=None)
+    needs("executorch")
     with pytest.raises(InputError, match="--size HEIGHTxWIDTH"):
-        export_segmenter(made, record, tmp_path / "a", "executorch")
+        export_subject(subject_of("lraspp", size=None), "executorch", tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("head", "model"),
+    [("lraspp", "test_resnet"), *(pytest.param(*each, marks=pytest.mark.slow) for each in OURS.items())],
+)
+def test_a_segmenter_has_a_quantised_form(head: Head, model: str) -> None:
+    """Sizes that are computed get no quantizer, what only moves values shares one, and any size is still taken."""
+    subject, images, other = subject_of(head, model).ready(), pictures(2), pictures(1, 80, 112)
+    graph = plain_graph(subject.model, images[:1])
+    with torch.inference_mode():
+        assert relative_error(subject.model(other), graph(other)) < 1e-4
+    called = [graph.get_submodule(str(node.target)) for node in graph.graph.nodes if node.op == "call_module"]
+    shuffles = [sum(isinstance(each, ChannelShuffle) for each in found) for found in (called, subject.model.modules())]
+    assert shuffles[0] == shuffles[1]
+    if model == "menet_108_8x1_g3":
+        assert shuffles[0] > 10
+        assert sum(isinstance(each, AveragingConv2d) for each in called) == 3  # the last is dilated
+    form = calibrated(subject.model, images, Settings(ranges="minmax", equalize=False), quantize_output=False)
+    assert not [name for name, _ in quantizers(form) if "getattr" in name or "interpolate" in name]
+    simulation = settled(form, [], images, Settings(rounding=False, correction=False))
+    with torch.inference_mode():
+        for batch in (images, other):
+            assert 0 < relative_error(subject.model(batch), simulation(batch)) < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [name for name, fmt in FORMATS.items() if fmt.int8])
+@pytest.mark.parametrize(("head", "model"), OURS.items())
+def test_int8_runtimes_compute_what_was_simulated(tmp_path: Path, head: Head, model: str, form: str) -> None:
+    needs(form)
+    subject, fmt, images = subject_of(head, model).ready(), FORMATS[form], pictures(8)
+    calibration = calibrated(subject.model, images, Settings(), quantize_output=fmt.int8_output)
+    simulation = settled(calibration, [], images, Settings())
+    fmt.write_int8(simulation, images[:1], tmp_path)
+    runner = fmt.open(tmp_path / fmt.file)
+    for batch in (images[:1], *([pictures(1, 96, 128)] if fmt.any_size else [])):
+        with torch.inference_mode():
+            expected = simulation(batch)
+        assert relative_error(expected, torch.from_numpy(runner(batch.numpy()))) < 0.15
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of fresh weights, and data."""
+    root = tmp_path_factory.mktemp("int8")
+    made, record = network("lraspp")
+    save_checkpoint(root / "a.safetensors", made.state_dict(), record)
+    write_folders(root / "data", val=3)
+    return root
+
+
+@pytest.mark.slow
+def test_int8_is_kept_within_its_limit(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchmetrics")
+    needs("onnx")
+    data = checkpoint / "data"
+    options: dict[str, Any] = {"calibration": str(data), "evaluation": str(data), "calibration_images": 4}
+    result: Any = api.quantize(checkpoint / "a.safetensors", "onnx", tmp_path / "int8", max_drop=5, **options)
+    report = json.loads((tmp_path / "int8" / "quantization.json").read_text())
+    found = report["evaluation"]
+    assert found["drop_points"] == pytest.approx(found["float_miou"] - found["int8_miou"])
+    assert found["drop_points"] <= 5
+    assert (found["images"], report["calibration"]["images"]) == (3, 4)
+    assert [row["name"] for row in found["classes"]] == list(NAMES)
+    assert len(report["latency"]["rows"]) == 2
+    assert {"head.cbr.0", "head.low_classifier"} <= {row["layer"] for row in report["layers"]}
+    assert result.record.precision == "int8"
+    assert result.record.bytes < 0.6 * 4 * result.record.params
+    assert result.record.input == [None, 3, None, None]
+    result.show()
+    measured = api.evaluate(tmp_path / "int8", data).figures.miou
+    assert measured == pytest.approx(found["int8_miou"])
+    # one choice is enough: each writes and runs an artifact
+    monkeypatch.setattr("compactnets.quantization.IN_FLOAT", ())
+    with pytest.raises(LimitError, match=r"points of mIoU on 3 images .* --max-drop -100"):
+        api.quantize(checkpoint / "a.safetensors", "onnx", tmp_path / "none", max_drop=-100, **options)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "c"}, "int8 is available for onnx, openvino, executorch, found --format c"),
+        ({"float_network": "a.safetensors"}, "--float is for images with labels"),
+        ({"keep": ("stem",)}, "no layer or tensor to keep in float is called 'stem'"),
+        ({"calibration": "nowhere"}, "no folder at 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_quantised_is_one_line(
+    change: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torchmetrics")
+    needs("onnx")
+    data = str(checkpoint / "data")
+    given = {"format": "onnx", "calibration": data, "evaluation": data, **change}
+    with pytest.raises(InputError, match=message) as error:
+        api.quantize(checkpoint / "a.safetensors", given.pop("format"), tmp_path / "int8", **given)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "int8").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_a_task_without_more_says_what_it_lacks() -> None:
     bare = Bare()  # type: ignore[abstract]
     for call in (
         lambda: bare.check(None, "", None),  # type: ignore[arg-type]
-        lambda: bare.export(None, Path(), "", None),  # type: ignore[arg-type]
+        lambda: bare.export(SimpleNamespace(name="a"), Path(), "", None),  # type: ignore[arg-type]
         lambda: bare.quantize("", "", Path(), None),
         lambda: bare.load_artifact(Path(), None, None),
         lambda: bare.profile("", [], None),

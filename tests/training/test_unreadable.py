@@ -17,7 +17,7 @@ from compactnets.classification.task import TASK
 from compactnets.data import open_source
 from compactnets.data.base import readable
 from compactnets.deploy.int8.steps import calibration_part, read_pixels
-from compactnets.deploy.verify import NUM_IMAGES, load_pictures
+from compactnets.deploy.subject import NUM_IMAGES, load_pictures
 from compactnets.training.distributed import World
 
 from ..data.helpers import noise

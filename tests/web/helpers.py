@@ -104,16 +104,6 @@ class Visit:
         self.page.wait_for_selector(", ".join(f"body[data-state={state}]" for state in states), timeout=WAIT)
         return self
 
-    def wait_for(self, image: str) -> Visit:
-        """Wait for the result of an image of this name: the page may still show that of another."""
-        self.page.wait_for_function(
-            "name => document.body.dataset.state == 'error' || (document.body.dataset.state == 'done' &&"
-            " document.getElementById('status').textContent.startsWith(name))",
-            arg=image,
-            timeout=WAIT,
-        )
-        return self
-
     def choose(self, network: str, second: str | None = None) -> Visit:
         self.page.select_option("#first", label=network)
         self.page.select_option("#second", label=second or "nothing")
@@ -122,7 +112,12 @@ class Visit:
     def classify(self, image: Path) -> dict[str, Any]:
         """Give the page a file and return the JSON that it offers."""
         self.page.set_input_files("#file", image)
-        self.wait_for(image.name)
+        self.page.wait_for_function(
+            "name => document.body.dataset.state == 'error' || (document.body.dataset.state == 'done' &&"
+            " document.getElementById('status').textContent.startsWith(name))",
+            arg=image.name,
+            timeout=WAIT,
+        )
         assert not self.error, self.error
         return self.result()
 

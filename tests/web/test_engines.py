@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compactnets.deploy.planar.trace import UnsupportedError
 from compactnets.deploy.planar.wasm import find_wasm_compiler
 from compactnets.deploy.record import ArtifactRecord, read_artifact
+from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError, LimitError
 from compactnets.web import site as web_site
 from compactnets.web.planar import make_module
@@ -41,7 +42,8 @@ def page(tmp_path: Path) -> Path:
 
 
 def opened(model: nn.Module, engine: str | None) -> Opened:
-    return Opened(model.eval(), record_of("tiny", TINY, CLASSES), "", engine or "planar", fixed=engine is not None)
+    subject = Classifier(model.eval(), record_of("tiny", TINY, CLASSES))
+    return Opened(subject, None, "", engine or "planar", fixed=engine is not None)
 
 
 def no_compiler() -> list[str]:
@@ -53,7 +55,7 @@ def test_a_network_is_compiled_and_compared_as_webassembly(artifacts: Path, page
     if shutil.which("node") is None:
         pytest.skip("no Node.js")
     record, folder = read_artifact(artifacts / "tiny", ArtifactRecord)
-    module = make_module(record, folder, tiny_network())
+    module = make_module(record, folder, Classifier(tiny_network(), record.network))
     assert module.code.startswith(b"\0asm")
     assert module.weights == (folder / "model.bin").read_bytes()
     assert module.verification is not None
@@ -62,7 +64,7 @@ def test_a_network_is_compiled_and_compared_as_webassembly(artifacts: Path, page
     with torch.no_grad():
         next(other.parameters()).mul_(1.01)
     with pytest.raises(LimitError, match="WebAssembly of tiny differs from PyTorch"):
-        make_module(record, folder, other)
+        make_module(record, folder, Classifier(other, record.network))
 
 
 def test_an_operator_that_it_does_not_have(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from compactnets.classification.evaluation import Evaluation, evaluate, match_cl
 from compactnets.classification.networks import build_network
 from compactnets.classification.prediction import COLUMNS, Prediction, predict
 from compactnets.classification.preparation import open_splits, prepare
-from compactnets.classification.quantization import QuantizeReport, quantize_model
+from compactnets.classification.quantization import quantize_model
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
@@ -26,13 +26,12 @@ from compactnets.data.checking import check_source
 from compactnets.data.inputs import Picture
 from compactnets.data.opening import WORDS
 from compactnets.data.report import SourceReport
-from compactnets.deploy.artifact import load_artifact
-from compactnets.deploy.export import export
 from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
-from compactnets.deploy.tables import ExportReport, show
+from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError
-from compactnets.tasks.contract import DataRequest, Model, Options, QuantizeOptions, Task
+from compactnets.quantization import QuantizeReport
+from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, QuantizeOptions, Task
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -55,18 +54,6 @@ class PredictOptions(Options):
     """``predict``."""
 
     top: int = Field(5, ge=1, description="number of classes to return")
-
-
-class ExportOptions(Options):
-    """``export``; see :func:`compactnets.deploy.export.export`."""
-
-    size: int | None = None
-    batch_size: int = 1
-    images: str | None = None
-    precision: str = "float32"
-    tolerance: float | None = None
-    lanes: int | None = None
-    embed: bool = False
 
 
 class ProfileOptions(Options):
@@ -153,10 +140,6 @@ class Classification(Task[ClassificationRecipe]):
     def build(self, name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, CheckpointRecord]:
         return build_network(name, arguments)
 
-    def load_artifact(self, path: Path, threads: int | None, options: Options) -> tuple[nn.Module, CheckpointRecord]:
-        artifact = load_artifact(path, threads)
-        return artifact, artifact.record.network
-
     def evaluate(
         self, model: Model, source: ImageSource, split: str, workers: int, world: World, options: EvaluateOptions
     ) -> Evaluation:
@@ -175,25 +158,13 @@ class Classification(Task[ClassificationRecipe]):
     ) -> Iterator[Prediction]:
         return predict(model.network, model.record, images, options.top, every)
 
-    def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
-        record = export(model.network, model.record, format_name, output, **options.model_dump())
-        return ExportReport(record, output, show)
+    def subject(self, model: Model, verb: str) -> Classifier:
+        return Classifier(model.network, model.record)
 
     def quantize(
         self, network: str | Path | Model, format_name: str, output: Path, options: QuantizeOptions
     ) -> QuantizeReport:
-        return quantize_model(
-            network,
-            format_name,
-            output,
-            calibration=options.calibration,
-            evaluation=options.evaluation,
-            max_drop=options.max_drop,
-            float_network=options.float_network,
-            threads=options.threads,
-            command=options.command,
-            settings=options.settings,
-        )
+        return quantize_model(network, format_name, output, float_network=options.float_network, **options.arguments())
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
         return network_cost(name, arguments, **options.model_dump())

@@ -8,37 +8,44 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compactnets.classification.checkpoint import (
-    check_outputs,
-)
-from compactnets.data import Preprocess
 from compactnets.deploy.formats.registry import FORMATS, Runner
-from compactnets.deploy.record import ArtifactRecord, read_artifact
+from compactnets.deploy.record import ArtifactRecord, ImageArtifact, read_artifact
 from compactnets.errors import InputError
 from compactnets.failures import one_line
 
 
-class Artifact(nn.Module):
-    """Runs an exported network in its own runtime, on the CPU: (N, C, H, W) float32 -> (N, classes).
+class Runs(nn.Module):
+    """Runs a file in its runtime, on the CPU: (N, C, H, W) float32 -> (N, classes), or as the network gives.
 
-    If the format fixes the batch size, images run in batches of that size, the last one padded with zeros.
+    If the format fixes the ``batch`` size, images run in batches of that size, the last one padded with zeros.
     """
 
-    def __init__(self, runner: Runner, record: ArtifactRecord) -> None:
+    def __init__(self, runner: Runner, batch: int | None) -> None:
         super().__init__()
-        self.runner, self.record = runner, record
+        self.runner, self.batch = runner, batch
 
     def forward(self, images: Tensor) -> Tensor:
-        batch, *shape = self.record.input
+        pixels = np.ascontiguousarray(images.numpy(), dtype=np.float32)
+        return torch.from_numpy(run_in_batches(self.runner, pixels, self.batch))
+
+
+class Artifact(Runs):
+    """An exported network, with its record: as :class:`Runs`, after checks of what goes in and comes out."""
+
+    def __init__(self, runner: Runner, record: ImageArtifact) -> None:
+        super().__init__(runner, record.input[0])
+        self.record = record
+
+    def forward(self, images: Tensor) -> Tensor:
+        shape = self.record.input[1:]
         if any(wanted not in (None, found) for wanted, found in zip(shape, images.shape[1:], strict=True)):
             raise InputError(f"this artifact takes images of {shape}, found {list(images.shape[1:])}")
         if not len(images):
             return torch.zeros(0, len(self.record.network.class_names))
-        pixels = np.ascontiguousarray(images.numpy(), dtype=np.float32)
         with one_line(f"this {self.record.format} artifact cannot run on images of {list(images.shape[1:])}"):
-            logits = torch.from_numpy(run_in_batches(self.runner, pixels, batch))
-        check_outputs(self.record.network, logits.shape[1])
-        return logits
+            outputs = super().forward(images)
+        self.record.check_outputs(outputs.shape[1])
+        return outputs
 
 
 def run_in_batches(runner: Runner, images: np.ndarray, batch: int | None) -> np.ndarray:
@@ -54,21 +61,21 @@ def run_in_batches(runner: Runner, images: np.ndarray, batch: int | None) -> np.
     return np.concatenate(results)
 
 
-def load_artifact(path: str | Path, threads: int | None = None) -> Artifact:
+def load_artifact(path: str | Path, threads: int | None = None, kind: type[ImageArtifact] = ArtifactRecord) -> Artifact:
     """Load an artifact into its runtime, by its folder or main file, and run it once.
 
     Args:
         threads: threads of the runtime; default: its own choice.
+        kind: the record type of its task.
 
     Raises:
         InputError: a record or file that cannot be used, a record whose number of classes differs from the outputs,
             or a runtime that is not installed.
     """
-    record, folder = read_artifact(path, ArtifactRecord)
+    record, folder = read_artifact(path, kind)
     fmt = FORMATS[record.format]
     with one_line(f"{folder / fmt.file} cannot be opened"):
         runner = fmt.open(folder / fmt.file, threads)
     artifact = Artifact(runner, record).eval()
-    preprocess = Preprocess.from_dict(record.network.preprocess)
-    artifact(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size))  # checks its outputs early
+    artifact(torch.zeros(1, *record.example))  # checks its outputs early
     return artifact

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compactnets import __version__
-from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.deploy.formats.registry import INPUT, OUTPUT
 from compactnets.files import json_text
 
 PREFIX = "compactnets."
+Shape = Sequence[int | None]
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, str]:
@@ -22,33 +22,32 @@ def texts(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def classifier_metadata(network: CheckpointRecord, shape: Sequence[int | None], precision: str) -> dict[str, str]:
-    """Return the metadata of a classifier, the same for the same network.
+def image_metadata(
+    record: Any, title: str, preprocess: Mapping[str, Any], precision: str, taken: Shape, given: Shape, meaning: str
+) -> dict[str, str]:
+    """Return the metadata of a network that takes images and gives one tensor, the same for the same network.
 
     Args:
-        network: its record.
-        shape: (N, C, H, W) of the input; ``None`` for a dynamic axis.
+        record: its checkpoint's.
+        title: its name.
+        preprocess: how images become its input.
         precision: ``"float32"``, ``"float16"`` or ``"int8"``, of the weights.
+        taken: (N, C, H, W) of the input; ``None`` for a dynamic axis.
+        given: shape of the output, as ``taken``.
+        meaning: of the output.
     """
     layout = "(N, C, H, W): pixels from 0 to 1, less preprocess.mean, divided by preprocess.std"
     return texts(
         {
-            "task": "classification",
-            "network": network.model,
+            "task": record.task,
+            "network": title,
             "precision": precision,
-            "class_names": network.class_names,
-            "class_labels": network.class_labels,
-            "preprocess": network.preprocess,
-            "inputs": [{"name": INPUT, "shape": list(shape), "dtype": "float32", "meaning": layout}],
-            "outputs": [
-                {
-                    "name": OUTPUT,
-                    "shape": [shape[0], len(network.class_names)],
-                    "dtype": "float32",
-                    "meaning": "logits, one for each of class_names; softmax makes probabilities of them",
-                }
-            ],
-            "source": network.source,
-            "license": network.license,
+            "class_names": record.class_names,
+            "class_labels": getattr(record, "class_labels", None),
+            "preprocess": preprocess,
+            "inputs": [{"name": INPUT, "shape": list(taken), "dtype": "float32", "meaning": layout}],
+            "outputs": [{"name": OUTPUT, "shape": list(given), "dtype": "float32", "meaning": meaning}],
+            "source": record.source,
+            "license": record.license,
         }
     )

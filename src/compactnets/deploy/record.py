@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
+from compactnets.data import Preprocess
 from compactnets.deploy.formats.registry import FORMATS
 from compactnets.errors import InputError
 from compactnets.files import as_path
@@ -20,17 +21,20 @@ LAYERS = "quantization.json"  # beside an int8 artifact: how it was quantised, a
 
 
 class Check(BaseModel):
-    """One comparison with PyTorch: ``images`` images in batches of ``batch``, of ``size`` x ``size`` pixels."""
+    """One comparison with PyTorch: ``images`` images in batches of ``batch``, of ``size`` pixels."""
 
     model_config = ConfigDict(extra="forbid")
 
     batch: int
-    size: int
+    size: int | tuple[int, int] = Field(description="side, or height and width where they differ")
     images: int
-    max_difference: float = Field(description="largest absolute difference between two logits")
-    relative_difference: float = Field(description="the same, divided by the largest absolute logit")
-    rms_difference: float = Field(description="root mean square of the differences, divided by the logits' deviation")
-    top1_agreement: float = Field(description="share of images with the same best class, from 0 to 1")
+    max_difference: float = Field(description="largest absolute difference between two outputs")
+    relative_difference: float = Field(description="the same, divided by the largest absolute output")
+    rms_difference: float = Field(description="root mean square of the differences, divided by the outputs' deviation")
+    agreement: float = Field(
+        description="share of images, or of the pixels of segmenters, with the same best class, from 0 to 1",
+        validation_alias=AliasChoices("agreement", "top1_agreement"),  # its name in earlier artifacts
+    )
 
 
 class Verification(BaseModel):
@@ -43,6 +47,7 @@ class Verification(BaseModel):
     images: str = Field("", description="where the images came from")
     tolerance: float = Field(description="limit of the measure")
     measure: str = Field("relative_difference", description="the field of a check that the tolerance applies to")
+    least_agreement: float = Field(0.0, description="limit of the agreement")
     checks: list[Check] = Field(default_factory=list)
 
 
@@ -65,17 +70,59 @@ class ExportedRecord(BaseModel):
         return None if fmt is None else fmt.files
 
 
-class ArtifactRecord(ExportedRecord):
-    """The ``artifact.json`` of a classifier."""
+class ImageArtifact(ExportedRecord):
+    """The ``artifact.json`` of a network that takes images and gives one tensor."""
 
-    task: Literal["classification"] = "classification"
     input: list[int | None] = Field(description="(N, C, H, W); null for a dynamic axis")
-    network: CheckpointRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
+    network: Any
+    agreement: ClassVar[str] = "same top-1"
+    agreement_digits: ClassVar[int] = 0
     weights: str = Field("", description="sha256 of the original tensors, with their names and shapes")
-    macs: int = Field(description="multiply-adds for one image of the preprocessing's size")
+    macs: int = Field(description="multiply-adds for one image of the size that it was compared at")
     params: int
     details: dict[str, Any] = Field(default_factory=dict, description="format-specific details")
     verification: Verification
+
+    @property
+    def title(self) -> str:
+        """The network's name in messages."""
+        return str(self.network.model)
+
+    @property
+    def example(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image that it takes."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """Return further lines about input and output."""
+        return []
+
+    def check_outputs(self, outputs: int) -> None:
+        """Check that the record names as many classes as the network has outputs.
+
+        Raises:
+            InputError: both numbers.
+        """
+        if outputs != len(self.network.class_names):
+            raise InputError(
+                f"the record of {self.title} names {len(self.network.class_names)} classes, and the network has "
+                f"{outputs} outputs: they must match"
+            )
+
+
+class ArtifactRecord(ImageArtifact):
+    """The ``artifact.json`` of a classifier."""
+
+    task: Literal["classification"] = "classification"
+    network: CheckpointRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
+
+    @property
+    def example(self) -> tuple[int, int, int]:
+        preprocess = Preprocess.from_dict(self.network.preprocess)
+        return preprocess.channels, preprocess.size, preprocess.size
+
+    def check_outputs(self, outputs: int) -> None:
+        check_outputs(self.network, outputs)
 
 
 Exported = TypeVar("Exported", bound=ExportedRecord)

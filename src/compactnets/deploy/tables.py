@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compactnets.console import Table, stdout
-from compactnets.deploy.record import LAYERS, ArtifactRecord, ExportedRecord, Verification
+from compactnets.deploy.int8.comparison import Comparison
+from compactnets.deploy.record import LAYERS, ExportedRecord, ImageArtifact
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,15 @@ class ExportReport:
         self.print_it(self.record, self.output)
 
 
-def show(record: ArtifactRecord, output: Path) -> None:
+def show(record: ImageArtifact, output: Path) -> None:
     """Print what was written and how it was checked."""
     network, verification = record.network, record.verification
     shape = " x ".join("any" if side is None else str(side) for side in record.input)
     lines = [
-        f"{network.model} -> {output / next(iter(record.files))}: {record.bytes / 1e6:.2f} MB, "
+        f"{record.title} -> {output / next(iter(record.files))}: {record.bytes / 1e6:.2f} MB, "
         f"{record.macs / 1e6:.1f} M MACs, {record.params / 1e6:.2f} M parameters",
         f"input {shape} float32, {len(network.class_names)} classes; weights: {record.precision}, {network.source}",
+        *record.notes(),
         *(f"{key.replace('_', ' ')}: {value}" for key, value in record.details.items()),
         f"compared with PyTorch on {verification.images}, tolerance {verification.tolerance:g}:"
         if verification.ran
@@ -50,34 +52,36 @@ def show(record: ArtifactRecord, output: Path) -> None:
     for line in lines:
         stdout.print(line)
     if verification.ran:
-        stdout.print(_checks(verification))
+        stdout.print(checks_table(record))
 
 
-def _checks(verification: Verification) -> Table:
+def checks_table(record: ImageArtifact) -> Table:
+    """Return a row for each comparison with PyTorch."""
     table = Table()
-    table.add_figures("batch", "pixels", "images", "largest difference", "of the largest logit", "same top-1")
-    for check in verification.checks:
+    table.add_figures("batch", "pixels", "images", "largest difference", "of the largest logit", record.agreement)
+    for check in record.verification.checks:
+        height, width = (check.size, check.size) if isinstance(check.size, int) else check.size
         table.add_row(
             str(check.batch),
-            f"{check.size} x {check.size}",
+            f"{height} x {width}",
             str(check.images),
             f"{check.max_difference:.1e}",
             f"{check.relative_difference:.1e}",
-            f"{100 * check.top1_agreement:.0f} %",
+            f"{100 * check.agreement:.{record.agreement_digits}f} %",
         )
     return table
 
 
-def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path) -> None:
-    """Print an int8 artifact's accuracy, latency and size against float."""
+def show_quantized(record: ImageArtifact, report: dict[str, Any], output: Path, compared: Comparison) -> None:
+    """Print an int8 artifact's quality, latency and size against float."""
     show(record, output)
-    compared, (plain, int8) = report["evaluation"], report["latency"]["rows"]
+    plain, int8 = report["latency"]["rows"]
     table = Table("")
     table.add_figures("float32", "int8", "")
-    images = compared["images"]
-    shares = [100 * compared[key] / images for key in ("float_correct", "int8_correct")]
     table.add_row(
-        f"top-1 of {images}", *(f"{share:.2f} %" for share in shares), f"{-compared['drop_points']:+.2f} points"
+        f"{compared.measure} of {compared.images}",
+        *(f"{percent:.2f} %" for percent in compared.percents),
+        f"{-compared.drop:+.2f} points",
     )
     times = [row["milliseconds"] for row in (plain, int8)]
     table.add_row(
@@ -94,8 +98,7 @@ def show_quantized(record: ArtifactRecord, report: dict[str, Any], output: Path)
         :3
     ]
     for line in (
-        f"same best class on {100 * compared['agreement']:.1f} % of the images; the logits differ by "
-        f"{compared['logits_error']:.3f} of their deviation",
+        compared.note,
         f"int8 instructions of this CPU: {', '.join(int8_features) or 'nothing'}",
         f"in float: {', '.join(report['kept_in_float']) or 'nothing'}",
         "least signal to noise: "

@@ -23,7 +23,7 @@ from compactnets.detection.data.opening import is_detection, open_detection, ope
 from compactnets.detection.data.report import DetectionReport
 from compactnets.detection.data.reviewing import review
 from compactnets.detection.deploy.artifact import DetectorArtifact
-from compactnets.detection.deploy.export import export_detector, parse_size
+from compactnets.detection.deploy.export import export_detector
 from compactnets.detection.deploy.runtime import load_detector_artifact
 from compactnets.detection.evaluation import evaluate_on
 from compactnets.detection.examples import write_examples
@@ -41,6 +41,7 @@ from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
 from compactnets.training.recipe_files import load_recipe
 from compactnets.training.state import read_run
+from compactnets.values import parse_size
 
 SMALL = ("small/faster_rcnn", "small/ssd512")  # recipes whose anchors a data check compares with the objects
 SUFFIX = ".safetensors"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,15 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from compactnets.classification.checkpoint import CheckpointRecord, check_float
 from compactnets.complexity import count
 from compactnets.console import Tracker, say
-from compactnets.data import Preprocess
-from compactnets.deploy.export import export, export_copy, resized, weights_digest
+from compactnets.deploy.export import export_subject, weights_digest
 from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, find_format
-from compactnets.deploy.record import ArtifactRecord, read_artifact
+from compactnets.deploy.record import ImageArtifact, read_artifact
+from compactnets.deploy.subject import Subject
 from compactnets.deploy.verify import TOLERANCES
 from compactnets.environment import commit, cpu_features, describe_environment, set_variables, software_versions
 from compactnets.errors import InputError, LimitError
@@ -36,8 +34,9 @@ from compactnets.folders import check_folder
 from compactnets.latency import worker
 from compactnets.latency.process import Worker
 from compactnets.stopping import Stopped, stoppable
-from compactnets.tasks.opening import open_to_write
+from compactnets.tasks.opening import open_subject
 from compactnets.timing import spread
+from compactnets.values import parse_size
 
 EAGER = "eager"  # plain PyTorch, as in training: no folding, no compiler
 WARM_UP = 5  # calls after loading
@@ -83,7 +82,7 @@ class Entry:
     params: int
     bytes: int | None
     difference: float | None  # from PyTorch, as a share of the largest logit
-    top1_percent: float | None = None  # on the network's training data set, if recorded
+    quality: Mapping[str, float | None] = field(default_factory=dict)  # on its training data, as recorded
     threads: int = 1
 
     def in_process(self) -> tuple[str, Path, str, tuple[int, ...], int]:
@@ -98,7 +97,7 @@ def benchmark(
     *,
     threads: int | Sequence[int] = 1,
     batch_size: int = 1,
-    size: int | None = None,
+    size: str | int | None = None,
     rounds: int = 20,
     calls: int = 8,
     operators: bool = False,
@@ -109,12 +108,12 @@ def benchmark(
     Networks that cannot be exported or differ from PyTorch are skipped and listed under ``failed``.
 
     Args:
-        networks: classifiers, as for :func:`compactnets.tasks.opening.open_model`.
+        networks: classifiers and segmenters, as for :func:`compactnets.tasks.opening.open_model`.
         formats: names of formats, ``eager`` for plain PyTorch; ``onnx@float16`` for weights in
             float16, ``openvino@bf16`` for other arithmetic.
         threads: threads of every runtime; of several numbers, each is measured, all in turns.
         batch_size: images per call.
-        size: side of the images; default: each network's own.
+        size: side of the images, or ``HEIGHTxWIDTH``; default: each network's own.
         rounds: number of turns of every entry.
         calls: timed calls per turn, after two warm-up calls.
         operators: whether to time each kind of operator as well, if the runtime has a profiler.
@@ -151,17 +150,15 @@ def benchmark(
             find_format(variant.format).versions()
     check_folder(artifacts, "--artifacts")
     # check all names before starting
-    loaded = {network: open_to_write(network, CheckpointRecord, "benchmark") for network in networks}
-    for network, (_, record) in loaded.items():
-        check_float(record, network)
+    subjects = {network: _open(network, size) for network in networks}
     entries, failed = [], []
     with stoppable():
-        for network, (model, record) in loaded.items():
+        for network, subject in subjects.items():
             for variant in wanted:
                 say(f"preparing {network} for {variant.label}")
                 try:
                     with one_line(f"{network} cannot be measured in {variant.label}"):
-                        entry = _prepare(network, model, record, variant, batch_size, size, artifacts)
+                        entry = _prepare(network, subject, variant, batch_size, artifacts)
                     entries += [replace(entry, threads=count) for count in counts]
                 except (InputError, LimitError) as error:
                     failed.append({"network": network, "format": variant.label, "reason": str(error)})
@@ -377,72 +374,63 @@ def _operators(entry: Entry, process: Worker) -> list[dict[str, Any]] | None:
     return found
 
 
-def _prepare(
-    network: str,
-    model: nn.Module,
-    record: CheckpointRecord,
-    variant: Variant,
-    batch_size: int,
-    size: int | None,
-    artifacts: Path,
-) -> Entry:
-    accuracy = record.training.get("top1_percent")
-    channels = len(record.preprocess["mean"])
+def _open(network: str, size: str | int | None) -> Subject:
+    subject = open_subject(network, "benchmark")
+    subject.check()
+    if size is not None:
+        return subject.resized(parse_size(str(size)))
+    if subject.size is None:
+        raise InputError(f"{network} takes images of any size: give --size HEIGHTxWIDTH")
+    return subject
+
+
+def _prepare(network: str, subject: Subject, variant: Variant, batch_size: int, artifacts: Path) -> Entry:
+    quality = {subject.quality: subject.record.training.get(subject.quality)}
+    shape = (batch_size, *subject.shape)
     if variant.format == EAGER:
-        side = size or record.preprocess["size"]
-        macs, params = count(model, (channels, side, side))
-        return Entry(network, variant, None, (batch_size, channels, side, side), macs, params, None, None, accuracy)
+        macs, params = count(subject.ready().model, subject.shape)
+        return Entry(network, variant, None, shape, macs, params, None, None, quality)
     name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path, because every run has a best.safetensors
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
     stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
-    folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{size or 'own'}-{batch_size}"
-    artifact = _read_if_fits(folder, model, record, variant, batch_size, size)
+    sides = "x".join(map(str, subject.shape[1:]))
+    folder = artifacts / f"{name}-{variant.format}{lanes}{stored}-{sides}-{batch_size}"
+    artifact = _read_if_fits(folder, subject, variant, batch_size)
     if artifact is None:
-        artifact = export(
-            model,
-            record,
-            variant.format,
-            folder,
-            size=size,
-            batch_size=batch_size,
-            lanes=variant.lanes,
-            precision=variant.stored,
+        artifact = export_subject(
+            subject, variant.format, folder, batch_size=batch_size, lanes=variant.lanes, precision=variant.stored
         )
     checks = artifact.verification.checks
     if not checks:
         raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
-    side = artifact.network.preprocess["size"]
     return Entry(
         network,
         variant,
         folder / find_format(variant.format).file,
-        (batch_size, channels, side, side),
+        shape,
         artifact.macs,
         artifact.params,
         artifact.bytes,
         max(check.relative_difference for check in checks),
-        accuracy,
+        quality,
     )
 
 
-def _read_if_fits(
-    folder: Path, model: nn.Module, record: CheckpointRecord, variant: Variant, batch_size: int, size: int | None
-) -> ArtifactRecord | None:
+def _read_if_fits(folder: Path, subject: Subject, variant: Variant, batch_size: int) -> ImageArtifact | None:
     """Return the record of an artifact with the same weights, settings and versions, or ``None``."""
     try:
-        artifact, _ = read_artifact(folder, ArtifactRecord)
+        artifact, _ = read_artifact(folder, subject.artifact)
     except InputError:
         return None
-    preprocess = resized(Preprocess.from_dict(record.preprocess), size)
     fits = (
         artifact.format == variant.format
         and artifact.precision == variant.stored
         and artifact.details.get("lanes") == variant.lanes
         and artifact.input[0] in (None, batch_size)
-        and artifact.network == record.model_copy(update={"preprocess": preprocess.to_dict()})
+        and artifact.network == subject.record
         and artifact.versions == {**software_versions(), **find_format(artifact.format).versions()}
         and artifact.verification.tolerance == TOLERANCES[variant.stored]
-        and artifact.weights == weights_digest(export_copy(model))
+        and artifact.weights == weights_digest(subject.ready().model)
     )
     return artifact if fits else None
 
@@ -466,5 +454,5 @@ def _row(one: _Running, limits: _Limits) -> dict[str, Any]:
         "bytes": entry.bytes,
         "peak_memory_bytes": one.memory,
         "relative_difference": entry.difference,
-        "top1_percent": entry.top1_percent,
+        **entry.quality,
     }

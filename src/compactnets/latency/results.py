@@ -16,6 +16,7 @@ from compactnets.values import read_json
 
 Results = dict[str, Any]
 NEAR = 1.06  # ratio of two heights in the plot below which labels overlap
+QUALITIES = {"top1_percent": "top-1, %", "miou_percent": "mIoU, %"}
 COLUMNS = ("ms", "p10 to p90", "n", "limit, ms", "x limit", "MACs", "params", "file", "memory")
 
 
@@ -177,9 +178,9 @@ def read_results(path: str | Path) -> Results:
 
 
 def draw(results: Results, path: str | Path) -> None:
-    """Plot accuracy (or multiply-adds, if not known for every network) against latency, a series per format.
+    """Plot quality (or multiply-adds, if not known for every network) against latency, a series per format.
 
-    Accuracy is the checkpoint's recorded one, on its own data set. With multiply-adds, the CPU's limit is drawn as
+    Quality is the checkpoint's recorded one, on its own data set. With multiply-adds, the CPU's limit is drawn as
     well.
 
     Raises:
@@ -191,10 +192,11 @@ def draw(results: Results, path: str | Path) -> None:
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
-    accurate = all(row.get("top1_percent") is not None for row in results["rows"])
+    known = [key for key in QUALITIES if all(row.get(key) is not None for row in results["rows"])]
+    accurate = known[0] if known else None
 
     def height(row: Mapping[str, Any]) -> float:
-        return float(row["top1_percent"] if accurate else row["macs"] / 1e6)
+        return float(row[accurate] if accurate else row["macs"] / 1e6)
 
     labels = formats(results)
     for label in dict.fromkeys(labels):
@@ -213,7 +215,7 @@ def draw(results: Results, path: str | Path) -> None:
         axes.annotate(row["network"], place, xytext=offset, textcoords="offset points", fontsize=7, ha="right")
         below = place[1]
     if accurate:
-        axes.set(ylabel="top-1, %")
+        axes.set(ylabel=QUALITIES[accurate])
     else:
         span = sorted({(row["limit_milliseconds"], row["macs"] / 1e6) for row in results["rows"]})
         axes.plot(*zip(*span, strict=True), color="grey", linestyle="--", label="limit")

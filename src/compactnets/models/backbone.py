@@ -13,7 +13,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Conv2dSame, freeze_batch_norm_2d
+from timm.layers import Conv2dSame, freeze_batch_norm_2d, register_notrace_module
 from timm.models import create_feature_extractor, is_model
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -23,6 +23,9 @@ from compactnets.errors import InputError, did_you_mean
 from compactnets.models.form import carry_form, form_of
 from compactnets.models.peers import PEERS
 from compactnets.models.registry import FAMILIES, check_types, create_model
+from compactnets.nn import ChannelShuffle
+
+register_notrace_module(ChannelShuffle)  # one step of a backbone's graph, which exports know how to write
 
 SAMPLE = 64  # pixels: side of the image used to check levels
 TIMM = "timm:"  # a prefix of timm's names, as in lists of networks; not needed here

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,10 +85,20 @@ class MaskLoader(PooledLoader):
 
 
 class MaskEvalLoader:
-    """Validation images with masks of their own size: each once over all processes, in order, one at a time."""
+    """Validation images with masks of their own size: each once over all processes, in order, one at a time.
+
+    Args:
+        without: indices of images to leave out.
+    """
 
     def __init__(
-        self, source: MaskSource, size: tuple[int, int] | None, statistics: Statistics, world: World, workers: int
+        self,
+        source: MaskSource,
+        size: tuple[int, int] | None,
+        statistics: Statistics,
+        world: World,
+        workers: int,
+        without: Collection[int] = (),
     ) -> None:
         settings = LoaderSettings(
             batch_size=1,
@@ -101,7 +111,7 @@ class MaskEvalLoader:
             max_skipped=0,
         )
         self.source, self.settings, self.statistics = source, settings, statistics
-        self._batches = share_in_order(len(source), settings)
+        self._batches = [each for each in share_in_order(len(source), settings) if each.indices[0] not in without]
         self._pool = Pool(_Evaluated(source, size, settings), settings, workers)
 
     def __len__(self) -> int:

@@ -47,6 +47,11 @@ class SegmenterSettings(Section):
         """Reduction of the head's low-level map."""
         return self.lraspp.low if self.head == "lraspp" else self.deeplabv3plus.low
 
+    @property
+    def stride(self) -> int:
+        """Reduction of the scores; sides that it does not divide are rounded up."""
+        return min(self.low_stride, self.output_stride)
+
 
 class MaskAugment(Section):
     """Changes of an image and its mask together; masks are never interpolated.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -197,10 +197,15 @@ def evaluate_on(
     world: World | None = None,
     workers: int = 0,
     each: Callable[[int, Tensor, Tensor], None] | None = None,
+    without: Collection[int] = (),
 ) -> SegmentationScore:
-    """Measure a network on every image of a source; several processes share them. See :func:`measure`."""
+    """Measure a network on the images of a source; several processes share them. See :func:`measure`.
+
+    Args:
+        without: indices of images to leave out.
+    """
     world = world or World()
-    loader = MaskEvalLoader(source, record.size, record.statistics, world, workers)
+    loader = MaskEvalLoader(source, record.size, record.statistics, world, workers, without)
     try:
         return measure(network, loader, world, each=each)
     finally:

@@ -12,26 +12,22 @@ from torch import nn
 
 from compactnets.console import say
 from compactnets.data.inputs import Picture
-from compactnets.deploy.tables import ExportReport
 from compactnets.errors import InputError
 from compactnets.folders import check_file, check_folder
+from compactnets.quantization import QuantizeReport, quantize
 from compactnets.segmentation.checking import Frequencies, MaskReport, check_masks, survey
 from compactnets.segmentation.checkpoint import SegmenterRecord, load_segmenter
 from compactnets.segmentation.cost import SegmenterCost, planned_record, segmenter_cost
 from compactnets.segmentation.data import MaskSource, find_masks, holds_masks
 from compactnets.segmentation.examples import evaluate_and_show
-from compactnets.segmentation.export import (
-    SegmenterArtifact,
-    export_segmenter,
-    load_segmenter_artifact,
-    parse_size,
-    show_artifact,
-)
+from compactnets.segmentation.export import SegmenterArtifact, SegmenterSubject
 from compactnets.segmentation.metrics import SegmentationScore, library
 from compactnets.segmentation.prediction import COLUMNS, ImageClasses, predict_masks
+from compactnets.segmentation.quantization import SegmenterQuantization
 from compactnets.segmentation.recipe import SegmentationRecipe
 from compactnets.segmentation.setup import SegmentationSetup, evaluate_on
-from compactnets.tasks.contract import DataRequest, Model, Options, Task, Verb
+from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, QuantizeOptions, Task, Verb
+from compactnets.tasks.opening import open_to_write
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -50,16 +46,6 @@ class PredictOptions(Options):
     """``predict``."""
 
     output: Path | None = Field(None, description="folder for masks and overlays")
-
-
-class ExportOptions(Options):
-    """``export``; see :func:`compactnets.segmentation.export.export_segmenter`."""
-
-    size: str | int | None = None
-    batch_size: int = Field(1, ge=1)
-    images: str | None = None
-    precision: str = "float32"
-    tolerance: float | None = None
 
 
 class ProfileOptions(Options):
@@ -89,6 +75,7 @@ class Segmentation(Task[SegmentationRecipe]):
         "evaluate": EvaluateOptions,
         "predict": PredictOptions,
         "export": ExportOptions,
+        "quantize": QuantizeOptions,
         "profile": ProfileOptions,
         "check": CheckOptions,
     }
@@ -161,9 +148,6 @@ class Segmentation(Task[SegmentationRecipe]):
     def load(self, path: Path, device: torch.device, options: Options) -> tuple[nn.Module, SegmenterRecord]:
         return load_segmenter(path, device)
 
-    def load_artifact(self, path: Path, threads: int | None, options: Options) -> tuple[nn.Module, SegmenterRecord]:
-        return load_segmenter_artifact(path, threads)
-
     def evaluate(
         self, model: Model, source: MaskSource, split: str, workers: int, world: World, options: EvaluateOptions
     ) -> SegmentationScore:
@@ -182,20 +166,16 @@ class Segmentation(Task[SegmentationRecipe]):
         if isinstance(options, PredictOptions) and options.output is not None:
             check_folder(options.output)
 
-    def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
-        size = None if options.size is None else parse_size(str(options.size))
-        record = export_segmenter(
-            model.network,
-            model.record,
-            output,
-            format_name,
-            size=size,
-            batch_size=options.batch_size,
-            images=options.images,
-            precision=options.precision,
-            tolerance=options.tolerance,
-        )
-        return ExportReport(record, output, show_artifact)
+    def subject(self, model: Model, verb: str) -> SegmenterSubject:
+        return SegmenterSubject(model.network, model.record)
+
+    def quantize(
+        self, network: str | Path | Model, format_name: str, output: Path, options: QuantizeOptions
+    ) -> QuantizeReport:
+        if options.float_network is not None:
+            raise InputError("--float is for images with labels: a segmenter is compared with its own weights")
+        subject = SegmenterSubject(*open_to_write(network, SegmenterRecord, "quantize"))
+        return quantize(SegmenterQuantization(subject), format_name, output, **options.arguments())
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> SegmenterCost:
         if options.input_size is not None and options.input_size[0] != 3:

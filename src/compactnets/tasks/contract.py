@@ -17,6 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from compactnets.data.inputs import Picture
+from compactnets.deploy.artifact import load_artifact
+from compactnets.deploy.export import export_subject
+from compactnets.deploy.int8 import Settings
+from compactnets.deploy.record import ImageArtifact
+from compactnets.deploy.subject import Subject
+from compactnets.deploy.tables import ExportReport, show
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.training.distributed import World
@@ -24,6 +30,7 @@ from compactnets.training.loop import TrainResult, run
 from compactnets.training.recipe import RunRecipe
 from compactnets.training.run_folder import own_run_folder
 from compactnets.training.setup import Source, TrainingSetup
+from compactnets.values import parse_size
 
 Verb = Literal["load", "train", "evaluate", "predict", "export", "quantize", "profile", "check"]
 
@@ -74,11 +81,24 @@ class QuantizeOptions(Options):
     correction: bool = True
     keep: Sequence[str] = ()
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of quantisation."""
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of :func:`compactnets.quantization.quantize`."""
         names = ("calibration_images", "ranges", "equalize", "rounding", "correction")
-        return {**{name: getattr(self, name) for name in names}, "keep": tuple(self.keep)}
+        settings = Settings(**{name: getattr(self, name) for name in names}, keep=tuple(self.keep))
+        others = ("calibration", "evaluation", "max_drop", "threads", "command")
+        return {**{name: getattr(self, name) for name in others}, "settings": settings}
+
+
+class ExportOptions(Options):
+    """``export``, of tasks whose networks have one output: :func:`compactnets.deploy.export.export_subject`."""
+
+    size: str | int | None = None
+    batch_size: int = Field(1, ge=1)
+    images: str | None = None
+    precision: str = "float32"
+    tolerance: float | None = None
+    lanes: int | None = None
+    embed: bool = False
 
 
 @dataclass(frozen=True)
@@ -352,7 +372,10 @@ class Task(ABC, Generic[RecipeT]):
         Raises:
             InputError: an artifact that cannot be used, or the task has no export.
         """
-        raise InputError(f"{self.name} has no exported networks")
+        if self.artifact is None or not issubclass(self.artifact, ImageArtifact):
+            raise InputError(f"{self.name} has no exported networks")
+        artifact = load_artifact(path, threads, self.artifact)
+        return artifact, artifact.record.network
 
     @abstractmethod
     def evaluate(self, model: Model, source: Any, split: str, workers: int, world: World, options: Any) -> Figures:
@@ -377,6 +400,19 @@ class Task(ABC, Generic[RecipeT]):
     def write_predictions(self, model: Model, predictions: Sequence[Any], options: Any) -> None:
         """Write the files requested by the options of ``predict``."""
 
+    def subject(self, model: Model, verb: str) -> Subject:
+        """Return a network as exports, int8, the benchmark and the page for browsers take it.
+
+        A task whose networks take images and give one tensor needs no ``export`` and ``load_artifact`` of its own.
+
+        Args:
+            verb: for the error.
+
+        Raises:
+            InputError: the task's networks are not of this kind.
+        """
+        raise InputError(f"{self.name} has no {verb}: {model.name} is a network for {self.name}")
+
     def export(self, model: Model, output: Path, format_name: str, options: Any) -> Result:
         """Export a network to a runtime, compare the two, and keep the artifact if they agree.
 
@@ -384,7 +420,11 @@ class Task(ABC, Generic[RecipeT]):
             InputError: a network that cannot be exported to this format.
             LimitError: the artifact differs from PyTorch; nothing is kept.
         """
-        raise InputError(f"{self.name} has no export")
+        subject = self.subject(model, "export")
+        if options.size is not None:
+            subject = subject.resized(parse_size(str(options.size)))
+        record = export_subject(subject, format_name, output, **options.model_dump(exclude={"size"}))
+        return ExportReport(record, output, show)
 
     def quantize(self, network: str | Path | Model, format_name: str, output: Path, options: Any) -> Result:
         """Quantise a network to int8, compare it with float, and keep the artifact if the loss is small.

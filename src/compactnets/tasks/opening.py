@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from compactnets.deploy.record import find_artifact, task_of_artifact
+from compactnets.deploy.subject import Subject
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.pretrained import locate
@@ -132,6 +133,22 @@ def check_trained(model: Model, verb: str) -> Model:
             f"weights (compactnets weights)"
         )
     return model
+
+
+def open_subject(what: str | Path | Model, verb: str) -> Subject:
+    """Open a PyTorch network on the CPU, of any task whose networks take images and give one tensor.
+
+    Args:
+        verb: what is done with it, for errors.
+
+    Raises:
+        InputError: as :func:`open_model`, or an artifact, or a network of a task without this verb.
+    """
+    found = look(what)
+    if found.kind == "artifact":
+        raise InputError(f"{what} is an exported network: {verb} takes the checkpoint it was made from (.safetensors)")
+    model = open_model(found, "cpu")
+    return model.task.subject(model, verb)
 
 
 def open_to_write(

@@ -15,22 +15,22 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import nn
 
 import compactnets
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.networks import FRESH
 from compactnets.console import say
-from compactnets.deploy.export import export, weight_bytes
+from compactnets.deploy.export import export_subject, weight_bytes
 from compactnets.deploy.formats.registry import find_format
 from compactnets.deploy.planar.trace import UnsupportedError
 from compactnets.deploy.planar.wasm import find_wasm_compiler
-from compactnets.deploy.record import ArtifactRecord, Verification, read_artifact
+from compactnets.deploy.record import ArtifactRecord, ImageArtifact, Verification, read_artifact
+from compactnets.deploy.subject import Subject
 from compactnets.errors import InputError, did_you_mean
 from compactnets.failures import Space, scratch_folder
 from compactnets.files import as_path, json_text
 from compactnets.folders import check_folder, entries, writing
-from compactnets.tasks.opening import open_to_write
+from compactnets.tasks.opening import open_subject
 from compactnets.web.page import find_page
 from compactnets.web.planar import make_module
 
@@ -52,8 +52,8 @@ RUNTIME = ("assets/ort-*", "assets/onnx-*")  # of the built page: ONNX Runtime W
 class Opened:
     """A network of the page: an existing artifact, or a network to export."""
 
-    network: ArtifactRecord | nn.Module
-    more: Path | CheckpointRecord  # the artifact's folder, or the network's record
+    network: ImageArtifact | Subject
+    folder: Path | None  # the artifact's
     tag: str  # of named weights, NETWORK.TAG; otherwise ""
     engine: str
     fixed: bool  # whether the engine was chosen by the user, or by the format of the artifact
@@ -143,7 +143,7 @@ def _bytes(folder: Path) -> int:
 def _size(opened: Opened) -> int:
     """Return the size of a network's file in bytes, or a lower bound."""
     network = opened.network
-    return network.bytes if isinstance(network, ArtifactRecord) else weight_bytes(network)
+    return network.bytes if isinstance(network, ImageArtifact) else weight_bytes(network.model)
 
 
 def _open_all(networks: Sequence[str], engine: str | None) -> list[Opened]:
@@ -168,7 +168,7 @@ def _open_all(networks: Sequence[str], engine: str | None) -> list[Opened]:
 
 
 def _say_onnx(opened: Sequence[Opened], why: str) -> None:
-    names = ", ".join(each.more.model for each in opened if isinstance(each.more, CheckpointRecord))
+    names = ", ".join(each.network.title for each in opened)
     say(f"{names}: in ONNX Runtime Web, which loads 14 MB more and runs slower, because {why}")
 
 
@@ -190,17 +190,17 @@ def _open(what: str, engine: str | None) -> Opened:
         return Opened(record, folder, "", runs, fixed=True)
     if engine == ONNX:
         find_format(FORMATS[ONNX]).versions()
-    model, checkpoint = open_to_write(what, CheckpointRecord, "web")
+    subject = open_subject(what, "web")
     stem = path.name.removesuffix(".safetensors")
-    tag = stem.removeprefix(f"{checkpoint.model}.") if stem.startswith(f"{checkpoint.model}.") else ""
-    return Opened(model, checkpoint, tag, engine or PLANAR, fixed=engine is not None)
+    tag = stem.removeprefix(f"{subject.title}.") if stem.startswith(f"{subject.title}.") else ""
+    return Opened(subject, None, tag, engine or PLANAR, fixed=engine is not None)
 
 
 def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]:
     """Put one network into ``models/`` and return its entry."""
-    if isinstance(opened.network, ArtifactRecord):
-        assert isinstance(opened.more, Path)
-        return _entry(opened, opened.network, opened.more, site, taken)
+    if isinstance(opened.network, ImageArtifact):
+        assert opened.folder is not None
+        return _entry(opened, opened.network, opened.folder, site, taken)
     with scratch_folder() as scratch:
         try:
             record = _export(opened, scratch / "artifact")
@@ -213,13 +213,12 @@ def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]
         return _entry(opened, record, scratch / "artifact", site, taken)
 
 
-def _export(opened: Opened, folder: Path) -> ArtifactRecord:
-    assert isinstance(opened.network, nn.Module)
-    assert isinstance(opened.more, CheckpointRecord)
-    return export(opened.network, opened.more, FORMATS[opened.engine], folder)
+def _export(opened: Opened, folder: Path) -> ImageArtifact:
+    assert isinstance(opened.network, Subject)
+    return export_subject(opened.network, FORMATS[opened.engine], folder)
 
 
-def _entry(opened: Opened, record: ArtifactRecord, folder: Path, site: Path, taken: list[str]) -> dict[str, Any]:
+def _entry(opened: Opened, record: ImageArtifact, folder: Path, site: Path, taken: list[str]) -> dict[str, Any]:
     network = record.network
     name = f"{network.model}.{opened.tag}" if opened.tag else network.model
     name = name if record.precision == "float32" else f"{name} {record.precision}"
@@ -227,13 +226,13 @@ def _entry(opened: Opened, record: ArtifactRecord, folder: Path, site: Path, tak
     if alike:
         name = f"{name} ({len(alike) + 1})"
     identifier = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.")
-    model = opened.network if isinstance(opened.network, nn.Module) else None
+    subject = opened.network if isinstance(opened.network, Subject) else None
     written = _write_planar if opened.engine == PLANAR else _write_onnx
     return {
         "id": identifier,
         "name": name,
         "engine": opened.engine,
-        **written(record, folder, model, site, f"models/{identifier}"),
+        **written(record, folder, subject, site, f"models/{identifier}"),
         "macs": record.macs,
         "params": record.params,
         "precision": record.precision,
@@ -249,7 +248,7 @@ def _entry(opened: Opened, record: ArtifactRecord, folder: Path, site: Path, tak
 
 
 def _write_onnx(
-    record: ArtifactRecord, folder: Path, model: nn.Module | None, site: Path, target: str
+    record: ImageArtifact, folder: Path, subject: Subject | None, site: Path, target: str
 ) -> dict[str, Any]:
     """Copy an ONNX file, and return the entry's fields about it."""
     file = find_format("onnx").file
@@ -263,10 +262,10 @@ def _write_onnx(
 
 
 def _write_planar(
-    record: ArtifactRecord, folder: Path, model: nn.Module | None, site: Path, target: str
+    record: ImageArtifact, folder: Path, subject: Subject | None, site: Path, target: str
 ) -> dict[str, Any]:
     """Write a network's WebAssembly and its weights, and return the entry's fields about them."""
-    module = make_module(record, folder, model)
+    module = make_module(record, folder, subject)
     for suffix, content in ((".wasm", module.code), (".bin", module.weights)):
         (site / f"{target}{suffix}").write_bytes(content)
     where = "as WebAssembly in Node.js" if module.verification else "as a C program"

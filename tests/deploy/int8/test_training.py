@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compactnets.classification import quantization as post_training
+from compactnets import quantization as post_training
+from compactnets.classification import quantization as of_classifiers
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.classification.evaluation import evaluate
 from compactnets.classification.preparation import prepare
@@ -28,7 +29,7 @@ from compactnets.deploy import FORMATS, export, load_artifact
 from compactnets.deploy.formats.registry import Format
 from compactnets.deploy.int8 import Settings
 from compactnets.deploy.int8 import training as qat
-from compactnets.deploy.int8.comparison import Comparison
+from compactnets.deploy.int8.comparison import Accuracy
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.layers import (
     HIGH,
@@ -264,7 +265,8 @@ def test_the_checkpoint_is_the_simulation_that_was_trained(trained: Path, images
 def quantized(path: Path, form_name: str, output: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     model, record = opened(str(path))
     common = {"calibration": "digits", "evaluation": "digits", "max_drop": 100, "settings": QUICK, "rounds": 2}
-    return quantize(model, record, form_name, output, **{**common, **options})
+    done = quantize(model, record, form_name, output, **{**common, **options})
+    return done.record, done.report
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_past_the_limit_training_is_named_or_longer_training(init: Path, trained
     needs("onnx")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(post_training, "IN_FLOAT", ())
-        patch.setattr(post_training, "compare_accuracy", lambda *_: Comparison(100, 90, 50, 0.5, 0.1))
+        patch.setattr(of_classifiers, "compare_accuracy", lambda *_: Accuracy(100, 90, 50, 0.5, 0.1))
         for method in ("write", "write_int8"):
             patch.setattr(Format, method, lambda *_: {})
         with pytest.raises(LimitError, match=r"it was not kept; train it for int8 .*--qat --init"):

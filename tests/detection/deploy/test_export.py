@@ -29,7 +29,7 @@ from compactnets.detection.deploy.artifact import (
     TensorRecord,
 )
 from compactnets.detection.deploy.decoding import Decoding
-from compactnets.detection.deploy.export import export_detector, parse_size
+from compactnets.detection.deploy.export import export_detector
 from compactnets.detection.deploy.pairing import Found, pair
 from compactnets.detection.deploy.runtime import load_detector_artifact
 from compactnets.detection.deploy.stages import deploy_detector
@@ -352,10 +352,6 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(InputError, match=r"holds mine.txt, which no export wrote"):
         export_detector(*detector_of("ssd"), tmp_path)
-    assert (parse_size("64"), parse_size("64x96")) == ((64, 64), (64, 96))
-    for text in ("", "x", "64x", "0", "1x2x3", "-4"):
-        with pytest.raises(InputError, match="such as 512 or 600x800"):
-            parse_size(text)
 
     def absent(self: object) -> dict[str, str]:
         raise InputError("the format onnx needs onnx")

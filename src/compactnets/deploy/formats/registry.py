@@ -395,7 +395,7 @@ def trace_program(model: nn.Module, example: Tensor, *, any_shape: bool) -> torc
 def _check_edges(program: torch.export.ExportedProgram, model: nn.Module, channels: int) -> None:
     traced = program.module()
     generator = torch.Generator().manual_seed(0)
-    least = getattr(model, "least_side", 1)
+    least = least_side(model)
     for batch, (height, width) in enumerate(EDGES, start=1):
         if min(height, width) < least:
             continue
@@ -418,6 +418,11 @@ def _check_edges(program: torch.export.ExportedProgram, model: nn.Module, channe
                 f"traced on {TRACED[0]} x {TRACED[1]} pixels, this network computes something else on {height} x "
                 f"{width}: its input size is not dynamic; export to a format that fixes the size"
             )
+
+
+def least_side(model: nn.Module) -> int:
+    """Return the least side of an image that an artifact of any size takes, which a network or its graph may state."""
+    return int(getattr(model, "least_side", None) or getattr(model, "meta", {}).get("least_side", 1))
 
 
 def _cause(error: Exception) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,19 +20,58 @@ from compactnets.deploy.int8.noise import relative_error
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Comparison of float and int8 on the same images."""
+class Comparison(ABC):
+    """Comparison of float and int8 on the same images; a task adds what it measures.
+
+    Attributes:
+        measure: name of what int8 may lose a little of.
+    """
+
+    measure: ClassVar[str]
 
     images: int
+
+    @property
+    @abstractmethod
+    def percents(self) -> tuple[float, float]:
+        """The measure in float and in int8, in percent."""
+
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """How alike both are, for a reader."""
+
+    @property
+    def drop(self) -> float:
+        """Points that int8 loses."""
+        return self.percents[0] - self.percents[1]
+
+
+@dataclass(frozen=True)
+class Accuracy(Comparison):
+    """Of classifiers."""
+
+    measure = "top-1"
+
     float_correct: int
     int8_correct: int
     agreement: float  # share of images with the same best class
     logits_error: float  # root mean square difference of the logits, divided by the float logits' deviation
 
     @property
+    def percents(self) -> tuple[float, float]:
+        return 100 * self.float_correct / self.images, 100 * self.int8_correct / self.images
+
+    @property
+    def note(self) -> str:
+        return (
+            f"same best class on {100 * self.agreement:.1f} % of the images; the logits differ by "
+            f"{self.logits_error:.3f} of their deviation"
+        )
+
+    @property
     def drop(self) -> float:
-        """Points of top-1 accuracy that int8 loses."""
-        return 100 * (self.float_correct - self.int8_correct) / self.images
+        return 100 * (self.float_correct - self.int8_correct) / self.images  # exact for whole images
 
 
 def compare_accuracy(
@@ -40,7 +81,7 @@ def compare_accuracy(
     source: ImageSource,
     preprocess: Preprocess,
     class_map: Sequence[int] | None,
-) -> Comparison:
+) -> Accuracy:
     """Run two artifacts of a format on every image of a source.
 
     Args:
@@ -70,7 +111,7 @@ def compare_accuracy(
         loader.close()
     (expected, given), right = torch.cat(found, 1), torch.cat(labels)
     best, best_int8 = expected.argmax(1), given.argmax(1)
-    return Comparison(
+    return Accuracy(
         images=len(right),
         float_correct=int((best == right).sum()),
         int8_correct=int((best_int8 == right).sum()),

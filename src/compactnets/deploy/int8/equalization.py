@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
+from torch.nn import functional as F
 
-from compactnets.deploy.int8.graph import module_of
+from compactnets.deploy.int8.graph import is_size, module_of
 from compactnets.nn import ChannelShuffle, channel_shuffle
 
 PASSING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d)
@@ -73,8 +74,10 @@ def _readers(network: GraphModule, start: Node) -> list[_Reader]:
             elif isinstance(module, ChannelShuffle):
                 shuffled = channel_shuffle(channels.view(1, -1, 1, 1), module.groups).flatten()
                 waiting.append((user, shuffled))
-            elif isinstance(module, (*PASSING, nn.Flatten)) or user.target in (operator.mul, torch.mul):
+            elif isinstance(module, (*PASSING, nn.Flatten)) or user.target in (operator.mul, torch.mul, F.interpolate):
                 waiting.append((user, channels))
+            elif is_size(user):
+                continue
             else:
                 return []
     return found
@@ -105,9 +108,10 @@ def _channel_ranges(network: GraphModule, nodes: list[Node], batches: list[Tenso
 
 def _factors(activations: Tensor, readers: list[_Reader]) -> Tensor:
     """Return the divisor of every channel."""
-    low = activations.max() / 1e3  # channels that stay below keep their scale
-    activations = activations.clamp_min(max(float(low), LEAST))
-    spread = activations / activations.log().mean().exp()
+    alive = activations >= max(float(activations.max()) / 1e3, LEAST)  # the other channels keep their scale
+    if not alive.any():
+        return torch.ones_like(activations)
+    spread = torch.where(alive, activations / activations[alive].log().mean().exp(), 1.0)
     summed = [_input_ranges(reader) for reader in readers if not _is_depthwise(reader.layer)]
     if not summed:
         return spread

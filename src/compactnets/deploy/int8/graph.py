@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +11,22 @@ from torch.fx import GraphModule, Node, Tracer
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from compactnets.deploy.formats.registry import least_side
 from compactnets.deploy.int8.layers import AveragingConv2d
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.errors import InputError
+from compactnets.models.backbone import DilatedAveragePool
 from compactnets.nn import ChannelShuffle
 
 RELUS = (nn.ReLU, nn.ReLU6)
+LEAVES = (ChannelShuffle, DilatedAveragePool)
 MOVES = (nn.MaxPool2d, nn.Flatten, ChannelShuffle, nn.ZeroPad2d)  # they only move values, so the range stays the same
-MOVING = (torch.split, torch.chunk, operator.getitem, "index_select")
+MOVING = (torch.split, torch.chunk, operator.getitem, "index_select", F.interpolate)
 
 
 class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, qualname: str) -> bool:
-        return isinstance(m, ChannelShuffle) or super().is_leaf_module(m, qualname)
+        return isinstance(m, LEAVES) or super().is_leaf_module(m, qualname)
 
 
 def plain_graph(model: nn.Module, example: Tensor) -> GraphModule:
@@ -60,11 +64,23 @@ def plain_graph(model: nn.Module, example: Tensor) -> GraphModule:
         module = module_of(network, node)
         if isinstance(module, nn.ReLU):
             _move_before_cat(network, node)
-        elif isinstance(module, nn.AvgPool2d):
+        elif isinstance(module, nn.AvgPool2d | DilatedAveragePool):
             _pool_by_convolution(network, node, module)
     graph.lint()
     network.recompile()
+    ShapeProp(network).propagate(example)  # of the nodes that were added, too
+    network.meta["least_side"] = least_side(model)
     return network
+
+
+def is_size(node: Node) -> bool:
+    """Whether a node of a :func:`plain_graph` gives numbers, such as a size to scale to, and no tensor."""
+    return node.op != "output" and "tensor_meta" not in node.meta
+
+
+def is_sigmoid(network: GraphModule, node: Node) -> bool:
+    """Whether a node is a sigmoid, as a function or a module."""
+    return node.target is torch.sigmoid or isinstance(module_of(network, node), nn.Sigmoid)
 
 
 def module_of(network: GraphModule, node: Node) -> nn.Module | None:
@@ -88,19 +104,28 @@ def _move_before_cat(network: GraphModule, node: Node) -> None:
     network.graph.erase_node(node)
 
 
-def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -> None:
+def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d | DilatedAveragePool) -> None:
     """Replace an average pooling that counts its padding by a depthwise convolution with equal weights.
 
     XNNPACK has no int8 average pooling, ONNX Runtime's is slower than its convolution, and equal weights are exact
     in int8.
     """
-    if pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
+    if isinstance(pool, DilatedAveragePool):
+        left, right, top, bottom = pool.pads
+        if not pool.whole or (left, top) != (right, bottom):
+            return
+        window: dict[str, Any] = {
+            "kernel_size": tuple(pool.kernel.shape[2:]),
+            "padding": (top, left),
+            "dilation": pool.dilation,
+        }
+    elif pool.ceil_mode or (pool.padding and not pool.count_include_pad) or pool.divisor_override:
         return
+    else:
+        window = {"kernel_size": pool.kernel_size, "stride": pool.stride, "padding": pool.padding}
     tensor = node.meta["tensor_meta"]
     channels, dtype = tensor.shape[1], tensor.dtype
-    conv = AveragingConv2d(
-        channels, channels, pool.kernel_size, pool.stride, pool.padding, groups=channels, dtype=dtype
-    )
+    conv = AveragingConv2d(channels, channels, groups=channels, dtype=dtype, **window)
     nn.init.constant_(conv.weight, 1 / conv.weight[0].numel())
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     network.set_submodule(str(node.target), conv.requires_grad_(False))
@@ -109,9 +134,9 @@ def _pool_by_convolution(network: GraphModule, node: Node, pool: nn.AvgPool2d) -
 def _is_non_negative(network: GraphModule, node: Node) -> bool:
     """Whether a tensor cannot be negative, judging by the operations before it."""
     module = module_of(network, node)
-    if isinstance(module, RELUS) or node.target is torch.sigmoid:
+    if isinstance(module, RELUS) or is_sigmoid(network, node):
         return True
-    if isinstance(module, (*MOVES, nn.AvgPool2d, nn.AdaptiveAvgPool2d)) or node.target in MOVING:
+    if isinstance(module, (*MOVES, nn.AvgPool2d, nn.AdaptiveAvgPool2d, DilatedAveragePool)) or node.target in MOVING:
         return _is_non_negative(network, node.args[0])  # type: ignore[arg-type]
     if node.target is torch.cat:
         return all(_is_non_negative(network, part) for part in node.args[0])  # type: ignore[union-attr, arg-type]

@@ -13,6 +13,8 @@ from compactnets.deploy.int8.graph import (
     MOVES,
     MOVING,
     RELUS,
+    is_sigmoid,
+    is_size,
     module_of,
 )
 from compactnets.deploy.int8.layers import (
@@ -62,7 +64,7 @@ def _assign_quantizers(network: GraphModule, quantize_output: bool) -> dict[Node
     shared: dict[str, str] = {}  # a part's quantizer -> the quantizer of its concatenation
     output = next(node for node in network.graph.nodes if node.op == "output").args[0]
     for node in network.graph.nodes:
-        if node.op in ("output", "get_attr") or (node is output and not quantize_output):
+        if node.op in ("output", "get_attr") or (node is output and not quantize_output) or is_size(node):
             continue
         if len(node.users) == 1 and isinstance(module_of(network, next(iter(node.users))), RELUS):
             continue  # the ReLU is part of it
@@ -70,7 +72,7 @@ def _assign_quantizers(network: GraphModule, quantize_output: bool) -> dict[Node
             names[node] = names[node.args[0]]
             continue
         names[node] = f"quantize_{node.name}"
-        network.add_submodule(names[node], Quantizer(SIGMOID if node.target is torch.sigmoid else None))
+        network.add_submodule(names[node], Quantizer(SIGMOID if is_sigmoid(network, node) else None))
         if node.target is torch.cat:
             for part in node.args[0]:
                 other = _last(shared, names[part])

@@ -198,15 +198,3 @@ def input_record(detector: FasterRCNN | SSD, record: DetectorRecord, size: tuple
 
 def _times(size: tuple[int, int] | None) -> str:
     return " x ".join(map(str, size or ()))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Return height and width of ``512`` or ``600x800``.
-
-    Raises:
-        InputError: neither.
-    """
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
-        raise InputError(f"--size takes one side or HEIGHTxWIDTH in pixels, such as 512 or 600x800, found {text!r}")
-    return int(sides[0]), int(sides[-1])

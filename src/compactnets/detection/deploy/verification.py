@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
-from compactnets.deploy.verify import TINY, load_pictures
+from compactnets.deploy.subject import TINY, load_pictures
 from compactnets.detection.deploy.artifact import (
     FIRST,
     SECOND,
