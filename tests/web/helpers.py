@@ -104,6 +104,11 @@ class Visit:
         self.page.wait_for_selector(", ".join(f"body[data-state={state}]" for state in states), timeout=WAIT)
         return self
 
+    def forget(self) -> Visit:
+        """Let the next wait be for what is done now: the page may still show the result of something else."""
+        self.page.evaluate("document.body.dataset.state = 'forgotten'")
+        return self
+
     def choose(self, network: str, second: str | None = None) -> Visit:
         self.page.select_option("#first", label=network)
         self.page.select_option("#second", label=second or "nothing")
@@ -111,13 +116,8 @@ class Visit:
 
     def classify(self, image: Path) -> dict[str, Any]:
         """Give the page a file and return the JSON that it offers."""
-        self.page.set_input_files("#file", image)
-        self.page.wait_for_function(
-            "name => document.body.dataset.state == 'error' || (document.body.dataset.state == 'done' &&"
-            " document.getElementById('status').textContent.startsWith(name))",
-            arg=image.name,
-            timeout=WAIT,
-        )
+        self.forget().page.set_input_files("#file", image)
+        self.wait("done", "error")
         assert not self.error, self.error
         return self.result()
 

@@ -149,6 +149,7 @@ def test_the_frame_can_be_clicked(shared_visit: Visit, picture: Path) -> None:
     page = shared_visit
     with page.page.expect_file_chooser() as chooser:
         page.page.click("#drop")
+    page.forget()
     chooser.value.set_files(picture)
     page.wait("done")
     assert page.status.startswith("picture.png: ")
@@ -199,7 +200,7 @@ def test_examples_have_names_of_people(shared_visit: Visit) -> None:
     assert len(names) == 2
     assert not any("." in name for name in names)
     assert [image.get_attribute("alt") for image in page.page.locator("#examples img").all()] == names
-    page.page.click("#examples button >> nth=1")
+    page.forget().page.click("#examples button >> nth=1")
     page.wait("done")
     assert page.status.startswith(f"{names[1]}: ")
 

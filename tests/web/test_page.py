@@ -123,7 +123,7 @@ def test_a_dropped_file(shared_visit: Visit, picture: Path) -> None:
         " data.items.add(new File([new Uint8Array(bytes)], 'dropped.png')); return data; }",
         list(picture.read_bytes()),
     )
-    page.page.dispatch_event("#drop", "drop", {"dataTransfer": data})
+    page.forget().page.dispatch_event("#drop", "drop", {"dataTransfer": data})
     page.wait("done")
     assert page.status.startswith("dropped.png: ")
 
