@@ -129,6 +129,7 @@ def test_two_commands_and_kill_9(tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as first:
         assert first.stderr is not None
         next(line for line in first.stderr if ": 5/" in line)
+        os.kill(first.pid, signal.SIGSTOP)  # or it ends while the second starts
         second = subprocess.run([*command, "--set", "seed=1"], capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert f"process {first.pid} on " in second.stderr.splitlines()[-1]
