@@ -21,8 +21,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, openvino, executorch, litert, ncnn, coreml (an extra each), torch or c; detectors: onnx; "
-            "segmenters: not c.",
+            help="onnx, openvino, executorch, litert, ncnn, coreml (an extra each), torch or c; detectors: onnx.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its artifact.json.")],

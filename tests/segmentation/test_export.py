@@ -7,10 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import compactnets.api as api
+from compactnets.complexity import count
 from compactnets.deploy.artifact import load_artifact
 from compactnets.deploy.export import export_subject
 from compactnets.deploy.formats.registry import FORMATS
@@ -20,15 +23,19 @@ from compactnets.deploy.int8.noise import relative_error
 from compactnets.deploy.int8.quantized import quantizers
 from compactnets.deploy.int8.steps import Settings, calibrated, settled
 from compactnets.errors import InputError, LimitError
+from compactnets.latency.benchmark import benchmark
+from compactnets.latency.results import show
 from compactnets.nn import ChannelShuffle
 from compactnets.segmentation.checkpoint import SegmenterRecord, build
 from compactnets.segmentation.cost import planned_record
 from compactnets.segmentation.export import SegmenterArtifact, SegmenterSubject
+from compactnets.segmentation.prediction import label_image
 from compactnets.segmentation.recipe import Head
 from compactnets.training.checkpoint import save_checkpoint
 
 from ..deploy.conftest import needs
-from .scenes import NAMES, write_folders
+from ..deploy.planar.helpers import compile_example, run_example
+from .scenes import NAMES, scene, write_folders
 
 OURS: dict[Head, str] = {"lraspp": "menet_108_8x1_g3", "deeplabv3plus": "muffnet_x0_5"}
 
@@ -57,8 +64,8 @@ def pictures(count: int, height: int = 64, width: int = 96) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
 
 
-# what a format cannot write of these heads, and why
-REFUSED = {("c", head): "the planar engine does not support" for head in OURS}
+# what a format cannot write of these heads on test_resnet, and why
+REFUSED: dict[tuple[str, str], str] = {}
 
 
 @pytest.mark.slow
@@ -90,6 +97,27 @@ def test_an_artifact_gives_the_scores_of_its_network(tmp_path: Path, head: Head,
     if not fmt.any_size:
         with pytest.raises(InputError, match=r"takes images of \[3, 64, 96\]"):
             loaded(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "model"), OURS.items())
+def test_the_c_example_writes_the_mask_that_predict_does(tmp_path: Path, head: Head, model: str) -> None:
+    """Scaled to the image, whatever its size, with the share of each class."""
+    export_subject(subject_of(head, model), "c", tmp_path / "a")
+    compile_example(tmp_path / "a")
+    picture = Image.fromarray(scene(3, 70, 110)[0])
+    picture.save(tmp_path / "image.ppm")
+    done = run_example(tmp_path / "a", "model.bin", str(tmp_path / "image.ppm"))
+    assert done.returncode == 0, done.stderr
+    found = np.asarray(Image.open(tmp_path / "a" / "mask.pgm"))
+    loaded = load_artifact(tmp_path / "a", kind=SegmenterArtifact)
+    expected = label_image(loaded, loaded.record.network, picture, torch.device("cpu"))
+    assert found.shape == expected.shape == (70, 110)
+    assert (found == expected).mean() > 0.98  # pixels of the input are rounded to 8 bits
+    shares = {line.split()[2]: float(line.split()[0]) / 100 for line in done.stdout.splitlines()}
+    assert shares == {
+        name: pytest.approx(share, abs=1e-4) for label, name in enumerate(NAMES) if (share := (found == label).mean())
+    }
 
 
 @pytest.mark.slow
@@ -206,3 +234,30 @@ def test_what_cannot_be_quantised_is_one_line(
         api.quantize(checkpoint / "a.safetensors", given.pop("format"), tmp_path / "int8", **given)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "int8").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_takes_segmenters(checkpoint: Path, tmp_path: Path) -> None:
+    needs("onnx")
+    settings: dict[str, Any] = {"rounds": 1, "calls": 1, "artifacts": tmp_path}
+    found = benchmark([str(checkpoint / "a.safetensors")], ["eager", "onnx"], size="96x128", **settings)
+    assert found["failed"] == []
+    assert [(row["format"], row["input"]) for row in found["rows"]] == [
+        (name, [1, 3, 96, 128]) for name in ("eager", "onnx")
+    ]
+    made, _ = network("lraspp")
+    macs, params = count(SegmenterSubject(made, network("lraspp")[1]).ready().model, (3, 96, 128))
+    assert all((row["macs"], row["params"]) == (macs, params) for row in found["rows"])
+    show(found)
+    again = [path.stat().st_mtime_ns for path in tmp_path.rglob("model.onnx")]
+    assert len(again) == 1
+    benchmark([str(checkpoint / "a.safetensors")], ["onnx"], size="96x128", **settings)
+    assert again == [path.stat().st_mtime_ns for path in tmp_path.rglob("model.onnx")]
+
+
+def test_the_benchmark_needs_a_size(tmp_path: Path) -> None:
+    made, record = network("lraspp")
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, made.state_dict(), record.model_copy(update={"size": None}))
+    with pytest.raises(InputError, match=f"{path} takes images of any size: give --size HEIGHTxWIDTH"):
+        benchmark([str(path)], ["eager"], artifacts=tmp_path / "b")

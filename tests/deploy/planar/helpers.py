@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from compactnets.deploy.planar.build import Library, load
 from compactnets.deploy.planar.emit import Program, emit, pack, plan
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
+
+# flags of the compiler: vectors of the machine's width, and of others
+WIDTHS = ["", "-DPLANAR_VEC=1", "-DPLANAR_VEC=4", "-DPLANAR_VEC=8", "-DPLANAR_VEC=16", "-DPLANAR_REGISTERS=32"]
 
 
 def needs_compiler() -> None:
@@ -149,3 +153,21 @@ def run_alone(model: nn.Module, shape: tuple[int, int, int], flags: list[str], f
     ran = subprocess.run(["./main"], cwd=folder, capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr.decode(errors="replace")
     alone.check(ran.stdout)
+
+
+def printed_command(folder: Path) -> str:
+    """What the README of an artifact says to compile with, warnings being errors, and quickly."""
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    command = next(line.strip() for line in readme.splitlines() if line.strip().startswith("cc "))
+    return command.replace("cc", shlex.join(find_compiler()), 1).replace("-O3", "-O1 -Wall -Wextra -Werror")
+
+
+def compile_example(folder: Path) -> None:
+    needs_compiler()
+    done = subprocess.run(printed_command(folder), cwd=folder, shell=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    run = ["./example", *arguments]
+    return subprocess.run(run, cwd=folder, capture_output=True, encoding="utf-8", check=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from compactnets.errors import InputError
 
 from ..conftest import Make
 from ..helpers import SIZE, Small, tiny_network, tiny_record
-from .helpers import needs_compiler
+from .helpers import compile_example, needs_compiler, run_example
 
 
 def test_source_that_was_changed_is_not_compiled(artifact: Make) -> None:
@@ -125,24 +124,6 @@ def test_images_in_a_batch_and_on_threads_are_the_same(artifact: Make) -> None:
     with torch.inference_mode():
         expected = tiny_network()(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-5)
-
-
-def printed_command(folder: Path) -> str:
-    """What the README of an artifact says to compile with, warnings being errors, and quickly."""
-    readme = (folder / "README.md").read_text(encoding="utf-8")
-    command = next(line.strip() for line in readme.splitlines() if line.strip().startswith("cc "))
-    return command.replace("cc", shlex.join(find_compiler()), 1).replace("-O3", "-O1 -Wall -Wextra -Werror")
-
-
-def compile_example(folder: Path) -> None:
-    needs_compiler()
-    done = subprocess.run(printed_command(folder), cwd=folder, shell=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-
-
-def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    run = ["./example", *arguments]
-    return subprocess.run(run, cwd=folder, capture_output=True, encoding="utf-8", check=False)
 
 
 def check_classes(folder: Path, picture: Image.Image, lines: list[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .helpers import check_module, compile_module, flat_outputs
+from .helpers import WIDTHS, check_module, compile_module, flat_outputs
 
 CHANNELS = 40
 # outputs, inputs, groups
@@ -48,6 +48,11 @@ WINDOWS = [
     (2, 2, 2, 8, 3, 4, 1),
     (2, 2, 2, 9, 1, 4, 1),
     (4, 4, 4, 3, 1, 2, 2),
+    (3, 3, 3, 3, 1, 6, 6),  # dilated beyond the edges of small planes, as in atrous pyramids
+    (2, 2, 2, 3, 1, 18, 18),
+    (5, 5, 5, 5, 1, 4, 2),
+    (3, 2, 1, 3, 1, 6, 6),
+    (3, 2, 1, 3, 1, 18, 18),
     (6, 3, 3, 3, 1, 1, 1),
 ]
 POOLS = [
@@ -58,6 +63,9 @@ POOLS = [
     ("average", {"kernel_size": 2, "stride": 2}),
     ("average", {"kernel_size": 3, "stride": 1, "padding": 1}),
 ]
+
+
+PADS = [(1, 1, 1, 1), (2, 0, 0, 3), (0, 5, 1, 0)]  # left, right, top, bottom
 
 
 class Kernels(nn.Module):
@@ -92,6 +100,9 @@ class Kernels(nn.Module):
             if min(self.size) >= window:
                 pool = F.max_pool2d if kind == "maximum" else F.avg_pool2d
                 yield f"{kind} {options}", pool(x[:, :3], **options)
+        for pads in PADS:
+            yield f"pads {pads} of the image", F.pad(x[:, :3], pads)
+            yield f"pads {pads}", F.relu(F.pad(copied[:, :3], pads))
         yield "mean", x.mean((2, 3))
         yield "dense of pixels", self.linear[0](x[:, :3].flatten(1))
         yield "dense", self.linear[1](F.adaptive_avg_pool2d(x, 1).flatten(1))
@@ -107,7 +118,6 @@ class Kernels(nn.Module):
 
 
 SIZES = [(1, 1), (2, 3), (7, 7), (9, 13), (14, 14), (5, 32), (17, 33), (40, 28)]
-WIDTHS = ["", "-DPLANAR_VEC=1", "-DPLANAR_VEC=4", "-DPLANAR_VEC=8", "-DPLANAR_VEC=16", "-DPLANAR_REGISTERS=32"]
 
 
 @pytest.mark.parametrize(

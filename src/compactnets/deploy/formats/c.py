@@ -46,11 +46,14 @@ def write(
     """
     find_compiler()
     graph, weights, shapes = trace(model, example[:1])
-    if len(shapes) != 1 or len(shapes[0]) != 2:
-        raise UnsupportedError(f"format c supports networks with one vector as output, found outputs of shape {shapes}")
+    if len(shapes) != 1 or len(shapes[0]) not in (2, 4):
+        raise UnsupportedError(
+            f"format c supports networks with one vector or one map as output, found outputs of shape {shapes}"
+        )
     stage("generating C")
     wide = find_wide(weights) if precision == FLOAT16 else ()
-    program = Program(layout=LAYOUT, graph=graph, precision=precision, wide=wide, embed=embed_weights)
+    shape = shapes[0][1:] if len(shapes[0]) == 4 else ()
+    program = Program(layout=LAYOUT, graph=graph, precision=precision, wide=wide, embed=embed_weights, shape=shape)
     ready = plan(program)
     (folder / WEIGHTS).write_bytes(pack(ready, weights))
     _save(program, folder)
@@ -94,8 +97,9 @@ def open_runner(path: Path, threads: int | None) -> Runner:
     Raises:
         InputError: inconsistent files, or no compiler.
     """
-    _, library = _load(path, threads or 1)
-    return lambda images: library.run(np.asarray(images), threads or 1)
+    program, library = _load(path, threads or 1)
+    shape = program.shape or (-1,)
+    return lambda images: library.run(np.asarray(images), threads or 1).reshape(len(images), *shape)
 
 
 def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:

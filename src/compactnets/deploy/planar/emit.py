@@ -6,6 +6,7 @@ Output is deterministic: the source depends only on the graph, the packed weight
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from compactnets.deploy.planar.trace import Weights
 
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
+RESIZE = "resize.c"  # only of networks that scale maps
 TEXTS = ("model.c", "model.h", "example.c", "README.md")
 LAYOUT = 1  # of model.bin, one more with every change of what `pack` writes; 0: of releases that did not say it
 TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
@@ -51,6 +53,7 @@ class Program(BaseModel):
         1.0, gt=0, le=1, description="share of the shorter edge that the network sees; None: all of both edges"
     )
     labels: tuple[str, ...] = ()
+    shape: tuple[int, int, int] | tuple[()] = Field((), description="of the output for one image, if it is no vector")
     network: str = ""
 
 
@@ -210,6 +213,8 @@ def _scratch(each: Operation, graph: Graph) -> int:
     if each.is_pointwise:  # panels
         inputs = len(each.inputs) // each.groups
         return inputs * (rounded(each.pixels) if each.pixels <= FEW else BLOCK if _has_panel(each) else 0)
+    if each.kind == "resize":
+        return 4 * rounded(each.width)
     if each.kind not in ("convolution", "maximum", "average"):
         return 0
     size = _size(each, graph)
@@ -315,7 +320,7 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
         "SHIFTS": _list(_scales(program)[1]),
         "CROP": f"{program.crop or 1:.9g}",
         "IMAGE": str(ready.layout.planes[0]),
-        "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in PARTS),
+        "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in _parts(ready)),
         "STEPS": str(len(text.steps)),
         "PLANES": _wrapped(text.table),
         "NUMBERS": _words(packed) if program.embed else "",
@@ -327,8 +332,15 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
     colour = program.graph.channels == 3
     values |= {"IMAGE_KIND": "PPM" if colour else "PGM", "IMAGE_NUMBER": "6" if colour else "5"}
     values |= {"IMAGE_FILE": "image.ppm" if colour else "image.pgm"}
-    chosen = {"EMBED": program.embed, "COLOUR": colour, "CROP": program.crop is not None}
+    names = ("CLASSES", "MAP_HEIGHT", "MAP_WIDTH")
+    values |= dict(zip(names, map(str, program.shape or (0, 0, 0)), strict=True))
+    chosen = {"EMBED": program.embed, "COLOUR": colour, "CROP": program.crop is not None, "MAP": bool(program.shape)}
     return {name: _filled(f"{name}.in", values, chosen) for name in TEXTS}
+
+
+def _parts(ready: Plan) -> list[str]:
+    scaled = any(each.kind == "resize" for each in ready.graph.operations)
+    return [*PARTS, *([RESIZE] if scaled else [])]
 
 
 def _text(ready: Plan) -> _Text:
@@ -458,6 +470,11 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
     elif each.kind == "combine":
         shape = [each.outputs, each.pixels, exact]
         text.call("combine", {"from": source, "arena": "arena", **tables}, [*shape, *ends], kind, note)
+    elif each.kind == "resize":
+        shape = [each.outputs, *size, each.height, each.width, int(each.aligned)]
+        text.call(
+            "resize", {"from": source, "arena": "arena", "scratch": scratch, **tables}, [*shape, *ends], kind, note
+        )
     elif each.kind == "scale":
         pointers = {"arena": "arena", "in": tables["in"], "by": tables["mul"], "out": tables["out"]}
         text.call("scale", pointers, [each.outputs, each.pixels, ends[1]], kind, note)
@@ -530,6 +547,8 @@ def read_program(path: Path) -> Program:
     """
     program = Program.model_validate(json.loads(path.read_text(encoding="utf-8")))
     program.graph.check()
+    if program.shape and math.prod(program.shape) != program.graph.outputs:
+        raise ValueError(f"an output of shape {program.shape} for {program.graph.outputs} numbers")
     for values in (program.mean, program.std):
         if values and len(values) != program.graph.channels:
             raise ValueError(f"{len(values)} means or deviations for {program.graph.channels} channels")

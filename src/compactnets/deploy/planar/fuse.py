@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 from compactnets.deploy.planar.graph import Graph, Operation
 
-HOSTS = ("convolution", "maximum", "average", "combine")  # their kernels can post-process a plane as they store it
+HOSTS = (
+    "convolution",
+    "maximum",
+    "average",
+    "combine",
+    "resize",
+)  # their kernels can post-process a plane as they store it
 
 
 def separate_image(graph: Graph) -> Graph:
@@ -18,7 +24,7 @@ def separate_image(graph: Graph) -> Graph:
     own = range(graph.channels)
 
     def takes(each: Operation) -> bool:
-        exact = each.kind in ("convolution", "maximum", "average", "combine") and not each.is_pointwise
+        exact = each.kind in HOSTS and not each.is_pointwise
         return (
             exact and all(plane in own for plane in each.inputs) and not any(p in own for p in each.times + each.plus)
         )

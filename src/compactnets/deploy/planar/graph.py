@@ -29,7 +29,7 @@ class Operation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["convolution", "maximum", "average", "mean", "dense", "combine", "scale"]
+    kind: Literal["convolution", "maximum", "average", "mean", "dense", "combine", "scale", "resize"]
     inputs: tuple[Plane, ...] = Field(min_length=1)
     output: Plane
     outputs: Count
@@ -45,6 +45,7 @@ class Operation(BaseModel):
     times: tuple[Plane, ...] = ()
     plus: tuple[Plane, ...] = ()
     last: Activation = "none"
+    aligned: bool = Field(False, description="of resize: whether the pixels at the corners fall on each other")
     weights: int | None = Field(None, description="index of the layer's weights, for convolutions and dense layers")
 
     @property
@@ -140,8 +141,12 @@ def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:
             return f"{len(planes)} planes are combined with {each.outputs}"
     if (each.weights is not None) != (each.kind in ("convolution", "dense")):
         return "it has weights and needs none, or needs some and has none"
-    if each.kind in ("combine", "scale", "mean", "maximum", "average") and len(each.inputs) != each.outputs:
+    if each.kind not in ("convolution", "dense") and len(each.inputs) != each.outputs:
         return f"{len(each.inputs)} inputs for {each.outputs} outputs"
+    if each.aligned and each.kind != "resize":
+        return "only a resize has corners to align"
+    if each.kind == "resize":
+        return None
     if each.kind in ("mean", "dense"):
         return None if (each.height, each.width) == (1, 1) else "its outputs have more than one pixel"
     if each.kind in ("combine", "scale"):
@@ -152,6 +157,8 @@ def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:
         return f"{each.groups} groups do not divide its planes"
     if any(step > 16 for step in each.stride):
         return f"its stride {each.stride} exceeds 16"
+    if each.kind == "average" and each.window == each.stride == (1, 1):
+        return None  # a copy with margins of zeros
     for axis, margin in enumerate((each.top, each.left)):
         start = ((each.height, each.width)[axis] - 1) * each.stride[axis]
         if margin >= each.reach[axis] or start >= size[axis] + margin:

@@ -386,6 +386,30 @@ def _adaptive(builder: Builder, given: dict[str, Any]) -> Value:
     return _pool("average")(builder, {"self": source, "kernel_size": window})
 
 
+def _pad(builder: Builder, given: dict[str, Any]) -> Value:
+    source, pads = _image(given["self"]), [int(pad) for pad in given["pad"]]
+    if given.get("mode", "constant") != "constant" or given.get("value") or len(pads) != 4 or min(pads) < 0:
+        raise _RefusedError(f"pad {pads}, mode {given.get('mode', 'constant')} and value {given.get('value')}")
+    left, right, top, bottom = pads
+    size = (source.size[0] + top + bottom, source.size[1] + left + right)
+    planes = builder.read(source)
+    return _made(builder, builder.add("average", planes, len(planes), size, top=top, left=left), size)
+
+
+def _bilinear(builder: Builder, given: dict[str, Any]) -> Value:
+    source = _image(given.get("input", given.get("self")))
+    factors = given.get("scale_factors") or (given.get("scales_h"), given.get("scales_w"))
+    size = given.get("output_size") or [int(side * by) for side, by in zip(source.size, factors, strict=True)]
+    wanted, aligned = _pair(size), bool(given["align_corners"])
+    for side, to, factor in zip(source.size, wanted, factors, strict=True):
+        if factor is not None and side * factor != to:  # PyTorch then scales by the factor, not by the sizes
+            raise _RefusedError(f"a factor of {factor} for {side} pixels")
+    planes = builder.read(source)
+    if wanted == source.size:
+        return _made(builder, planes, wanted)
+    return _made(builder, builder.add("resize", planes, len(planes), wanted, aligned=aligned), wanted)
+
+
 def _mean(builder: Builder, given: dict[str, Any]) -> Value:
     source = _image(given["self"])
     if sorted(axis % 4 for axis in given.get("dim") or ()) != [2, 3]:
@@ -519,6 +543,9 @@ RULES: dict[str, Callable[[Builder, dict[str, Any]], Any]] = {
     "avg_pool2d": _pool("average"),
     "adaptive_avg_pool2d": _adaptive,
     "mean": _mean,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "upsample_bilinear2d": _bilinear,
     "transpose": _arrange(_transpose),
     "permute": _arrange(_permute),
     "slice": _arrange(_slice),
