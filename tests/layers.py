@@ -13,7 +13,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("training.fused",),
     ("training",),
     ("classification",),
-    ("papers", "plots", "deploy"),
+    ("papers", "plots", "deploy", "drawing"),
     ("tasks",),
     ("latency", "web", "quantization"),
     ("detection", "classification.quantization"),

@@ -9,14 +9,13 @@ import pytest
 from PIL import Image, ImageChops
 
 from compactnets.detection.drawing import (
-    PALETTE,
     LabelledBox,
     _texts,
-    class_colour,
     detection_boxes,
     draw,
     draw_boxes,
 )
+from compactnets.drawing.colours import PALETTE, class_colour
 from tests.detection.scenes import detections, objects
 
 NAMES = ("cat", "dog")
@@ -99,11 +98,6 @@ def test_labels_make_room_for_each_other() -> None:
 def test_a_label_does_not_hide_its_box() -> None:
     picture = draw_boxes(grey(300, 300), [LabelledBox((0, 0, 20, 20), "cat 0.50", PALETTE[0])])
     assert picture.getpixel((10, 10)) == GREY
-
-
-def test_colours_of_classes_differ() -> None:
-    assert len({class_colour(label) for label in range(21)}) == 21
-    assert class_colour(21) == class_colour(0)
 
 
 @pytest.mark.parametrize("number", [1, 12, 40, 140])

@@ -9,25 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from compactnets.detection.lettering import Writing, write
 from compactnets.detection.objects import Detections, Objects
+from compactnets.drawing.colours import BLACK, PALETTE, WHITE, Colour, class_colour
+from compactnets.drawing.lettering import Writing, write
 
-Colour = tuple[int, int, int]
 FloatArray = NDArray[np.float64]
 Corners = tuple[float, float, float, float]  # left, top, right, bottom
-
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-# Okabe and Ito, "Color Universal Design", 2008, without black: distinguishable with every kind of colour vision
-PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-)
-
 
 # steps of shrinking labels until the objects are visible: share of the text size, and whether shortened
 LEVELS = ((1.0, False), (0.8, False), (0.62, False), (0.8, True), (0.62, True))
@@ -52,19 +39,6 @@ class LabelledBox:
     dashed: bool = False
     short: str | None = None
     kind: str = ""
-
-
-def class_colour(label: int) -> Colour:
-    """Return the colour of a class: seven that everyone can distinguish, then the same darker, then lighter.
-
-    From the 22nd class on they repeat.
-    """
-    colour, round_ = PALETTE[label % len(PALETTE)], label // len(PALETTE) % 3
-    if round_ == 0:
-        return colour
-    other = BLACK if round_ == 1 else WHITE
-    red, green, blue = ((2 * own + mixed) // 3 for own, mixed in zip(colour, other, strict=True))
-    return red, green, blue
 
 
 def draw(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from compactnets.detection.data.base import DetectionSource
-from compactnets.detection.drawing import LabelledBox, class_colour, detection_boxes, draw_boxes, object_boxes
-from compactnets.detection.lettering import Legend
+from compactnets.detection.drawing import LabelledBox, detection_boxes, draw_boxes, object_boxes
 from compactnets.detection.matching import Matches, match
 from compactnets.detection.metrics import METRIC_TITLES, DetectionEvaluator, DetectionScores
 from compactnets.detection.objects import Detections, Objects
-from compactnets.files import as_path, replace_text
+from compactnets.drawing.gallery import Figure, Picture, write_gallery
+from compactnets.drawing.lettering import Legend
+from compactnets.files import as_path
 
 SIDES = (
     480,
@@ -81,14 +78,15 @@ def examples_page(
         for shown in [example.detections.above(score_threshold)]
     ]
     judged.sort(key=lambda entry: _rank(entry[2]), reverse=True)
-    best = judged[: min(count, (len(judged) + 1) // 2)]
-    worst = judged[::-1][: min(count, len(judged) // 2)]
     legend = Legend(class_names)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("examples.html").render(
+    write_gallery(
+        path,
+        Path(__file__).with_name("examples.html"),
+        judged,
+        count,
+        lambda entry: _figure(*entry, legend.shown),
         title=title,
+        class_names=class_names,
         scores=scores,
         mistaken=scores.confusion.mistaken(class_names)[:20] if scores else [],
         metric=scores and METRIC_TITLES[scores.metric],
@@ -96,14 +94,7 @@ def examples_page(
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         legend=legend.lines(),
-        colours=[class_colour(label) for label in range(len(class_names))],
-        groups=[
-            (heading, [_figure(*entry, legend.shown) for entry in entries])
-            for heading, entries in (("Worst", worst), ("Best", best))
-            if entries
-        ],
     )
-    replace_text(path, page)
 
 
 def write_examples(path: str | Path, evaluator: DetectionEvaluator, source: DetectionSource) -> None:
@@ -133,7 +124,7 @@ def _rank(matches: Matches) -> tuple[float, int, int]:
     return matches.f1, right, -(wrong + missed)
 
 
-def _figure(example: Example, shown: Detections, matches: Matches, class_names: Sequence[str]) -> dict[str, Any]:
+def _figure(example: Example, shown: Detections, matches: Matches, class_names: Sequence[str]) -> Figure:
     """Draw one image twice, with the numbers for its caption."""
     image = example.load()
     longer = max(image.size)
@@ -143,17 +134,17 @@ def _figure(example: Example, shown: Detections, matches: Matches, class_names: 
     picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     objects = replace(example.objects, boxes=example.objects.boxes * stretch)
     detections = replace(shown, boxes=shown.boxes * stretch)
-    return {
-        "name": example.name,
-        "size": size,
-        "annotated": _data_uri(draw_boxes(picture, object_boxes(objects, class_names))),
-        "detected": _data_uri(draw_boxes(picture, _verdict_boxes(detections, objects, matches, class_names))),
-        "right": int(matches.right.sum()),
-        "wrong": int(matches.wrong.sum()),
-        "missed": int(matches.missed.sum()),
-        "ignored": int((~matches.right & ~matches.wrong).sum()),
-        "f1": matches.f1,
-    }
+    right, wrong, missed = (int(verdicts.sum()) for verdicts in (matches.right, matches.wrong, matches.missed))
+    ignored = int((~matches.right & ~matches.wrong).sum())
+    uncounted = f", {ignored} on objects that do not count" if ignored else ""
+    return Figure(
+        example.name,
+        f"{right} right, {wrong} wrong, {missed} missed{uncounted} \N{MIDDLE DOT} F1 {matches.f1:.2f}",
+        [
+            Picture.of("annotation", draw_boxes(picture, object_boxes(objects, class_names))),
+            Picture.of("detections", draw_boxes(picture, _verdict_boxes(detections, objects, matches, class_names))),
+        ],
+    )
 
 
 def _verdict_boxes(
@@ -168,9 +159,3 @@ def _verdict_boxes(
         short = f"\N{MULTIPLICATION SIGN} {box.short}" if wrong and box.short else box.short
         boxes.append(replace(box, text=text, dashed=not right, short=short))
     return boxes
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -16,9 +16,9 @@ from compactnets.data.inputs import OutputNames, Picture, read_pictures
 from compactnets.detection.checkpoint import Detector, DetectorRecord
 from compactnets.detection.drawing import draw
 from compactnets.detection.evaluation import find_objects, watched
-from compactnets.detection.lettering import Legend
 from compactnets.detection.objects import Detections
 from compactnets.detection.transform import plain_target
+from compactnets.drawing.lettering import Legend
 from compactnets.errors import InputError
 from compactnets.failures import one_line
 from compactnets.files import as_path, replace_bytes

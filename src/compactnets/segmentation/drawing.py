@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from compactnets.data.images import to_channels
-from compactnets.detection.drawing import BLACK, WHITE, class_colour
-from compactnets.detection.lettering import write
+from compactnets.drawing.colours import BLACK, WHITE, class_colour
+from compactnets.drawing.lettering import write
 from compactnets.segmentation.recipe import IGNORED
 
 OPACITY = 0.55  # of a mask over its image: dark photographs and pale colours are both still told apart

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 from torch import Tensor, nn
 
 from compactnets.data.images import to_channels
-from compactnets.detection.drawing import class_colour
-from compactnets.files import replace_text
+from compactnets.drawing.gallery import Figure, Picture, write_gallery
 from compactnets.segmentation.checkpoint import SegmenterRecord
 from compactnets.segmentation.data import MaskSource
 from compactnets.segmentation.drawing import overlay
@@ -54,52 +49,33 @@ def evaluate_and_show(
     ranked = sorted((each for part in world.gather(examples) for each in part), reverse=True)
     if not world.is_main:
         return score
-    groups = {
-        "Worst": ranked[::-1][: min(COUNT, len(ranked) // 2)],
-        "Best": ranked[: min(COUNT, (len(ranked) + 1) // 2)],
-    }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("examples.html").render(
+    write_gallery(
+        path,
+        Path(__file__).with_name("examples.html"),
+        ranked,
+        COUNT,
+        lambda each: _figure(each, network, record, source, world),
         title=f"{record.title}: {source.spec} ({source.split})",
+        class_names=source.class_names,
         score=score,
-        colours=[class_colour(label) for label in range(len(source.class_names))],
-        groups=[
-            (heading, [_figure(each, network, record, source, world) for each in found])
-            for heading, found in groups.items()
-            if found
-        ],
     )
-    replace_text(path, page)
     return score
 
 
-def _figure(
-    example: Example, network: nn.Module, record: SegmenterRecord, source: MaskSource, world: World
-) -> dict[str, Any]:
+def _figure(example: Example, network: nn.Module, record: SegmenterRecord, source: MaskSource, world: World) -> Figure:
     image, labels = source.pair(example.place)
     found = label_image(network, record, to_channels(image, 3), world.device)
     wrong = (found != labels) & (labels != IGNORED)
     errors = np.where(wrong, found, IGNORED).astype(np.uint8)
-    width, height = image.size
-    size = (min(WIDTH, width), round(height * min(WIDTH, width) / width))
-    pictures = (
-        ("image", to_channels(image, 3)),
-        ("mask", overlay(image, labels, source.class_names, legend=False)),
-        ("found", overlay(image, found, source.class_names, legend=False)),
-        ("wrong pixels, as what they were found", overlay(image, errors, source.class_names, legend=False)),
-    )
-    return {
-        "name": source.name(example.place),
-        "miou": example.miou,
-        "right": 100 * (1 - wrong.sum() / max(1, (labels != IGNORED).sum())),
-        "size": size,
-        "pictures": [(what, _data_uri(picture.resize(size))) for what, picture in pictures],
+    right = 100 * (1 - wrong.sum() / max(1, (labels != IGNORED).sum()))
+    width = min(WIDTH, image.width)
+    size = (width, round(image.height * width / image.width))
+    pictures = {"image": to_channels(image, 3)} | {
+        what: overlay(image, drawn, source.class_names, legend=False)
+        for what, drawn in (("mask", labels), ("found", found), ("wrong pixels, as what they were found", errors))
     }
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=80, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Figure(
+        source.name(example.place),
+        f"mean IoU {example.miou:.1f} %, {right:.1f} % of the pixels right",
+        [Picture.of(what, picture.resize(size)) for what, picture in pictures.items()],
+    )

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from compactnets.detection import lettering
 from compactnets.detection.drawing import draw
-from compactnets.detection.lettering import Legend, can_write, write
+from compactnets.drawing import lettering
+from compactnets.drawing.lettering import Legend, can_write, write
 from tests.detection.scenes import detections
 
 CACHES = (lettering._system_fonts, lettering._font_with, lettering._characters, lettering.write)
