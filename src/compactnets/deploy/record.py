@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -89,9 +90,9 @@ class ImageArtifact(ExportedRecord):
         return str(self.network.model)
 
     @property
+    @abstractmethod
     def example(self) -> tuple[int, int, int]:
         """Channels, height and width of an image that it takes."""
-        raise NotImplementedError
 
     def notes(self) -> list[str]:
         """Return further lines about input and output."""

@@ -7,13 +7,8 @@ from collections.abc import Sequence
 
 from compactnets.deploy.planar.graph import Graph, Operation
 
-HOSTS = (
-    "convolution",
-    "maximum",
-    "average",
-    "combine",
-    "resize",
-)  # their kernels can post-process a plane as they store it
+# their kernels can post-process a plane as they store it
+HOSTS = ("convolution", "maximum", "average", "combine", "resize")
 
 
 def separate_image(graph: Graph) -> Graph:
