@@ -49,6 +49,21 @@ def test_form_computes_what_the_network_computes(name: str) -> None:
         torch.testing.assert_close(found[key], value, rtol=1e-7, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
 
 
+def test_bfloat16_gradients_of_dilated_convolutions_are_numbers() -> None:
+    """PyTorch's own read freed memory, which is filled with NaN here."""
+    conv = nn.Conv2d(24, 24, 3, padding=2, dilation=2, groups=24).to(memory_format=torch.channels_last)
+    form = optimize_for_cpu(nn.Sequential(conv), half=True, compiled=False)
+    x = images(4, 24, 23, 30).float()
+    for _ in range(3):
+        used = [torch.full((kibibytes << 8,), torch.nan) for kibibytes in (4, 20, 100, 500, 1000, 4000) for _ in "123"]
+        del used
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            form(x).float().square().mean().backward()
+        assert conv.weight.grad is not None
+        assert conv.weight.grad.isfinite().all()
+        conv.weight.grad = None
+
+
 def test_form_shares_and_leaves_the_network() -> None:
     model = create_model("muffnet_x0_5", num_classes=5, stem="cifar").train()
     kinds = [type(module) for module in model.modules()]

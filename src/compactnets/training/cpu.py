@@ -56,13 +56,17 @@ def optimize_for_cpu(model: nn.Module, *, half: bool, compiled: bool) -> nn.Modu
             _replace_norms(module)
         if half:
             for name, child in module.named_children():
-                if isinstance(child, nn.Conv2d) and _is_slow_in_half(child):
+                if isinstance(child, nn.Conv2d) and _stays_float32(child):
                     setattr(module, name, Float32(child))
     return network
 
 
-def _is_slow_in_half(conv: nn.Conv2d) -> bool:
-    return conv.groups == conv.in_channels > 1 and (max(conv.stride) > 1 or max(conv.kernel_size) > 3)
+def _stays_float32(conv: nn.Conv2d) -> bool:
+    # the bfloat16 weight gradient of a dilated convolution reads memory that nobody wrote (PyTorch 2.14, oneDNN): with
+    # freed memory it can be anything, NaN as well
+    dilated = max(conv.dilation) > 1
+    slow = max(conv.stride) > 1 or max(conv.kernel_size) > 3
+    return dilated or (slow and conv.groups == conv.in_channels > 1)
 
 
 class Float32(nn.Module):
