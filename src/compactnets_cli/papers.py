@@ -98,8 +98,9 @@ def report(
     for figure in values["figures_missing"]:
         say(f"left out: {figure}")
     found = values["summary"]
-    by_theirs = found["accuracies_by_the_recipe"]
+    accuracies = found["accuracies"]
     stdout.print(
-        f"{output / 'report.html'}: {found['rows_with_costs']} counts; of {found['accuracies_stated']} accuracies "
-        f"{by_theirs or 'none'} by the papers' recipes, {found['accuracies_measured'] - by_theirs} by ours"
+        f"{output / 'report.html'}: {found['rows_with_costs']} counts; of {accuracies['stated']} accuracies "
+        f"{accuracies['reached_by_paper']} reproduced by the papers' recipes ({accuracies['by_paper']} run), "
+        f"{accuracies['reached_by_ours']} reached by ours ({accuracies['by_ours']} run)"
     )

@@ -156,6 +156,10 @@ class Table(_Record):
     classes: dict[str, str] = {}
     layout: tuple[LayoutRow, ...] = ()
 
+    def reproduction(self, metric: str) -> Reproduction | None:
+        """Return how to reproduce a metric of this table, ``None`` if the paper does not say."""
+        return next((each for each in self.reproduce if metric in each.metrics), None)
+
 
 class Training(_Record):
     """Training or evaluation settings as stated in one place of a paper."""

@@ -21,6 +21,7 @@ from compactnets.papers.ablation import NAME as ABLATION
 from compactnets.papers.cost import count_network
 from compactnets.papers.schema import Reproduction, Row
 from compactnets.recorded import FOLDER, load_results, network_label, read_classifier_run
+from compactnets.training.recipe import FREE_TO_CHANGE
 from compactnets.training.recipe_files import load_recipe
 
 EVALUATED = {"top1": "top1_percent", "top5": "top5_percent"}
@@ -31,6 +32,10 @@ DATA = {
     "cifar10": ("cifar10", 10),
     "cifar100": ("cifar100", 100),
 }
+
+
+# what the paper's recipe leaves open; the networks are compared on their own
+NOT_COMPARED = (*FREE_TO_CHANGE, "epochs", "eval_epochs", "seed", "channels_last", "model", "model_arguments")
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,25 @@ class Measured:
         value: in percent or milliseconds.
         spread: standard deviation over seeds, if there are several.
         remark: what to know before comparing the number.
-        epochs: of training; 0 if nothing was trained here.
     """
 
     value: float
     origin: Origin
     spread: float | None = None
     remark: str = ""
-    epochs: int = 0
 
-    def reproduces(self, reproduction: Reproduction) -> bool:
-        """Whether it was trained by the table's recipe, at full length."""
-        return self.origin.recipe == reproduction.recipe and self.epochs >= full_epochs(reproduction)
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Our measurements of an accuracy that a paper states, apart by whose recipe trained the network.
+
+    Attributes:
+        by_paper: of runs by the paper's recipe, at full length.
+        by_ours: of all others.
+    """
+
+    by_paper: Measured | None
+    by_ours: Measured | None
 
 
 class Evidence:
@@ -100,17 +112,28 @@ class Evidence:
 
         Of several settings, the one trained longest (:func:`_summarize`).
         """
-        if metric not in DATA:
-            return None
-        key = EVALUATED.get(metric, "top1_percent")
-        runs = [
+        return _summarize(self._trained(row, metric), _key(metric))
+
+    def accuracies(self, row: Row, metric: str, reproduction: Reproduction | None) -> Accuracies:
+        """Return :meth:`accuracy` apart by whose recipe was used.
+
+        Args:
+            reproduction: the paper's, of this metric (:meth:`compactnets.papers.schema.Table.reproduction`).
+        """
+        theirs: list[dict[str, Any]] = []
+        ours: list[dict[str, Any]] = []
+        for run in self._trained(row, metric):
+            (theirs if reproduction is not None and reproduces(run, reproduction) else ours).append(run)
+        return Accuracies(_summarize(theirs, _key(metric)), _summarize(ours, _key(metric)))
+
+    def _trained(self, row: Row, metric: str) -> list[dict[str, Any]]:
+        return [
             run
             for run in self.runs
-            if (run["data"], run["arguments"].get("num_classes", 1000)) == DATA[metric]
+            if (run["data"], run["arguments"].get("num_classes", 1000)) == DATA.get(metric)
             and _same_network(run, row)
-            and key in run["epochs"][-1]
+            and _key(metric) in run["epochs"][-1]
         ]
-        return _summarize(runs, key) if runs else None
 
     def sample(self, row: Row, metric: str) -> Measured | None:
         """Return the accuracy of a row's network on other images than the paper's, or with weights from elsewhere.
@@ -161,6 +184,7 @@ class Evidence:
         results = []
         for runs in groups.values():
             found, name = _summarize(runs), f"{network_label(runs[0])} on {runs[0]['data']}"
+            assert found is not None
             results.append(Measured(found.value, found.origin, found.spread, f"{name}: {found.remark}"))
         return results
 
@@ -205,6 +229,17 @@ def command_for(row: Row, reproduction: Reproduction) -> str:
     return " ".join([*parts, f"--output runs/{name}-{reproduction.data}"])
 
 
+def reproduces(run: Mapping[str, Any], reproduction: Reproduction) -> bool:
+    """Whether a classifier's run is by the table's recipe: its settings, its length or more, and no other weights."""
+    if reproduction.detector or _recipe(run) != reproduction.recipe or run.get("init"):
+        return False
+    settings = [f"{key}={value}" for key, value in reproduction.settings.items()]
+    wanted = load_recipe(ClassificationRecipe, reproduction.recipe, settings, run["model"]).model_dump(mode="json")
+    # a setting that the package did not have then, or has no more, cannot differ
+    same = all(run["recipe"][key] == wanted[key] for key in run["recipe"].keys() & wanted.keys() - set(NOT_COMPARED))
+    return same and len(run["epochs"]) >= wanted["epochs"]
+
+
 def full_epochs(reproduction: Reproduction) -> int:
     """Return the epochs of a table's recipe."""
     if not reproduction.detector:
@@ -217,8 +252,14 @@ def _same_network(run: Mapping[str, Any], row: Row) -> bool:
     return bool(run["model"] == row.model) and same
 
 
-def _summarize(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> Measured:
+def _key(metric: str) -> str:
+    return EVALUATED.get(metric, "top1_percent")
+
+
+def _summarize(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> Measured | None:
     """Return the mean over seeds of the setting that was trained longest; of several, the one with the best mean."""
+    if not runs:
+        return None
     groups: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for run in runs:
         settings = {key: value for key, value in run["recipe"].items() if key != "seed"}
@@ -239,7 +280,7 @@ def _summarize(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> Mea
     )
     spread = stdev(values) if len(values) > 1 else None
     seeds = f"{len(values)} seeds" if len(values) > 1 else "1 seed"
-    return Measured(mean(values), origin, spread, f"{longest} epochs of {recipe}, {seeds}", longest)
+    return Measured(mean(values), origin, spread, f"{longest} epochs of {recipe}, {seeds}")
 
 
 def _finals(runs: Sequence[dict[str, Any]], key: str = "top1_percent") -> list[float]:

@@ -26,7 +26,15 @@ from compactnets.papers.stated import load_papers
 from compactnets.papers.theory import crossing_frequency, equal_budget_width, federated_macs
 from compactnets.report import diagrams, figures
 from compactnets.report.evidence import Evidence
-from compactnets.report.tables import TITLE, Origins, ablations, claims, origin_rows, paper_tables
+from compactnets.report.tables import (
+    TITLE,
+    Origins,
+    ablations,
+    claims,
+    count_accuracies,
+    origin_rows,
+    paper_tables,
+)
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 FIGURES = "figures"
@@ -83,7 +91,6 @@ def write_report(output: str | Path, runs: Iterable[str | Path] = ()) -> dict[st
 def _values(papers: Sequence[Paper], costs: Sequence[RowCost], evidence: Evidence, origins: Origins) -> dict[str, Any]:
     by_name = {cost.row.name: cost for cost in costs}
     rows = [row for paper in papers for table in paper.tables for row in table.rows]
-    stated = [(row, metric) for row in rows for metric in row.metrics]
     parts = [
         {
             "paper": paper.paper,
@@ -112,17 +119,7 @@ def _values(papers: Sequence[Paper], costs: Sequence[RowCost], evidence: Evidenc
         "summary": {
             "costs": {key: number for key, number in summary(costs).items() if number},
             "rows_with_costs": len(costs),
-            "accuracies_stated": len(stated),
-            "accuracies_measured": sum(found is not None for found in (evidence.accuracy(*each) for each in stated)),
-            "accuracies_by_the_recipe": sum(
-                found.reproduces(reproduction)
-                for paper in papers
-                for table in paper.tables
-                for reproduction in table.reproduce
-                for row in table.rows
-                for metric in row.metrics
-                if metric in reproduction.metrics and (found := evidence.accuracy(row, metric))
-            ),
+            "accuracies": count_accuracies(papers, evidence),
         },
         "papers": parts,
         "theory": _theory(),

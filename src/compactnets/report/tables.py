@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from compactnets.papers.ablation import ABLATIONS, ablation_rows, describe, rank
 from compactnets.papers.computed import agrees, compute
 from compactnets.papers.cost import Comparison, RowCost, count_network
 from compactnets.papers.schema import Paper, Reproduction, Row, Table
-from compactnets.report.evidence import Evidence, Measured, Origin, command_for
+from compactnets.report.evidence import Accuracies, Evidence, Measured, Origin, command_for
 
 TITLES = {
     "top1": "ImageNet top-1, %",
@@ -59,10 +59,9 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
     for title, states in (("MACs, M", "macs"), ("params, M", "params")):
         if any(getattr(row, states) for row in table.rows):
             columns += [title, "counted", "off, %"]
-    found = {(row.name, metric): evidence.accuracy(row, metric) for row in table.rows for metric in row.metrics}
-    compared = {metric for (_, metric), measured in found.items() if measured}
+    found = table_accuracies(table, evidence)
     for metric in metrics:
-        columns += [TITLES[metric], "here", *(["gap"] if metric in compared else [])]
+        columns += [TITLES[metric], "by its recipe", "by ours"]
     if any(timed.values()):
         columns.append("latency, ms")
     rows = []
@@ -75,10 +74,10 @@ def _table(table: Table, costs: Mapping[str, RowCost], evidence: Evidence, origi
                 cells += _count_cells(stated, unit, getattr(cost, states) if cost else None)
         for metric in metrics:
             measured = found.get((row.name, metric))
-            cells += _accuracy_cells(row, metric, measured, origins)[: 3 if metric in compared else 2]
-            for reproduction in table.reproduce if metric in row.metrics else ():
-                if metric in reproduction.metrics and not (measured and measured.reproduces(reproduction)):
-                    missing.setdefault(command_for(row, reproduction), (row, reproduction))
+            cells += _accuracy_cells(row, metric, measured, origins)
+            reproduction = table.reproduction(metric)
+            if measured and reproduction and not measured.by_paper:
+                missing.setdefault(command_for(row, reproduction), (row, reproduction))
         if any(timed.values()):
             cells.append(_latency_cell(timed[row.name], origins))
         rows.append({"own": row.source == "own", "cells": cells})
@@ -120,16 +119,48 @@ def _count_cells(stated: int | None, unit: int | None, found: Comparison | None)
     ]
 
 
-def _accuracy_cells(row: Row, metric: str, measured: Measured | None, origins: Origins) -> list[dict[str, Any]]:
-    if metric not in row.metrics:
+def table_accuracies(table: Table, evidence: Evidence) -> dict[tuple[str, str], Accuracies]:
+    """Return our measurements of every accuracy that a table states, by row name and metric."""
+    return {
+        (row.name, metric): evidence.accuracies(row, metric, table.reproduction(metric))
+        for row in table.rows
+        for metric in row.metrics
+    }
+
+
+def count_accuracies(papers: Sequence[Paper], evidence: Evidence) -> dict[str, int]:
+    """Return how many accuracies the papers state, and how many were measured and reached, apart by whose recipe.
+
+    Reached is what is no lower than the paper's value, to the digits that the paper prints.
+    """
+    counts = dict.fromkeys(("stated", "by_paper", "reached_by_paper", "by_ours", "reached_by_ours"), 0)
+    for table in (table for paper in papers for table in paper.tables):
+        found = table_accuracies(table, evidence)
+        for row in table.rows:
+            for metric in row.metrics:
+                counts["stated"] += 1
+                measured = found[row.name, metric]
+                for name, value in (("by_paper", measured.by_paper), ("by_ours", measured.by_ours)):
+                    if value is not None:
+                        counts[name] += 1
+                        counts[f"reached_{name}"] += round(value.value, row.decimals or 0) >= row.value(metric)
+    return counts
+
+
+def _accuracy_cells(row: Row, metric: str, measured: Accuracies | None, origins: Origins) -> list[dict[str, Any]]:
+    if measured is None:
         return [_text(""), _text(""), _text("")]
     stated = row.value(metric)
-    printed = _text(f"{stated:.{row.decimals or 0}f}")
+    ours = (_measured_cell(each, stated, origins) for each in (measured.by_paper, measured.by_ours))
+    return [_text(f"{stated:.{row.decimals or 0}f}"), *ours]
+
+
+def _measured_cell(measured: Measured | None, stated: float, origins: Origins) -> dict[str, Any]:
     if measured is None:
-        return [printed, {"text": "not run", "class": "absent"}, _text("")]
-    value = f"{measured.value:.2f}" + ("" if measured.spread is None else f" ± {measured.spread:.2f}")
-    here = {"text": value, "remark": measured.remark, "origin": origins.number(measured.origin)}
-    return [printed, here, _text(f"{measured.value - stated:+.2f}")]
+        return {"text": "not run", "class": "absent"}
+    spread = "" if measured.spread is None else f" ± {measured.spread:.2f}"
+    text = f"{measured.value:.2f}{spread} ({measured.value - stated:+.2f})"
+    return {"text": text, "remark": measured.remark, "origin": origins.number(measured.origin)}
 
 
 def _sample(row: Row, evidence: Evidence, origins: Origins) -> dict[str, Any] | None:
