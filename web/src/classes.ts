@@ -1,20 +1,38 @@
-/** From logits to the best classes. */
+/** From logits to the best classes, and from a mask to the largest. */
 
-import type { Network } from "./types";
+import type { Answer, Network } from "./types";
+
+const LEAST = 1e-3; // share of the pixels: what a legend leaves out, as in Python
 
 export interface Guess {
   index: number;
   label: string;
-  probability: number; // softmax, 0 to 1
+  probability: number; // softmax, 0 to 1; with a mask, the share of the pixels
+}
+
+/** What an answer says, the most certain class first, or the largest. */
+export function guesses(answer: Answer, network: Network): Guess[] {
+  const { mask } = answer;
+  if (mask === undefined) return best(answer.logits, network);
+  const pixels = mask.width * mask.height;
+  const found = mask.counts.map((count, index) => ({ index, label: label(network, index), probability: count / pixels }));
+  return found.filter((guess) => guess.probability >= LEAST).sort(largestFirst);
 }
 
 export function best(logits: Float32Array, network: Network, count = 5): Guess[] {
   const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
   const total = powers.reduce((a, b) => a + b, 0);
-  const labels = network.class_labels.length ? network.class_labels : network.class_names;
   return powers
-    .map((power, index) => ({ index, label: labels[index] ?? `class ${index}`, probability: power / total }))
-    .sort((a, b) => b.probability - a.probability || a.index - b.index)
+    .map((power, index) => ({ index, label: label(network, index), probability: power / total }))
+    .sort(largestFirst)
     .slice(0, count);
+}
+
+function label({ class_labels: labels, class_names: names }: Network, index: number): string {
+  return (labels.length ? labels : names)[index] ?? `class ${index}`;
+}
+
+function largestFirst(one: Guess, other: Guess): number {
+  return other.probability - one.probability || one.index - other.index;
 }

@@ -1,8 +1,8 @@
-/** The result as a JSON file: every logit, so that it can be compared with another runtime's. */
+/** The result as a JSON file: every logit or the mask, so that it can be compared with another runtime's. */
 
-import { best } from "./classes";
+import { guesses } from "./classes";
 import { median, type Shown } from "./results";
-import type { ImageFacts } from "./types";
+import type { Answer, ImageFacts, Mask, Network } from "./types";
 
 export function resultAsJson(name: string, image: ImageFacts | undefined, shown: Shown[]): string {
   const networks = shown.flatMap(({ network, answer, engine }) =>
@@ -20,8 +20,7 @@ export function resultAsJson(name: string, image: ImageFacts | undefined, shown:
             preprocess: network.preprocess,
             preprocess_ms: answer.preprocessMs,
             latency_ms: { median: median(answer.runMs), runs: answer.runMs },
-            top5: best(answer.logits, network),
-            logits: Array.from(answer.logits),
+            ...found(network, answer),
           },
         ],
   );
@@ -32,6 +31,28 @@ export function resultAsJson(name: string, image: ImageFacts | undefined, shown:
     networks,
   };
   return JSON.stringify(result, null, 2);
+}
+
+function found(network: Network, answer: Answer): object {
+  if (answer.mask === undefined) return { top5: guesses(answer, network), logits: Array.from(answer.logits) };
+  const { mask, drawMs } = answer;
+  const shares = mask.counts.map((count, index) => [network.class_names[index], count / (mask.width * mask.height)]);
+  return {
+    draw_ms: drawMs,
+    shares: Object.fromEntries(shares),
+    mask: { width: mask.width, height: mask.height, runs: runs(mask) },
+  };
+}
+
+/** The labels row by row, each followed by how often it comes in a row. */
+function runs({ labels }: Mask): number[] {
+  const found: number[] = [];
+  for (let i = 0, start = 0; i < labels.length; i++) {
+    if (labels[i] === labels[i + 1]) continue;
+    found.push(labels[i]!, i + 1 - start);
+    start = i + 1;
+  }
+  return found;
 }
 
 export function save(text: string, name: string): void {

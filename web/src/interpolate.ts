@@ -39,7 +39,7 @@ export function roundHalfToEven(value: number): number {
   return floor % 2 === 0 ? floor : floor + 1;
 }
 
-/** Resize to `width` x `height` and cut the window out: -> size x size x channels, interleaved. */
+/** Resize to `width` x `height` and cut the window out: -> height x width x channels, interleaved. */
 export function interpolate(
   image: Raster,
   width: number,
@@ -47,11 +47,10 @@ export function interpolate(
   kind: "bilinear" | "bicubic",
   window: Window,
 ): Uint8Array<ArrayBuffer> {
-  const { size } = window;
   const find = kind === "bilinear" ? linear : cubic;
-  const columns = Array.from({ length: size }, (_, x) => find(image.width, width, window.left + x));
-  const rows = Array.from({ length: size }, (_, y) => find(image.height, height, window.top + y));
-  const result = new Uint8Array(size * size * image.channels);
+  const columns = Array.from({ length: window.width }, (_, x) => find(image.width, width, window.left + x));
+  const rows = Array.from({ length: window.height }, (_, y) => find(image.height, height, window.top + y));
+  const result = new Uint8Array(window.height * window.width * image.channels);
   let to = 0;
   for (const row of rows) {
     for (const column of columns) {

@@ -110,14 +110,14 @@ function describe({ name, version, threads, bytes: size }: EngineFacts): string 
   return `${engine} (WebAssembly), ${threads === 1 ? "1 thread" : `${threads} threads`}, ${bytes(size)} of code`;
 }
 
-/** Classify the image with the chosen networks, after either has changed. */
-async function classify(): Promise<void> {
+/** Run the chosen networks on the image, after either has changed. */
+async function runChosen(): Promise<void> {
   const mine = ++turn;
   byId("error").hidden = true;
   showAbout();
   show([]);
   if (stream !== undefined) return live(mine);
-  setState("busy", image ? `Classifying ${image.name}…` : "Loading the network…");
+  setState("busy", image ? `Running on ${image.name}…` : "Loading the network…");
   try {
     if (image !== undefined) {
       const decoded = await ask<"image">({ kind: "image", file: image.blob });
@@ -137,10 +137,15 @@ async function classify(): Promise<void> {
     if (mine !== turn) return;
     show(answers);
     setState("done", summary(image.name, shown));
-    if (byId("status").getBoundingClientRect().top > innerHeight - 100) byId("status").scrollIntoView(); // on a phone
+    bringResultsIntoView();
   } catch (error) {
     if (mine === turn) fail(error);
   }
+}
+
+/** On a phone, they are below the image. */
+function bringResultsIntoView(): void {
+  if (byId("status").getBoundingClientRect().top > innerHeight - 100) byId("status").scrollIntoView();
 }
 
 async function live(mine: number): Promise<void> {
@@ -158,7 +163,10 @@ async function live(mine: number): Promise<void> {
       }
       facts = undefined;
       show(answers);
-      if (document.body.dataset["state"] !== "live") setState("live", "The camera is on.");
+      if (document.body.dataset["state"] !== "live") {
+        setState("live", "The camera is on.");
+        if (answers.some((answer) => answer.mask)) bringResultsIntoView(); // the overlay shows the picture too
+      }
       await new Promise(requestAnimationFrame);
     }
   } catch (error) {
@@ -184,7 +192,7 @@ function choose(blob: Blob, name: string): void {
   picture.alt = name;
   picture.hidden = false;
   hint("");
-  void classify();
+  void runChosen();
 }
 
 function endCamera(): void {
@@ -221,11 +229,11 @@ async function toggleCamera(): Promise<void> {
   hint("");
   video.hidden = false;
   image = undefined;
-  await classify();
+  await runChosen();
 }
 
 function listen(): void {
-  first.onchange = second.onchange = () => void classify();
+  first.onchange = second.onchange = () => void runChosen();
   chooseButton.onclick = () => file.click();
   drop.onclick = () => {
     if (stream === undefined) file.click();
@@ -279,7 +287,7 @@ async function start(): Promise<void> {
     fail(error);
     return;
   }
-  await classify();
+  await runChosen();
 }
 
 void start();

@@ -30,8 +30,8 @@ export async function readCatalogue(): Promise<Catalogue> {
 }
 
 function missingField(network: Partial<Network>): string | undefined {
-  const needed = ["id", "name", "engine", "file", "sha256", "bytes", "macs", "params", "preprocess", "class_names"] as const;
-  return needed.find((field) => network?.[field] === undefined);
+  const needed = ["id", "name", "engine", "file", "sha256", "bytes", "macs", "params", "preprocess", "task", "class_names"] as const;
+  return needed.find((field) => network?.[field] === undefined) ?? (network.map && !network.colours ? "colours" : undefined);
 }
 
 /**

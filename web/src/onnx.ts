@@ -5,6 +5,7 @@ import loaderUrl from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
 import { fetchFile, fetchKept, type Told } from "./models";
+import { sides } from "./preprocess";
 import type { Network, Session } from "./types";
 
 const MAX_THREADS = 4; // these networks are too small to gain from more
@@ -43,13 +44,13 @@ export async function open(network: Network, base: string, runtimeBytes: number,
     const reason = error instanceof Error ? error.message : String(error);
     throw new Error(`${network.name} cannot be loaded by ONNX Runtime: ${reason.split("\n")[0]}`);
   }
-  const { size, mean } = network.preprocess;
+  const shape = [1, network.preprocess.mean.length, ...sides(network.preprocess)];
   return {
     network,
     engine: { name: "onnxruntime-web", version: ort.env.versions.web ?? "", threads, bytes },
     warmUpMs: 0,
     place(tensor) {
-      const feeds = { [session.inputNames[0]!]: new ort.Tensor("float32", tensor, [1, mean.length, size, size]) };
+      const feeds = { [session.inputNames[0]!]: new ort.Tensor("float32", tensor, shape) };
       return async () => {
         const result = (await session.run(feeds))[session.outputNames[0]!]!;
         const logits = Float32Array.from(result.data as Float32Array);

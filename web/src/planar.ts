@@ -1,6 +1,7 @@
 /** Networks in the planar engine: WebAssembly of their own, made by `compactnets web`, which imports nothing. */
 
 import { fetchFile, type Told } from "./models";
+import { sides } from "./preprocess";
 import type { Network, Session } from "./types";
 
 const ALIGNMENT = 64;
@@ -28,9 +29,10 @@ export async function open(network: Network, base: string, told: Told): Promise<
   } catch (error) {
     throw new Error(`${network.name} cannot be loaded: ${error instanceof Error ? error.message : error}`);
   }
-  const { size, mean } = network.preprocess;
-  const pixels = mean.length * size * size;
-  const outputs = network.class_names.length;
+  const [height, width] = sides(network.preprocess);
+  const pixels = network.preprocess.mean.length * height * width;
+  const [rows, columns] = network.map ?? [1, 1];
+  const outputs = network.class_names.length * rows * columns;
   const { memory, run } = exports;
   let end = exports.__heap_base.value;
   const place = (bytes: number): number => {

@@ -2,18 +2,14 @@
 
 import { interpolate, roundHalfToEven } from "./interpolate";
 import { FILTERS, nearest, resample, type Raster, type Window } from "./resample";
-import type { Preprocess } from "./types";
+import type { Picture, Preprocess } from "./types";
 
 /** Decoded RGBA pixels. */
-export interface Pixels {
-  width: number;
-  height: number;
-  data: Uint8ClampedArray<ArrayBuffer>;
-}
+export type Pixels = Picture;
 
 export interface Prepared {
-  tensor: Float32Array<ArrayBuffer>; // channels x size x size
-  input: Uint8ClampedArray<ArrayBuffer>; // the same before normalisation, as RGBA to be shown
+  tensor: Float32Array<ArrayBuffer>; // channels x height x width
+  input: Picture; // the same before normalisation
 }
 
 const MAX_PIXELS = 2 ** 27; // after resizing the shorter edge, as in Python
@@ -28,12 +24,19 @@ export function prepare(pixels: Pixels, how: Preprocess, verticalFirst: boolean)
   const channels = how.mean.length;
   const image: Raster = channels === 1 ? toGrey(pixels) : { ...pixels, left: 0, top: 0, stride: 4, channels: 3 };
   const levels = geometry(image, how, verticalFirst);
-  return { tensor: normalise(levels, how), input: toRgba(levels, channels) };
+  const [height, width] = sides(how);
+  return { tensor: normalise(levels, how), input: { width, height, data: toRgba(levels, channels) } };
+}
+
+/** Height and width of the network's input. */
+export function sides({ size }: Preprocess): [height: number, width: number] {
+  return typeof size === "number" ? [size, size] : size;
 }
 
 /** Width and height after the resize; the longer edge is rounded down. */
 export function target(width: number, height: number, how: Preprocess): [number, number] {
-  if (how.resize === null) return [how.size, how.size];
+  const [inputHeight, inputWidth] = sides(how);
+  if (how.resize === null) return [inputWidth, inputHeight];
   const shorter = Math.min(width, height);
   const longer = Math.max(width, height);
   if (longer * how.resize ** 2 > MAX_PIXELS * shorter) {
@@ -47,10 +50,12 @@ export function target(width: number, height: number, how: Preprocess): [number,
 
 function geometry(image: Raster, how: Preprocess, verticalFirst: boolean): Uint8Array<ArrayBuffer> {
   const [width, height] = target(image.width, image.height, how);
+  const [inputHeight, inputWidth] = sides(how);
   const window: Window = {
-    left: roundHalfToEven((width - how.size) / 2),
-    top: roundHalfToEven((height - how.size) / 2),
-    size: how.size,
+    left: roundHalfToEven((width - inputWidth) / 2),
+    top: roundHalfToEven((height - inputHeight) / 2),
+    width: inputWidth,
+    height: inputHeight,
   };
   // an image that has the size already goes through nearest, which copies it
   const fits = image.width === width && image.height === height;
@@ -72,7 +77,7 @@ function toGrey(pixels: Pixels): Raster {
 /** Scale to [0, 1], subtract the mean, divide by the deviation; every step rounded to float32, as PyTorch does. */
 function normalise(levels: Uint8Array, how: Preprocess): Float32Array<ArrayBuffer> {
   const channels = how.mean.length;
-  const plane = how.size * how.size;
+  const plane = levels.length / channels;
   const tensor = new Float32Array(channels * plane);
   const scale = Math.fround(1 / 255);
   for (let c = 0; c < channels; c++) {

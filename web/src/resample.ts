@@ -15,7 +15,8 @@ export interface Raster {
 export interface Window {
   left: number;
   top: number;
-  size: number;
+  width: number;
+  height: number;
 }
 
 export interface Filter {
@@ -81,7 +82,7 @@ const clip = (sum: number): number => {
 };
 
 /**
- * Resize to `width` x `height` and cut the window out: -> size x size x channels, interleaved.
+ * Resize to `width` x `height` and cut the window out: -> height x width x channels, interleaved.
  *
  * @param verticalFirst begin with the vertical pass where it takes away much more than the horizontal one, as Pillow
  *   does since version 13. The order shows, because the first pass is rounded to 8 bits.
@@ -94,11 +95,11 @@ export function resample(
   window: Window,
   verticalFirst: boolean,
 ): Uint8Array<ArrayBuffer> {
-  const columns = taps(image.width, width, filter, window.left, window.size);
-  const rows = taps(image.height, height, filter, window.top, window.size);
+  const columns = taps(image.width, width, filter, window.left, window.width);
+  const rows = taps(image.height, height, filter, window.top, window.height);
   const shrinks = image.height > height && image.height - height > 2 * (image.width - width);
-  if (verticalFirst && shrinks) return across(down(image, rows, reach(columns)), columns, [0, window.size]).data;
-  return down(across(image, columns, reach(rows)), rows, [0, window.size]).data;
+  if (verticalFirst && shrinks) return across(down(image, rows, reach(columns)), columns, [0, window.height]).data;
+  return down(across(image, columns, reach(rows)), rows, [0, window.width]).data;
 }
 
 type Range = [first: number, end: number];
@@ -160,13 +161,12 @@ function down(image: Raster, rows: Taps, [first, end]: Range): Pass {
 
 /** Pillow's nearest neighbour, which adds the step up, as its affine transform does. */
 export function nearest(image: Raster, width: number, height: number, window: Window): Uint8Array<ArrayBuffer> {
-  const columns = nearestPositions(image.width, width, window.left, window.size);
-  const rows = nearestPositions(image.height, height, window.top, window.size);
-  const { size } = window;
-  const result = new Uint8Array(size * size * image.channels);
+  const columns = nearestPositions(image.width, width, window.left, window.width);
+  const rows = nearestPositions(image.height, height, window.top, window.height);
+  const result = new Uint8Array(window.height * window.width * image.channels);
   let to = 0;
-  for (let y = 0; y < size; y++) {
-    for (let x = 0; x < size; x++) {
+  for (let y = 0; y < window.height; y++) {
+    for (let x = 0; x < window.width; x++) {
       const from = (rows[y]! * image.width + columns[x]!) * image.stride;
       for (let c = 0; c < image.channels; c++) result[to++] = image.data[from + c]!;
     }

@@ -1,8 +1,9 @@
-/** What the page shows of results: a card with the best classes per network, one table, and where each comes from. */
+/** What the page shows of results: a card with the classes per network, one table, and where each comes from. */
 
-import { best } from "./classes";
+import { guesses } from "./classes";
 import { element } from "./element";
 import { bytes, milliseconds, percent, quantile, short } from "./format";
+import { sides } from "./preprocess";
 import type { Answer, EngineFacts, Network } from "./types";
 
 const PLANAR = "planar: WebAssembly compiled from this network alone";
@@ -14,37 +15,56 @@ export interface Shown {
   engine: EngineFacts | undefined; // once it is loaded
 }
 
-/** The best five classes with bars, and the crop that the network was given. */
+/** The best five classes with bars, and the crop that the network was given; or a mask over its image, and its legend. */
 export function card(network: Network, answer: Answer): HTMLElement {
   const title = element("h3", "", ...breakable(network.name));
   if (!network.trained) title.append(" ", element("span", "badge", "not trained"));
   const of = element("p", "note", kind(network));
   const list = element("ol", "top");
-  for (const guess of best(answer.logits, network)) {
+  for (const guess of guesses(answer, network)) {
+    const colour = network.colours?.[guess.index];
     const fill = element("span", "fill");
     fill.style.width = `${100 * guess.probability}%`;
     const track = element("span", "track", fill);
     track.setAttribute("aria-hidden", "true"); // the number beside it says the same
     const value = element("span", "value", percent(guess.probability));
-    list.append(element("li", "", element("span", "label", guess.label), value, track));
+    const label = element("span", "label", guess.label);
+    if (colour) {
+      const swatch = element("span", "swatch");
+      swatch.style.backgroundColor = fill.style.backgroundColor = `rgb(${colour.join(" ")})`;
+      label.prepend(swatch);
+    }
+    list.append(element("li", "", label, value, track));
   }
-  const { size } = network.preprocess;
+  const { width, height, data } = answer.picture;
   const canvas = element("canvas");
-  canvas.width = canvas.height = size;
-  canvas.getContext("2d")?.putImageData(new ImageData(answer.input, size, size), 0, 0);
-  const seen = element("figcaption", "", `What the network sees: ${size} x ${size} pixels`);
-  return element("article", "card", title, of, list, element("figure", "", canvas, seen));
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d")?.putImageData(new ImageData(data, width, height), 0, 0);
+  if (answer.mask === undefined) {
+    const seen = element("figcaption", "", `What the network sees: ${input(network)} pixels`);
+    return element("article", "card", title, of, list, element("figure", "", canvas, seen));
+  }
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", "The image under the colours of its classes");
+  const figure = element("figure", "overlay", canvas, element("figcaption", "", "Classes, by their share of the pixels"));
+  return element("article", "card", title, of, figure, list);
+}
+
+/** The input of a network: its height and width, as in Python. */
+function input(network: Network): string {
+  return sides(network.preprocess).join(" x ");
 }
 
 /** What a network is of: its data, classes and input, in a line. */
 export function kind(network: Network): string {
-  const { size, mean } = network.preprocess;
+  const { mean } = network.preprocess;
   const classes = network.class_names.length;
   const data = !network.trained ? "not trained" : network.data ? `trained on ${network.data}` : "";
   const parts = [
     data,
-    `${classes.toLocaleString("en")} ${classes === 1 ? "class" : "classes"}`,
-    `${size} x ${size} pixels${mean.length === 1 ? ", grey" : ""}`,
+    `${classes.toLocaleString("en")} ${classes === 1 ? "class" : "classes"}${network.map ? " for every pixel" : ""}`,
+    `${input(network)} pixels${mean.length === 1 ? ", grey" : ""}`,
   ];
   return parts.filter((part) => part !== "").join("; ");
 }
@@ -52,7 +72,8 @@ export function kind(network: Network): string {
 /** Whether two networks answer the same question: a ratio of their costs means nothing otherwise. */
 export function comparable(one: Network, other: Network): boolean {
   return (
-    one.preprocess.size === other.preprocess.size &&
+    one.task === other.task &&
+    input(one) === input(other) &&
     one.preprocess.mean.length === other.preprocess.mean.length &&
     one.class_names.length === other.class_names.length &&
     one.class_names.every((name, index) => name === other.class_names[index])
@@ -73,7 +94,7 @@ export function factsTable(shown: Shown[]): HTMLElement {
   if (ratio) head.append(cell("th", "columnheader", "Ratio"));
   const body = element("tbody", "");
   body.append(
-    row("Input", shown, (one) => one.network.preprocess.size, (size) => `${size} x ${size}`, undefined, false),
+    row("Input", shown, (one) => input(one.network), String, undefined, false),
     row(
       "Classes",
       shown,
@@ -92,6 +113,9 @@ export function factsTable(shown: Shown[]): HTMLElement {
     ),
     row("Latency", shown, (one) => median(one.answer?.runMs), milliseconds, spread),
     row("Preprocessing", shown, (one) => one.answer?.preprocessMs, milliseconds),
+    ...(shown.some((one) => one.network.map)
+      ? [row("Mask and overlay", shown, (one) => one.answer?.drawMs, milliseconds)]
+      : []),
     row("MACs", shown, (one) => one.network.macs, short),
     row("Parameters", shown, (one) => one.network.params, short),
     row("Weights", shown, (one) => one.network.bytes, bytes, (one) => one.network.precision),
@@ -99,7 +123,7 @@ export function factsTable(shown: Shown[]): HTMLElement {
   table.append(element("thead", "", head), body);
   if (shown.length < 2 || ratio) return table;
   const why =
-    "No ratio: these networks have other classes or another input, so that neither replaces the other. A larger " +
+    "No ratio: these networks have another task, other classes or another input, so that neither replaces the other. A larger " +
     "image alone costs more.";
   return element("div", "", table, element("p", "note incomparable", why));
 }
@@ -162,7 +186,7 @@ function spread({ answer, engine }: Shown): string {
 /** One sentence, for those who listen rather than look. */
 export function summary(name: string, shown: Shown[]): string {
   const parts = shown.map(({ network, answer }) => {
-    const guess = answer && best(answer.logits, network, 1)[0];
+    const guess = answer && guesses(answer, network)[0];
     const latency = median(answer?.runMs);
     return guess && latency !== undefined
       ? `${guess.label}, ${percent(guess.probability)}, in ${milliseconds(latency)} (${network.name})`
@@ -182,13 +206,13 @@ export function about(network: Network): HTMLElement {
     ["Licence of the weights", network.license],
     [
       "Preprocessing",
-      `${resize}${how.size} x ${how.size} pixels, ${how.interpolation}${antialias}, ` +
+      `${resize}${input(network)} pixels, ${how.interpolation}${antialias}, ` +
         (how.mean.length === 1 ? "grey" : "colour"),
     ],
     [
       "Compared with PyTorch",
       check.ran && check.relative_difference !== null
-        ? `largest difference ${check.relative_difference.toPrecision(2)} of the largest logit, on ${check.images}, run ${check.where}`
+        ? `largest difference ${check.relative_difference.toPrecision(2)} of the largest ${network.map ? "score" : "logit"}, on ${check.images}, run ${check.where}`
         : "not compared",
     ],
     ["Trained on", network.data || "not recorded"],

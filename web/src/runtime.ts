@@ -1,6 +1,7 @@
 /** The networks that are loaded, each in its engine, and their runs in turns. */
 
 import { quantile } from "./format";
+import { maskOf, overlay } from "./mask";
 import type { Told } from "./models";
 import { open as openPlanar } from "./planar";
 import { prepare, type Pixels, type Prepared } from "./preprocess";
@@ -49,7 +50,7 @@ export async function run(ids: string[], pixels: Pixels, measured: boolean): Pro
     const session = await sessions.get(id);
     if (session === undefined) throw new Error(`the network ${id} is not loaded`);
     const { tensor, input, preprocessMs } = timedPrepare(pixels, session.network, measured ? MIN_RUNS : 1);
-    const answer: Answer = { id, logits: new Float32Array(), input, preprocessMs, runMs: [] };
+    const answer: Answer = { id, logits: new Float32Array(), picture: input, preprocessMs, runMs: [] };
     entries.push({ session, start: session.place(tensor), answer });
   }
   if (measured) for (const { session, start } of entries) await warmUp(session, start);
@@ -62,7 +63,17 @@ export async function run(ids: string[], pixels: Pixels, measured: boolean): Pro
       answer.runMs.push(performance.now() - time);
     }
   }
+  for (const { session, answer } of entries) drawMask(answer, session.network, pixels);
   return entries.map((entry) => entry.answer);
+}
+
+/** Where a network has scores for every pixel, add the mask of the image, and put the image under it. */
+function drawMask(answer: Answer, { map, colours, class_names: { length: classes } }: Network, pixels: Pixels): void {
+  if (!map || !colours) return;
+  const start = performance.now();
+  answer.mask = maskOf(answer.logits, [classes, ...map], pixels.width, pixels.height);
+  answer.picture = overlay(pixels, answer.mask, colours);
+  answer.drawMs = performance.now() - start;
 }
 
 const warmMs = new Map<string, number>(); // how long each network has run so far

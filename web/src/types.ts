@@ -2,13 +2,15 @@
 
 /** The fields of `compactnets.data.Preprocess`. */
 export interface Preprocess {
-  size: number;
+  size: number | [height: number, width: number]; // a number: the side of a square
   resize: number | null;
   interpolation: "bilinear" | "bicubic" | "nearest";
   antialias: boolean;
   mean: number[];
   std: number[];
 }
+
+export type Colour = [red: number, green: number, blue: number];
 
 /** How the exported network was compared with PyTorch before it was put here. */
 export interface Verification {
@@ -45,6 +47,9 @@ export interface Network extends Stored {
   data?: string; // what it was trained on; "" where its record does not say
   preprocess: Preprocess;
   vertical_first: boolean; // the order of passes in the Pillow that the network was checked with
+  task: string;
+  map?: [height: number, width: number]; // of scores for every pixel; without it, one score a class
+  colours?: Colour[]; // of the classes, with a map only
   class_names: string[];
   class_labels: string[];
   source: string;
@@ -77,13 +82,30 @@ export interface ImageFacts {
   decodeMs: number;
 }
 
+/** RGBA pixels to be shown. */
+export interface Picture {
+  width: number;
+  height: number;
+  data: Uint8ClampedArray<ArrayBuffer>;
+}
+
+/** The class of every pixel of an image. */
+export interface Mask {
+  width: number;
+  height: number;
+  labels: Uint8Array<ArrayBuffer>; // row by row
+  counts: number[]; // pixels of each class
+}
+
 /** One network's answer for one image. */
 export interface Answer {
   id: string;
-  logits: Float32Array<ArrayBuffer>;
-  input: Uint8ClampedArray<ArrayBuffer>; // RGBA of the crop that the network was given, size x size
+  logits: Float32Array<ArrayBuffer>; // with a map, of class after class
+  picture: Picture; // the crop that the network was given; with a map, the image under its mask
+  mask?: Mask; // with a map
   preprocessMs: number;
   runMs: number[]; // after the warm-up
+  drawMs?: number; // with a map: from the scores to the mask and the picture
 }
 
 /** What ran a network. */

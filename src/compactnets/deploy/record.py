@@ -94,6 +94,11 @@ class ImageArtifact(ExportedRecord):
     def example(self) -> tuple[int, int, int]:
         """Channels, height and width of an image that it takes."""
 
+    @property
+    def map_size(self) -> tuple[int, int] | None:
+        """Height and width of the scores for an ``example``; ``None`` for one score a class."""
+        return None
+
     def notes(self) -> list[str]:
         """Return further lines about input and output."""
         return []

@@ -53,6 +53,17 @@ class SegmenterRecord(BaseModel):
         """How pixels are normalised."""
         return Statistics(self.mean, self.std)
 
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """How images become the input, in the words of :class:`compactnets.data.Preprocess`."""
+        how = {"size": self.size and list(self.size), "resize": None, "interpolation": "bilinear", "antialias": True}
+        return {**how, "mean": list(self.mean), "std": list(self.std)}
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, for a reader."""
+        return self.class_names
+
 
 def build(record: SegmenterRecord) -> Segmenter:
     """Build the network of a record, without its weights."""

@@ -47,6 +47,11 @@ class SegmenterArtifact(ImageArtifact):
     def example(self) -> tuple[int, int, int]:
         return 3, *(self.network.size or SIZE)
 
+    @property
+    def map_size(self) -> tuple[int, int]:
+        _, height, width = self.example
+        return -(-height // self.stride), -(-width // self.stride)
+
     def notes(self) -> list[str]:
         sides = " x ".join("any" if side is None else str(side) for side in self.output)
         return [f"output {sides}: {self.after}"]
@@ -78,7 +83,7 @@ class SegmenterSubject(Subject):
 
     @property
     def preprocess(self) -> dict[str, Any]:
-        return {"size": self.record.size, "mean": self.record.mean, "std": self.record.std}
+        return self.record.preprocess
 
     def resized(self, size: tuple[int, int]) -> SegmenterSubject:
         return SegmenterSubject(self.model, self.record.model_copy(update={"size": size}))

@@ -51,11 +51,11 @@ class MaskTransform:
 
 def network_input(image: Image.Image, size: tuple[int, int] | None) -> Tensor:
     """Return the pixels of an image for a network in use, (3, H, W) uint8, scaled to ``size`` (height, width)."""
-    pixels = v2.functional.pil_to_tensor(to_channels(image, 3))
-    if size is None or pixels.shape[-2:] == size:
-        return pixels
-    scaled: Tensor = v2.functional.resize(pixels, list(size), antialias=True)
-    return scaled
+    image = to_channels(image, 3)
+    if size is not None and image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)  # as for classifiers, and as the page does it
+    pixels: Tensor = v2.functional.pil_to_tensor(image)
+    return pixels
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

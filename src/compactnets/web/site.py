@@ -24,12 +24,14 @@ from compactnets.deploy.export import export_subject, weight_bytes
 from compactnets.deploy.formats.registry import find_format
 from compactnets.deploy.planar.trace import UnsupportedError
 from compactnets.deploy.planar.wasm import find_wasm_compiler
-from compactnets.deploy.record import ArtifactRecord, ImageArtifact, Verification, read_artifact
+from compactnets.deploy.record import ImageArtifact, Verification, find_artifact, read_artifact, task_of_artifact
 from compactnets.deploy.subject import Subject
+from compactnets.drawing.colours import class_colour
 from compactnets.errors import InputError, did_you_mean
 from compactnets.failures import Space, scratch_folder
 from compactnets.files import as_path, json_text
 from compactnets.folders import check_folder, entries, writing
+from compactnets.tasks import find_task
 from compactnets.tasks.opening import open_subject
 from compactnets.web.page import find_page
 from compactnets.web.planar import make_module
@@ -176,7 +178,7 @@ def _open(what: str, engine: str | None) -> Opened:
     """Return the record and folder of an artifact, or the network to export with its record."""
     path = Path(what)
     if path.is_dir() or path.suffix in (".onnx", ".c"):
-        record, folder = read_artifact(path, ArtifactRecord)
+        record, folder = read_artifact(path, _record_type(path))
         runs = next((name for name, format_name in FORMATS.items() if format_name == record.format), None)
         if runs is None:
             raise InputError(
@@ -187,13 +189,31 @@ def _open(what: str, engine: str | None) -> Opened:
                 f"{what} is an artifact of the format {record.format}, which --engine {engine} does not run: leave "
                 f"--engine out, or export it with --format {FORMATS[engine]}"
             )
+        _check_size(record.title, record.network.preprocess)
         return Opened(record, folder, "", runs, fixed=True)
     if engine == ONNX:
         find_format(FORMATS[ONNX]).versions()
     subject = open_subject(what, "web")
+    _check_size(subject.title, subject.preprocess)
     stem = path.name.removesuffix(".safetensors")
     tag = stem.removeprefix(f"{subject.title}.") if stem.startswith(f"{subject.title}.") else ""
     return Opened(subject, None, tag, engine or PLANAR, fixed=engine is not None)
+
+
+def _record_type(path: Path) -> type[ImageArtifact]:
+    """Return the type of an artifact's record, by the task that it states."""
+    task = find_task(task_of_artifact(find_artifact(path) or path))
+    if task.artifact is None or not issubclass(task.artifact, ImageArtifact):
+        raise InputError(f"{task.name} has no web: {path} is a network for {task.name}")
+    return task.artifact
+
+
+def _check_size(title: str, preprocess: dict[str, Any]) -> None:
+    if preprocess["size"] is None:
+        raise InputError(
+            f"{title} takes images of any size, and the page needs one: export it with --format c --size "
+            f"HEIGHTxWIDTH, and give the folder"
+        )
 
 
 def _add_network(opened: Opened, site: Path, taken: list[str]) -> dict[str, Any]:
@@ -220,7 +240,7 @@ def _export(opened: Opened, folder: Path) -> ImageArtifact:
 
 def _entry(opened: Opened, record: ImageArtifact, folder: Path, site: Path, taken: list[str]) -> dict[str, Any]:
     network = record.network
-    name = f"{network.model}.{opened.tag}" if opened.tag else network.model
+    name = f"{record.title}.{opened.tag}" if opened.tag else record.title
     name = name if record.precision == "float32" else f"{name} {record.precision}"
     alike = [other for other in taken if other == name or re.fullmatch(rf"{re.escape(name)} \(\d+\)", other)]
     if alike:
@@ -240,11 +260,21 @@ def _entry(opened: Opened, record: ImageArtifact, folder: Path, site: Path, take
         "data": _data_name(network),
         "preprocess": network.preprocess,
         "vertical_first": _vertical_first(),
+        "task": record.task,
         "class_names": network.class_names,
         "class_labels": network.labels,
+        **_map(record),
         "source": network.source,
         "license": network.license,
     }
+
+
+def _map(record: ImageArtifact) -> dict[str, Any]:
+    """Return what the page needs to draw the classes of a network that has them at every pixel."""
+    if record.map_size is None:
+        return {}
+    colours = [class_colour(label) for label in range(len(record.network.class_names))]
+    return {"map": list(record.map_size), "colours": [list(colour) for colour in colours]}
 
 
 def _write_onnx(
