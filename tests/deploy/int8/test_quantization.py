@@ -233,7 +233,7 @@ def test_frozen_computes_what_was_simulated() -> None:
             torch.testing.assert_close(form(images), expected, rtol=1e-4, atol=1e-5)
         assert not list(quantizers(form))
         kinds = [str(node.target) for node in form.graph.nodes]
-        assert kinds.count("quantized_decomposed.quantize_per_tensor.default") > 20
+        assert kinds.count("compactnets.quantize.default") > 20
 
 
 class Wide(nn.Module):
