@@ -40,6 +40,10 @@ DETECTION_COLUMNS = (
     "detector", "backbone", "side, pixels", "anchors", "initial weights", "epochs", "seed", "AP50 of each class, %",
     "VOC07 mAP, %", "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in total"
 )  # fmt: skip
+SEGMENTATION_COLUMNS = (
+    "network", "initial weights", "MACs", "parameters", "epochs", "seed", "mIoU, %", "of the last epoch, %",
+    "pixels, %", "IoU of each class, %", "latency, ms", "training, images/s", "hours in total"
+)  # fmt: skip
 INT8_COLUMNS = (
     "network", "method", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
     "error of the logits", "float, ms", "int8, ms", "int8 / float", "size, int8 / float", "kept in float"
@@ -68,6 +72,7 @@ def render() -> str:
         ("latency", _latency),
         ("browser", _browser),
         ("detection", _detection),
+        ("segmentation", _segmentation),
     )
     for kind, section in sections:
         parts += [section(name, record) for name, record in load_results(kind).items()]
@@ -98,6 +103,11 @@ def _ablation_cells(row: dict[str, Any]) -> list[str]:
 def _detection(name: str, record: dict[str, Any]) -> str:
     rows = (_cells(_detection_cells(run)) for run in record["runs"])
     return f"## Detection: {name}\n\n{_origin(record)}{_head(DETECTION_COLUMNS)}" + "".join(rows)
+
+
+def _segmentation(name: str, record: dict[str, Any]) -> str:
+    rows = (_cells(_segmentation_cells(run)) for run in record["runs"])
+    return f"## Segmentation: {name}\n\n{_origin(record)}{_head(SEGMENTATION_COLUMNS)}" + "".join(rows)
 
 
 def _origin(record: dict[str, Any]) -> str:
@@ -365,6 +375,37 @@ def _detection_cells(run: dict[str, Any]) -> list[str]:
         f"{test['seconds'] / test['images']:.2f}",
         f"{last['seconds'] / 3600:.2f}",
     ]
+
+
+def _segmentation_cells(run: dict[str, Any]) -> list[str]:
+    val, last = run["val"], run["epochs"][-1]
+    classes = ", ".join(f"{row['name']} {row['iou']:.1f}" for row in val["classes"] if row["iou"] is not None)
+    return [
+        run["title"],
+        run["init"] or "random weights",
+        f"{run['macs'] / 1e6:.0f} M",
+        f"{run['params'] / 1e6:.2f} M",
+        str(last["epoch"]),
+        str(run["recipe"]["seed"]),
+        f"**{val['miou_percent']:.2f}**",
+        f"{last['miou_percent']:.2f}",
+        f"{val['pixel_accuracy']:.2f}",
+        classes,
+        _segmenter_latency(run),
+        f"{median(epoch['images_per_second'] for epoch in run['epochs']):.1f}",
+        f"{last['seconds'] / 3600:.2f}",
+    ]
+
+
+def _segmenter_latency(run: dict[str, Any]) -> str:
+    """Return the median of each float32 format, fastest first; the origin stands with the record of latency."""
+    found = {
+        row["format"]: row["milliseconds"]["median"]
+        for record in load_results("latency").values()
+        for row in record["rows"]
+        if row["network"] == run["title"] and row["input"][1:] == [3, *run["size"]] and row_threads(row, record) == 1
+    }
+    return ", ".join(f"{form} {time:.1f}" for form, time in sorted(found.items(), key=lambda each: each[1])) or "-"
 
 
 def main() -> None:
