@@ -6,6 +6,7 @@ python benchmarks/page.py
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -35,6 +36,7 @@ TIMM = Path(__file__).with_name("timm_imagenet.json")  # what timm states of its
 COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
+LEVER_COLUMNS = ("changed", "settings", "top-1, %", "each run, %", "gain, points", "minutes")
 ABLATION_COLUMNS = ("network", "MACs", "parameters", "the paper on ImageNet, %", "top-1, %", "runs", "each run, %")
 DETECTION_COLUMNS = (
     "detector", "backbone", "side, pixels", "anchors", "initial weights", "epochs", "seed", "AP50 of each class, %",
@@ -67,6 +69,7 @@ def render() -> str:
     ]
     sections = (
         ("training", _training),
+        ("levers", _levers),
         ("ablation", _ablation),
         ("speed", _speed),
         ("latency", _latency),
@@ -82,6 +85,31 @@ def render() -> str:
 
 def _training(name: str, record: dict[str, Any]) -> str:
     return f"## Training: {name}\n\n{_origin(record)}{_head(COLUMNS)}" + "".join(map(_run, record["runs"]))
+
+
+def _levers(name: str, record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    plain = next(row for row in record["rows"] if not row["settings"])
+    rows = sorted(record["rows"], key=lambda row: -(row["mean"] or 0))
+    return (
+        f"## Levers: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
+        f"{environment['threads']} threads; commit {record['commit']}, {record['date']}. {record['model']}, "
+        f"{record['epochs']} epochs of `{record['recipe']}` on {record['data']} with `{' '.join(record['common'])}`: "
+        f"evaluated on training images held out. {record['note']}\n\n{_head(LEVER_COLUMNS)}"
+        + "".join(_cells(_lever_cells(row, plain)) for row in rows)
+    )
+
+
+def _lever_cells(row: dict[str, Any], plain: dict[str, Any]) -> list[str]:
+    spread = "" if row["deviation"] is None else f" ± {row['deviation']:.2f}"
+    return [
+        row["lever"],
+        "`" + " ".join(row["settings"]) + "`" if row["settings"] else "",
+        "failed" if row["mean"] is None else f"{row['mean']:.2f}{spread}",
+        ", ".join(f"{value:.2f}" for value in row["top1_percent"]),
+        "" if row["mean"] is None or row is plain else f"{row['mean'] - plain['mean']:+.2f}",
+        f"{sum(row['seconds']) / 60:.0f}",
+    ]
 
 
 def _ablation(name: str, record: dict[str, Any]) -> str:
