@@ -19,12 +19,12 @@ import pytest
 import timm
 
 from compactnets import catalogue, quickstart
-from compactnets.complexity import profile, render
+from compactnets.complexity import PartCost, profile, render
 from compactnets.console import LEAST_TEXT, Table, stdout
 from compactnets.deploy import tables as deploy_tables
 from compactnets.deploy.int8.comparison import Accuracy
 from compactnets.detection import tables as detection_tables
-from compactnets.detection.cost import DetectorCost, PartCost, render_cost
+from compactnets.detection.cost import DetectorCost, render_cost
 from compactnets.detection.metrics import ClassScores, CocoScores, Confusion, DetectionScores
 from compactnets.latency import results as latency_results
 from compactnets.papers import ablation

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("torchmetrics")
 
@@ -24,8 +28,10 @@ from compactnets.training.checkpoint import read_tensors, save_checkpoint
 from compactnets.training.optimization import lr_factor
 from compactnets.training.recipe import Optimizer, Schedule
 
-from .scenes import write_folders
+from ..training.processes import TOLERANCE, distance
+from .scenes import NAMES, write_folders
 
+RATE = 0.0005  # of two processes: at higher rates, steps amplify how float32 sums round
 SMALL = "shufflenet_g3_x0_25"  # a network of the package that is built quickly
 
 
@@ -89,6 +95,40 @@ def test_a_resumed_run_is_the_same_bit_for_bit(tmp_path: Path, monkeypatch: pyte
     one, other = (read_tensors(tmp_path / name / "last.safetensors") for name in ("whole", "parts"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["lraspp", "deeplabv3plus"])
+def test_two_processes_learn_what_one_learns(tmp_path: Path, head: Literal["lraspp", "deeplabv3plus"]) -> None:
+    """Under torchrun: the same images in the same batches, the statistics of both, and an odd number to evaluate."""
+    data = write_folders(tmp_path / "data", train=8, val=3)
+    settings: dict[str, Any] = {"head": head, "epochs": 2, "batch_size": 4, "auxiliary": 0.4, "ema_decay": 0.9}
+    settings |= {"optimizer": Optimizer(name="sgd"), "lr": RATE, "deeplabv3plus": {"channels": 64, "dropout": 0.0}}
+    settings |= {"augment": MaskAugment(crop=(48, 64), photometric=True), "class_weights": "median"}
+    if head == "lraspp":
+        del settings["deeplabv3plus"]
+    plan = recipe(**settings)
+    api.train(plan, data, tmp_path / "one")
+    first = first_segmenter(plan, list(NAMES), None)[0].state_dict()
+    for name, synchronized in (("two", True), ("alone", False)):
+        kept = plan.model_copy(update={"sync_batchnorm": synchronized})
+        recipe_file = tmp_path / f"{name}.yaml"
+        recipe_file.write_text(
+            yaml.safe_dump({"task": "segmentation", **kept.model_dump(mode="json", exclude_unset=True)})
+        )
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "compactnets", "train"]
+        files = [str(recipe_file), "--data", str(data), "--output", str(tmp_path / name), "--device", "cpu"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", *launch, *files]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert distance(tmp_path / "two", tmp_path / "one", first) < TOLERANCE
+    assert distance(tmp_path / "alone", tmp_path / "one", first) > 10 * TOLERANCE  # statistics of each process
+    one, two = (json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("one", "two"))
+    # not of the auxiliary head, in which torchvision drops channels by each process's own random numbers
+    assert two["train_loss_classes"] == pytest.approx(one["train_loss_classes"], rel=1e-3)
+    assert two["miou_percent"] == pytest.approx(one["miou_percent"], abs=0.1)
+    assert (tmp_path / "two" / "examples.html").exists()
 
 
 def test_the_loss_is_the_mean_over_pixels_with_a_class() -> None:

@@ -6,12 +6,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
 from compactnets.classification.preparation import prepare
 
@@ -56,10 +57,15 @@ def run_processes(folder: Path, processes: int, before: str = "", options: Seque
     return run
 
 
-def distance(run: Path, other: Path) -> float:
-    """Length of the difference between two runs' weights, as a share of the way from the first weights."""
+def distance(run: Path, other: Path, first: Mapping[str, Tensor] | None = None) -> float:
+    """Length of the difference between two runs' weights, as a share of the way from the first weights.
+
+    Args:
+        first: the first weights; default: those of the tiny classifier.
+    """
     a, b = load_file(run / "last.safetensors"), load_file(other / "last.safetensors")
-    first = prepare(make_tiny_recipe(), digits_part(100, 41)[0]).model.state_dict()
+    if first is None:
+        first = prepare(make_tiny_recipe(), digits_part(100, 41)[0]).model.state_dict()
     assert a.keys() == b.keys() == first.keys()
     keys = [key for key in a if a[key].is_floating_point()]
     apart = sum(float((a[key] - b[key]).double().square().sum()) for key in keys)

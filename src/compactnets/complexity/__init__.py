@@ -6,6 +6,7 @@ computed, no weight is copied, and the caller's network is unchanged.
 
 from compactnets.complexity.cost import CONVENTION, Cost, LayerCost
 from compactnets.complexity.groups import InterGroup, counted_connections, inter_group_connections, lost_share
+from compactnets.complexity.parts import PartCost, parts_of, render_parts
 from compactnets.complexity.table import render
 from compactnets.complexity.trace import count, profile
 
@@ -14,10 +15,13 @@ __all__ = [
     "Cost",
     "InterGroup",
     "LayerCost",
+    "PartCost",
     "count",
     "counted_connections",
     "inter_group_connections",
     "lost_share",
+    "parts_of",
     "profile",
     "render",
+    "render_parts",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,22 @@ class LoaderSettings:
     channels_last: bool
     on_error: OnError
     max_skipped: int
+
+    @classmethod
+    def in_order(
+        cls, batch_size: int, rank: int, world_size: int, device: torch.device | str, *, channels_last: bool = False
+    ) -> Self:
+        """Return those of images to evaluate on, of which none is replaced; ``batch_size`` is per process."""
+        return cls(
+            batch_size=batch_size,
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+            device=torch.device(device),
+            channels_last=channels_last,
+            on_error="raise",
+            max_skipped=0,
+        )
 
     @property
     def share(self) -> int:

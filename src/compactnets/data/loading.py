@@ -102,16 +102,7 @@ def make_eval_loader(
     return EvalLoader(
         source,
         TrainTransform(Augment(), preprocess),
-        LoaderSettings(
-            batch_size=batch_size,
-            seed=0,
-            rank=rank,
-            world_size=world_size,
-            device=torch.device(device),
-            channels_last=channels_last,
-            on_error="raise",
-            max_skipped=0,
-        ),
+        LoaderSettings.in_order(batch_size, rank, world_size, device, channels_last=channels_last),
         workers,
         images,
         fast=decoding == "fast",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from compactnets.data.batches import LoaderSettings, Named, TrainLoader
 from compactnets.data.handover import hand_over, lost_workers, receive, starting_workers
 from compactnets.data.order import epoch_order, local_share, mix_seed
 from compactnets.errors import InputError
+
+Given = TypeVar("Given")
 
 
 class Wanted(NamedTuple):
@@ -185,10 +187,56 @@ class PooledLoader(TrainLoader):
         self._pool.close()
 
 
-def share_in_order(length: int, settings: LoaderSettings) -> list[Wanted]:
-    """Return the batches of this process's part of ``range(length)``, in order; the last is short."""
-    first, last = (length * rank // settings.world_size for rank in (settings.rank, settings.rank + 1))
-    return [
-        Wanted(0, start, list(range(start, min(start + settings.batch_size, last))))
-        for start in range(first, last, settings.batch_size)
-    ]
+class InOrderLoader(ABC, Generic[Given]):
+    """Images to evaluate on: each once over all processes, in the order of the source; the last batch may be short.
+
+    Args:
+        settings: of :meth:`LoaderSettings.in_order`.
+        dataset: loads the images; ``None`` where :meth:`loaded` has them from elsewhere.
+        workers: processes that decode; 0 decodes in the main process.
+        without: indices of batches to leave out, by their first image.
+    """
+
+    def __init__(
+        self,
+        source: Named,
+        settings: LoaderSettings,
+        dataset: BatchesOf | None,
+        workers: int,
+        without: Collection[int] = (),
+    ) -> None:
+        self.settings = settings
+        length, size = len(source), settings.batch_size
+        first, last = (length * rank // settings.world_size for rank in (settings.rank, settings.rank + 1))
+        starts = [start for start in range(first, last, size) if start not in without]
+        self._batches = [Wanted(0, start, list(range(start, min(start + size, last)))) for start in starts]
+        self._pool = None if dataset is None else Pool(dataset, settings, workers)
+
+    @abstractmethod
+    def finish(self, loaded: Loaded) -> Given:
+        """Copy a batch to the device and make of it what is evaluated."""
+
+    def loaded(self) -> Iterator[Loaded]:
+        """Yield the batches as they were loaded."""
+        assert self._pool is not None
+        return self._pool.load(self._batches)
+
+    def __len__(self) -> int:
+        """Number of batches of this process."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Given]:
+        """Yield the batches.
+
+        Raises:
+            InputError: an image that cannot be used.
+        """
+        for loaded in self.loaded():
+            for _, message in loaded.failures:
+                raise InputError(message)
+            yield self.finish(loaded)
+
+    def close(self) -> None:
+        """End worker processes."""
+        if self._pool is not None:
+            self._pool.close()

@@ -12,7 +12,7 @@ from compactnets.data.base import ImageSource
 from compactnets.data.batches import Batch, LoaderSettings
 from compactnets.data.memory import SmallImages, arrange
 from compactnets.data.order import Draws
-from compactnets.data.pool import BatchesOf, Loaded, Pool, PooledLoader, share_in_order
+from compactnets.data.pool import BatchesOf, InOrderLoader, Loaded, PooledLoader
 from compactnets.data.transform import TrainTransform
 from compactnets.errors import InputError
 
@@ -66,9 +66,8 @@ class WorkerLoader(PooledLoader):
         return _finish(loaded, self.transform, self.settings, self._labels, epoch)
 
 
-class EvalLoader:
-    """Batches of the images of a source, in order; process ``rank`` gets its part of the range; the last batch may be
-    short.
+class EvalLoader(InOrderLoader[Batch]):
+    """Batches of the images of a source, in order.
 
     Args:
         images: the source in memory, or ``None``.
@@ -84,34 +83,18 @@ class EvalLoader:
         *,
         fast: bool,
     ) -> None:
-        self.source, self.transform, self.settings, self.images = source, transform, settings, images
-        self._batches = share_in_order(len(source), settings)
-        self._labels = torch.from_numpy(source.labels)
-        self._pool = None
-        if images is None:
-            self._pool = Pool(PixelBatches(source, transform, settings, fast=fast), settings, workers)
-        elif images.unreadable:
+        self.source, self.transform, self.images = source, transform, images
+        if images is not None and images.unreadable:
             raise InputError(next(iter(images.unreadable.values())))
+        self._labels = torch.from_numpy(source.labels)
+        dataset = PixelBatches(source, transform, settings, fast=fast) if images is None else None
+        super().__init__(source, settings, dataset, workers)
 
-    def __len__(self) -> int:
-        """Number of batches of this process."""
-        return len(self._batches)
+    def finish(self, loaded: Loaded) -> Batch:
+        return _finish(loaded, self.transform, self.settings, self._labels, epoch=0)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches.
-
-        Raises:
-            InputError: an image that cannot be read.
-        """
-        for loaded in self._from_memory() if self._pool is None else self._pool.load(self._batches):
-            for _, message in loaded.failures:
-                raise InputError(message)
-            yield _finish(loaded, self.transform, self.settings, self._labels, epoch=0)
-
-    def close(self) -> None:
-        """End worker processes."""
-        if self._pool is not None:
-            self._pool.close()
+    def loaded(self) -> Iterator[Loaded]:
+        return super().loaded() if self.images is None else self._from_memory()
 
     def _from_memory(self) -> Iterator[Loaded]:
         assert self.images is not None

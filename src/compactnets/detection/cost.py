@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
-from compactnets.complexity import CONVENTION, profile
-from compactnets.console import Group, Table, stdout
+from compactnets.complexity import CONVENTION, PartCost, parts_of, profile, render_parts
+from compactnets.console import Group, stdout
 from compactnets.detection.checkpoint import DetectorRecord, build_detector
 from compactnets.detection.recipe import DetectionRecipe
 from compactnets.errors import InputError
@@ -33,24 +33,6 @@ PARTS = {  # title: beginning of the names of its layers
 }
 VOC_CLASSES = 20
 REPEATED = ("subnet", "heads")  # once for each proposal
-
-
-@dataclass(frozen=True)
-class PartCost:
-    """One part.
-
-    Attributes:
-        name: ``backbone``, ``extra layers``, ``class head`` and ``box head`` (SSD); ``backbone``, ``proposals``,
-            ``subnet`` and ``heads`` (Faster R-CNN).
-        macs: multiply-adds for one image, for all proposals together.
-        params: elements of its parameters.
-        times: how often it runs for one image: once, or for each proposal.
-    """
-
-    name: str
-    macs: int
-    params: int
-    times: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,14 +101,8 @@ def detector_cost(record: DetectorRecord, size: tuple[int, int] | None = None) -
     proposals = None if record.faster_rcnn is None else record.faster_rcnn.proposals_test
     network = _SSDNetwork(detector) if proposals is None else _FasterRCNNNetwork(detector, record)
     cost = profile(network, (3, *size))
-    parts = []
-    for name, prefix in PARTS[record.detector].items():
-        layers = [layer for layer in cost.layers if layer.name.startswith(prefix)]
-        times = proposals if proposals is not None and name in REPEATED else 1
-        parts.append(PartCost(name, sum(one.macs for one in layers), sum(one.params for one in layers), times))
-    assert sum(part.macs for part in parts) == cost.macs
-    assert sum(part.params for part in parts) == cost.params
-    return DetectorCost(record.detector, record.model, size, proposals, cost.macs, cost.params, tuple(parts))
+    parts = parts_of(cost, PARTS[record.detector], dict.fromkeys(REPEATED, proposals or 1))
+    return DetectorCost(record.detector, record.model, size, proposals, cost.macs, cost.params, parts)
 
 
 def planned_record(
@@ -203,18 +179,4 @@ def render_cost(cost: DetectorCost) -> Group:
     """Return rich text: a table of the parts, and under it :data:`CONVENTION`."""
     height, width = cost.size
     title = f"{cost.detector} on {cost.model}, image of {height} x {width} pixels"
-    return render_parts(title, cost.parts, cost.macs, cost.params)
-
-
-def render_parts(title: str, parts: Sequence[PartCost], macs: int, params: int) -> Group:
-    """Return rich text: a table of the parts of a network and of the whole, and under it :data:`CONVENTION`."""
-    table = Table("part")
-    table.add_figures("MACs", "share", "parameters")
-    for part in parts:
-        each = f" ({part.times} x {part.macs / part.times / 1e6:,.2f} M)" if part.times > 1 else ""
-        table.add_row(
-            part.name + each, f"{part.macs / 1e6:,.1f} M", f"{part.macs / macs:.1%}", f"{part.params / 1e3:,.1f} K"
-        )
-    table.add_section()
-    table.add_row("total", f"{macs / 1e6:,.1f} M", "", f"{params / 1e3:,.1f} K", style="bold")
-    return Group(title, table, CONVENTION)
+    return render_parts(title, cost.parts)

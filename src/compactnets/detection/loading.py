@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compactnets.data.batches import LoaderSettings
 from compactnets.data.order import mix_seed
-from compactnets.data.pool import BatchesOf, Loaded, Pool, PooledLoader, share_in_order
+from compactnets.data.pool import BatchesOf, InOrderLoader, Loaded, PooledLoader
 from compactnets.detection.data.base import DetectionSource
 from compactnets.detection.data.problems import OnBad, usable
 from compactnets.detection.objects import Objects
@@ -102,8 +102,8 @@ class DetectionLoader(PooledLoader):
         return DetectionBatch(images, targets, loaded.indices)
 
 
-class DetectionEvalLoader:
-    """Validation images: each one once over all processes, in the order of the source.
+class DetectionEvalLoader(InOrderLoader[EvalImages]):
+    """Validation images with their objects, in the order of the source.
 
     One at a time: a batch would be padded to its largest image, which changes detections at the borders.
 
@@ -113,39 +113,13 @@ class DetectionEvalLoader:
     """
 
     def __init__(self, source: DetectionSource, world: World, workers: int, on_bad: OnBad) -> None:
-        settings = LoaderSettings(
-            batch_size=1,
-            seed=0,
-            rank=world.rank,
-            world_size=world.size,
-            device=world.device,
-            channels_last=False,
-            on_error="raise",
-            max_skipped=0,
-        )
-        self.source, self.settings = source, settings
-        self._batches = share_in_order(len(source), settings)
-        self._pool = Pool(_EvalImages(source, settings, on_bad), settings, workers)
+        settings = LoaderSettings.in_order(1, world.rank, world.size, world.device)
+        super().__init__(source, settings, _EvalImages(source, settings, on_bad), workers)
+        self.source = source
 
-    def __len__(self) -> int:
-        """Number of batches of this process."""
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[EvalImages]:
-        """Yield the batches.
-
-        Raises:
-            InputError: an image that cannot be read, or a bad box, if those are rejected.
-        """
-        for loaded in self._pool.load(self._batches):
-            for _, message in loaded.failures:
-                raise InputError(message)
-            images = [_to_float(pixels, self.settings.device) for pixels, _ in loaded.items]
-            yield EvalImages(images, [objects for _, objects in loaded.items], loaded.indices)
-
-    def close(self) -> None:
-        """End worker processes."""
-        self._pool.close()
+    def finish(self, loaded: Loaded) -> EvalImages:
+        images = [_to_float(pixels, self.settings.device) for pixels, _ in loaded.items]
+        return EvalImages(images, [objects for _, objects in loaded.items], loaded.indices)
 
 
 def _to_float(pixels: Tensor, device: torch.device) -> Tensor:

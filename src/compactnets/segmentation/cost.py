@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compactnets.complexity import CONVENTION, profile
+from compactnets.complexity import CONVENTION, PartCost, parts_of, profile, render_parts
 from compactnets.console import stdout
-from compactnets.detection.cost import PartCost, render_parts
 from compactnets.segmentation.checkpoint import SegmenterRecord, build
 from compactnets.segmentation.recipe import Head, SegmentationRecipe
 from compactnets.training.recipe_files import load, load_recipe
 
-PARTS = ("backbone", "head")
+PARTS = {"backbone": "backbone.", "head": "head."}
 VOC_CLASSES = 21
 SIZE = (512, 512)
 
@@ -46,7 +45,7 @@ class SegmenterCost:
         """Print a table of the parts."""
         (height, width), (rows, columns) = self.size, self.output
         title = f"{self.title}, image of {height} x {width} pixels, scores of {rows} x {columns}"
-        stdout.print(render_parts(title, self.parts, self.macs, self.params))
+        stdout.print(render_parts(title, self.parts))
 
 
 def segmenter_cost(record: SegmenterRecord, size: tuple[int, int] | None = None) -> SegmenterCost:
@@ -57,14 +56,8 @@ def segmenter_cost(record: SegmenterRecord, size: tuple[int, int] | None = None)
     """
     network, size = without_auxiliary(record), size or record.size or SIZE
     cost = profile(network, (3, *size))
-    parts = []
-    for name in PARTS:
-        layers = [layer for layer in cost.layers if layer.name.startswith(f"{name}.")]
-        parts.append(PartCost(name, sum(one.macs for one in layers), sum(one.params for one in layers)))
-    assert sum(part.macs for part in parts) == cost.macs
-    assert sum(part.params for part in parts) == cost.params
     height, width = (-(-side // network.stride) for side in size)
-    return SegmenterCost(record.title, size, (height, width), cost.macs, cost.params, tuple(parts))
+    return SegmenterCost(record.title, size, (height, width), cost.macs, cost.params, parts_of(cost, PARTS))
 
 
 def without_auxiliary(record: SegmenterRecord) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from compactnets.data.batches import LoaderSettings, to_device
 from compactnets.data.order import mix_seed
-from compactnets.data.pool import BatchesOf, Loaded, Pool, PooledLoader, share_in_order
-from compactnets.errors import InputError
+from compactnets.data.pool import BatchesOf, InOrderLoader, Loaded, PooledLoader
 from compactnets.segmentation.data import MaskSource
 from compactnets.segmentation.transform import MaskTransform, network_input, normalize
 from compactnets.training.distributed import World
@@ -84,8 +83,8 @@ class MaskLoader(PooledLoader):
         return MaskBatch(images, labels, loaded.indices)
 
 
-class MaskEvalLoader:
-    """Validation images with masks of their own size: each once over all processes, in order, one at a time.
+class MaskEvalLoader(InOrderLoader[MaskBatch]):
+    """Validation images with masks of their own size, one at a time.
 
     Args:
         without: indices of images to leave out.
@@ -100,36 +99,10 @@ class MaskEvalLoader:
         workers: int,
         without: Collection[int] = (),
     ) -> None:
-        settings = LoaderSettings(
-            batch_size=1,
-            seed=0,
-            rank=world.rank,
-            world_size=world.size,
-            device=world.device,
-            channels_last=False,
-            on_error="raise",
-            max_skipped=0,
-        )
-        self.source, self.settings, self.statistics = source, settings, statistics
-        self._batches = [each for each in share_in_order(len(source), settings) if each.indices[0] not in without]
-        self._pool = Pool(_Evaluated(source, size, settings), settings, workers)
+        settings = LoaderSettings.in_order(1, world.rank, world.size, world.device)
+        super().__init__(source, settings, _Evaluated(source, size, settings), workers, without)
+        self.source, self.statistics = source, statistics
 
-    def __len__(self) -> int:
-        """Number of images of this process."""
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[MaskBatch]:
-        """Yield the images.
-
-        Raises:
-            InputError: one that cannot be used.
-        """
-        for loaded in self._pool.load(self._batches):
-            for _, message in loaded.failures:
-                raise InputError(message)
-            pixels, labels = (to_device(each, self.settings.device) for each in loaded.items)
-            yield MaskBatch(normalize(pixels, *self.statistics), labels, loaded.indices)
-
-    def close(self) -> None:
-        """End worker processes."""
-        self._pool.close()
+    def finish(self, loaded: Loaded) -> MaskBatch:
+        pixels, labels = (to_device(each, self.settings.device) for each in loaded.items)
+        return MaskBatch(normalize(pixels, *self.statistics), labels, loaded.indices)
