@@ -6,6 +6,7 @@ python benchmarks/page.py
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -35,10 +36,15 @@ TIMM = Path(__file__).with_name("timm_imagenet.json")  # what timm states of its
 COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
+LEVER_COLUMNS = ("changed", "settings", "top-1, %", "each run, %", "gain, points", "minutes")
 ABLATION_COLUMNS = ("network", "MACs", "parameters", "the paper on ImageNet, %", "top-1, %", "runs", "each run, %")
 DETECTION_COLUMNS = (
     "detector", "backbone", "side, pixels", "anchors", "initial weights", "epochs", "seed", "AP50 of each class, %",
     "VOC07 mAP, %", "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in total"
+)  # fmt: skip
+SEGMENTATION_COLUMNS = (
+    "network", "initial weights", "MACs", "parameters", "epochs", "seed", "mIoU, %", "of the last epoch, %",
+    "pixels, %", "IoU of each class, %", "latency, ms", "training, images/s", "hours in total"
 )  # fmt: skip
 INT8_COLUMNS = (
     "network", "method", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
@@ -63,11 +69,13 @@ def render() -> str:
     ]
     sections = (
         ("training", _training),
+        ("levers", _levers),
         ("ablation", _ablation),
         ("speed", _speed),
         ("latency", _latency),
         ("browser", _browser),
         ("detection", _detection),
+        ("segmentation", _segmentation),
     )
     for kind, section in sections:
         parts += [section(name, record) for name, record in load_results(kind).items()]
@@ -77,6 +85,31 @@ def render() -> str:
 
 def _training(name: str, record: dict[str, Any]) -> str:
     return f"## Training: {name}\n\n{_origin(record)}{_head(COLUMNS)}" + "".join(map(_run, record["runs"]))
+
+
+def _levers(name: str, record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    plain = next(row for row in record["rows"] if not row["settings"])
+    rows = sorted(record["rows"], key=lambda row: -(row["mean"] or 0))
+    return (
+        f"## Levers: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
+        f"{environment['threads']} threads; commit {record['commit']}, {record['date']}. {record['model']}, "
+        f"{record['epochs']} epochs of `{record['recipe']}` on {record['data']} with `{' '.join(record['common'])}`: "
+        f"evaluated on training images held out. {record['note']}\n\n{_head(LEVER_COLUMNS)}"
+        + "".join(_cells(_lever_cells(row, plain)) for row in rows)
+    )
+
+
+def _lever_cells(row: dict[str, Any], plain: dict[str, Any]) -> list[str]:
+    spread = "" if row["deviation"] is None else f" ± {row['deviation']:.2f}"
+    return [
+        row["lever"],
+        "`" + " ".join(row["settings"]) + "`" if row["settings"] else "",
+        "failed" if row["mean"] is None else f"{row['mean']:.2f}{spread}",
+        ", ".join(f"{value:.2f}" for value in row["top1_percent"]),
+        "" if row["mean"] is None or row is plain else f"{row['mean'] - plain['mean']:+.2f}",
+        f"{sum(row['seconds']) / 60:.0f}",
+    ]
 
 
 def _ablation(name: str, record: dict[str, Any]) -> str:
@@ -98,6 +131,11 @@ def _ablation_cells(row: dict[str, Any]) -> list[str]:
 def _detection(name: str, record: dict[str, Any]) -> str:
     rows = (_cells(_detection_cells(run)) for run in record["runs"])
     return f"## Detection: {name}\n\n{_origin(record)}{_head(DETECTION_COLUMNS)}" + "".join(rows)
+
+
+def _segmentation(name: str, record: dict[str, Any]) -> str:
+    rows = (_cells(_segmentation_cells(run)) for run in record["runs"])
+    return f"## Segmentation: {name}\n\n{_origin(record)}{_head(SEGMENTATION_COLUMNS)}" + "".join(rows)
 
 
 def _origin(record: dict[str, Any]) -> str:
@@ -365,6 +403,37 @@ def _detection_cells(run: dict[str, Any]) -> list[str]:
         f"{test['seconds'] / test['images']:.2f}",
         f"{last['seconds'] / 3600:.2f}",
     ]
+
+
+def _segmentation_cells(run: dict[str, Any]) -> list[str]:
+    val, last = run["val"], run["epochs"][-1]
+    classes = ", ".join(f"{row['name']} {row['iou']:.1f}" for row in val["classes"] if row["iou"] is not None)
+    return [
+        run["title"],
+        run["init"] or "random weights",
+        f"{run['macs'] / 1e6:.0f} M",
+        f"{run['params'] / 1e6:.2f} M",
+        str(last["epoch"]),
+        str(run["recipe"]["seed"]),
+        f"**{val['miou_percent']:.2f}**",
+        f"{last['miou_percent']:.2f}",
+        f"{val['pixel_accuracy']:.2f}",
+        classes,
+        _segmenter_latency(run),
+        f"{median(epoch['images_per_second'] for epoch in run['epochs']):.1f}",
+        f"{last['seconds'] / 3600:.2f}",
+    ]
+
+
+def _segmenter_latency(run: dict[str, Any]) -> str:
+    """Return the median of each float32 format, fastest first; the origin stands with the record of latency."""
+    found = {
+        row["format"]: row["milliseconds"]["median"]
+        for record in load_results("latency").values()
+        for row in record["rows"]
+        if row["network"] == run["title"] and row["input"][1:] == [3, *run["size"]] and row_threads(row, record) == 1
+    }
+    return ", ".join(f"{form} {time:.1f}" for form, time in sorted(found.items(), key=lambda each: each[1])) or "-"
 
 
 def main() -> None:

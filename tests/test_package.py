@@ -120,6 +120,20 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     sorter.prepare()  # raises CycleError, which names the circle
 
 
+def test_nothing_of_torch_ao_is_used() -> None:
+    """It is deprecated, and what quantisation needs of it is private."""
+    used = [
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and any(
+            each.startswith("torch.ao") for each in [getattr(node, "module", None) or "", *(a.name for a in node.names)]
+        )
+    ]
+    assert not used
+
+
 def test_no_test_module_is_imported() -> None:
     """What tests share lies in helper modules: importing a test module would collect its tests twice."""
     for path in sorted((ROOT / "tests").rglob("*.py")):

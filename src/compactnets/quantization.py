@@ -149,7 +149,7 @@ def quantize(
 
     Args:
         task: the network, and the images of its task.
-        format_name: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
+        format_name: ``"onnx"``, ``"openvino"``, ``"executorch"`` or ``"c"``.
         output: folder for the artifact, as for :func:`compactnets.deploy.export`.
         calibration: source of the images to calibrate on (its training images, where it has some).
         evaluation: source of the images to compare float and int8 on; images that were calibrated on are left out.
@@ -172,6 +172,9 @@ def quantize(
     if not -100 <= max_drop <= 100:
         raise InputError(f"--max-drop must be points from -100 to 100, found {max_drop:g}")
     check_method(settings.ranges)
+    if settings.keep and not fmt.int8_mixed:
+        able = ", ".join(other.name for other in FORMATS.values() if other.int8 and other.int8_mixed)
+        raise InputError(f"--keep-float is available for {able}: an int8 network in {fmt.name} is int8 throughout")
     check_output(output)
     weight = weight_bytes(task.subject.model)
     space = Space(output, weight // 4, weight)
@@ -259,7 +262,7 @@ def _choose(
     Raises:
         LimitError: none of the choices is within ``max_drop``.
     """
-    for kept in _choices(start.reference, pixels, start.settings):
+    for kept in _choices(start.reference, pixels, start.settings, fmt):
         simulation = settled(start.reference, kept, pixels, start.settings)
         for file in folder.iterdir():
             file.unlink()
@@ -272,15 +275,18 @@ def _choose(
             f"{compared.drop:.2f} points of {compared.measure} lost, more than {max_drop:g}, with {len(kept)} parts in "
             f"float"
         )
+    tried = f"even with {len(kept)} parts in float" if fmt.int8_mixed else f"and {fmt.name} keeps no parts in float"
     raise LimitError(
         f"int8 loses {compared.drop:.2f} points of {compared.measure} on {compared.images} images of {evaluation}, "
-        f"more than --max-drop {max_drop:g}, even with {len(kept)} parts in float: it was not kept; {task.advice}"
+        f"more than --max-drop {max_drop:g}, {tried}: it was not kept; {task.advice}"
     )
 
 
-def _choices(quantized: GraphModule, pixels: Tensor, settings: Settings) -> Iterator[list[str]]:
+def _choices(quantized: GraphModule, pixels: Tensor, settings: Settings, fmt: Format) -> Iterator[list[str]]:
     """Yield what to keep in float: first what the settings name, then more and more of the most sensitive parts."""
     yield list(settings.keep)
+    if not fmt.int8_mixed:
+        return
     ranking = [name for name, _ in sensitivities(copy.deepcopy(quantized), pixels[:PROBES])]
     for number in IN_FLOAT:
         yield [*settings.keep, *ranking[:number]]

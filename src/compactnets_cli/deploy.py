@@ -111,7 +111,7 @@ def export(
 )
 def quantize(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of train.")],
-    format_name: Annotated[str, typer.Option("--format", help="onnx, openvino or executorch (an extra each).")],
+    format_name: Annotated[str, typer.Option("--format", help="onnx, openvino, executorch (an extra each) or c.")],
     calibration: Annotated[str, typer.Option(help="Images for measuring ranges.")],
     evaluation: Annotated[
         str, typer.Option("--eval", help="Images to compare on, without those used for calibration.")

@@ -16,6 +16,8 @@ from compactnets.errors import InputError
 from compactnets.files import as_path, json_text, replace_text
 from compactnets.models.registry import own_arguments
 from compactnets.recorded.files import FOLDER
+from compactnets.segmentation.checkpoint import SegmenterRecord
+from compactnets.segmentation.cost import segmenter_cost
 from compactnets.training.checkpoint import read_record
 from compactnets.values import read_yaml
 
@@ -71,6 +73,36 @@ def read_detector_run(folder: str | Path, test: str | Path) -> Run:
         "anchors": anchors_of_record(record),
         "epochs": epochs,
         "test": {key: value for key, value in scores.items() if key not in ("checkpoint", "data")},
+        "versions": record.versions,
+    }
+
+
+def read_segmenter_run(folder: str | Path, scores: str | Path) -> Run:
+    """Return the result of a finished training run of a segmenter, with its scores of every class.
+
+    Args:
+        scores: a file with the output of ``compactnets eval --json``, for the run's ``best.safetensors``.
+
+    Raises:
+        InputError: not the folder of a finished run, or the scores are missing.
+    """
+    folder = as_path(folder)
+    described, recipe, epochs = _describe(folder)
+    record = read_record(folder / "best.safetensors", SegmenterRecord)
+    cost = segmenter_cost(record)
+    found = json.loads(_read(as_path(scores)))
+    return {
+        **described,
+        "head": record.settings.head,
+        "model": record.model,
+        "title": record.title,
+        "init": _name(record.training["init"]),
+        "recipe": recipe,
+        "size": list(cost.size),
+        "macs": cost.macs,
+        "params": cost.params,
+        "epochs": epochs,
+        "val": {key: value for key, value in found.items() if key not in ("checkpoint", "data")},
         "versions": record.versions,
     }
 

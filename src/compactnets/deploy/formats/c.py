@@ -16,14 +16,28 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from compactnets.compiler import find_compiler
 from compactnets.console import stage
 from compactnets.deploy.formats.registry import FLOAT16, FLOAT32, Runner
+from compactnets.deploy.int8.quantized import freeze
 from compactnets.deploy.metadata import PREFIX
 from compactnets.deploy.operators import OperatorTime, summarize
+from compactnets.deploy.planar import emit_int8
 from compactnets.deploy.planar.build import Library, load
-from compactnets.deploy.planar.emit import LAYOUT, Program, emit, find_wide, pack, plan, read_program, steps
+from compactnets.deploy.planar.emit import (
+    LAYOUT,
+    Program,
+    emit,
+    find_wide,
+    layout_of,
+    pack,
+    plan,
+    read_program,
+    steps,
+)
+from compactnets.deploy.planar.integers import lower
 from compactnets.deploy.planar.trace import UnsupportedError, trace
 from compactnets.errors import InputError
 
@@ -63,6 +77,29 @@ def write(
 def write_float16(model: nn.Module, example: Tensor, folder: Path, **options: Any) -> dict[str, Any]:
     """Write weights of 16 bits, as :func:`write` does."""
     return write(model, example, folder, precision=FLOAT16, **options)
+
+
+def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write a quantised network, which computes in integers throughout, as :func:`write` does.
+
+    Raises:
+        UnsupportedError: an operator that has no int8 in the planar engine, or a part that is kept in float.
+        InputError: no compiler to check the result with.
+    """
+    find_compiler()
+    freeze(network, unsigned=True, integer_bias=True)
+    traced, weights, _ = trace(network, example[:1])
+    graph, layers = lower(traced, weights)
+    stage("generating C")
+    program = Program(layout=layout_of("int8"), graph=graph, precision="int8")
+    ready = emit_int8.plan(graph)
+    (folder / WEIGHTS).write_bytes(emit_int8.pack(ready, layers))
+    _save(program, folder)
+    return {
+        "operations": len(ready.graph.operations),
+        "arena_bytes": 4 * ready.layout.floats,
+        "empty_share": round(ready.arranged.empty_share, 4),
+    }
 
 
 def _save(program: Program, folder: Path) -> None:
@@ -124,10 +161,11 @@ def read_network(folder: Path) -> tuple[Program, bytes]:
     """
     with _valid(folder):
         program = read_program(folder / PROGRAM)
-        if program.layout != LAYOUT:
+        expected_layout = layout_of(program.precision)
+        if program.layout != expected_layout:
             raise InputError(
-                f"{folder / WEIGHTS} has layout {program.layout} of the weights, expected {LAYOUT}: it is of "
-                f"{'an earlier' if program.layout < LAYOUT else 'a later'} release, export the network again"
+                f"{folder / WEIGHTS} has layout {program.layout} of the weights, expected {expected_layout}: it is of "
+                f"{'an earlier' if program.layout < expected_layout else 'a later'} release, export the network again"
             )
         expected = 4 * plan(program).floats
         weights = (folder / WEIGHTS).read_bytes()

@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from compactnets.console import stage
 from compactnets.deploy.formats.registry import Runner, trace_program
 from compactnets.deploy.int8.lowering import shuffle_in_int8
+from compactnets.deploy.int8.operators import use_pytorch_operators
 from compactnets.deploy.int8.quantized import freeze
 from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.quiet import quiet
@@ -59,6 +60,8 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         from executorch.exir import to_edge_transform_and_lower
 
         program = split_by_slices(trace_program(model, example, any_shape=False))
+        use_pytorch_operators(program.graph_module.graph)
+        program.graph_module.recompile()
         stage("lowering to XNNPACK")
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         info = get_delegation_info(edge.exported_program().graph_module)

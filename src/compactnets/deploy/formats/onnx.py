@@ -22,6 +22,7 @@ from compactnets.deploy.formats.registry import (
     trace_program,
 )
 from compactnets.deploy.int8.lowering import leave_float_outputs
+from compactnets.deploy.int8.operators import onnx_translations
 from compactnets.deploy.int8.quantized import freeze
 from compactnets.deploy.operators import OperatorTime, convolution, summarize
 from compactnets.errors import InputError
@@ -52,8 +53,9 @@ def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str,
 
 
 def save(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Write one file, with the weights inside."""
-    save_program(trace_program(model, example, any_shape=True), path, [INPUT], [OUTPUT])
+    """Write one file, with the weights inside; int8 networks as well."""
+    program = trace_program(model, example, any_shape=True)
+    save_program(program, path, [INPUT], [OUTPUT], onnx_translations())
 
 
 def save_program(

@@ -70,6 +70,7 @@ class Format:
             float16; ``None``: not supported. Input and output are float32 everywhere.
         int8: whether it supports int8 networks quantised here.
         int8_output: whether its runtime only runs the last layer in int8 if the logits are int8 too.
+        int8_mixed: whether parts of an int8 network may stay in float.
         profiles: whether its runtime can time operators.
         lanes: whether its runtime benefits from channels in whole vectors (``rewrite.align_depthwise``).
         metadata: whether the main file can hold our metadata (:meth:`embed`).
@@ -92,6 +93,7 @@ class Format:
     float16: Literal["stored", "computed"] | None = None
     int8: bool = False
     int8_output: bool = False
+    int8_mixed: bool = True
     profiles: bool = False
     lanes: bool = False
     metadata: bool = False
@@ -354,6 +356,8 @@ FORMATS = {
             profiles=True,
             scratch=2.0,
             float16="stored",
+            int8=True,
+            int8_mixed=False,
         ),
     )
 }

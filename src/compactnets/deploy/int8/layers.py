@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers the operators of quantized_decomposed
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from compactnets.deploy.int8.operators import DEQUANTIZE_CHANNELS
 
 LOW, HIGH = -128, 127  # of an activation
 WEIGHT_HIGH = 127  # weights are symmetric: their zero is 0
@@ -139,18 +140,14 @@ def _weight(layer: Quantized) -> Tensor:
     if layer.mode is Mode.SIMULATE:
         zeros = torch.zeros(len(layer.scales), dtype=torch.int32, device=layer.scales.device)
         return torch.fake_quantize_per_channel_affine(layer.weight, layer.scales, zeros, 0, -WEIGHT_HIGH, WEIGHT_HIGH)
-    return torch.ops.quantized_decomposed.dequantize_per_channel(
-        layer.integers, layer.scales, layer.zeros, 0, -WEIGHT_HIGH, WEIGHT_HIGH, torch.int8
-    )
+    return DEQUANTIZE_CHANNELS(layer.integers, layer.scales, layer.zeros, 0, -WEIGHT_HIGH, WEIGHT_HIGH, torch.int8)
 
 
 def _bias(layer: Quantized) -> Tensor | None:
     if layer.mode is not Mode.EXPORT or not hasattr(layer, "bias_integers"):
         return layer.bias
     limits = torch.iinfo(torch.int32)
-    return torch.ops.quantized_decomposed.dequantize_per_channel(
-        layer.bias_integers, layer.bias_scales, None, 0, limits.min, limits.max, torch.int32
-    )
+    return DEQUANTIZE_CHANNELS(layer.bias_integers, layer.bias_scales, None, 0, limits.min, limits.max, torch.int32)
 
 
 def freeze_layer(layer: Quantized, input_scale: float | None, *, integer_bias: bool, small: bool) -> None:

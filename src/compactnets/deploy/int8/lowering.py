@@ -15,11 +15,9 @@ from compactnets.deploy.int8.layers import (
     Quantizer,
     one_group,
 )
+from compactnets.deploy.int8.operators import DEQUANTIZE, QUANTIZE
 from compactnets.deploy.int8.quantized import layers
 from compactnets.nn import ChannelShuffle
-
-QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
-DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
 def leave_float_outputs(network: GraphModule) -> GraphModule:

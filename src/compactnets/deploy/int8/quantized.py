@@ -26,6 +26,7 @@ from compactnets.deploy.int8.layers import (
     Quantizer,
     freeze_layer,
 )
+from compactnets.deploy.int8.operators import DEQUANTIZE, QUANTIZE
 
 SIGMOID = (1 / 256, LOW)  # scale and zero point prescribed by XNNPACK, without loss
 
@@ -178,12 +179,11 @@ def _replace_by_operators(network: GraphModule, node: Node, quantizer: Quantizer
     if quantizer.non_negative and isinstance(module_of(network, source), nn.ReLU) and len(source.users) == 1:
         source = source.args[0]
     numbers = quantizer.numbers(unsigned=unsigned)
-    decomposed = torch.ops.quantized_decomposed
     with network.graph.inserting_before(node):
-        held = network.graph.call_function(decomposed.quantize_per_tensor.default, (source, *numbers))
+        held = network.graph.call_function(QUANTIZE, (source, *numbers))
     for user in list(node.users):
         with network.graph.inserting_before(user):
-            back = network.graph.call_function(decomposed.dequantize_per_tensor.default, (held, *numbers))
+            back = network.graph.call_function(DEQUANTIZE, (held, *numbers))
         user.replace_input_with(node, back)
     before = node.args[0]
     network.graph.erase_node(node)

@@ -9,17 +9,20 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from compactnets.deploy.operators import convolution
+from compactnets.deploy.planar import emit_int8
+from compactnets.deploy.planar.calls import SLACK, TILE, Text, Window, tiles
 from compactnets.deploy.planar.fuse import fuse, separate_image
 from compactnets.deploy.planar.graph import Graph, Operation
+from compactnets.deploy.planar.integers import Layer
 from compactnets.deploy.planar.place import LINE, Layout, place, rounded
 from compactnets.deploy.planar.trace import Weights
 
@@ -28,12 +31,9 @@ PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "p
 RESIZE = "resize.c"  # only of networks that scale maps
 TEXTS = ("model.c", "model.h", "example.c", "README.md")
 LAYOUT = 1  # of model.bin, one more with every change of what `pack` writes; 0: of releases that did not say it
-TILE = 6  # output planes of the tallest register tile: ROWS of pointwise.c
 BLOCK = 64  # pixels of the widest register tile: WIDE vectors of pointwise.c
 PANEL = 12  # tiles that make a panel of such a block worth while
 FEW = 64  # up to this many pixels, weights are read once, tile by tile
-BAND = 24576  # bytes of padded rows that a convolution processes at a time
-SLACK = 2 * LINE  # floats that may be read or written past the end of a row
 
 
 class Program(BaseModel):
@@ -44,7 +44,7 @@ class Program(BaseModel):
     name: str = Field("model", pattern=r"^[a-z][a-z0-9_]{0,63}$")
     layout: int = Field(0, ge=0, description="of the weights in model.bin: LAYOUT of the release that wrote them")
     graph: Graph
-    precision: Literal["float32", "float16"] = Field("float32", description="of the weights that are stored")
+    precision: Literal["float32", "float16", "int8"] = Field("float32", description="of the weights that are stored")
     wide: tuple[int, ...] = Field((), description="numbers of the weights that stay float32 in any case")
     embed: bool = Field(False, description="whether model.c holds the weights as well")
     mean: tuple[float, ...] = ()
@@ -55,52 +55,6 @@ class Program(BaseModel):
     labels: tuple[str, ...] = ()
     shape: tuple[int, int, int] | tuple[()] = Field((), description="of the output for one image, if it is no vector")
     network: str = ""
-
-
-@dataclass
-class _Text:
-    """The program under construction: tables of offsets, layer functions, calls."""
-
-    table: list[int] = field(default_factory=list)
-    tables: dict[tuple[int, ...], int] = field(default_factory=dict)
-    functions: dict[tuple[Any, ...], str] = field(default_factory=dict)
-    bodies: list[str] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)  # the kind of operator of each call, for the profiler
-
-    def offsets(self, values: Sequence[int]) -> str:
-        """Return an expression for a table of these offsets; equal tables are shared."""
-        if not values:
-            return "0"
-        key = tuple(values)
-        if key not in self.tables:
-            self.tables[key] = len(self.table)
-            self.table += key
-        return f"planes + {self.tables[key]}"
-
-    def call(
-        self, kernel: str, pointers: Mapping[str, str], constants: Sequence[object], kind: str, note: str = ""
-    ) -> None:
-        """Append a kernel call, through a separate function for each set of constants."""
-        absent = tuple(name for name, value in pointers.items() if value == "0")
-        key = (kernel, *constants, absent)
-        given = {name: value for name, value in pointers.items() if value != "0"}
-        if key not in self.functions:
-            self.functions[key] = name = f"{kernel}_{len(self.functions)}"
-            parameters = ", ".join(f"{_type(pointer)}{pointer}" for pointer in given)
-            passed = ", ".join([*(pointer if pointer in given else "0" for pointer in pointers), *map(str, constants)])
-            self.bodies.append(f"LAYER void {name}({parameters}) {{\n    {kernel}({passed});\n}}\n")
-        comment = f"    /* {note} */\n" if note else ""
-        self.calls.append(
-            f"{comment}    {self.functions[key]}({', '.join(given.values())}); AFTER({len(self.steps)})\n"
-        )
-        self.steps.append(kind)
-
-
-def _type(pointer: str) -> str:
-    if pointer in ("in", "out", "mul", "add", "places", "by"):
-        return "const int32_t *"
-    return "const float *" if pointer in ("weights", "biases", "from") else "float *"
 
 
 @dataclass(frozen=True)
@@ -130,8 +84,15 @@ def _kernel(name: str) -> str:
     return (KERNELS / name).read_text(encoding="utf-8")
 
 
-def plan(program: Program) -> Plan:
-    """Fuse a traced graph, and allocate planes and weights."""
+def layout_of(precision: str) -> int:
+    """Return the layout of ``model.bin`` that this release writes."""
+    return emit_int8.LAYOUT if precision == "int8" else LAYOUT
+
+
+def plan(program: Program) -> Plan | emit_int8.Plan:
+    """Fuse a traced graph, or arrange one of int8 in quads, and allocate planes and weights."""
+    if program.precision == "int8":
+        return emit_int8.plan(program.graph)
     graph = fuse(separate_image(program.graph))
     stored: list[_Stored] = []
     for each in graph.operations:
@@ -146,55 +107,12 @@ def plan(program: Program) -> Plan:
     return Plan(graph, layout, stored, stored[-1].end, rounded(max(own)))
 
 
-def tiles(outputs: int) -> tuple[int, int, int]:
-    """Split a group's outputs into tiles: return height and number of the tall ones, and the number one row lower."""
-    number = -(-outputs // TILE)
-    high = -(-outputs // number)
-    small = high * number - outputs
-    return high, number - small, small
-
-
 def _tile_rows(outputs: int) -> Iterable[range]:
     high, tall, small = tiles(outputs)
     start = 0
     for rows in [high] * tall + [high - 1] * small:
         yield range(start, start + rows)
         start += rows
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Padding of the planes of an operation with a window (see ``padding.c``); lengths in floats."""
-
-    pitch: int  # distance between rows
-    size: int  # of a phase
-    rows: int  # output rows in a band
-    places: tuple[int, ...]  # offsets of the window's positions in a padded plane
-    flat: int  # size of an output plane of a band, at the pitch of the padded rows
-
-    @classmethod
-    def of(cls, each: Operation, size: tuple[int, int], whole: bool) -> _Window:
-        (step_y, step_x), (reach_y, reach_x) = each.stride, each.reach
-        across = (each.width - 1) * step_x + reach_x  # columns read
-        if step_x == 1:
-            pitch = max(size[1] + max(each.left, across - each.left - size[1], 0), each.width)
-        else:
-            pitch = max(-(-max(across, each.left + size[1]) // step_x), each.width)
-        rows = each.height
-        inputs = len(each.inputs) // each.groups
-        while True:
-            down = -(-max((rows - 1) * step_y + reach_y, 1) // step_y)
-            area = rounded(down * pitch + each.left + SLACK + LINE)
-            if whole or rows == 1 or 4 * inputs * area * step_y * step_x <= BAND:
-                break
-            rows = -(-rows // 2)
-        places = []
-        for y in range(0, reach_y, each.dilation[0]):
-            for x in range(0, reach_x, each.dilation[1]):
-                phase = y % step_y * step_x + x % step_x
-                places.append(phase * area + y // step_y * pitch + x // step_x)
-        flat = rounded((rows - 1) * pitch + each.width) + LINE
-        return cls(pitch, area, rows, tuple(places), flat)
 
 
 def _size(each: Operation, graph: Graph) -> tuple[int, int]:
@@ -220,8 +138,8 @@ def _scratch(each: Operation, graph: Graph) -> int:
     size = _size(each, graph)
     phases = each.stride[0] * each.stride[1]
     if each.is_depthwise or each.kind != "convolution":
-        return _Window.of(each, size, whole=True).size * phases + SLACK
-    window = _Window.of(each, size, whole=False)
+        return Window.of(each, size, whole=True).size * phases + SLACK
+    window = Window.of(each, size, whole=False)
     return rounded(len(each.inputs) // each.groups * window.size * phases + SLACK) + TILE * window.flat + SLACK
 
 
@@ -257,17 +175,21 @@ def find_wide(weights: Sequence[Weights]) -> tuple[int, ...]:
     return tuple(number for number, each in enumerate(weights) if not (np.abs(each.weight) <= largest).all())
 
 
-def pack(plan: Plan, weights: Sequence[Weights]) -> bytes:
+def pack(plan: Plan | emit_int8.Plan, weights: Sequence[Weights] | Sequence[Layer]) -> bytes:
     """Return the content of ``model.bin``: per layer, the weights in the order that the kernels read them, then biases.
 
     Raises:
         ValueError: the weights' shapes differ from the graph's.
     """
+    if isinstance(plan, emit_int8.Plan):
+        return emit_int8.pack(plan, [each for each in weights if isinstance(each, Layer)])
     packed = bytearray(4 * plan.floats)
     for each, stored in zip(plan.graph.operations, plan.weights, strict=True):
         if each.weights is None:
             continue
-        values, biases = _packed(each, weights[each.weights], plan.graph)
+        own = weights[each.weights]
+        assert isinstance(own, Weights)
+        values, biases = _packed(each, own, plan.graph)
         if values.size != stored.count:
             raise ValueError(f"{values.size} weights for an operation that has {stored.count}")
         for start, content in (
@@ -321,10 +243,11 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
         "CROP": f"{program.crop or 1:.9g}",
         "IMAGE": str(ready.layout.planes[0]),
         "KERNELS": "\n".join(_kernel(name).rstrip() + "\n" for name in _parts(ready)),
+        "PIXELS": _pixel_bytes(program),
         "STEPS": str(len(text.steps)),
         "PLANES": _wrapped(text.table),
         "NUMBERS": _words(packed) if program.embed else "",
-        "BITS": "16" if program.precision == "float16" else "32",
+        "BITS": {"float32": "32-bit floats", "float16": "16-bit floats", "int8": "8-bit integers"}[program.precision],
         "LAYERS": "\n".join(text.bodies),
         "CALLS": "".join(text.calls),
         "LABELS": "".join(f"    {_literal(label)},\n" for label in program.labels),
@@ -335,19 +258,27 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
     names = ("CLASSES", "MAP_HEIGHT", "MAP_WIDTH")
     values |= dict(zip(names, map(str, program.shape or (0, 0, 0)), strict=True))
     chosen = {"EMBED": program.embed, "COLOUR": colour, "CROP": program.crop is not None, "MAP": bool(program.shape)}
+    chosen["QUADS"] = program.precision == "int8"
     return {name: _filled(f"{name}.in", values, chosen) for name in TEXTS}
 
 
-def _parts(ready: Plan) -> list[str]:
+def _parts(ready: Plan | emit_int8.Plan) -> Sequence[str]:
+    if isinstance(ready, emit_int8.Plan):
+        return emit_int8.PARTS
     scaled = any(each.kind == "resize" for each in ready.graph.operations)
     return [*PARTS, *([RESIZE] if scaled else [])]
 
 
-def _text(ready: Plan) -> _Text:
-    text = _Text()
+def _text(ready: Plan | emit_int8.Plan) -> Text:
+    text = Text()
     for index, each in enumerate(ready.graph.operations):
-        _emit_operation(text, each, ready, index)
-    _emit_results(text, ready)
+        if isinstance(ready, emit_int8.Plan):
+            original = ready.original(index)
+            emit_int8.emit_operation(text, index, ready, _note(original, _size(original, ready.source)))
+        else:
+            _emit_operation(text, each, ready, index)
+    if isinstance(ready, Plan):
+        _emit_results(text, ready)
     return text
 
 
@@ -371,6 +302,12 @@ def _scales(program: Program) -> tuple[list[float], list[float]]:
     channels = program.graph.channels
     mean, std = program.mean or (0.0,) * channels, program.std or (1.0,) * channels
     return [1 / 255 / each for each in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
+def _pixel_bytes(program: Program) -> str:
+    if program.precision != "int8":
+        return ""
+    return _wrapped(emit_int8.pixel_bytes(program.graph, *_scales(program)).ravel().tolist())
 
 
 def _list(values: Iterable[float]) -> str:
@@ -428,7 +365,7 @@ def _note(each: Operation, size: tuple[int, int]) -> str:
     return f"{what}: {planes}{groups}{after}"
 
 
-def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> None:
+def _emit_operation(text: Text, each: Operation, ready: Plan, index: int) -> None:
     graph, layout = ready.graph, ready.layout
     size, where = _size(each, graph), layout.planes
     from_image = each.inputs[0] < graph.channels
@@ -484,7 +421,7 @@ def _emit_operation(text: _Text, each: Operation, ready: Plan, index: int) -> No
 
 
 def _emit_window(
-    text: _Text,
+    text: Text,
     each: Operation,
     ready: Plan,
     tables: Mapping[str, str],
@@ -494,7 +431,7 @@ def _emit_window(
     size = _size(each, ready.graph)
     ends = [each.first.upper(), each.last.upper()]
     depthwise = each.is_depthwise or each.kind != "convolution"
-    window = _Window.of(each, size, whole=depthwise)
+    window = Window.of(each, size, whole=depthwise)
     geometry = [*size, each.height, each.width]
     margins = [each.reach[0], each.top, each.left, *each.stride, window.pitch, window.size, exact]
     note, what = _note(each, size), describe(each)
@@ -517,7 +454,7 @@ def _emit_window(
     text.call("convolution", pointers, constants, what, note)
 
 
-def _emit_results(text: _Text, ready: Plan) -> None:
+def _emit_results(text: Text, ready: Plan) -> None:
     """Copy the outputs, consecutive planes of equal size together."""
     sizes, start, at = ready.graph.sizes(), 0, 0
     results = ready.graph.results
@@ -547,6 +484,7 @@ def read_program(path: Path) -> Program:
     """
     program = Program.model_validate(json.loads(path.read_text(encoding="utf-8")))
     program.graph.check()
+    emit_int8.check(program.graph, program.precision == "int8")
     if program.shape and math.prod(program.shape) != program.graph.outputs:
         raise ValueError(f"an output of shape {program.shape} for {program.graph.outputs} numbers")
     for values in (program.mean, program.std):

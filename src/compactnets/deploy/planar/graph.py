@@ -18,6 +18,31 @@ LARGEST = 2**28  # floats in all planes together: offsets are 32-bit integers
 Count = Annotated[int, Field(ge=1, le=2**20)]
 Plane = Annotated[int, Field(ge=0, le=2**24)]
 Pair = tuple[Count, Count]  # (vertical, horizontal)
+Byte = Annotated[int, Field(ge=0, le=255)]
+Term = Annotated[int, Field(ge=-(2**30), le=2**30)]
+Shift = Annotated[int, Field(ge=0, le=20)]
+Factor = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
+INT8 = ("quantize", "lookup")  # kinds of operations that only int8 networks have
+
+
+class Numbers(BaseModel):
+    """How an operation of an int8 network computes; see ``integers.py``.
+
+    Activations are bytes. A byte q stands for ``scale * (q - zero)``, and what is computed is rounded to the nearest
+    byte (halves to even) in units of the output's scale: ``q = clamp(round(value) + zero, low, high)``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    zero: Byte = 0
+    low: Byte = 0
+    high: Byte = 255
+    zeros: tuple[Byte, ...] = Field((), max_length=2, description="zero point of the inputs, and of the other operand")
+    factor: Factor | None = Field(None, description="of the value, unless the layer has one for each output")
+    terms: tuple[Term, Term, Term, Shift] | None = Field(
+        None, description="of a sum: (a * terms[0] + b * terms[1] + terms[2]) >> terms[3]"
+    )
+    wide: bool = Field(False, description="whether a value may exceed 32 bits before it is limited to bytes")
 
 
 class Operation(BaseModel):
@@ -29,7 +54,9 @@ class Operation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["convolution", "maximum", "average", "mean", "dense", "combine", "scale", "resize"]
+    kind: Literal[
+        "convolution", "maximum", "average", "mean", "dense", "combine", "scale", "resize", "quantize", "lookup"
+    ]
     inputs: tuple[Plane, ...] = Field(min_length=1)
     output: Plane
     outputs: Count
@@ -47,6 +74,7 @@ class Operation(BaseModel):
     last: Activation = "none"
     aligned: bool = Field(False, description="of resize: whether the pixels at the corners fall on each other")
     weights: int | None = Field(None, description="index of the layer's weights, for convolutions and dense layers")
+    numbers: Numbers | None = Field(None, description="of int8 networks")
 
     @property
     def made(self) -> range:
@@ -139,7 +167,7 @@ def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:
     for planes in (each.times, each.plus):
         if planes and len(planes) != each.outputs:
             return f"{len(planes)} planes are combined with {each.outputs}"
-    if (each.weights is not None) != (each.kind in ("convolution", "dense")):
+    if (each.weights is not None) != (each.kind in ("convolution", "dense", "lookup")):
         return "it has weights and needs none, or needs some and has none"
     if each.kind not in ("convolution", "dense") and len(each.inputs) != each.outputs:
         return f"{len(each.inputs)} inputs for {each.outputs} outputs"
@@ -149,7 +177,7 @@ def _problem(each: Operation, sizes: set[tuple[int, int]]) -> str | None:
         return None
     if each.kind in ("mean", "dense"):
         return None if (each.height, each.width) == (1, 1) else "its outputs have more than one pixel"
-    if each.kind in ("combine", "scale"):
+    if each.kind in ("combine", "scale", *INT8):
         if each.kind == "scale" and (not each.times or each.plus or each.first != "none"):
             return "a scale multiplies by planes of one pixel and does nothing else"
         return None if size == (each.height, each.width) else "input and output differ in size"

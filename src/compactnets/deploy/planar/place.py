@@ -54,12 +54,13 @@ class _Block:
         return rounded(self.floats * max(1, len(self.planes)))
 
 
-def place(graph: Graph, scratch: list[int]) -> Layout:
+def place(graph: Graph, scratch: list[int], *, image: bool = True) -> Layout:
     """Allocate planes and scratch memory.
 
     Args:
         graph: the fused graph.
         scratch: floats of scratch memory for each operation.
+        image: whether the image's planes are in the arena when the caller gives 8-bit pixels.
     """
     sizes = graph.sizes()
     made = [-1] * graph.channels + [index for index, each in enumerate(graph.operations) for _ in each.made]
@@ -82,8 +83,9 @@ def place(graph: Graph, scratch: list[int]) -> Layout:
         if owner[plane] == plane and plane >= graph.channels:
             groups[made[plane], until[plane], plane_floats(height, width)].append(plane)
     blocks = [_Block(planes, floats, start, end) for (start, end, floats), planes in groups.items()]
-    image = _Block(list(range(graph.channels)), graph.height * graph.width, -1, max(until[: graph.channels]))
-    blocks.append(image)
+    if image:
+        end = max(until[: graph.channels])
+        blocks.append(_Block(list(range(graph.channels)), graph.height * graph.width, -1, end))
     areas = [_Block([], rounded(floats), index, index) for index, floats in enumerate(scratch) if floats]
     total = _pack([*blocks, *areas])
     offsets = [0] * len(sizes)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from compactnets.deploy.formats.registry import trace_program
-from compactnets.deploy.planar.graph import Graph, Operation
+from compactnets.deploy.planar.graph import Graph, Numbers, Operation
 from compactnets.errors import InputError
 
 UNARY = {
@@ -40,11 +40,26 @@ class UnsupportedError(InputError):
 class Weights:
     """Weights and one bias per output.
 
-    Weights are (outputs, inputs per group, rows, columns) for a convolution, (outputs, inputs) for a dense layer.
+    Weights are (outputs, inputs per group, rows, columns) for a convolution, (outputs, inputs) for a dense layer. With
+    ``scales``, one per output, the weights are int8 and the biases int32.
     """
 
     weight: np.ndarray
     bias: np.ndarray
+    scales: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A constant of integers, with one scale for each entry of its first dimension."""
+
+    integers: Tensor
+    scales: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The constant's shape."""
+        return self.integers.shape
 
 
 @dataclass
@@ -195,9 +210,11 @@ def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: di
     given = {**dict(zip(names, arguments, strict=False)), **options}
     in_place = name.endswith("_") and not name.startswith("_")
     name = name.removesuffix("_") if in_place else name
-    if name in NOTHING:
+    if name in NOTHING or name == "dequantize_per_tensor":  # whose numbers are those of the quantisation before
         return arguments[0]
     activation = UNARY.get(name) or _clamp(name, given)
+    if name == "dequantize_per_channel":
+        return Scaled(given["input"], given["scales"])
     if activation:
         source = arguments[0]
         if not isinstance(source, Value):
@@ -277,7 +294,7 @@ def _made(builder: Builder, planes: Sequence[int], size: tuple[int, int]) -> Val
 
 def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     source, weight, bias = _image(given["input"]), given["weight"], given.get("bias")
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, (Tensor, Scaled)):
         raise _RefusedError("computed weights")
     stride, dilation = _pair(given.get("stride", 1), 1), _pair(given.get("dilation", 1), 1)
     padding = given.get("padding", 0)
@@ -291,13 +308,12 @@ def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     padding = _pair(padding, 0)
     size = _spread(source.size, window, stride, padding, dilation)
     outputs = weight.shape[0]
-    values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
     made = builder.add(
         "convolution",
         builder.read(source),
         outputs,
         (size[0], size[1]),
-        Weights(weight.float().numpy(), values),
+        _weights(weight, bias),
         groups=groups,
         window=window,
         stride=stride,
@@ -306,6 +322,28 @@ def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
         left=padding[1],
     )
     return _made(builder, made, (size[0], size[1]))
+
+
+def _weights(weight: Tensor | Scaled, bias: Tensor | Scaled | None) -> Weights:
+    outputs = weight.shape[0]
+    if isinstance(weight, Scaled):
+        if isinstance(bias, Tensor):
+            raise _RefusedError("int8 weights and a bias in float")
+        biases = np.zeros(outputs, np.int32) if bias is None else bias.integers.int().numpy()
+        return Weights(weight.integers.to(torch.int8).numpy(), biases, weight.scales.double().numpy())
+    if isinstance(bias, Scaled):
+        raise _RefusedError("weights in float and an int32 bias")
+    values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
+    return Weights(weight.float().numpy(), values)
+
+
+def _quantize(builder: Builder, given: dict[str, Any]) -> Value:
+    """A mark that ``integers.lower`` replaces: its planes are integers from here on."""
+    source = given["input"]
+    numbers = Numbers(zero=given["zero_point"], factor=given["scale"])
+    planes = builder.read(source)
+    made = builder.add("quantize", planes, len(planes), source.size, numbers=numbers)
+    return _results(builder, source, made, in_place=False)
 
 
 def _batch_norm(builder: Builder, given: dict[str, Any]) -> Value:
@@ -332,8 +370,7 @@ def _linear(builder: Builder, given: dict[str, Any]) -> Value:
     if not isinstance(source, Value) or source.spatial or source.cells.shape[0] != 1 or source.cells.ndim != 2:
         raise _RefusedError(f"an input of shape {getattr(source, 'shape', None)}")
     outputs = weight.shape[0]
-    values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
-    made = builder.add("dense", builder.read(source), outputs, (1, 1), Weights(weight.float().numpy(), values))
+    made = builder.add("dense", builder.read(source), outputs, (1, 1), _weights(weight, bias))
     return Value(builder.new_cells(list(made)).reshape(1, -1), (1, 1), spatial=False)
 
 
@@ -537,6 +574,7 @@ def _parts(builder: Builder, given: dict[str, Any]) -> list[Value]:
 
 RULES: dict[str, Callable[[Builder, dict[str, Any]], Any]] = {
     "conv2d": _convolution,
+    "quantize_per_tensor": _quantize,
     "batch_norm": _batch_norm,
     "linear": _linear,
     "max_pool2d": _pool("maximum"),

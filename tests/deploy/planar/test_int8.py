@@ -1,0 +1,310 @@
+"""int8 on planes of quads: every byte is that of integers computed channel by channel, on any target."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compactnets.compiler import find_compiler
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.layers import Mode
+from compactnets.deploy.int8.noise import keep_float, relative_error
+from compactnets.deploy.int8.quantized import freeze, quantized_network, set_mode
+from compactnets.deploy.int8.ranges import calibrate
+from compactnets.deploy.planar.build import Library, load
+from compactnets.deploy.planar.emit import Program, emit, pack, plan, read_program
+from compactnets.deploy.planar.graph import Graph
+from compactnets.deploy.planar.integers import Layer, lower
+from compactnets.deploy.planar.interpret import interpret
+from compactnets.deploy.planar.quads import arrange, group_inputs, group_outputs
+from compactnets.deploy.planar.trace import UnsupportedError, trace
+from compactnets.models.registry import list_models
+from compactnets.nn import channel_shuffle
+
+from ...names import one_of_each_kind
+from ..helpers import SIZE, small_form, tiny_network
+from .helpers import MAIN, WARNINGS, WIDTHS, compile_in, needs_compiler
+
+# other instructions: without dot products, without byte shuffles, and of 16, 8 and 4 numbers with them
+OLDER = ["-march=haswell", "-march=nehalem", "-march=x86-64 -DPLANAR_VEC=4"]
+EXACT = [*WIDTHS, *OLDER]
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+
+
+def pictures(count: int, side: int, channels: int = 3) -> Tensor:
+    """Smooth random images: (count, channels, side, side)."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, channels, 6, 6, generator=generator)
+    return nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
+
+
+def simulation_of(model: nn.Module, images: Tensor) -> GraphModule:
+    """A quantised network, its ranges being those of the images."""
+    form = quantized_network(plain_graph(model.eval(), images[:1]))
+    calibrate(form, images.split(8), "minmax")
+    set_mode(form, Mode.SIMULATE)
+    return form
+
+
+def lowered(simulation: GraphModule, example: Tensor) -> tuple[Graph, list[Layer]]:
+    frozen = copy.deepcopy(simulation)
+    freeze(frozen, unsigned=True, integer_bias=True)
+    graph, weights, _ = trace(frozen, example[:1])
+    return lower(graph, weights)
+
+
+def compiled(graph: Graph, layers: list[Layer], flags: Sequence[str] = (), threads: int = 1) -> Library:
+    needs_compiler()
+    program = Program(graph=graph, precision="int8", mean=MEAN[: graph.channels], std=STD[: graph.channels])
+    packed = pack(plan(program), layers)
+    shape = (graph.channels, graph.height, graph.width)
+    return load(emit(program), program.name, shape, graph.outputs, packed, flags, threads)
+
+
+def check_exact(
+    graph: Graph, layers: list[Layer], images: np.ndarray, flags: Sequence[str] = (), threads: int = 1
+) -> None:
+    found = compiled(graph, layers, flags, threads).run(images, threads)
+    np.testing.assert_array_equal(found, interpret(graph, layers, images))
+
+
+def normalised(pixels: np.ndarray) -> np.ndarray:
+    """8-bit pixels, (N, H, W, C), as the image that they stand for: (N, C, H, W)."""
+    scales = [np.float32(1 / 255 / std) for std in STD]
+    shifts = [np.float32(-mean / std) for mean, std in zip(MEAN, STD, strict=True)]
+    planes = [pixels[..., c].astype(np.float32) * scales[c] + shifts[c] for c in range(pixels.shape[3])]
+    return np.stack(planes, 1)
+
+
+@cache
+def tiny() -> tuple[GraphModule, Graph, list[Layer], Tensor]:
+    images = pictures(4, SIZE)
+    simulation = simulation_of(tiny_network(), images)
+    return (simulation, *lowered(simulation, images), images)
+
+
+@pytest.mark.parametrize(
+    "flags", [pytest.param(flags, marks=[] if flags in ("", "-DPLANAR_VEC=1") else pytest.mark.slow) for flags in EXACT]
+)
+def test_every_target_gives_the_same_bits(flags: str) -> None:
+    """The logits of a network with modules of MENet and MuffNet, for images and for 8-bit pixels."""
+    _, graph, layers, images = tiny()
+    library = compiled(graph, layers, ["-O1", *flags.split()])
+    np.testing.assert_array_equal(library.run(images.numpy()), interpret(graph, layers, images.numpy()))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_array_equal(library.run(pixels), interpret(graph, layers, normalised(pixels)))
+
+
+def test_it_computes_what_was_simulated() -> None:
+    simulation, graph, layers, images = tiny()
+    with torch.inference_mode():
+        expected = simulation(images)
+    assert relative_error(expected, torch.from_numpy(interpret(graph, layers, images.numpy()))) < 0.05
+
+
+UNSUPPORTED: dict[str, str] = {}  # network -> what it lacks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", one_of_each_kind(list_models()))
+def test_registered_networks(name: str) -> None:
+    """Every byte, or one line that says what is missing."""
+    model, side = small_form(name)
+    images = pictures(3, side)
+    simulation = simulation_of(model, images)
+    if name in UNSUPPORTED:
+        with pytest.raises(UnsupportedError, match=UNSUPPORTED[name]):
+            lowered(simulation, images)
+        return
+    graph, layers = lowered(simulation, images)
+    check_exact(graph, layers, images.numpy())
+    with torch.inference_mode():
+        expected = simulation(images)
+    assert relative_error(expected, torch.from_numpy(interpret(graph, layers, images.numpy()))) < 0.4
+
+
+KINDS = ("conv", "conv", "depthwise", "shuffle", "add", "mul", "cat", "split", "pool", "scale")
+
+
+class Random(nn.Module):
+    """Random layers of the kinds that int8 has, over feature maps that share channels at random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        choose = random.Random(seed)
+        torch.manual_seed(seed)
+        self.layers = nn.ModuleDict()
+        self.plan: list[tuple[str, int, int, str]] = []
+        self.side = choose.choice([5, 8, 11, 20, 33])
+        widths, sides = [3], [self.side]
+        for index in range(choose.randint(6, 12)):
+            kind = choose.choice(
+                ["conv", "conv", "depthwise", "shuffle", "add", "mul", "cat", "split", "pool", "scale"]
+            )
+            a = choose.randrange(len(widths))
+            width, side, key = widths[a], sides[a], f"layer{index}"
+            alike = [b for b, other in enumerate(sides) if other == side]
+            if kind in ("add", "mul"):
+                alike = [b for b in alike if widths[b] == width]
+            b = choose.choice(alike)
+            stride = choose.choice([1, 1, 2]) if kind in ("conv", "depthwise", "pool") else 1
+            window = choose.choice([1, 1, 3, 5] if kind == "conv" else [3, 5])
+            if kind == "conv":
+                groups = choose.choice([g for g in (1, 2, 3) if width % g == 0])
+                outputs = groups * choose.randint(1, 21)
+                self.layers[key] = nn.Conv2d(width, outputs, window, stride, window // 2, groups=groups)
+                width = outputs
+            elif kind == "depthwise":
+                self.layers[key] = nn.Conv2d(width, width, window, stride, window // 2, groups=width)
+            elif kind == "pool":
+                self.layers[key] = nn.MaxPool2d(3, stride, 1)
+            elif kind == "cat":
+                width += widths[b]
+            elif kind == "split":
+                width //= 2
+            if not 0 < width <= 64 or (kind == "shuffle" and width % 2):
+                continue
+            self.plan.append((kind, a, b, key))
+            widths.append(width)
+            sides.append((side - 1) // stride + 1)
+        self.widths = widths
+        self.head = nn.Linear(sum(widths[-3:]), 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for kind, a, b, key in self.plan:
+            one, other = maps[a], maps[b]
+            if kind in ("conv", "depthwise", "pool"):
+                new = self.layers[key](one)
+                new = torch.relu(new) if kind == "conv" else new
+            elif kind == "shuffle":
+                new = channel_shuffle(one, 2)
+            elif kind == "add":
+                new = torch.relu(one + other)
+            elif kind == "mul":
+                new = one * torch.sigmoid(other)
+            elif kind == "cat":
+                new = torch.cat((one, other), 1)
+            elif kind == "split":
+                new = torch.split(one, [one.shape[1] // 2, one.shape[1] - one.shape[1] // 2], 1)[0]
+            else:
+                new = one * torch.sigmoid(nn.functional.adaptive_avg_pool2d(one, 1))
+            maps.append(new)
+        pooled = [nn.functional.adaptive_avg_pool2d(each, 1).flatten(1) for each in maps[-3:]]
+        return self.head(torch.cat(pooled, 1))
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow if seed else []) for seed in range(40)])
+def test_random_networks(seed: int) -> None:
+    """Whose channels are tied in any way: through sums with themselves, and concatenated twice."""
+    model = Random(seed)
+    images = pictures(2, model.side)
+    graph, layers = lowered(simulation_of(model, images), images)
+    check_exact(graph, layers, images.numpy(), ["-O1", *random.Random(seed).choice(EXACT).split()])
+
+
+def test_every_group_is_whole_quads() -> None:
+    """What reads or writes a quad reads or writes all its channels, and every channel has one place."""
+    _, graph, _, _ = tiny()
+    arranged = arrange(graph)
+    quads = [frozenset(plane for plane in lanes if plane is not None) for lanes in arranged.lanes]
+    planes = [plane for quad in quads for plane in quad]
+    assert sorted(planes) == list(range(len(graph.sizes())))
+    of = {plane: quad for quad in quads for plane in quad}
+    for each in graph.operations:
+        if each.kind == "convolution" and not each.is_depthwise:
+            for group in range(each.groups):
+                for channels in (group_inputs(each, group), group_outputs(each, group)):
+                    assert set(channels) == {plane for channel in channels for plane in of[channel]}
+    assert 0 < arranged.empty_share < 0.6  # groups of a few channels, as no real network has
+
+
+def test_a_part_in_float_is_one_line() -> None:
+    simulation, _, _, images = tiny()
+    kept = copy.deepcopy(simulation)
+    keep_float(kept, "stages.0.1.depthwise.conv")
+    with pytest.raises(UnsupportedError, match=r"in integers throughout, found .* float") as caught:
+        lowered(kept, images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "menet_108_8x1_g3", "muffnet_x0_5", "mobilenetv2_x0_35"])
+@pytest.mark.parametrize("flags", ["-march=native", "-march=haswell", "-DPLANAR_VEC=1"])
+def test_sanitizers_find_nothing(name: str, flags: str, tmp_path: Path) -> None:
+    """In memory of exactly the size that is asked for, with the same bits."""
+    needs_compiler()
+    if name == "tiny":
+        _, graph, layers, images = tiny()
+    else:
+        model, side = small_form(name)
+        images = pictures(2, side)
+        graph, layers = lowered(simulation_of(model, images), images)
+    write_files(graph, layers, images, tmp_path)
+    sanitized = ["-O1", "-g", *flags.split(), "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    compile_in(tmp_path, [*find_compiler(), *sanitized, *WARNINGS, "-D_GNU_SOURCE", "main.c", "model.c", "-o", "main"])
+    ran = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr.decode(errors="replace")
+    check_output(ran.stdout, graph, layers, images)
+
+
+def write_files(graph: Graph, layers: list[Layer], images: Tensor, folder: Path) -> None:
+    """The files of a network in a folder, with an image and pixels beside them."""
+    program = Program(graph=graph, precision="int8", mean=MEAN, std=STD)
+    for name, text in emit(program).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "main.c").write_text(MAIN, encoding="utf-8")
+    (folder / "model.bin").write_bytes(pack(plan(program), layers))
+    (folder / "image").write_bytes(images[0].numpy().tobytes())
+    (folder / "pixels").write_bytes(some_pixels(graph).tobytes())
+
+
+def some_pixels(graph: Graph) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (graph.height, graph.width, graph.channels), np.uint8)
+
+
+def check_output(output: bytes, graph: Graph, layers: list[Layer], images: Tensor) -> None:
+    """Hold the logits of an image and of pixels against the integers."""
+    both = np.concatenate([images[:1].numpy(), normalised(some_pixels(graph)[None])])
+    np.testing.assert_array_equal(np.frombuffer(output, np.float32).reshape(2, -1), interpret(graph, layers, both))
+
+
+def test_threads_change_nothing() -> None:
+    _, graph, layers, images = tiny()
+    check_exact(graph, layers, images[:1].numpy(), ["-O1"], threads=3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda graph: graph["operations"][0].pop("numbers"),
+        lambda graph: graph["operations"][1].update(first="relu"),
+        lambda graph: graph["operations"][1].update(kind="combine", weights=None),
+        lambda graph: graph["operations"][2].update(inputs=[0, 1, 2]),
+        lambda graph: graph["operations"][-1].update(kind="convolution"),
+        lambda graph: graph["operations"][1]["numbers"].update(zero=256),
+        lambda graph: graph["operations"][1]["numbers"].update(terms=[1, 1, 1, 99]),
+        lambda graph: graph["operations"][0]["numbers"].update(factor=float("inf")),
+    ],
+)
+def test_a_description_that_fits_nothing_is_refused(change: object, tmp_path: Path) -> None:
+    _, graph, _, _ = tiny()
+    program = json.loads(Program(graph=graph, precision="int8").model_dump_json())
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(program), encoding="utf-8")
+    assert read_program(path).graph == graph
+    change(program["graph"])  # type: ignore[operator]
+    path.write_text(json.dumps(program), encoding="utf-8")
+    with pytest.raises(ValueError):  # noqa: PT011
+        read_program(path)
