@@ -210,11 +210,11 @@ def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: di
     given = {**dict(zip(names, arguments, strict=False)), **options}
     in_place = name.endswith("_") and not name.startswith("_")
     name = name.removesuffix("_") if in_place else name
-    if name in NOTHING or name == "dequantize_per_tensor":  # whose numbers are those of the quantisation before
+    if name in NOTHING or name == "dequantize":  # whose numbers are those of the quantisation before
         return arguments[0]
     activation = UNARY.get(name) or _clamp(name, given)
-    if name == "dequantize_per_channel":
-        return Scaled(given["input"], given["scales"])
+    if name == "dequantize_channels":
+        return Scaled(given["q"], given["scales"])
     if activation:
         source = arguments[0]
         if not isinstance(source, Value):
@@ -339,7 +339,7 @@ def _weights(weight: Tensor | Scaled, bias: Tensor | Scaled | None) -> Weights:
 
 def _quantize(builder: Builder, given: dict[str, Any]) -> Value:
     """A mark that ``integers.lower`` replaces: its planes are integers from here on."""
-    source = given["input"]
+    source = given["x"]
     numbers = Numbers(zero=given["zero_point"], factor=given["scale"])
     planes = builder.read(source)
     made = builder.add("quantize", planes, len(planes), source.size, numbers=numbers)
@@ -574,7 +574,7 @@ def _parts(builder: Builder, given: dict[str, Any]) -> list[Value]:
 
 RULES: dict[str, Callable[[Builder, dict[str, Any]], Any]] = {
     "conv2d": _convolution,
-    "quantize_per_tensor": _quantize,
+    "quantize": _quantize,
     "batch_norm": _batch_norm,
     "linear": _linear,
     "max_pool2d": _pool("maximum"),

@@ -111,19 +111,34 @@ INLINE void quad_lookup(const float *table, float *arena, const int32_t *in, con
     const uint8_t *bytes = (const uint8_t *)table;
     const range own = share(quads);
     for (int q = own.begin; q < own.end; q++) {
+#if defined(HAS_LOOKUP)
+        const lookup all = read_lookup(bytes);
+        for (int p = 0; p < pixels; p += VEC) store_words(arena + out[q] + p, look_up(all, load_words(arena + in[q] + p)));
+#else
         const uint8_t *from = (const uint8_t *)(arena + in[q]);
         uint8_t *to = (uint8_t *)(arena + out[q]);
         for (int i = 0; i < 4 * pixels; i++) to[i] = bytes[from[i]];
+#endif
     }
 }
 
 /* Sums of two quads: (a * terms[0] + b * terms[1] + terms[2]) >> terms[3], terms[2] having the zero points and half a
  * step in it. */
 INLINE ivec add_bytes(ivec a, ivec b, const int32_t *terms, const limits ends) {
-    vec value[4];
-    UNROLL for (int k = 0; k < 4; k++)
-        value[k] = to_floats((byte_of(a, k) * terms[0] + byte_of(b, k) * terms[1] + terms[2]) >> terms[3]);
-    return to_bytes(value, ends, SHIFTED);
+    ivec sum[4];
+#if defined(MADD) /* pairs of 16-bit numbers: a byte of a, and that of b above it */
+    const int32_t upper = (int32_t)0xffff0000u;
+    const ivec factors = splat_word(terms[0] | (int32_t)((uint32_t)terms[1] << 16));
+    UNROLL for (int k = 0; k < 2; k++) {
+        const ivec one = byte_pairs(a, k), other = byte_pairs(b, k);
+        sum[k] = MADD((one & 0xffff) | (ivec)((uvec)other << 16), factors);
+        sum[k + 2] = MADD((ivec)((uvec)one >> 16) | (other & upper), factors);
+    }
+#else
+    UNROLL for (int k = 0; k < 4; k++) sum[k] = byte_of(a, k) * terms[0] + byte_of(b, k) * terms[1];
+#endif
+    UNROLL for (int k = 0; k < 4; k++) sum[k] = (sum[k] + terms[2]) >> terms[3];
+    return pack_bytes(sum, ends, SHIFTED);
 }
 
 INLINE void quad_sum(float *arena, const int32_t *in, const int32_t *add, const int32_t *out, const int32_t *ends,
@@ -136,6 +151,21 @@ INLINE void quad_sum(float *arena, const int32_t *in, const int32_t *add, const 
                                                       ends + 4, limit));
 }
 
+/* The products of the bytes of two quads, less their zero points. */
+INLINE void multiply_bytes(vec *value, ivec a, ivec b, const int zero, const int other) {
+#if defined(MADD)
+    const int32_t upper = (int32_t)0xffff0000u;
+    UNROLL for (int k = 0; k < 2; k++) {
+        const ivec first = (ivec)((hvec)byte_pairs(a, k) - (int16_t)zero);
+        const ivec second = (ivec)((hvec)byte_pairs(b, k) - (int16_t)other);
+        value[k] = to_floats(MADD(first & 0xffff, second));
+        value[k + 2] = to_floats(MADD(first & upper, second));
+    }
+#else
+    UNROLL for (int k = 0; k < 4; k++) value[k] = to_floats((byte_of(a, k) - zero) * (byte_of(b, k) - other));
+#endif
+}
+
 /* Products of two quads, the bytes less their zero points, times a factor. single: the other quad has one pixel. */
 INLINE void quad_product(float *arena, const int32_t *in, const int32_t *mul, const int32_t *out, const int32_t *ends,
                          const int quads, const int pixels, const int single, const float factor) {
@@ -146,8 +176,8 @@ INLINE void quad_product(float *arena, const int32_t *in, const int32_t *mul, co
             const ivec a = load_words(arena + in[q] + p);
             const ivec b = single ? splat_word(*(const number *)(arena + mul[q])) : load_words(arena + mul[q] + p);
             vec value[4];
-            UNROLL for (int k = 0; k < 4; k++)
-                value[k] = to_floats((byte_of(a, k) - ends[4]) * (byte_of(b, k) - ends[5])) * splat(factor);
+            multiply_bytes(value, a, b, ends[4], ends[5]);
+            UNROLL for (int k = 0; k < 4; k++) value[k] *= splat(factor);
             store_words(arena + out[q] + p, to_bytes(value, limit, WIDE));
         }
 }
@@ -159,10 +189,15 @@ INLINE void quad_mean(float *arena, const int32_t *in, const int32_t *out, const
     const range own = share(quads);
     for (int q = own.begin; q < own.end; q++) {
         const float *plane = arena + in[q];
+        const int whole = pixels / VEC * VEC;
+        ivec sum[4];
         vec value[4];
+        UNROLL for (int k = 0; k < 4; k++) sum[k] = splat_word(0);
+        for (int p = 0; p < whole; p += VEC)
+            UNROLL for (int k = 0; k < 4; k++) sum[k] += byte_of(load_words(plane + p), k);
         for (int k = 0; k < 4; k++) {
-            int32_t total = -pixels * ends[4];
-            for (int p = 0; p < pixels; p++) total += (int32_t)((uint32_t)((const number *)plane)[p] >> (8 * k) & 255);
+            int32_t total = total_of(sum[k]) - pixels * ends[4];
+            for (int p = whole; p < pixels; p++) total += (int32_t)((uint32_t)((const number *)plane)[p] >> (8 * k) & 255);
             value[k] = splat((float)total * factor);
         }
         store_words(arena + out[q], to_bytes(value, limit, WIDE));

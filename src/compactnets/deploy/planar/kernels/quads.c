@@ -53,7 +53,8 @@ INLINE float as_float(const int32_t value) {
 #elif VEC == 4 && defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #define SIGNED 1 /* x - 128 takes the place of x: sums start with 128 times the sum of the weights, see start_sums */
 #define DOT(sum, x, w) (ivec)vdotq_s32((int32x4_t)(sum), (int8x16_t)(x), (int8x16_t)(w))
-#elif VEC == 16 && defined(__AVX512BW__)
+#endif
+#if VEC == 16 && defined(__AVX512BW__)
 #define MADD(a, b) (ivec)_mm512_madd_epi16((__m512i)(a), (__m512i)(b))
 #elif VEC == 8 && defined(__AVX2__)
 #define MADD(a, b) (ivec)_mm256_madd_epi16((__m256i)(a), (__m256i)(b))
@@ -137,31 +138,30 @@ INLINE limits limits_at(const int32_t *ends) {
     return found;
 }
 
-/* Round four values to the nearest integers, halves to even, and limit them: byte k of each word is of value[k]. */
-INLINE ivec to_bytes(vec *value, const limits ends, const int kind) {
+/* Limit four integers of 32 bits: byte k of each word is of whole[k], or of value[k] rounded, halves to even. */
 #if (VEC == 16 && defined(__AVX512BW__)) || (VEC == 8 && defined(__AVX2__)) || (VEC == 4 && defined(__SSSE3__))
+#define PACKS 1 /* instructions that narrow integers with saturation */
 #if VEC == 16
 #define SIMD(name) _mm512_##name
-    typedef __m512i ints;
-    typedef __m512 floats;
-    const ints order = (ints)_mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+#define EACH_128(value) _mm512_broadcast_i32x4(value)
+typedef __m512i ints;
+typedef __m512 floats;
 #elif VEC == 8
 #define SIMD(name) _mm256_##name
-    typedef __m256i ints;
-    typedef __m256 floats;
-    const ints order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+#define EACH_128(value) _mm256_broadcastsi128_si256(value)
+typedef __m256i ints;
+typedef __m256 floats;
 #else
 #define SIMD(name) _mm_##name
-    typedef __m128i ints;
-    typedef __m128 floats;
-    const ints order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+#define EACH_128(value) (value)
+typedef __m128i ints;
+typedef __m128 floats;
 #endif
-    ints whole[4];
-    UNROLL for (int k = 0; k < 4; k++) {
-        if (kind == WIDE) value[k] = min_(splat(512.0f), max_(value[k], splat(-512.0f)));
-        whole[k] = SIMD(cvtps_epi32)((floats)value[k]);
-    }
-    ints first = SIMD(packs_epi32)(whole[0], whole[1]), second = SIMD(packs_epi32)(whole[2], whole[3]);
+
+INLINE ivec pack_bytes(const ivec *whole, const limits ends, const int kind) {
+    const ints order = EACH_128(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    ints first = SIMD(packs_epi32)((ints)whole[0], (ints)whole[1]);
+    ints second = SIMD(packs_epi32)((ints)whole[2], (ints)whole[3]);
     if (kind != PLAIN) {
         const ints zero = SIMD(set1_epi16)((short)ends.zero);
         first = SIMD(adds_epi16)(first, zero), second = SIMD(adds_epi16)(second, zero);
@@ -170,8 +170,18 @@ INLINE ivec to_bytes(vec *value, const limits ends, const int kind) {
     if (kind != PLAIN)
         bytes = SIMD(min_epu8)(SIMD(max_epu8)(bytes, SIMD(set1_epi8)((char)ends.low)), SIMD(set1_epi8)((char)ends.high));
     return (ivec)bytes;
-#undef SIMD
+}
+
+INLINE ivec to_bytes(vec *value, const limits ends, const int kind) {
+    ivec whole[4];
+    UNROLL for (int k = 0; k < 4; k++) {
+        if (kind == WIDE) value[k] = min_(splat(512.0f), max_(value[k], splat(-512.0f)));
+        whole[k] = (ivec)SIMD(cvtps_epi32)((floats)value[k]);
+    }
+    return pack_bytes(whole, ends, kind);
+}
 #else
+INLINE ivec to_bytes(vec *value, const limits ends, const int kind) {
     const int plain = kind == PLAIN, zero = plain ? 0 : ends.zero;
     const vec low = splat((float)((plain ? 0 : ends.low) - zero)), high = splat((float)((plain ? 255 : ends.high) - zero));
     const vec large = splat(12582912.0f); /* 1.5 * 2^23, which leaves the integer in the low bits */
@@ -187,8 +197,14 @@ INLINE ivec to_bytes(vec *value, const limits ends, const int kind) {
 #endif
     }
     return (ivec)all;
-#endif
 }
+
+INLINE ivec pack_bytes(const ivec *whole, const limits ends, const int kind) {
+    vec value[4];
+    UNROLL for (int k = 0; k < 4; k++) value[k] = to_floats(whole[k]);
+    return to_bytes(value, ends, kind);
+}
+#endif
 
 /* The same for four sums, each times its factor. */
 INLINE ivec sums_to_bytes(const ivec *sum, const float *factors, const limits ends, const int kind) {
@@ -198,6 +214,69 @@ INLINE ivec sums_to_bytes(const ivec *sum, const float *factors, const limits en
 }
 
 INLINE ivec byte_of(ivec words, const int k) { return (ivec)((uvec)words >> (8 * k)) & 255; }
+
+/* bytes 0 and 2, or 1 and 3, as 16-bit numbers */
+INLINE ivec byte_pairs(ivec words, const int odd) { return (ivec)((uvec)words >> (8 * odd)) & 0x00ff00ff; }
+
+INLINE int32_t total_of(ivec words) {
+#if VEC == 1
+    return words;
+#else
+    int32_t total = 0;
+    UNROLL for (int i = 0; i < VEC; i++) total += words[i];
+    return total;
+#endif
+}
+
+/* A table of 256 bytes in registers, and the bytes that it has for others. */
+#if VEC == 16 && defined(__AVX512VBMI__)
+#define HAS_LOOKUP 1
+typedef struct { ints part[4]; } lookup;
+INLINE lookup read_lookup(const uint8_t *bytes) {
+    lookup all;
+    UNROLL for (int i = 0; i < 4; i++) all.part[i] = _mm512_loadu_si512(bytes + 64 * i);
+    return all;
+}
+INLINE ivec look_up(const lookup all, ivec words) {
+    const ints x = (ints)words;
+    const ints low = _mm512_permutex2var_epi8(all.part[0], x, all.part[1]);
+    const ints high = _mm512_permutex2var_epi8(all.part[2], x, all.part[3]);
+    return (ivec)_mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
+}
+#elif defined(PACKS) /* sixteen tables of sixteen bytes; an index that is not in one gives 0 */
+#define HAS_LOOKUP 1
+typedef struct { const uint8_t *bytes; } lookup;
+INLINE lookup read_lookup(const uint8_t *bytes) {
+    const lookup all = {bytes};
+    return all;
+}
+INLINE ivec look_up(const lookup all, ivec words) {
+    const ints x = (ints)words, limit = SIMD(set1_epi8)(0x70);
+    ivec found = splat_word(0);
+    UNROLL for (int i = 0; i < 16; i++) {
+        const ivec nearer = (ivec)x ^ splat_word((int32_t)(0x10101010u * (uint32_t)i)); /* 0 to 15 if it is in this one */
+        const ints part = EACH_128(_mm_loadu_si128((const __m128i *)(all.bytes + 16 * i)));
+        found |= (ivec)SIMD(shuffle_epi8)(part, SIMD(adds_epu8)((ints)nearer, limit));
+    }
+    return found;
+}
+#elif VEC == 4 && defined(__aarch64__)
+#define HAS_LOOKUP 1
+typedef struct { uint8x16x4_t part[4]; } lookup;
+INLINE lookup read_lookup(const uint8_t *bytes) {
+    lookup all;
+    UNROLL for (int i = 0; i < 4; i++)
+        UNROLL for (int j = 0; j < 4; j++) all.part[i].val[j] = vld1q_u8(bytes + 64 * i + 16 * j);
+    return all;
+}
+INLINE ivec look_up(const lookup all, ivec words) {
+    const uint8x16_t x = (uint8x16_t)words;
+    uint8x16_t found = vqtbl4q_u8(all.part[0], x);
+    UNROLL for (int i = 1; i < 4; i++)
+        found = vqtbx4q_u8(found, all.part[i], veorq_u8(x, vdupq_n_u8((uint8_t)(64 * i))));
+    return (ivec)found;
+}
+#endif
 
 /* the larger of every two bytes */
 INLINE ivec max_bytes(ivec a, ivec b) {
