@@ -101,6 +101,15 @@ def test_an_artifact_gives_the_scores_of_its_network(tmp_path: Path, head: Head,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("head", "model"), OURS.items())
+def test_sides_that_no_stride_divides(tmp_path: Path, head: Head, model: str) -> None:
+    artifact: Any = export_subject(subject_of(head, model, size=(65, 97)), "c", tmp_path / "a")
+    assert artifact.output[1:] == [3, *((9, 13) if head == "lraspp" else (17, 25))]
+    assert artifact.map_size == tuple(artifact.output[2:])
+    assert all(check.agreement >= 0.999 for check in artifact.verification.checks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "model"), OURS.items())
 def test_the_c_example_writes_the_mask_that_predict_does(tmp_path: Path, head: Head, model: str) -> None:
     """Scaled to the image, whatever its size, with the share of each class."""
     export_subject(subject_of(head, model), "c", tmp_path / "a")

@@ -42,6 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("verbs")
     write_folders(root / "data", train=8)
     (root / "small.yaml").write_text(SMALL)
+    write_folders(root / "size")
+    Image.new("L", (96, 60)).save(root / "size" / "masks" / "val" / "101.png")
+    write_folders(root / "five", train=1, val=1)
+    (root / "five" / "classes.txt").write_text("a\nb\nc\nd\ne\n")
     assert api.train(root / "small.yaml", root / "data", root / "run").best > 50
     return root
 
@@ -60,13 +64,20 @@ def test_eval_tells_every_class(run: Run, trained: Path) -> None:
 
 
 def test_predict_writes_mask_overlay_and_shares(run: Run, trained: Path) -> None:
-    images, output = trained / "data" / "images" / "val", trained / "masks"
+    images, output = trained / "photographs", trained / "masks"
+    images.mkdir()
+    for number in (100, 101):
+        Image.fromarray(scene(number)[0]).save(images / f"{number}.png")
+    (images / "100a.jpg").write_bytes(b"no image")
     arguments = ("--checkpoint", trained / "run" / "best.safetensors", images, "nowhere.png", "--output", output)
     told = run("predict", *arguments, "--json", "--csv", trained / "a.csv")
     assert told.code == 2
-    assert "nowhere.png" in told.err
-    first, _, missing = told.json
-    assert "error" in missing
+    assert all(name in told.err for name in ("nowhere.png", "100a.jpg"))
+    first, broken, _, missing = told.json
+    assert all("error" in each for each in (broken, missing))
+    assert sorted(each.name for each in output.iterdir()) == sorted(
+        f"{number}{ending}" for number in (100, 101) for ending in (".png", "-overlay.jpg")
+    )
     labels = read_mask(output / "100.png")
     assert labels.shape == (64, 96)
     shares = {name: float((labels == label).mean()) for label, name in enumerate(NAMES)}
@@ -138,6 +149,10 @@ def test_check_with_and_without_a_recipe(run: Run, trained: Path) -> None:
     ("arguments", "facts"),
     [
         (("eval", "--checkpoint", "BEST", "--data", "DATA", "--split", "test"), ("test", "train")),
+        (("eval", "--checkpoint", "BEST", "--data", "SIZE"), ("val/101.png has 96 x 60 pixels", "96 x 64")),
+        (("eval", "--checkpoint", "BEST", "--data", "FIVE"), ("a, b, c, d, e", "grass, ball, box")),
+        (("predict", "--checkpoint", "BEST", "DATA", "--output", "RECIPE"), ("--output must be a folder",)),
+        (("export", "BEST", "--format", "onnx", "--output", "X", "--size", "0x64"), ("HEIGHTxWIDTH", "'0x64'")),
         (("eval", "--checkpoint", "BEST", "--data", "DATA", "--metric", "coco"), ("--metric", "segmentation")),
         (("predict", "--checkpoint", "BEST", "DATA", "--score", "0.5"), ("--score", "segmentation")),
         (("export", "BEST", "--format", "onnx", "--output", "X", "--size", "a"), ("--size", "'a'")),
@@ -147,7 +162,8 @@ def test_check_with_and_without_a_recipe(run: Run, trained: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(run: Run, trained: Path, arguments: tuple[str, ...], facts: tuple[str, ...]) -> None:
-    places = {"BEST": trained / "run" / "best.safetensors", "DATA": trained / "data", "X": trained / "x"}
+    places = {"BEST": trained / "run" / "best.safetensors", "RECIPE": trained / "small.yaml", "X": trained / "x"}
+    places |= {name.upper(): trained / name for name in ("data", "size", "five")}
     told = run(*(places.get(each, each) for each in arguments))
     assert told.code == 2
     assert len(told.err.splitlines()) == 1, told.err

@@ -12,9 +12,8 @@ from torch import nn
 
 from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
 from compactnets.data import Preprocess
-from compactnets.data.inputs import Picture, read_pictures
+from compactnets.data.inputs import Picture, run_on
 from compactnets.errors import InputError
-from compactnets.failures import one_line
 
 COLUMNS = ("image", "frame", "seconds", "rank", "class_name", "label", "probability", "error")  # of a CSV file
 
@@ -88,13 +87,5 @@ def predict(
         top_k: guesses for each.
         every: use every n-th frame of a video.
     """
-    for picture in read_pictures(images, every):
-        if picture.image is not None:
-            try:
-                with one_line(picture.name):
-                    guesses = classify(model, record, picture.image, top_k)
-                yield Prediction(picture.path, guesses, picture.frame, picture.seconds, name=picture.name)
-                continue
-            except InputError as error:
-                picture = picture.failed(error)
-        yield Prediction(picture.path, (), picture.frame, picture.seconds, picture.error, picture.name)
+    for picture, guesses in run_on(images, every, lambda image: classify(model, record, image, top_k)):
+        yield Prediction(guesses=guesses or (), **picture.facts)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -19,6 +20,9 @@ from compactnets.data.images import read_image
 from compactnets.data.listing import compose, list_images
 from compactnets.data.video import is_video, read_frames
 from compactnets.errors import InputError
+from compactnets.failures import one_line
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,17 @@ class Picture:
             return self.path
         time = "" if self.seconds is None else f", {self.seconds:.2f} s"
         return f"{self.path} (frame {self.frame}{time})"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the results of all tasks say of a picture: ``image``, ``frame``, ``seconds``, ``error`` and ``name``."""
+        return {
+            "image": self.path,
+            "frame": self.frame,
+            "seconds": self.seconds,
+            "error": self.error,
+            "name": self.name,
+        }
 
     def failed(self, error: object) -> Picture:
         """Return the picture without its image, but with an error that names the file."""
@@ -106,6 +121,34 @@ def read_pictures(files: Iterable[str | Picture], every: int = 1) -> Iterator[Pi
                 yield Picture(file, read_image(file))
             except InputError as error:
                 yield Picture(file, error=str(error))
+
+
+def run_on(
+    files: Iterable[str | Picture],
+    every: int,
+    run: Callable[[Image.Image], Found],
+    fatal: type[InputError] | tuple[()] = (),
+) -> Iterator[tuple[Picture, Found | None]]:
+    """Yield each picture of :func:`read_pictures` with the result of ``run``; without one, its ``error`` says why.
+
+    Args:
+        run: takes an image, upright, of any mode.
+        fatal: an error of ``run`` that no other picture would be without.
+
+    Raises:
+        InputError: of the type ``fatal``, with the picture's name.
+    """
+    for picture in read_pictures(files, every):
+        found = None
+        if picture.image is not None:
+            try:
+                with one_line(picture.name):
+                    found = run(picture.image)
+            except fatal as error:
+                raise type(error)(f"{picture.name}: {error}") from None
+            except InputError as error:
+                picture = picture.failed(error)
+        yield picture, found
 
 
 def _frames(path: str, every: int) -> Iterator[Picture]:

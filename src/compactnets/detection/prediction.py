@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ from PIL import Image
 
 from compactnets.console import say
 from compactnets.data.images import to_channels
-from compactnets.data.inputs import OutputNames, Picture, read_pictures
+from compactnets.data.inputs import OutputNames, Picture, run_on
 from compactnets.detection.checkpoint import Detector, DetectorRecord
 from compactnets.detection.drawing import draw
 from compactnets.detection.evaluation import find_objects, watched
 from compactnets.detection.objects import Detections
 from compactnets.detection.transform import plain_target
 from compactnets.drawing.lettering import Legend
-from compactnets.errors import InputError
-from compactnets.failures import one_line
 from compactnets.files import as_path, replace_bytes
 from compactnets.folders import check_folder
 from compactnets.training.setup import NotFiniteError
@@ -109,49 +107,42 @@ def predict_objects(
     files = list(images)
     legend = Legend(record.class_names)
     names = OutputNames(output, files, (".jpg",))
-    for picture in read_pictures(files, every):
-        found = None
-        if picture.image is not None:
-            try:
-                image = to_channels(picture.image, 3)
-                with one_line(picture.name), watched(detector) as finite:
-                    pixels = plain_target(image).to(device).float().div_(255)
-                    found = find_objects(detector, [pixels])[0].above(score)
-                if not all(finite):
-                    raise NotFiniteError(f"the detector gives outputs that are not finite for {picture.name}")
-            except NotFiniteError:
-                raise
-            except InputError as error:
-                picture = picture.failed(error)
-        if found is None:
-            yield ImageObjects(
-                picture.path, frame=picture.frame, seconds=picture.seconds, error=picture.error, name=picture.name
-            )
+
+    def run(image: Image.Image) -> tuple[Image.Image, Detections]:
+        image = to_channels(image, 3)
+        with watched(detector) as finite:
+            found = find_objects(detector, [plain_target(image).to(device).float().div_(255)])[0].above(score)
+        if not all(finite):
+            raise NotFiniteError("the detector gives outputs that are not finite")
+        return image, found
+
+    for picture, result in run_on(files, every, run, NotFiniteError):
+        if result is None:
+            yield ImageObjects(**picture.facts)
             continue
+        image, found = result
         drawn = None if (base := names.take(picture)) is None else Path(f"{base}.jpg")
         if drawn is not None:
             _save(draw(image, found, legend.shown), drawn)
             legend.met(found.labels.tolist())
-        yield replace(_result(picture, image, found, record, drawn), least=score)
+        objects = _objects(found, record.class_names)
+        width, height = image.size
+        yield ImageObjects(
+            width=width,
+            height=height,
+            objects=objects,
+            drawn=None if drawn is None else str(drawn),
+            least=score,
+            **picture.facts,
+        )
     if note := legend.note():
         say(f"note: {note}")
 
 
-def _result(
-    picture: Picture, image: Image.Image, found: Detections, record: DetectorRecord, drawn: Path | None
-) -> ImageObjects:
-    objects = tuple(
-        FoundObject(record.class_names[label], value, (box[0], box[1], box[2], box[3]))
+def _objects(found: Detections, class_names: Sequence[str]) -> tuple[FoundObject, ...]:
+    return tuple(
+        FoundObject(class_names[label], value, (box[0], box[1], box[2], box[3]))
         for label, value, box in zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-    )
-    return ImageObjects(
-        picture.path,
-        *image.size,
-        objects,
-        None if drawn is None else str(drawn),
-        picture.frame,
-        picture.seconds,
-        name=picture.name,
     )
 
 

@@ -14,9 +14,7 @@ from PIL import Image
 from torch import nn
 
 from compactnets.data.images import to_channels
-from compactnets.data.inputs import OutputNames, Picture, read_pictures
-from compactnets.errors import InputError
-from compactnets.failures import one_line
+from compactnets.data.inputs import OutputNames, Picture, run_on
 from compactnets.files import replace_files
 from compactnets.segmentation.checkpoint import SegmenterRecord
 from compactnets.segmentation.drawing import overlay, palette_image
@@ -108,23 +106,17 @@ def predict_masks(
     """
     files = list(images)
     names = OutputNames(output, files, (MASK, OVERLAY))
-    for picture in read_pictures(files, every):
-        labels = None
-        if picture.image is not None:
-            try:
-                image = to_channels(picture.image, 3)
-                with one_line(picture.name):
-                    labels = label_image(network, record, image, device)
-            except NotFiniteError as error:
-                raise NotFiniteError(f"{picture.name}: {error}") from None
-            except InputError as error:
-                picture = picture.failed(error)
-        found = ImageClasses(
-            picture.path, frame=picture.frame, seconds=picture.seconds, error=picture.error, name=picture.name
-        )
-        if labels is None:
+
+    def run(image: Image.Image) -> tuple[Image.Image, np.ndarray]:
+        image = to_channels(image, 3)
+        return image, label_image(network, record, image, device)
+
+    for picture, result in run_on(files, every, run, NotFiniteError):
+        found = ImageClasses(**picture.facts)
+        if result is None:
             yield found
             continue
+        image, labels = result
         counts = np.bincount(labels.ravel(), minlength=len(record.class_names))
         order = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
         shares = {record.class_names[label]: int(counts[label]) / labels.size for label in order}
