@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from compactnets.compiler import find_compiler
-from compactnets.deploy.planar.emit import plan
+from compactnets.deploy.planar.emit import Program, plan
 
 from ..helpers import SIZE, small_form, tiny_network
+from . import test_int8 as int8
 from .helpers import WARNINGS, check_module, compile_in, write_alone
 
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
@@ -99,6 +100,23 @@ def test_arm(name: str, precision: str, flags: list[str], tmp_path: Path) -> Non
     alone.check(ran.stdout, 1e-2 if precision == "float16" else 1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", ["cortex_a53", "cortex_a76", "neoverse_v1"])
+def test_int8_on_arm(processor: str, tmp_path: Path) -> None:
+    """The same bits without dot products, with those of signed bytes, and with those of both kinds."""
+    needs_zig()
+    emulator = needs_program("qemu-aarch64", "qemu-aarch64-static", package="qemu-user")
+    _, graph, layers, images = int8.tiny()
+    int8.write_files(graph, layers, images, tmp_path)
+    (tmp_path / "main.c").write_text(BARE, encoding="utf-8")
+    arena = f"-DROOM={4 * plan(Program(graph=graph, precision='int8')).layout.floats}"
+    flags = [arena, "-O1", f"-mcpu={processor}", *WARNINGS]
+    compile_in(tmp_path, [*ZIG, *ARM, *flags, "main.c", "model.c", "-o", "main"])
+    ran = subprocess.run([emulator, "-cpu", "max", "./main"], cwd=tmp_path, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr.decode(errors="replace")
+    int8.check_output(ran.stdout, graph, layers, images)
+
+
 WASM = ["-target", "wasm32-freestanding", "-msimd128", "-nostdlib"]
 SCRIPT = """
 import { readFileSync } from "node:fs";
@@ -128,20 +146,37 @@ print();
 """
 
 
+def wasm_command() -> list[str]:
+    exports = [f"-Wl,--export={name}" for name in ("model_arena_bytes", "model_run", "model_run_pixels", "__heap_base")]
+    return [*ZIG, *WASM, "-O1", *WARNINGS, "-Wl,--no-entry", *exports, "model.c", "-o", "model.wasm"]
+
+
 @pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_webassembly(precision: str, tmp_path: Path) -> None:
     """WebAssembly with SIMD, by itself: it imports nothing from the page that runs it."""
     needs_zig()
     node = needs_program("node", package="nodejs")
     alone = write_alone(tiny_network(), (3, SIZE, SIZE), tmp_path, precision)
-    exports = [f"-Wl,--export={name}" for name in ("model_arena_bytes", "model_run", "model_run_pixels", "__heap_base")]
-    command = [*ZIG, *WASM, "-O1", *WARNINGS, "-Wl,--no-entry", *exports, "model.c", "-o", "model.wasm"]
-    compile_in(tmp_path, command)
+    compile_in(tmp_path, wasm_command())
     script = SCRIPT.replace("OUTPUTS", str(alone.expected.shape[1]))
     (tmp_path / "run.mjs").write_text(script, encoding="utf-8")
     ran = subprocess.run([node, "run.mjs"], cwd=tmp_path, capture_output=True, check=False)
     assert ran.returncode == 0, ran.stderr.decode(errors="replace")
     alone.check(ran.stdout, 1e-2 if precision == "float16" else 1e-4)
+
+
+@pytest.mark.slow
+def test_int8_in_webassembly(tmp_path: Path) -> None:
+    """The same bits."""
+    needs_zig()
+    node = needs_program("node", package="nodejs")
+    _, graph, layers, images = int8.tiny()
+    int8.write_files(graph, layers, images, tmp_path)
+    compile_in(tmp_path, wasm_command())
+    (tmp_path / "run.mjs").write_text(SCRIPT.replace("OUTPUTS", str(graph.outputs)), encoding="utf-8")
+    ran = subprocess.run([node, "run.mjs"], cwd=tmp_path, capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr.decode(errors="replace")
+    int8.check_output(ran.stdout, graph, layers, images)
 
 
 @pytest.mark.slow
