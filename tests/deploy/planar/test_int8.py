@@ -214,6 +214,28 @@ def test_random_networks(seed: int) -> None:
     check_exact(graph, layers, images.numpy(), ["-O1", *random.Random(seed).choice(EXACT).split()])
 
 
+class Twice(nn.Module):
+    """A convolution and a classifier that read the same channels twice, with other weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 6, 1), nn.Conv2d(12, 7, 1)
+        self.head = nn.Linear(14, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.relu(self.second(torch.cat((x, x), 1)))
+        x = nn.functional.adaptive_avg_pool2d(x, 1)
+        return self.head(torch.cat((x, x), 1).flatten(1))
+
+
+def test_channels_that_are_read_twice() -> None:
+    images = pictures(2, 6)
+    graph, layers = lowered(simulation_of(Twice(), images), images)
+    check_exact(graph, layers, images.numpy(), ["-O1"])
+
+
 def test_every_group_is_whole_quads() -> None:
     """What reads or writes a quad reads or writes all its channels, and every channel has one place."""
     _, graph, _, _ = tiny()

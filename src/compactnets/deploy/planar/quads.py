@@ -12,7 +12,7 @@ are zeros. Then every group is a number of whole quads, and shuffles, splits and
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,14 +86,14 @@ def arrange(graph: Graph) -> Arranged:
         if each.kind == "dense":
             start = len(lanes)
             lanes += [(plane, None, None, None) for plane in each.made]
-            inputs = [number[quad] for quad in dict.fromkeys(where[plane][0] for plane in each.inputs)]
+            inputs = [number[quad] for quad in _read(each.inputs, where)]
             operations.append(each.model_copy(update={"inputs": tuple(inputs), "output": start}))
             parts.append(Part(index, range(1)))
         elif each.kind == "quantize":
             append(index, range(1), made, {})
         elif each.kind == "convolution" and not each.is_depthwise:
             for groups in _alike(each, where):
-                read = [quad for group in groups for quad in _read(each, group, where)]
+                read = [quad for group in groups for quad in _read(group_inputs(each, group), where)]
                 made = [quad for group in groups for quad in _made(each, group, where)]
                 append(index, groups, made, {"inputs": tuple(number[quad] for quad in read), "groups": len(groups)})
         else:
@@ -123,8 +123,14 @@ def group_outputs(each: Operation, group: int) -> range:
 Where = dict[int, tuple[int, int]]  # a channel's quad, and its place in it
 
 
-def _read(each: Operation, group: int, where: Where) -> list[int]:
-    return list(dict.fromkeys(where[plane][0] for plane in group_inputs(each, group)))
+def _read(planes: Sequence[int], where: Where) -> list[int]:
+    """Return the quads of channels; once for every time that a channel is among them."""
+    seen: Counter[int] = Counter()
+    found: dict[tuple[int, int], None] = {}
+    for plane in planes:
+        found[where[plane][0], seen[plane]] = None
+        seen[plane] += 1
+    return [quad for quad, _ in found]
 
 
 def _made(each: Operation, group: int, where: Where) -> list[int]:
@@ -133,7 +139,7 @@ def _made(each: Operation, group: int, where: Where) -> list[int]:
 
 def _alike(each: Operation, where: Where) -> list[range]:
     """Cut the groups of a convolution into stretches with as many quads for each."""
-    shapes = [(len(_read(each, g, where)), len(_made(each, g, where))) for g in range(each.groups)]
+    shapes = [(len(_read(group_inputs(each, g), where)), len(_made(each, g, where))) for g in range(each.groups)]
     cuts = [0, *(g for g in range(1, each.groups) if shapes[g] != shapes[g - 1]), each.groups]
     return [range(start, end) for start, end in zip(cuts, cuts[1:], strict=False)]
 
