@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,7 @@ def quantize(
     """
     output, settings = as_path(output), settings or Settings()
     fmt = int8_format(format_name)
+    settings = replace(settings, weight_bits=settings.weight_bits or fmt.weight_bits)
     if not -100 <= max_drop <= 100:
         raise InputError(f"--max-drop must be points from -100 to 100, found {max_drop:g}")
     check_method(settings.ranges)

@@ -130,6 +130,14 @@ def quantize(
         bool, typer.Option("--no-rounding", help="Round each weight to nearest, independently.")
     ] = False,
     no_correction: Annotated[bool, typer.Option("--no-correction", help="Skip bias correction.")] = False,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            min=7,
+            max=8,
+            help="8 overflows in onnx and openvino on x86 CPUs without VNNI; default: 7 for these.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for measuring latency.")] = 1,
     float_network: Annotated[
         str | None,
@@ -161,6 +169,7 @@ def quantize(
         equalize=not no_equalize,
         rounding=not no_rounding,
         correction=not no_correction,
+        weight_bits=weight_bits,
         keep=tuple(keep or ()),
     )
     print_json(result.to_dict()) if as_json else result.show()

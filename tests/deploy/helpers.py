@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from compactnets.classification.checkpoint import CheckpointRecord
-from compactnets.environment import cpu_features
 from compactnets.errors import InputError
 from compactnets.models.menet import MEModule
 from compactnets.models.muffnet_blocks import MuffStage
@@ -27,8 +25,6 @@ from compactnets.nn import ConvNormAct
 from compactnets.tasks.opening import open_to_write
 
 SIZE, CLASSES = 24, 5
-# Without VNNI the int8 kernels of ONNX Runtime and OpenVINO on x86 add two products in 16 bits, which saturate.
-SATURATES = platform.machine() in ("x86_64", "AMD64") and not any("vnni" in name for name in cpu_features())
 
 
 def check_delegated(details: dict[str, Any]) -> None:

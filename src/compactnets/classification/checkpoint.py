@@ -26,6 +26,7 @@ class Int8Training(BaseModel):
     calibration_images: int = Field(description="training images used to measure the first ranges")
     quantizers: list[str] = Field(description="names of the quantised tensors, in the order of the network")
     logits: str | None = Field(description="the quantizer of the logits, omitted if a runtime keeps them in float")
+    weight_bits: Literal[7, 8] = Field(8, description="of the weights; 8 in checkpoints that do not say")
 
 
 class CheckpointRecord(BaseModel):

@@ -127,7 +127,15 @@ class ClassifierQuantization(Quantization):
 
     def _trained(self, model: nn.Module, fmt: Format, settings: Settings) -> Start:
         assert isinstance(model, GraphModule)
-        settings = replace(settings, ranges="trained", equalize=False, rounding=False, correction=False)
+        assert self.record.int8 is not None
+        settings = replace(
+            settings,
+            ranges="trained",
+            equalize=False,
+            rounding=False,
+            correction=False,
+            weight_bits=self.record.int8.weight_bits,
+        )
         reference = model if fmt.int8_output else drop_output_quantizer(model)
         check_names(reference, settings.keep)
         counted = create_model(self.record.model, **self.record.arguments).eval()

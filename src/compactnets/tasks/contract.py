@@ -66,7 +66,7 @@ class Options(BaseModel):
 
 
 class QuantizeOptions(Options):
-    """``quantize``, of every task that has it; the last six are :class:`compactnets.deploy.int8.Settings`."""
+    """``quantize``, of every task that has it; the last seven are :class:`compactnets.deploy.int8.Settings`."""
 
     calibration: str
     evaluation: str
@@ -79,11 +79,12 @@ class QuantizeOptions(Options):
     equalize: bool = True
     rounding: bool = True
     correction: bool = True
+    weight_bits: Literal[7, 8] | None = None
     keep: Sequence[str] = ()
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of :func:`compactnets.quantization.quantize`."""
-        names = ("calibration_images", "ranges", "equalize", "rounding", "correction")
+        names = ("calibration_images", "ranges", "equalize", "rounding", "correction", "weight_bits")
         settings = Settings(**{name: getattr(self, name) for name in names}, keep=tuple(self.keep))
         others = ("calibration", "evaluation", "max_drop", "threads", "command")
         return {**{name: getattr(self, name) for name in others}, "settings": settings}

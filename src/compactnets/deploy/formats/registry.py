@@ -71,6 +71,8 @@ class Format:
         int8: whether it supports int8 networks quantised here.
         int8_output: whether its runtime only runs the last layer in int8 if the logits are int8 too.
         int8_mixed: whether parts of an int8 network may stay in float.
+        weight_bits: of the weights of int8 networks. With 8, runtimes for x86 without VNNI overflow: they add two
+            products in 16 bits.
         profiles: whether its runtime can time operators.
         lanes: whether its runtime benefits from channels in whole vectors (``rewrite.align_depthwise``).
         metadata: whether the main file can hold our metadata (:meth:`embed`).
@@ -94,6 +96,7 @@ class Format:
     int8: bool = False
     int8_output: bool = False
     int8_mixed: bool = True
+    weight_bits: Literal[7, 8] = 8
     profiles: bool = False
     lanes: bool = False
     metadata: bool = False
@@ -284,6 +287,7 @@ FORMATS = {
             metadata=True,
             float16="stored",
             int8=True,
+            weight_bits=7,
         ),
         Format(
             "openvino",
@@ -297,6 +301,7 @@ FORMATS = {
             scratch=1.0,
             float16="stored",
             int8=True,
+            weight_bits=7,
         ),
         Format(
             "executorch",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from compactnets.deploy.int8.operators import DEQUANTIZE_CHANNELS
 
 LOW, HIGH = -128, 127  # of an activation
-WEIGHT_HIGH = 127  # weights are symmetric: their zero is 0
+WEIGHT_HIGH = {8: 127, 7: 64}  # by their bits; weights are symmetric: their zero is 0
 SMALLEST = 1e-4  # scale of an output channel, as a share of the layer's largest
 BIAS_HIGH = 1 << 28  # the sum of a bias and the products stays below 2^31
 
@@ -92,6 +92,7 @@ class QuantizedConv2d(nn.Conv2d):
     mode: Mode
     enabled: bool
     trainable: bool
+    high: int
     scales: Tensor
 
     def __init__(self, layer: nn.Conv2d) -> None:
@@ -108,6 +109,7 @@ class QuantizedLinear(nn.Linear):
     mode: Mode
     enabled: bool
     trainable: bool
+    high: int
     scales: Tensor
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -125,8 +127,9 @@ def _take(layer: Quantized, original: nn.Conv2d | nn.Linear) -> None:
     """Take over ``original``, with an additional scale for every output."""
     layer.__dict__.update(original.__dict__)
     layer._buffers = dict(original._buffers)
+    layer.high = WEIGHT_HIGH[8]
     weight = original.weight.detach()
-    scales = weight.flatten(1).abs().amax(1) / WEIGHT_HIGH
+    scales = weight.flatten(1).abs().amax(1) / layer.high
     # keep no scale far below the others: it adds nothing, and runtimes apply scales in fixed point
     layer.register_buffer("scales", scales.clamp_min(max(float(scales.max()) * SMALLEST, 1e-12)))
     layer.mode = Mode.OFF
@@ -134,13 +137,20 @@ def _take(layer: Quantized, original: nn.Conv2d | nn.Linear) -> None:
     layer.trainable = not isinstance(original, AveragingConv2d)
 
 
+def limit_weights(layer: Quantized, bits: int) -> None:
+    """Give the weights of a layer this number of bits; their range stays what it is."""
+    high = WEIGHT_HIGH[bits]
+    layer.scales = layer.scales * (layer.high / high)
+    layer.high = high
+
+
 def _weight(layer: Quantized) -> Tensor:
     if not layer.enabled or layer.mode in (Mode.OFF, Mode.OBSERVE):
         return layer.weight
     if layer.mode is Mode.SIMULATE:
         zeros = torch.zeros(len(layer.scales), dtype=torch.int32, device=layer.scales.device)
-        return torch.fake_quantize_per_channel_affine(layer.weight, layer.scales, zeros, 0, -WEIGHT_HIGH, WEIGHT_HIGH)
-    return DEQUANTIZE_CHANNELS(layer.integers, layer.scales, layer.zeros, 0, -WEIGHT_HIGH, WEIGHT_HIGH, torch.int8)
+        return torch.fake_quantize_per_channel_affine(layer.weight, layer.scales, zeros, 0, -layer.high, layer.high)
+    return DEQUANTIZE_CHANNELS(layer.integers, layer.scales, layer.zeros, 0, -layer.high, layer.high, torch.int8)
 
 
 def _bias(layer: Quantized) -> Tensor | None:
@@ -167,7 +177,7 @@ def freeze_layer(layer: Quantized, input_scale: float | None, *, integer_bias: b
         # runtimes store the bias in units of both scales: with tiny weights it would not fit into int32
         layer.scales = torch.maximum(layer.scales, layer.bias.detach().abs() / (input_scale * BIAS_HIGH))
     scales = layer.scales.view(-1, *[1] * (weight.dim() - 1))
-    integers = (weight / scales).round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH).to(torch.int8)
+    integers = (weight / scales).round().clamp(-layer.high, layer.high).to(torch.int8)
     layer.register_buffer("integers", integers)
     # XNNPACK looks for the zero points; ONNX takes none for 0, which is smaller
     layer.register_buffer("zeros", None if small else torch.zeros(len(weight), dtype=torch.int64))
@@ -190,7 +200,7 @@ def one_group(layer: QuantizedConv2d, group: int) -> QuantizedConv2d:
         bias=False,
     )
     part = QuantizedConv2d(plain)
-    part.mode, part.enabled = layer.mode, layer.enabled
+    part.mode, part.enabled, part.high = layer.mode, layer.enabled, layer.high
     part.register_buffer("zeros", None)
     rows = slice(group * plain.out_channels, (group + 1) * plain.out_channels)
     for name in ("integers", "scales", "zeros", "bias_integers", "bias_scales"):

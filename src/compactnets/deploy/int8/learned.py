@@ -30,7 +30,6 @@ from compactnets.deploy.int8.layers import (
     HIGH,
     LOW,
     SMALLEST,
-    WEIGHT_HIGH,
     Mode,
     Quantized,
     QuantizedConv2d,
@@ -136,6 +135,7 @@ def fix_scales(quantized: GraphModule) -> GraphModule:
             fixed = QuantizedConv2d(layer) if isinstance(layer, LearnedConv2d) else QuantizedLinear(layer)
             fixed._parameters = {key: value for key, value in layer._parameters.items() if key != "log_scales"}
             fixed.scales, fixed.mode = _scales(layer.log_scales.detach()), Mode.SIMULATE
+            fixed.high = layer.high
             quantized.set_submodule(name, fixed)
     return quantized.requires_grad_(False)
 
@@ -153,10 +153,10 @@ def _weight(layer: LearnedConv2d | LearnedLinear) -> Tensor:
         if not layer.training:
             scales = _scales(layer.log_scales)
             zeros = torch.zeros(len(scales), dtype=torch.int32, device=scales.device)
-            return torch.fake_quantize_per_channel_affine(layer.weight, scales, zeros, 0, -WEIGHT_HIGH, WEIGHT_HIGH)
-        scales = _for_training(layer.log_scales, layer.weight[0].numel() * WEIGHT_HIGH)
+            return torch.fake_quantize_per_channel_affine(layer.weight, scales, zeros, 0, -layer.high, layer.high)
+        scales = _for_training(layer.log_scales, layer.weight[0].numel() * layer.high)
         shape = (-1, *[1] * (layer.weight.dim() - 1))
-        return _rounded(layer.weight, scales.view(shape), -WEIGHT_HIGH, WEIGHT_HIGH)
+        return _rounded(layer.weight, scales.view(shape), -layer.high, layer.high)
 
 
 def _scales(logarithms: Tensor) -> Tensor:

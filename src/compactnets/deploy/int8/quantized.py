@@ -25,6 +25,7 @@ from compactnets.deploy.int8.layers import (
     QuantizedLinear,
     Quantizer,
     freeze_layer,
+    limit_weights,
 )
 from compactnets.deploy.int8.operators import DEQUANTIZE, QUANTIZE
 
@@ -130,6 +131,12 @@ def layers(network: nn.Module) -> Iterator[tuple[str, Quantized]]:
     for name, module in network.named_modules():
         if isinstance(module, (QuantizedConv2d, QuantizedLinear)):
             yield name, module
+
+
+def set_weight_bits(network: nn.Module, bits: int) -> None:
+    """Give the weights of all layers this number of bits, 7 or 8."""
+    for _, layer in layers(network):
+        limit_weights(layer, bits)
 
 
 def set_mode(network: nn.Module, mode: Mode) -> None:

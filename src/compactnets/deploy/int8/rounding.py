@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.deploy.int8.layers import (
-    WEIGHT_HIGH,
     Mode,
     Quantized,
     QuantizedConv2d,
@@ -127,7 +126,7 @@ def _rounded(layer: Quantized, columns: Tensor) -> Tensor:
     scales = layer.scales.double().view(groups, -1)
     for index in range(inputs):
         column = weight[:, :, index]
-        rounded = (column / scales).round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH) * scales
+        rounded = (column / scales).round().clamp(-layer.high, layer.high) * scales
         error = (column - rounded) / inverse[:, index, index].view(-1, 1)
         weight[:, :, index] = rounded
         weight[:, :, index + 1 :] -= error[:, :, None] * inverse[:, None, index, index + 1 :]

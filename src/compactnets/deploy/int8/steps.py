@@ -24,6 +24,7 @@ from compactnets.deploy.int8.quantized import (
     quantized_network,
     quantizers,
     set_mode,
+    set_weight_bits,
 )
 from compactnets.deploy.int8.ranges import calibrate
 from compactnets.deploy.int8.rounding import correct_biases, output_means, round_weights
@@ -41,6 +42,8 @@ class Settings:
         calibration_images: images for choosing ranges, rounding and biases.
         ranges: one of ``ranges.METHODS``.
         equalize, rounding, correction: whether to apply the step of this name (``docs/deploy.md``).
+        weight_bits: 8, or 7, with which no sum of two products overflows the 16 bits that x86 without VNNI adds them
+            in; ``None``: what the format needs.
         keep: names of layers or quantizers that stay in float.
     """
 
@@ -49,6 +52,7 @@ class Settings:
     equalize: bool = True
     rounding: bool = True
     correction: bool = True
+    weight_bits: int | None = None
     keep: tuple[str, ...] = ()
 
 
@@ -69,6 +73,7 @@ def calibrated(model: nn.Module, pixels: Tensor, settings: Settings, *, quantize
     if settings.equalize:
         equalize(graph, batches)
     quantized = quantized_network(graph, quantize_output=quantize_output)
+    set_weight_bits(quantized, settings.weight_bits or 8)
     check_names(quantized, settings.keep)
     calibrate(quantized, batches, settings.ranges)
     return quantized

@@ -20,7 +20,7 @@ from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.learned import compile_rounding, fix_scales, learn_scales
-from compactnets.deploy.int8.quantized import output_quantizer, quantized_network, quantizers
+from compactnets.deploy.int8.quantized import output_quantizer, quantized_network, quantizers, set_weight_bits
 from compactnets.deploy.int8.steps import (
     Settings,
     calibrated,
@@ -60,7 +60,7 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
             f"classes: run the same command without --qat first"
         )
     prepared = prepare(recipe, source, init)
-    settings = Settings()
+    settings = Settings(weight_bits=7)  # for all formats: which one it will be is not known yet
     passes_over = prepared.preprocess if recipe.on_error == "skip" else None
     images = calibration_part(source, settings.calibration_images, passes_over)
     pixels = read_pixels(images, prepared.preprocess)
@@ -73,6 +73,7 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
         calibration_images=len(pixels),
         quantizers=[name for name, _ in quantizers(quantized)],
         logits=output_quantizer(quantized),
+        weight_bits=7,
     )
     return replace(prepared, model=quantized, int8=int8, compile=lambda: compile_rounding(quantized))
 
@@ -110,7 +111,9 @@ def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[Gra
     preprocess = Preprocess.from_dict(record.preprocess)
     example = torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size)
     model = create_model(record.model, **record.arguments).eval()
-    quantized = learn_scales(quantized_network(plain_graph(model, example), quantize_output=True))
+    quantized = quantized_network(plain_graph(model, example), quantize_output=True)
+    set_weight_bits(quantized, record.int8.weight_bits)
+    quantized = learn_scales(quantized)
     names = [name for name, _ in quantizers(quantized)]
     if names != record.int8.quantizers:
         odd = sorted(set(names) ^ set(record.int8.quantizers))
