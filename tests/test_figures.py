@@ -342,6 +342,23 @@ def muffnet() -> list[str]:
     ]
 
 
+def segmentation() -> list[str]:
+    runs = {(run["model"], bool(run["init"])): run for run in load_results("segmentation")["camvid"]["runs"]}
+    ious = {key: {row["name"]: row["iou"] for row in run["val"]["classes"]} for key, run in runs.items()}
+    told = []
+    for model in ("menet_108_8x1_g3", "muffnet_x0_5"):
+        begun, random = runs[model, True], runs[model, False]
+        reached = [f"{run['val']['miou_percent']:.2f}" for run in (begun, random)]
+        told.append(f"| {' | '.join(reached)} | {begun['macs'] / 1e6:.0f} M | {begun['params'] / 1e6:.2f} M |")
+    menet, muffnet = ious["menet_108_8x1_g3", True], ious["muffnet_x0_5", True]
+    return [
+        *told,
+        f"after {runs['menet_108_8x1_g3', True]['recipe']['epochs']} epochs",
+        f"road {menet['road']:.0f} %, sky {menet['sky']:.0f} %",
+        f"pole {menet['pole']:.1f} and {muffnet['pole']:.1f} %",
+    ]
+
+
 def training() -> list[str]:
     own = speed("step-time-own-kernels")["muffnet_x0_5"]
     return [f"trained {own['ratio']['median']:.2f} times as many images per second as with torch's compiled step"]
@@ -356,6 +373,7 @@ PAGES: dict[str, Callable[[], list[str]]] = {
     "docs/menet.md": menet,
     "docs/muffnet.md": muffnet,
     "docs/scaling.md": scaling,
+    "docs/segmentation.md": segmentation,
     "docs/training.md": training,
 }
 
