@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def run_int8(output: Path, init: Path, **changes: Any) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def quick_calibration() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qat, "Settings", lambda: QUICK)
+        patch.setattr(qat, "Settings", lambda **given: replace(QUICK, **given))
         yield
 
 

@@ -16,7 +16,7 @@ from compactnets.compiler import find_compiler
 from compactnets.deploy.planar.emit import Program, plan
 
 from ..helpers import SIZE, small_form, tiny_network
-from . import test_int8 as int8
+from . import int8
 from .helpers import WARNINGS, check_module, compile_in, write_alone
 
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
