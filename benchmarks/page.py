@@ -342,7 +342,8 @@ def _how(record: dict[str, Any]) -> str:
     if record.get("trained_for_int8"):
         return "trained (`--qat`)"
     left_out = [step for step in ("equalize", "rounding", "correction") if not record["settings"].get(step, True)]
-    return f"after training{'; no ' if left_out else ''}{', '.join(left_out)}"
+    bits = record["settings"].get("weight_bits", 8)
+    return f"after training, weights of {bits} bits{'; no ' if left_out else ''}{', '.join(left_out)}"
 
 
 def _speed_cells(row: dict[str, Any]) -> list[str]:
@@ -427,11 +428,13 @@ def _segmentation_cells(run: dict[str, Any]) -> list[str]:
 
 def _segmenter_latency(run: dict[str, Any]) -> str:
     """Return the median of each float32 format, fastest first; the origin stands with the record of latency."""
+    words = run["command"].split()
+    folder = Path(words[words.index("--output") + 1])
     found = {
         row["format"]: row["milliseconds"]["median"]
         for record in load_results("latency").values()
         for row in record["rows"]
-        if row["network"] == run["title"] and row["input"][1:] == [3, *run["size"]] and row_threads(row, record) == 1
+        if Path(row["network"]).parent.name == folder.name and row["input"][2:] == run["size"]
     }
     return ", ".join(f"{form} {time:.1f}" for form, time in sorted(found.items(), key=lambda each: each[1])) or "-"
 
