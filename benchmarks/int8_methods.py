@@ -1,0 +1,260 @@
+"""Compare ways to int8 on the same network, calibration images and runtime.
+
+python benchmarks/int8_methods.py NAME WEIGHTS DATA --output DIR [--draws 5] [--methods 'ours;nncf;...'] [--images 5000]
+
+For every draw, 128 images are chosen at random from the training split (or from the only one), each method quantises
+the network with them, and float and int8 run on the other images. NNCF is no dependency of the package:
+``pip install nncf`` first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import write_record  # beside this file
+from torch import Tensor, nn
+
+from compactnets.classification.checkpoint import CheckpointRecord
+from compactnets.classification.evaluation import match_classes
+from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data.base import MissingSplitError
+from compactnets.data.loading import make_eval_loader
+from compactnets.data.part import PartOfSource
+from compactnets.deploy.artifact import run_in_batches
+from compactnets.deploy.formats.registry import FORMATS
+from compactnets.deploy.int8.noise import relative_error
+from compactnets.deploy.int8.steps import Settings, calibrated, read_pixels, settled
+from compactnets.deploy.record import size_in_bytes
+from compactnets.deploy.rewrite import deploy_form
+from compactnets.tasks.opening import open_to_write
+from compactnets.timing import spread
+
+CALIBRATION = 128  # as the command has by default
+Write = Callable[[nn.Module, Tensor, Path, Path], None]  # network, calibration images, float artifact, folder
+
+
+def ours(format_name: str, **changes: Any) -> Write:
+    """Quantise with the package, without keeping anything in float."""
+
+    def write(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+        fmt = FORMATS[format_name]
+        settings = Settings(**{"weight_bits": fmt.weight_bits, **changes})
+        reference = calibrated(model, pixels, settings, quantize_output=fmt.int8_output)
+        fmt.write_int8(settled(reference, (), pixels, settings), pixels[:1], folder)
+
+    return write
+
+
+def onnxruntime(method: str, *, prepare: bool = True) -> Write:
+    """Quantise with ONNX Runtime's own static quantiser, weights per channel."""
+
+    def write(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+        from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.left = iter(pixels.split(1))
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                image = next(self.left, None)
+                return None if image is None else {"image": image.numpy()}
+
+        source = plain / "model.onnx"
+        if prepare:
+            source = folder / "prepared.onnx"
+            quant_pre_process(plain / "model.onnx", source, skip_symbolic_shape=True)
+        quantize_static(
+            source,
+            folder / "model.onnx",
+            Reader(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=getattr(CalibrationMethod, method),
+        )
+        if prepare:
+            source.unlink()
+
+    return write
+
+
+def nncf(format_name: str, *, fast: bool = True) -> Write:
+    """Quantise with NNCF; ``fast`` is its default bias correction, the other one goes layer by layer."""
+
+    def write(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+        import nncf
+
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        options = {"subset_size": len(pixels), "fast_bias_correction": fast}
+        if format_name == "onnx":
+            import onnx
+
+            data = nncf.Dataset(pixels.split(1), lambda image: {"image": image.numpy()})
+            network = onnx.load(plain / "model.onnx")
+            onnx.save(nncf.quantize(network, data, **options), folder / "model.onnx")
+        else:
+            import openvino
+
+            data = nncf.Dataset(pixels.split(1), lambda image: image.numpy())
+            network = openvino.Core().read_model(plain / "model.xml")
+            openvino.save_model(nncf.quantize(network, data, **options), folder / "model.xml", compress_to_fp16=False)
+
+    return write
+
+
+def pt2e(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+    """Quantise with torchao's PT2E and ExecuTorch's XNNPACK quantizer."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from executorch.exir import to_edge_transform_and_lower
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    example = (pixels[:1],)
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(torch.export.export(deploy_form(model), example).module(), quantizer)
+    with torch.inference_mode():
+        for image in pixels.split(1):
+            prepared(image)
+    program = torch.export.export(convert_pt2e(prepared), example)
+    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    (folder / "model.pte").write_bytes(edge.to_executorch().buffer)
+
+
+METHODS: dict[str, tuple[str, Write]] = {
+    "ours": ("onnx", ours("onnx")),
+    "ours, ranges only": ("onnx", ours("onnx", equalize=False, rounding=False, correction=False)),
+    "ours, no equalisation": ("onnx", ours("onnx", equalize=False)),
+    "ours, no rounding": ("onnx", ours("onnx", rounding=False)),
+    "ours, 8 bits": ("onnx", ours("onnx", weight_bits=8)),
+    "nncf": ("onnx", nncf("onnx")),  # its slow correction fails on our files: "Duplicate definition-site for (image)"
+    "onnxruntime, minmax": ("onnx", onnxruntime("MinMax")),
+    "onnxruntime, percentile": ("onnx", onnxruntime("Percentile")),
+    "onnxruntime, entropy": ("onnx", onnxruntime("Entropy")),
+    "ours (c)": ("c", ours("c")),
+    "ours (openvino)": ("openvino", ours("openvino")),
+    "nncf (openvino)": ("openvino", nncf("openvino")),
+    "nncf, slow correction (openvino)": ("openvino", nncf("openvino", fast=False)),
+    "ours (executorch)": ("executorch", ours("executorch")),
+    "torchao (executorch)": ("executorch", pt2e),
+}
+
+
+def logits_of(format_name: str, folder: Path, pixels: Sequence[Tensor]) -> Tensor:
+    """Run an artifact on batches of images."""
+    fmt = FORMATS[format_name]
+    runner, size = fmt.open(folder / fmt.file), None if fmt.any_batch else 1
+    return torch.cat([torch.from_numpy(run_in_batches(runner, batch.numpy(), size)) for batch in pixels])
+
+
+def draw(data: str, number: int, images: int) -> tuple[ImageSource, ImageSource]:
+    """Return the images to calibrate on and those to compare on, of a draw."""
+    generator = np.random.default_rng(number)
+    try:
+        source = open_source(data, "train")
+        rest = open_source(data, "val")
+        chosen = generator.choice(len(source), CALIBRATION, replace=False)
+        others = np.random.default_rng(0).permutation(len(rest))[:images]
+    except MissingSplitError:
+        source = rest = open_source(data, "val")
+        order = generator.permutation(len(source))
+        chosen, others = order[:CALIBRATION], order[CALIBRATION:][:images]
+    return PartOfSource(source, sorted(chosen.tolist())), PartOfSource(rest, sorted(others.tolist()))
+
+
+def read(source: ImageSource, preprocess: Preprocess, lookup: Sequence[int] | None) -> tuple[list[Tensor], Tensor]:
+    """Return all images in batches, and the network's class of each."""
+    loader = make_eval_loader(source, preprocess, batch_size=32)
+    batches = list(loader)
+    loader.close()
+    labels = torch.cat([batch.labels for batch in batches])
+    return [batch.images for batch in batches], labels if lookup is None else torch.tensor(lookup)[labels]
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("weights")
+    parser.add_argument("data")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--images", type=int, default=5000, help="most images to compare on")
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
+    parser.add_argument("--output", type=Path, required=True, help="folder for NAME.json")
+    given = parser.parse_args()
+    model, record = open_to_write(given.weights, CheckpointRecord, "compare int8")
+    model.eval()
+    preprocess = Preprocess.from_dict(record.preprocess)
+    found: dict[str, list[dict[str, float]]] = {method: [] for method in given.methods.split(";")}
+    with tempfile.TemporaryDirectory() as scratch:
+        floats: dict[str, Path] = {}
+        for number in range(given.draws):
+            calibration, rest = draw(given.data, number, given.images)
+            lookup = match_classes(record, rest)
+            pixels = read_pixels(calibration, preprocess)
+            batches, labels = read(rest, preprocess, lookup)
+            expected: dict[str, Tensor] = {}
+            for method, rows in found.items():
+                format_name, write = METHODS[method]
+                if format_name not in floats:
+                    floats[format_name] = Path(tempfile.mkdtemp(dir=scratch))
+                    FORMATS[format_name].write(deploy_form(model), pixels[:1], floats[format_name])
+                plain = floats[format_name]
+                if format_name not in expected:
+                    expected[format_name] = logits_of(format_name, plain, batches)
+                folder = Path(tempfile.mkdtemp(dir=scratch))
+                start = time.perf_counter()
+                write(model, pixels, plain, folder)
+                seconds = time.perf_counter() - start
+                given_logits, float_logits = logits_of(format_name, folder, batches), expected[format_name]
+                right = [int((logits.argmax(1) == labels).sum()) for logits in (float_logits, given_logits)]
+                rows.append(
+                    {
+                        "images": len(labels),
+                        "float_correct": right[0],
+                        "int8_correct": right[1],
+                        "drop_points": 100 * (right[0] - right[1]) / len(labels),
+                        "agreement": float((float_logits.argmax(1) == given_logits.argmax(1)).float().mean()),
+                        "logits_error": relative_error(float_logits, given_logits),
+                        "seconds": seconds,
+                        "bytes": sum(size_in_bytes(folder / name) for name in FORMATS[format_name].files),
+                    }
+                )
+                row = rows[-1]
+                print(
+                    f"draw {number}, {method}: drop {row['drop_points']:.2f}, error {row['logits_error']:.3f}, "
+                    f"{row['seconds']:.0f} s",
+                    flush=True,
+                )
+    content = {
+        "network": record.model,
+        "weights": Path(given.weights).name,
+        "data": Path(given.data).name,
+        "calibration_images": CALIBRATION,
+        "rows": [
+            {
+                "method": method,
+                "format": METHODS[method][0],
+                "draws": rows,
+                "drop_points": spread([row["drop_points"] for row in rows]),
+                "logits_error": spread([row["logits_error"] for row in rows]),
+            }
+            for method, rows in found.items()
+        ],
+    }
+    write_record(given.output / f"{given.name}.json", torch.device("cpu"), content)
+
+
+if __name__ == "__main__":
+    main()
