@@ -60,7 +60,9 @@ def _small_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{page}.measure_rows", lambda _: [])
     monkeypatch.setattr(f"{page}._figures", lambda *_: [Drawn("a", "b", f"{name}.svg", "c" * 3000) for name in "de"])
     monkeypatch.setattr(f"{page}._own_matrices", lambda _: [])
-    monkeypatch.setattr(f"{page}._values", lambda *_: {"summary": defaultdict(int)})
+    monkeypatch.setattr(
+        f"{page}._values", lambda *_: {"summary": {"rows_with_costs": 0, "accuracies": defaultdict(int)}}
+    )
     monkeypatch.setattr(f"{page}._render", lambda *_: "f" * 3000)
 
 
