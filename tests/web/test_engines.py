@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compactnets.deploy.planar.trace import UnsupportedError
+from compactnets.deploy.planar.arrays import UnsupportedError
 from compactnets.deploy.planar.wasm import find_wasm_compiler
 from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.deploy.subject import Classifier

@@ -22,7 +22,7 @@ from compactnets.classification.networks import FRESH
 from compactnets.console import say
 from compactnets.deploy.export import export_subject, weight_bytes
 from compactnets.deploy.formats.registry import find_format
-from compactnets.deploy.planar.trace import UnsupportedError
+from compactnets.deploy.planar.arrays import UnsupportedError
 from compactnets.deploy.planar.wasm import find_wasm_compiler
 from compactnets.deploy.record import ImageArtifact, Verification, find_artifact, read_artifact, task_of_artifact
 from compactnets.deploy.subject import Subject

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from compactnets.compiler import find_compiler
 from compactnets.deploy.int8.noise import keep_float, relative_error
+from compactnets.deploy.planar.arrays import UnsupportedError
 from compactnets.deploy.planar.emit import Program, read_program
 from compactnets.deploy.planar.interpret import interpret
 from compactnets.deploy.planar.quads import arrange, group_inputs, group_outputs
-from compactnets.deploy.planar.trace import UnsupportedError
 from compactnets.models.registry import list_models
 from compactnets.nn import channel_shuffle
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.deploy import deploy_form
+from compactnets.deploy.planar.arrays import Weights
 from compactnets.deploy.planar.emit import Program, emit, pack, plan
 from compactnets.deploy.planar.fuse import fuse
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.deploy.planar.place import plane_floats
-from compactnets.deploy.planar.trace import Weights, trace
+from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
 from compactnets.models.registry import list_models
 from compactnets.nn import channel_shuffle

@@ -25,6 +25,7 @@ from compactnets.deploy.int8.quantized import freeze
 from compactnets.deploy.metadata import PREFIX
 from compactnets.deploy.operators import OperatorTime, summarize
 from compactnets.deploy.planar import emit_int8
+from compactnets.deploy.planar.arrays import UnsupportedError
 from compactnets.deploy.planar.build import Library, load
 from compactnets.deploy.planar.emit import (
     LAYOUT,
@@ -38,7 +39,7 @@ from compactnets.deploy.planar.emit import (
     steps,
 )
 from compactnets.deploy.planar.integers import lower
-from compactnets.deploy.planar.trace import UnsupportedError, trace
+from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
 
 PROGRAM = "model.json"

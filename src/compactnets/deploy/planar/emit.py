@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compactnets.deploy.operators import convolution
 from compactnets.deploy.planar import emit_int8
+from compactnets.deploy.planar.arrays import Weights
 from compactnets.deploy.planar.calls import SLACK, TILE, Text, Window, tiles
 from compactnets.deploy.planar.fuse import fuse, separate_image
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.deploy.planar.integers import Layer
 from compactnets.deploy.planar.place import LINE, Layout, place, rounded
-from compactnets.deploy.planar.trace import Weights
 
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")

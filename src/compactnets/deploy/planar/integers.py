@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from compactnets.deploy.planar.arrays import UnsupportedError, Weights
 from compactnets.deploy.planar.graph import Graph, Numbers, Operation
-from compactnets.deploy.planar.trace import UnsupportedError, Weights
 
 SUM_BITS = 15  # of the factors of a sum
 LIMIT = 2**30  # values up to here become 32-bit integers on any target

@@ -1,14 +1,12 @@
 """Turn a traced deploy form into a graph of operations on planes.
 
 A tensor of four or more dimensions is an array of planes. Reshaping, transposing, slicing, splitting and concatenating
-its leading dimensions happens here, on plane indices, and leaves no operation. In-place operations must be visible
-through every view; therefore an array holds cells, and a cell holds a plane.
+its leading dimensions happens here, on plane indices, and leaves no operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from compactnets.deploy.formats.registry import trace_program
-from compactnets.deploy.planar.graph import Graph, Numbers, Operation
-from compactnets.errors import InputError
+from compactnets.deploy.planar.arrays import Builder, RefusedError, Scaled, UnsupportedError, Value, Weights
+from compactnets.deploy.planar.graph import Graph, Numbers
 
 UNARY = {
     "relu": "relu",
@@ -30,107 +28,6 @@ UNARY = {
 }
 NOTHING = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "identity", "detach", "lift_fresh_copy")
 JOINING = {"add": "plus", "mul": "times"}
-
-
-class UnsupportedError(InputError):
-    """A network that the planar engine cannot express; the message says why."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights and one bias per output.
-
-    Weights are (outputs, inputs per group, rows, columns) for a convolution, (outputs, inputs) for a dense layer. With
-    ``scales``, one per output, the weights are int8 and the biases int32.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    scales: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A constant of integers, with one scale for each entry of its first dimension."""
-
-    integers: Tensor
-    scales: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """The constant's shape."""
-        return self.integers.shape
-
-
-@dataclass
-class Value:
-    """A tensor: an array of cells, followed by two dimensions of ``size`` if it is ``spatial``.
-
-    Otherwise, the last dimension has the pixels of every cell's plane, one plane after the other.
-    """
-
-    cells: np.ndarray
-    size: tuple[int, int]
-    spatial: bool
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape in PyTorch."""
-        if self.spatial:
-            return (*self.cells.shape, *self.size)
-        return (*self.cells.shape[:-1], self.cells.shape[-1] * self.size[0] * self.size[1])
-
-
-@dataclass
-class Builder:
-    """The graph under construction."""
-
-    operations: list[Operation] = field(default_factory=list)
-    weights: list[Weights] = field(default_factory=list)
-    planes: int = 0
-    cells: list[int] = field(default_factory=list)  # cell -> plane
-
-    def new_cells(self, planes: Sequence[int]) -> np.ndarray:
-        """Return an array of new cells that hold these planes."""
-        first = len(self.cells)
-        self.cells += planes
-        return np.arange(first, first + len(planes))
-
-    def read(self, value: Value) -> list[int]:
-        """Return a tensor's current planes."""
-        return [self.cells[cell] for cell in value.cells.flat]
-
-    def add(
-        self,
-        kind: str,
-        inputs: Sequence[int],
-        outputs: int,
-        size: tuple[int, int],
-        weights: Weights | None = None,
-        **more: Any,
-    ) -> range:
-        """Append an operation; return the planes it writes."""
-        number = None
-        if weights is not None:
-            number = len(self.weights)
-            self.weights.append(weights)
-        made = Operation(
-            kind=kind,
-            inputs=tuple(inputs),
-            output=self.planes,
-            outputs=outputs,
-            height=size[0],
-            width=size[1],
-            weights=number,
-            **more,
-        )
-        self.operations.append(made)
-        self.planes += outputs
-        return made.made
-
-
-class _RefusedError(Exception):
-    """An operator that the planar engine does not support; the message says in what respect."""
 
 
 def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list[tuple[int, ...]]]:
@@ -165,7 +62,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Graph, list[Weights], list
             arguments, options = torch.fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
             try:
                 found[node] = _apply(builder, node, arguments, options)
-            except _RefusedError as refused:
+            except RefusedError as refused:
                 raise UnsupportedError(_refusal(node, str(refused))) from None
         elif node.op == "output":
             pairs = zip(node.args[0], signature.output_specs, strict=True)
@@ -218,13 +115,13 @@ def _apply(builder: Builder, node: Node, arguments: tuple[Any, ...], options: di
     if activation:
         source = arguments[0]
         if not isinstance(source, Value):
-            raise _RefusedError("an input that is not an image")
+            raise RefusedError("an input that is not an image")
         made = builder.add("combine", builder.read(source), source.cells.size, source.size, last=activation)
         return _results(builder, source, made, in_place)
     if name in JOINING:
         return _join(builder, JOINING[name], given, in_place)
     if in_place or name not in RULES or not isinstance(arguments[0], (Value, list, tuple)):
-        raise _RefusedError("")
+        raise RefusedError("")
     return RULES[name](builder, given)
 
 
@@ -248,21 +145,21 @@ def _clamp(name: str, given: dict[str, Any]) -> str | None:
 def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) -> Value:
     one, other = given["self"], given["other"]
     if not isinstance(one, Value) or not isinstance(other, Value):
-        raise _RefusedError("a number or constant tensor")
+        raise RefusedError("a number or constant tensor")
     if given.get("alpha", 1) != 1:
-        raise _RefusedError(f"alpha {given['alpha']}")
+        raise RefusedError(f"alpha {given['alpha']}")
     if one.size != other.size and role == "times" and (1, 1) in (one.size, other.size):
         if one.size == (1, 1):
             one, other = other, one
         if one.cells.shape != other.cells.shape:
-            raise _RefusedError(f"shapes {one.shape} and {other.shape}")
+            raise RefusedError(f"shapes {one.shape} and {other.shape}")
         planes, by = builder.read(one), builder.read(other)
         made = builder.add("scale", planes, len(planes), one.size, times=tuple(by))
         if in_place and one is not given["self"]:
-            raise _RefusedError("an in-place result of another shape")
+            raise RefusedError("an in-place result of another shape")
         return _results(builder, one, made, in_place)
     if one.shape != other.shape:
-        raise _RefusedError(f"shapes {one.shape} and {other.shape}")
+        raise RefusedError(f"shapes {one.shape} and {other.shape}")
     planes = builder.read(one)
     given_role: dict[str, Any] = {role: tuple(builder.read(other))}
     made = builder.add("combine", planes, len(planes), one.size, **given_role)
@@ -271,7 +168,7 @@ def _join(builder: Builder, role: str, given: dict[str, Any], in_place: bool) ->
 
 def _image(value: Any) -> Value:
     if not isinstance(value, Value) or not value.spatial or value.cells.ndim != 2:
-        raise _RefusedError(
+        raise RefusedError(
             f"an input of shape {value.shape}" if isinstance(value, Value) else "an input that is not an image"
         )
     return value
@@ -295,7 +192,7 @@ def _made(builder: Builder, planes: Sequence[int], size: tuple[int, int]) -> Val
 def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     source, weight, bias = _image(given["input"]), given["weight"], given.get("bias")
     if not isinstance(weight, (Tensor, Scaled)):
-        raise _RefusedError("computed weights")
+        raise RefusedError("computed weights")
     stride, dilation = _pair(given.get("stride", 1), 1), _pair(given.get("dilation", 1), 1)
     padding = given.get("padding", 0)
     groups = given.get("groups", 1)
@@ -303,7 +200,7 @@ def _convolution(builder: Builder, given: dict[str, Any]) -> Value:
     if isinstance(padding, str):
         extra = [(size - 1) * step for size, step in zip(window, dilation, strict=True)]
         if padding == "same" and any(each % 2 for each in extra):
-            raise _RefusedError("asymmetric padding")
+            raise RefusedError("asymmetric padding")
         padding = [each // 2 for each in extra] if padding == "same" else 0
     padding = _pair(padding, 0)
     size = _spread(source.size, window, stride, padding, dilation)
@@ -328,11 +225,11 @@ def _weights(weight: Tensor | Scaled, bias: Tensor | Scaled | None) -> Weights:
     outputs = weight.shape[0]
     if isinstance(weight, Scaled):
         if isinstance(bias, Tensor):
-            raise _RefusedError("int8 weights and a bias in float")
+            raise RefusedError("int8 weights and a bias in float")
         biases = np.zeros(outputs, np.int32) if bias is None else bias.integers.int().numpy()
         return Weights(weight.integers.to(torch.int8).numpy(), biases, weight.scales.double().numpy())
     if isinstance(bias, Scaled):
-        raise _RefusedError("weights in float and an int32 bias")
+        raise RefusedError("weights in float and an int32 bias")
     values = np.zeros(outputs, np.float32) if bias is None else bias.float().numpy()
     return Weights(weight.float().numpy(), values)
 
@@ -349,7 +246,7 @@ def _quantize(builder: Builder, given: dict[str, Any]) -> Value:
 def _batch_norm(builder: Builder, given: dict[str, Any]) -> Value:
     source = _image(given["input"])
     if given.get("training"):
-        raise _RefusedError("training=True")
+        raise RefusedError("training=True")
     mean, variance = given["running_mean"].double(), given["running_var"].double()
     scale = (variance + given["eps"]).rsqrt() * (1 if given["weight"] is None else given["weight"].double())
     shift = (0 if given["bias"] is None else given["bias"].double()) - mean * scale
@@ -368,7 +265,7 @@ def _batch_norm(builder: Builder, given: dict[str, Any]) -> Value:
 def _linear(builder: Builder, given: dict[str, Any]) -> Value:
     source, weight, bias = given["input"], given["weight"], given.get("bias")
     if not isinstance(source, Value) or source.spatial or source.cells.shape[0] != 1 or source.cells.ndim != 2:
-        raise _RefusedError(f"an input of shape {getattr(source, 'shape', None)}")
+        raise RefusedError(f"an input of shape {getattr(source, 'shape', None)}")
     outputs = weight.shape[0]
     made = builder.add("dense", builder.read(source), outputs, (1, 1), _weights(weight, bias))
     return Value(builder.new_cells(list(made)).reshape(1, -1), (1, 1), spatial=False)
@@ -390,9 +287,9 @@ def _pool(kind: str) -> Callable[[Builder, dict[str, Any]], Value]:
             outside = padding[axis] or (places - 1) * stride[axis] + window[axis] > source.size[axis]
             counted = given.get("count_include_pad", True) and not given.get("ceil_mode")
             if kind == "average" and outside and not counted:
-                raise _RefusedError("a mean that excludes the padding")
+                raise RefusedError("a mean that excludes the padding")
         if kind == "average" and given.get("divisor_override"):
-            raise _RefusedError("divisor_override")
+            raise RefusedError("divisor_override")
         planes = builder.read(source)
         made = builder.add(
             kind,
@@ -418,7 +315,7 @@ def _adaptive(builder: Builder, given: dict[str, Any]) -> Value:
         planes = builder.read(source)
         return _made(builder, builder.add("mean", planes, len(planes), (1, 1)), (1, 1))
     if source.size[0] % wanted[0] or source.size[1] % wanted[1]:
-        raise _RefusedError(f"{source.size} pixels to {wanted}")
+        raise RefusedError(f"{source.size} pixels to {wanted}")
     window = [source.size[0] // wanted[0], source.size[1] // wanted[1]]
     return _pool("average")(builder, {"self": source, "kernel_size": window})
 
@@ -426,7 +323,7 @@ def _adaptive(builder: Builder, given: dict[str, Any]) -> Value:
 def _pad(builder: Builder, given: dict[str, Any]) -> Value:
     source, pads = _image(given["self"]), [int(pad) for pad in given["pad"]]
     if given.get("mode", "constant") != "constant" or given.get("value") or len(pads) != 4 or min(pads) < 0:
-        raise _RefusedError(f"pad {pads}, mode {given.get('mode', 'constant')} and value {given.get('value')}")
+        raise RefusedError(f"pad {pads}, mode {given.get('mode', 'constant')} and value {given.get('value')}")
     left, right, top, bottom = pads
     size = (source.size[0] + top + bottom, source.size[1] + left + right)
     planes = builder.read(source)
@@ -440,7 +337,7 @@ def _bilinear(builder: Builder, given: dict[str, Any]) -> Value:
     wanted, aligned = _pair(size), bool(given["align_corners"])
     for side, to, factor in zip(source.size, wanted, factors, strict=True):
         if factor is not None and side * factor != to:  # PyTorch then scales by the factor, not by the sizes
-            raise _RefusedError(f"a factor of {factor} for {side} pixels")
+            raise RefusedError(f"a factor of {factor} for {side} pixels")
     planes = builder.read(source)
     if wanted == source.size:
         return _made(builder, planes, wanted)
@@ -450,7 +347,7 @@ def _bilinear(builder: Builder, given: dict[str, Any]) -> Value:
 def _mean(builder: Builder, given: dict[str, Any]) -> Value:
     source = _image(given["self"])
     if sorted(axis % 4 for axis in given.get("dim") or ()) != [2, 3]:
-        raise _RefusedError(f"dimensions {given.get('dim')}")
+        raise RefusedError(f"dimensions {given.get('dim')}")
     planes = builder.read(source)
     made = builder.add("mean", planes, len(planes), (1, 1))
     return Value(builder.new_cells(list(made)).reshape(1, -1), (1, 1), spatial=bool(given.get("keepdim")))
@@ -469,7 +366,7 @@ def _arrange(change: Callable[[np.ndarray, dict[str, Any]], np.ndarray]) -> Call
 def _whole(value: Value) -> Value:
     """Refuse flattened planes, whose rows and columns are in one dimension with them."""
     if not value.spatial and value.size != (1, 1):
-        raise _RefusedError("a rearrangement of flattened rows and columns")
+        raise RefusedError("a rearrangement of flattened rows and columns")
     return value
 
 
@@ -477,7 +374,7 @@ def _axis(axis: int, given: dict[str, Any], cells: np.ndarray) -> int:
     """Return the array's dimension for a dimension of the tensor."""
     axis %= given["rank"]
     if axis >= cells.ndim:
-        raise _RefusedError("a rearrangement of rows or columns")
+        raise RefusedError("a rearrangement of rows or columns")
     return axis
 
 
@@ -488,7 +385,7 @@ def _transpose(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 def _permute(cells: np.ndarray, given: dict[str, Any]) -> np.ndarray:
     dims = [axis % given["rank"] for axis in given["dims"]]
     if dims[cells.ndim :] != list(range(cells.ndim, given["rank"])):
-        raise _RefusedError("a rearrangement of rows or columns")
+        raise RefusedError("a rearrangement of rows or columns")
     return cells.transpose(dims[: cells.ndim])
 
 
@@ -528,7 +425,7 @@ def _shaped(source: Value, shape: list[int]) -> Value:
         return Value(source.cells.reshape(shape[:-2]), source.size, spatial=True)
     if len(shape) == 2 and shape[0] == 1:  # rows and columns follow the planes: the order is unchanged
         return Value(source.cells.reshape(1, -1), source.size, spatial=False)
-    raise _RefusedError(f"shapes {source.shape} and {tuple(shape)}")
+    raise RefusedError(f"shapes {source.shape} and {tuple(shape)}")
 
 
 def _flatten(builder: Builder, given: dict[str, Any]) -> Value:
@@ -543,16 +440,16 @@ def _squeeze(builder: Builder, given: dict[str, Any]) -> Value:
     dims = given.get("dim", range(len(source.shape)))
     dims = [axis % len(source.shape) for axis in (dims if isinstance(dims, (list, tuple, range)) else [dims])]
     if not source.spatial or source.size != (1, 1) or source.cells.ndim != 2:
-        raise _RefusedError(f"an input of shape {source.shape}")
+        raise RefusedError(f"an input of shape {source.shape}")
     if set(dims) >= {2, 3} and 0 not in dims:
         return Value(source.cells, source.size, spatial=False)
-    raise _RefusedError(f"dimensions {dims}")
+    raise RefusedError(f"dimensions {dims}")
 
 
 def _concatenate(builder: Builder, given: dict[str, Any]) -> Value:
     parts = given["tensors"]
     if any(part.size != parts[0].size or part.spatial != parts[0].spatial for part in parts):
-        raise _RefusedError("tensors of different sizes")
+        raise RefusedError("tensors of different sizes")
     rank = {"rank": len(parts[0].shape)}
     # a concatenation is a copy: later in-place changes of its parts do not affect it
     cells = np.concatenate([part.cells for part in parts], axis=_axis(given.get("dim", 0), rank, parts[0].cells))
