@@ -434,7 +434,10 @@ def _segmenter_latency(run: dict[str, Any]) -> str:
         row["format"]: row["milliseconds"]["median"]
         for record in load_results("latency").values()
         for row in record["rows"]
-        if Path(row["network"]).parent.name == folder.name and row["input"][2:] == run["size"]
+        if Path(row["network"]).parent.name == folder.name
+        and row["input"][2:] == run["size"]
+        and row_threads(row, record) == 1
+        and parse_format(row["format"]).precision == "float32"
     }
     return ", ".join(f"{form} {time:.1f}" for form, time in sorted(found.items(), key=lambda each: each[1])) or "-"
 

@@ -54,9 +54,32 @@ def test_a_note_on_a_latency_stands_under_its_table(page: ModuleType) -> None:
     assert after.startswith("\nThe fastest float32 format")
 
 
+def test_levers_are_compared_with_the_recipe_as_it_is(page: ModuleType) -> None:
+    rows = [
+        {"lever": "as it is", "settings": [], "top1_percent": [80.0, 81.0], "mean": 80.5, "deviation": 0.71},
+        {"lever": "muon", "settings": ["lr=0.005"], "top1_percent": [82.0, 82.5], "mean": 82.25, "deviation": 0.35},
+        {"lever": "lr 9", "settings": ["lr=9"], "top1_percent": [], "mean": None, "deviation": None},
+    ]
+    record = {
+        **dict.fromkeys(("commit", "date", "model", "recipe", "data", "note"), "a"),
+        "command": ["python", "benchmarks/levers.py", "--only", "as it is"],
+        "environment": {"processor": "p", "threads": 1},
+        "epochs": 5,
+        "common": ["hold_out=5000"],
+        "rows": [{**row, "seconds": [60.0] * len(row["top1_percent"])} for row in rows],
+    }
+    text = page._levers("trial", record)
+    assert "--only 'as it is'" in text
+    last = text.rsplit("| --- |\n", 1)[1].splitlines()
+    assert [line.split(" | ")[0] for line in last] == ["| muon", "| as it is", "| lr 9"]  # best first
+    assert "| 82.25 ± 0.35 | 82.00, 82.50 | +1.75 | 2 |" in last[0]
+    assert "| failed |" in last[2]
+
+
 def test_every_record_is_of_a_known_kind() -> None:
     kinds = {"training", "ablation", "detection", "segmentation", "evaluation", "latency", "int8", "speed", "browser"}
-    assert {path.parent.name for path in FOLDER.rglob("*.json")} <= kinds | {"levers"}
+    found = {path.parent.name for path in FOLDER.rglob("*.json")}
+    assert found - {"levers"} == kinds  # of which nothing is recorded yet
 
 
 @pytest.mark.parametrize("record", records("speed"))

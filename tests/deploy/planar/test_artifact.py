@@ -18,12 +18,16 @@ from torch import nn
 from compactnets.compiler import find_compiler
 from compactnets.data import Preprocess
 from compactnets.deploy import FORMATS, deploy_form, export, load_artifact
+from compactnets.deploy.int8.graph import plain_graph
+from compactnets.deploy.int8.quantized import quantized_network, quantizers
+from compactnets.deploy.planar import emit_int8
 from compactnets.deploy.planar.emit import LAYOUT, Program, emit, pack, plan, read_program
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
 
 from ..conftest import Make
 from ..helpers import SIZE, Small, tiny_network, tiny_record
+from . import int8
 from .helpers import compile_example, needs_compiler, run_example
 
 
@@ -90,6 +94,17 @@ def test_a_changed_layout_has_a_new_number() -> None:
         for precision in ("float32", "float16")
     ]
     assert (LAYOUT, *digests) == (1, "9a50e2f66962f9a2", "c78baf1236c9d174")
+
+
+def test_a_changed_layout_of_int8_has_a_new_number() -> None:
+    """As above, for ``emit_int8.LAYOUT``."""
+    example = torch.zeros(1, 3, 16, 16)
+    form = quantized_network(plain_graph(numbered_network(), example))
+    for number, (_, quantizer) in enumerate(quantizers(form)):
+        quantizer.set_range(-1.0, 2.0**number)  # no measured ones, whose last bits depend on the machine
+    graph, layers = int8.lowered(form, example)
+    packed = pack(plan(Program(graph=graph, precision="int8")), layers)
+    assert (emit_int8.LAYOUT, hashlib.sha256(packed).hexdigest()[:16]) == (1, "7116d4c784c691e3")
 
 
 def numbered_network() -> nn.Module:

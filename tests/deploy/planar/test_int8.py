@@ -52,7 +52,13 @@ def test_it_computes_what_was_simulated() -> None:
 
 
 # network -> what it lacks
-UNSUPPORTED = {"densenet40_k12": "weights in float", "condensenet_74_c8_g8": "weights in float"}
+UNSUPPORTED = {
+    **dict.fromkeys(("densenet40_k12", "densenet_bc_100_k12", "condensenet_74_c8_g8"), "weights in float"),
+    "vgg16": "adaptive_avg_pool2d",
+}
+# whose random weights amplify every rounding: a millionth more in the images alone changes their simulation's outputs
+# by 0.16 to 0.30 of the deviation, those of others by 0.02 to 0.06
+AMPLIFIES = ("menet_228_12x1_5_g3", "igcv3_x0_7", "igcv3_x1_0")
 
 
 @pytest.mark.slow
@@ -70,8 +76,8 @@ def test_registered_networks(name: str) -> None:
     check_exact(graph, layers, images.numpy())
     with torch.inference_mode():
         expected = simulation(images)
-    # as near as int8 is to float with random weights, which amplify rounding; other networks' outputs are 1.4 apart
-    assert relative_error(expected, torch.from_numpy(interpret(graph, layers, images.numpy()))) < 0.7
+    limit = 0.6 if name in AMPLIFIES else 0.4
+    assert relative_error(expected, torch.from_numpy(interpret(graph, layers, images.numpy()))) < limit
 
 
 KINDS = ("conv", "conv", "depthwise", "shuffle", "add", "mul", "cat", "split", "pool", "scale")
