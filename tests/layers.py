@@ -16,7 +16,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("papers", "plots", "deploy", "drawing"),
     ("tasks",),
     ("latency", "web", "quantization"),
-    ("detection", "classification.quantization"),
+    ("detection", "classification.quantization", "classification.examples"),
     ("segmentation",),
     ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
     ("recorded", "api"),

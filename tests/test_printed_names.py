@@ -20,8 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
-from compactnets.classification import evaluation, task
+from compactnets.classification import evaluation, judging, task
 from compactnets.classification.evaluation import Evaluation
+from compactnets.classification.judging import Guesses, judgement
 from compactnets.classification.prediction import Guess, Prediction
 from compactnets.console import PlainConsole
 from compactnets.detection import tables as detection_tables
@@ -59,10 +60,20 @@ def patch_loading(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("compactnets.data.Preprocess.from_dict", lambda _: None)
 
 
+def judged(classes: int) -> tuple[Evaluation, Guesses, list[str]]:
+    """Classes that are each taken for the next one."""
+    targets = np.arange(classes)
+    guesses = Guesses(targets, (targets + 1) % classes, np.full(classes, 0.75), np.full(classes, 0.125))
+    return Evaluation(classes, 0, classes, 1.23456, 12.5), guesses, names_of(classes)
+
+
+def names_of(classes: int) -> list[str]:
+    return [NAMES[index % 6] + (f" {index}" if index >= 6 else "") for index in range(classes)]
+
+
 def evaluate(folder: Path, patch: pytest.MonkeyPatch) -> list[object]:
     patch_loading(patch)
-    result = Evaluation(images=50_000, top1_correct=12_345, top5_correct=23_456, loss=1.23456, seconds=12.5)
-    patch.setattr(task, "evaluate", lambda *_, **__: result)
+    patch.setattr(task, "judge", lambda *_, **__: (judgement(*judged(6)), None))
     patch.setattr(task, "match_classes", lambda *_: None)
     patch.setattr(task, "open_source", lambda *_, **__: None)
     return ["eval", "--checkpoint", "a.safetensors", "--data", " ".join(NAMES)]
@@ -112,7 +123,7 @@ def printed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     console = PlainConsole(file=file)
     assert console.is_terminal == bool(columns)
     monkeypatch.setattr("compactnets.console.stdout", console)
-    for module in (detection_tables, evaluation):
+    for module in (detection_tables, evaluation, judging):
         monkeypatch.setattr(module, "stdout", console)
     return file
 
@@ -137,7 +148,7 @@ def test_names_are_complete(verb: str, printed: io.StringIO, tmp_path: Path, mon
 
 @pytest.mark.parametrize("classes", [6, 24])
 def test_scores_of_detection(classes: int, printed: io.StringIO) -> None:
-    names = [NAMES[index % 6] + (f" {index}" if index >= 6 else "") for index in range(classes)]
+    names = names_of(classes)
     rows = tuple(ClassScores(name, 1234, 5, 6, 12.34, 56.78, 9.01, 0.5, 12.3, 45.6, 20.1) for name in names)
     coco = CocoScores(**dict.fromkeys(CocoScores.__dataclass_fields__, 33.33))
     confusion = Confusion((0.5,) * classes, ((1234,) * (classes + 1),) * (classes + 1))
@@ -154,6 +165,17 @@ def test_scores_of_detection(classes: int, printed: io.StringIO) -> None:
     plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in text.splitlines()]
     table = [line for line in plain if "1,234" in line and not line.startswith("confused")]
     assert max(map(len, table)) <= limit
+
+
+@pytest.mark.parametrize("classes", [6, 24])
+def test_classes_of_a_classifier(classes: int, printed: io.StringIO) -> None:
+    judgement(*judged(classes)).show("a title")
+    text = printed.getvalue()
+    assert "…" not in text
+    for name in NAMES:
+        for part in parts_of(name):
+            assert part in shown_without_folds(text), part
+    assert "0.0 %" in text
 
 
 @pytest.mark.slow  # a process of its own

@@ -40,8 +40,8 @@ class Evaluated:
     Attributes:
         model: the network that was evaluated.
         data, split: what it was evaluated on.
-        figures: what its task measures, such as :class:`compactnets.classification.evaluation.Evaluation` with ``top1``
-            and ``loss``, :class:`compactnets.detection.setup.DetectionScore` with ``scores``, or
+        figures: what its task measures: :class:`compactnets.classification.judging.Judgement` with ``top1``, ``loss``
+            and ``classes``, :class:`compactnets.detection.setup.DetectionScore` with ``scores``, or
             :class:`compactnets.segmentation.metrics.SegmentationScore` with ``miou``.
         is_main: whether this process is the one that prints the result.
     """
@@ -193,8 +193,8 @@ def evaluate(
         workers: worker processes that load images.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
         download: download public data that is missing.
-        options: task-specific: ``batch_size`` of classification; ``metric``, ``bad_boxes``, ``on_error``, ``examples``
-            and ``class_agnostic_nms`` of detection.
+        options: task-specific: ``examples`` of every task; ``batch_size`` and ``predictions`` of classification;
+            ``metric``, ``bad_boxes``, ``on_error`` and ``class_agnostic_nms`` of detection.
 
     Raises:
         InputError: a network or data that cannot be used, or a class unknown to the network.

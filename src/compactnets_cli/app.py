@@ -199,9 +199,10 @@ def evaluate(
         Literal["raise", "skip"] | None,
         typer.Option(help="Unreadable images; default: raise.", rich_help_panel=BOXES),
     ] = None,
-    examples: Annotated[
+    examples: Annotated[Path | None, typer.Option(help="HTML page to write, with the best and worst images.")] = None,
+    predictions: Annotated[
         Path | None,
-        typer.Option(help="HTML page to write, with the best and worst images.", rich_help_panel=PLACES),
+        typer.Option(help="CSV or Parquet file to write, one row per image.", rich_help_panel=LABELS),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
 ) -> None:
@@ -220,6 +221,7 @@ def evaluate(
         bad_boxes=bad_boxes,
         on_error=on_error,
         examples=examples,
+        predictions=predictions,
         class_agnostic_nms=class_agnostic_nms or None,
     )
     if result.is_main:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.classification.checkpoint import CheckpointRecord
@@ -20,6 +20,9 @@ from compactnets.data.loading import EvalLoader, make_eval_loader
 from compactnets.errors import InputError
 from compactnets.training.distributed import World
 from compactnets.training.setup import EvaluationStopped, NotFiniteError
+
+# of a batch of B images: their indices in the source (B,), outputs (B, classes), and the outputs of their classes (B,)
+Note = Callable[[Tensor, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def evaluate(
     workers: int = 0,
     world: World | None = None,
     description: str = "evaluating",
+    note: Note | None = None,
 ) -> Evaluation:
     """Evaluate ``model`` on every image of ``source``; several processes share them, each image counted once.
 
@@ -90,6 +94,7 @@ def evaluate(
             (:func:`match_classes`); ``None`` if they are the same.
         batch_size: images per step; the result does not depend on it.
         world: this process and its device; the CPU if not given.
+        note: called with each batch of this process.
 
     Raises:
         InputError: an image that cannot be read; none is replaced or skipped.
@@ -106,7 +111,7 @@ def evaluate(
         device=world.device,
     )
     try:
-        return evaluate_batches(model, loader, world, class_map=class_map, description=description)
+        return evaluate_batches(model, loader, world, class_map=class_map, description=description, note=note)
     finally:
         loader.close()
 
@@ -119,11 +124,13 @@ def evaluate_batches(
     class_map: Sequence[int] | None = None,
     description: str = "evaluating",
     stop: Callable[[], bool] | None = None,
+    note: Note | None = None,
 ) -> Evaluation:
     """Evaluate ``model`` on a loader's images; see :func:`evaluate`. Training keeps its loader between epochs.
 
     Args:
         stop: asked after each batch.
+        note: called with each batch of this process.
 
     Raises:
         InputError: an image that cannot be read.
@@ -145,6 +152,8 @@ def evaluate_batches(
             bad = (~losses.isfinite()).sum()
             number = hits.new_tensor(len(hits), dtype=torch.float64)
             sums += torch.stack([number, hits[:, 0].sum(), hits.sum(), bad, losses.sum()])
+            if note is not None:
+                note(batch.indices, logits, targets)
             if stopped := stop is not None and stop():
                 break
     model.train(was_training)

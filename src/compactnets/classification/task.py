@@ -13,7 +13,9 @@ from torch import nn
 
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.classification.cost import NetworkCost, network_cost
-from compactnets.classification.evaluation import Evaluation, evaluate, match_classes
+from compactnets.classification.evaluation import match_classes
+from compactnets.classification.examples import write_examples
+from compactnets.classification.judging import Judgement, check_suffix, judge, write_guesses
 from compactnets.classification.networks import build_network
 from compactnets.classification.prediction import COLUMNS, Prediction, predict
 from compactnets.classification.preparation import open_splits, prepare
@@ -21,7 +23,7 @@ from compactnets.classification.quantization import quantize_model
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
-from compactnets.data import ImageSource, Preprocess, open_source
+from compactnets.data import ImageSource, open_source
 from compactnets.data.checking import check_source
 from compactnets.data.inputs import Picture
 from compactnets.data.opening import WORDS
@@ -30,8 +32,9 @@ from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
 from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError
+from compactnets.folders import check_file
 from compactnets.quantization import QuantizeReport
-from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, QuantizeOptions, Task
+from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, QuantizeOptions, Task, Verb
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -48,6 +51,10 @@ class EvaluateOptions(Options):
     """``eval``."""
 
     batch_size: int = Field(128, ge=1, description="images at once; the result does not depend on it")
+    examples: Path | None = Field(
+        None, description="HTML page to write, with the classes, and the worst and best images"
+    )
+    predictions: Path | None = Field(None, description="CSV or Parquet file to write, one row per image")
 
 
 class PredictOptions(Options):
@@ -142,16 +149,25 @@ class Classification(Task[ClassificationRecipe]):
 
     def evaluate(
         self, model: Model, source: ImageSource, split: str, workers: int, world: World, options: EvaluateOptions
-    ) -> Evaluation:
-        return evaluate(
-            model.network,
-            source,
-            Preprocess.from_dict(model.record.preprocess),
-            class_map=match_classes(model.record, source),
-            batch_size=options.batch_size,
-            workers=workers,
-            world=world,
+    ) -> Judgement:
+        judgement, guesses = judge(
+            model.network, model.record, source, batch_size=options.batch_size, workers=workers, world=world
         )
+        if world.is_main and options.predictions is not None:
+            write_guesses(options.predictions, source, guesses, model.class_names)
+        if world.is_main and options.examples is not None:
+            title = f"{model.record.model}: {source.spec} ({source.split})"
+            write_examples(options.examples, source, judgement, guesses, model.record.labels, title)
+        return judgement
+
+    def check_outputs(self, verb: Verb, options: Options) -> None:
+        if not isinstance(options, EvaluateOptions):
+            return
+        if options.examples is not None:
+            check_file(options.examples, "--examples")
+        if options.predictions is not None:
+            check_suffix(options.predictions)
+            check_file(options.predictions, "--predictions")
 
     def predict(
         self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
