@@ -289,9 +289,9 @@ def export(
             ``"c"``.
         output: folder for the artifact; written completely or not at all.
         arguments: arguments of a network given by name, such as ``num_classes``.
-        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance``, ``lanes`` and
-            ``embed`` of classification; ``heads``, ``size``, ``precision``, ``tolerance`` and ``class_agnostic_nms`` of
-            detection.
+        options: task-specific: ``size``, ``batch_size``, ``images``, ``precision``, ``tolerance``, ``lanes``,
+            ``embed`` and ``mcu`` of classification; ``heads``, ``size``, ``precision``, ``tolerance`` and
+            ``class_agnostic_nms`` of detection.
 
     Returns:
         the report; its ``record`` is the content of ``artifact.json``.
@@ -317,6 +317,9 @@ def quantize(
     evaluation: str,
     max_drop: float = 0.5,
     float_network: str | Path | None = None,
+    size: str | int | None = None,
+    embed: bool = False,
+    mcu: str | None = None,
     threads: int = 1,
     command: Sequence[str] = (),
     **settings: Any,
@@ -326,12 +329,15 @@ def quantize(
 
     Args:
         network: a checkpoint, or the name of weights. A checkpoint trained with ``qat`` keeps its weights and ranges.
-        format: ``"onnx"``, ``"openvino"`` or ``"executorch"``.
+        format: ``"onnx"``, ``"openvino"``, ``"executorch"`` or ``"c"``.
         output: folder for the artifact and its report.
         calibration: images for measuring ranges.
         evaluation: images to compare on, without those used for calibration.
         max_drop: largest acceptable loss, in points of top-1 accuracy, or of mean IoU.
         float_network: float network to compare with; default: the same weights. For classifiers.
+        size: side of the images, or ``"HEIGHTxWIDTH"``; default: that of the preprocessing.
+        embed: put the weights into ``model.c`` as well (``"c"``).
+        mcu: core of a microcontroller, such as ``"cortex-m7"``: embed the weights, and record flash and RAM (``"c"``).
         threads: threads for measuring latency.
         command: the command line, for the report.
         settings: fields of :class:`compactnets.deploy.int8.Settings`.
@@ -349,6 +355,9 @@ def quantize(
         "evaluation": evaluation,
         "max_drop": max_drop,
         "float_network": float_network,
+        "size": size,
+        "embed": embed,
+        "mcu": mcu,
         "threads": threads,
         "command": command,
     }

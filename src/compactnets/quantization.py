@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,8 @@ def quantize(
     threads: int = 1,
     rounds: int = 100,
     command: Sequence[str] = (),
+    embed: bool = False,
+    mcu: str | None = None,
 ) -> QuantizeReport:
     """Quantise a trained network to int8 and keep the artifact if it loses no more than ``max_drop``.
 
@@ -158,6 +160,8 @@ def quantize(
         threads: threads of the runtime while latency is measured.
         rounds: turns of the latency measurement.
         command: the command line, for the report.
+        embed: as for :func:`compactnets.deploy.export.export_subject`.
+        mcu: as there.
 
     Returns:
         the artifact's record, and the report written next to it.
@@ -176,6 +180,8 @@ def quantize(
     if settings.keep and not fmt.int8_mixed:
         able = ", ".join(other.name for other in FORMATS.values() if other.int8 and other.int8_mixed)
         raise InputError(f"--keep-float is available for {able}: an int8 network in {fmt.name} is int8 throughout")
+    fmt.check_embedding(embed, mcu)
+    embed = embed or mcu is not None
     check_output(output)
     weight = weight_bytes(task.subject.model)
     space = Space(output, weight // 4, weight)
@@ -192,19 +198,24 @@ def quantize(
         start = task.start(model, fmt, pixels, settings)
         with scratch_folder() as plain, writing(output) as folder:
             with stages(f"{title} to {fmt.name}"):
-                fmt.write(start.floating, task.subject.example(), plain)
-            chosen = _choose(task, fmt, start, pixels, plain, folder, evaluation, max_drop)
+                fmt.write(start.floating, task.subject.example(), plain, embed_weights=embed)  # of a size to compare
+
+            def write_int8(simulation: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+                return fmt.write_int8(simulation, example, folder, embed_weights=embed)
+
+            chosen = _choose(task, fmt, start, pixels, plain, folder, evaluation, max_drop, write_int8)
             with stages(f"{title} int8 to {fmt.name}"):
                 record = finish_artifact(
                     fmt,
                     task.subject.with_model(start.counted),
                     folder,
-                    chosen.details,
-                    lambda x, to: fmt.write_int8(chosen.simulation, x, to),
+                    {**chosen.details, **({"embedded": True} if embed else {})},
+                    lambda x, to: write_int8(chosen.simulation, x, to),
                     tolerance=TOLERANCE_INT8,
                     precision="int8",
                     simulation=chosen.simulation,
                     least_agreement=task.least_agreement,
+                    mcu=mcu,
                 )
             sizes = {"float32": sum(size_in_bytes(plain / name) for name in fmt.files), "int8": record.bytes}
             first = pixels[:IMAGES_AT_ONCE]
@@ -252,6 +263,7 @@ def _choose(
     folder: Path,
     evaluation: str,
     max_drop: float,
+    write: Callable[[GraphModule, Tensor, Path], dict[str, Any]],
 ) -> _Chosen:
     """Write the int8 artifact that loses no more than ``max_drop``, with as few parts in float as that takes.
 
@@ -259,6 +271,7 @@ def _choose(
         plain: folder of the float artifact.
         folder: folder to write to.
         evaluation: name of the images to compare on.
+        write: writes a simulation to a folder, for images like the example.
 
     Raises:
         LimitError: none of the choices is within ``max_drop``.
@@ -268,7 +281,7 @@ def _choose(
         for file in folder.iterdir():
             file.unlink()
         with stages(f"{task.subject.title} int8 to {fmt.name}"):
-            details = fmt.write_int8(simulation, task.subject.example(), folder)
+            details = write(simulation, task.subject.example(), folder)
         compared = task.compare(fmt, plain, folder)
         if compared.drop <= max_drop:
             return _Chosen(simulation, kept, compared, details)

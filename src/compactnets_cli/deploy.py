@@ -71,6 +71,14 @@ def export(
         bool | None,
         typer.Option("--embed", help="c: put the weights into model.c as well.", rich_help_panel=BOTH),
     ] = None,
+    mcu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORE",
+            help="c: for a microcontroller (cortex-m3, -m4, -m7 or -m33): as --embed, and count flash and RAM.",
+            rich_help_panel=BOTH,
+        ),
+    ] = None,
     heads: Annotated[
         Literal["boxes", "raw"] | None,
         typer.Option(
@@ -99,6 +107,7 @@ def export(
         tolerance=tolerance,
         lanes=lanes,
         embed=embed or None,
+        mcu=mcu,
         heads=heads,
         class_agnostic_nms=class_agnostic_nms or None,
     )
@@ -143,6 +152,18 @@ def quantize(
         str | None,
         typer.Option("--float", metavar="CHECKPOINT", help="Float network to compare with; default: the same weights."),
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Side of the images; default: that of the checkpoint."),
+    ] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="c: put the weights into model.c as well.")] = False,
+    mcu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORE",
+            help="c: for a microcontroller (cortex-m3, -m4, -m7 or -m33): as --embed, and count flash and RAM.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Quantise a network to int8, compare accuracy and latency with float, and keep it if the loss is small.
@@ -162,6 +183,9 @@ def quantize(
         evaluation=evaluation,
         max_drop=max_drop,
         float_network=float_network,
+        size=size,
+        embed=embed,
+        mcu=mcu,
         threads=threads,
         command=["compactnets", *sys.argv[1:]],
         calibration_images=calibration_images,

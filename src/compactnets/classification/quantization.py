@@ -63,9 +63,19 @@ def quantize(
     output: str | Path,
     *,
     float_network: tuple[str, nn.Module, CheckpointRecord] | None = None,
+    size: tuple[int, int] | None = None,
     **options: Any,
 ) -> QuantizeReport:
-    """Quantise a network given with its record; as :func:`quantize_model` otherwise."""
+    """Quantise a network given with its record; as :func:`quantize_model` otherwise.
+
+    Args:
+        size: height and width of the images, if they differ from the preprocessing's.
+    """
+    if size is not None:
+        record = Classifier(model, record).resized(size).record
+        if float_network is not None:
+            name, floating, its_record = float_network
+            float_network = (name, floating, Classifier(floating, its_record).resized(size).record)
     return quantize_subject(ClassifierQuantization(model, record, float_network), format_name, output, **options)
 
 

@@ -180,7 +180,8 @@ class Classification(Task[ClassificationRecipe]):
     def quantize(
         self, network: str | Path | Model, format_name: str, output: Path, options: QuantizeOptions
     ) -> QuantizeReport:
-        return quantize_model(network, format_name, output, float_network=options.float_network, **options.arguments())
+        size, other = options.image_size(), options.float_network
+        return quantize_model(network, format_name, output, float_network=other, size=size, **options.arguments())
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
         return network_cost(name, arguments, **options.model_dump())

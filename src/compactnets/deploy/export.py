@@ -58,6 +58,7 @@ def export_subject(
     lanes: int | None = None,
     precision: str = FLOAT32,
     embed: bool = False,
+    mcu: str | None = None,
 ) -> ImageArtifact:
     """Export a network to a device runtime, compare it with PyTorch, and keep the artifact if they agree.
 
@@ -73,6 +74,8 @@ def export_subject(
             (``onnx``, on x86).
         precision: of the weights in the file: ``"float32"`` or ``"float16"``. Input and output are always float32.
         embed: put the weights into the main file as well, for formats with files beside it that can do without (``c``).
+        mcu: core of a microcontroller, such as ``"cortex-m7"``: embed the weights, compile for it, and record the flash
+            and RAM that the network takes (``c``).
 
     Returns:
         the record, of the subject's ``artifact``.
@@ -90,9 +93,8 @@ def export_subject(
     fmt.versions()
     if lanes is not None and not fmt.lanes:
         raise InputError(f"--lanes has no benefit for the runtime of {fmt.name}: remove it")
-    if embed and not fmt.embeds:
-        able = ", ".join(each.name for each in FORMATS.values() if each.embeds)
-        raise InputError(f"--embed is for {able}: the format {fmt.name} has no source that could hold the weights")
+    fmt.check_embedding(embed, mcu)
+    embed = embed or mcu is not None
     if subject.size is None and not fmt.any_size:
         raise InputError(f"an artifact of {fmt.name} takes one size, and this network any: give --size HEIGHTxWIDTH")
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
@@ -139,6 +141,7 @@ def export_subject(
             pictures=pictures,
             tolerance=tolerance,
             precision=precision,
+            mcu=mcu,
         )
 
 
@@ -195,6 +198,7 @@ def finish_artifact(
     precision: str = FLOAT32,
     simulation: nn.Module | None = None,
     least_agreement: float | None = None,
+    mcu: str | None = None,
 ) -> ImageArtifact:
     """Write metadata into the artifact in a folder, verify it, and write its record.
 
@@ -211,6 +215,7 @@ def finish_artifact(
         precision: ``"float32"``, ``"float16"`` or ``"int8"``.
         simulation: what an int8 artifact is compared with instead of the network.
         least_agreement: as for :func:`compactnets.deploy.verify.verify`.
+        mcu: as for :func:`export_subject`.
 
     Raises:
         LimitError: the artifact differs by more than ``tolerance``.
@@ -238,6 +243,8 @@ def finish_artifact(
         measure="relative_difference" if simulation is None else "rms_difference",
         least_agreement=least_agreement,
     )
+    if mcu is not None:
+        details = {**details, "microcontroller": fmt.footprint(folder, mcu)}
     macs, params = count(subject.model, subject.shape)
     result = subject.artifact(
         format=fmt.name,

@@ -11,6 +11,8 @@ from compactnets.console import Table, stdout
 from compactnets.deploy.int8.comparison import Comparison
 from compactnets.deploy.record import LAYERS, ExportedRecord, ImageArtifact
 
+MEMORY = ("weight_bytes", "arena_bytes", "microcontroller")  # details of format c, shown as flash and RAM
+
 
 @dataclass(frozen=True)
 class ExportReport:
@@ -44,7 +46,8 @@ def show(record: ImageArtifact, output: Path) -> None:
         f"{record.macs / 1e6:.1f} M MACs, {record.params / 1e6:.2f} M parameters",
         f"input {shape} float32, {len(network.class_names)} classes; weights: {record.precision}, {network.source}",
         *record.notes(),
-        *(f"{key.replace('_', ' ')}: {value}" for key, value in record.details.items()),
+        *(f"{key.replace('_', ' ')}: {value}" for key, value in record.details.items() if key not in MEMORY),
+        *_memory(record),
         f"compared with PyTorch on {verification.images}, tolerance {verification.tolerance:g}:"
         if verification.ran
         else f"not run: {verification.note}",
@@ -53,6 +56,24 @@ def show(record: ImageArtifact, output: Path) -> None:
         stdout.print(line)
     if verification.ran:
         stdout.print(checks_table(record))
+
+
+def _memory(record: ImageArtifact) -> list[str]:
+    """Return what generated C takes in flash and RAM, as far as it is known."""
+    if "arena_bytes" not in record.details:
+        return []
+    found = record.details.get("microcontroller")
+    if found is None:
+        return [
+            f"flash: {record.details['weight_bytes']:,} bytes of weights, and the code (with --mcu it is counted)",
+            f"RAM: {record.details['arena_bytes']:,} bytes of arena, and the caller's image and logits",
+        ]
+    return [
+        f"{found['core']} ({found['compiler']} {' '.join(found['options'])}):",
+        f"flash: {found['flash_bytes']:,} bytes, weights {found['weight_bytes']:,} and code {found['code_bytes']:,}",
+        f"RAM: {found['ram_bytes']:,} bytes, arena {found['arena_bytes']:,}, 8-bit image {found['pixel_bytes']:,}, "
+        f"logits {found['output_bytes']:,} and stack {found['stack_bytes']:,}",
+    ]
 
 
 def checks_table(record: ImageArtifact) -> Table:

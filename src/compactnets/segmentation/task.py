@@ -174,7 +174,9 @@ class Segmentation(Task[SegmentationRecipe]):
     ) -> QuantizeReport:
         if options.float_network is not None:
             raise InputError("--float is for images with labels: a segmenter is compared with its own weights")
+        size = options.image_size()
         subject = SegmenterSubject(*open_to_write(network, SegmenterRecord, "quantize"))
+        subject = subject if size is None else subject.resized(size)
         return quantize(SegmenterQuantization(subject), format_name, output, **options.arguments())
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> SegmenterCost:

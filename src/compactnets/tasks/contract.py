@@ -72,6 +72,9 @@ class QuantizeOptions(Options):
     evaluation: str
     max_drop: float = 0.5
     float_network: str | Path | None = None
+    size: str | int | None = None
+    embed: bool = False
+    mcu: str | None = None
     threads: int = Field(1, ge=1)
     command: Sequence[str] = ()
     calibration_images: int = Field(128, ge=1)
@@ -86,8 +89,16 @@ class QuantizeOptions(Options):
         """Return the arguments of :func:`compactnets.quantization.quantize`."""
         names = ("calibration_images", "ranges", "equalize", "rounding", "correction", "weight_bits")
         settings = Settings(**{name: getattr(self, name) for name in names}, keep=tuple(self.keep))
-        others = ("calibration", "evaluation", "max_drop", "threads", "command")
+        others = ("calibration", "evaluation", "max_drop", "threads", "command", "embed", "mcu")
         return {**{name: getattr(self, name) for name in others}, "settings": settings}
+
+    def image_size(self) -> tuple[int, int] | None:
+        """Return height and width of ``size``.
+
+        Raises:
+            InputError: it is no size.
+        """
+        return None if self.size is None else parse_size(str(self.size))
 
 
 class ExportOptions(Options):
@@ -100,6 +111,7 @@ class ExportOptions(Options):
     tolerance: float | None = None
     lanes: int | None = None
     embed: bool = False
+    mcu: str | None = None
 
 
 @dataclass(frozen=True)

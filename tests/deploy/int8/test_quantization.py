@@ -307,8 +307,11 @@ def test_an_int8_artifact_and_its_report(source: Path, tmp_path: Path) -> None:
         max_drop=100,
         settings=Settings(calibration_images=10),
         rounds=2,
+        size=(32, 32),
     )
     record, report = done.record, done.report
+    assert (record.network.preprocess["size"], tiny_record().preprocess["size"]) == (32, SIZE)
+    assert report["latency"]["rows"][1]["input"] == [1, 3, 32, 32]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert report == json.loads((tmp_path / "int8" / LAYERS).read_text())
     assert report["calibration"]["images"] == 10
@@ -394,6 +397,9 @@ def test_too_large_a_drop_leaves_nothing(source: Path, tmp_path: Path, monkeypat
         ({"settings": Settings(keep=("stem",)), "calibration": "nowhere"}, "no layer"),  # before images are looked for
         ({"settings": Settings(calibration_images=5, ranges="max")}, "no method for ranges is called 'max'"),
         ({"calibration": "nowhere"}, "nowhere"),
+        ({"size": (32, 40)}, "square images: expected one side, found 32x40"),
+        ({"embed": True}, "--embed is for c"),
+        ({"mcu": "cortex-m4"}, "--mcu is for c"),
     ],
 )
 def test_what_cannot_be_quantised_is_one_line(

@@ -29,6 +29,7 @@ from compactnets.deploy.planar.arrays import UnsupportedError
 from compactnets.deploy.planar.build import Library, load
 from compactnets.deploy.planar.emit import (
     LAYOUT,
+    Plan,
     Program,
     emit,
     find_wide,
@@ -38,6 +39,8 @@ from compactnets.deploy.planar.emit import (
     read_program,
     steps,
 )
+from compactnets.deploy.planar.footprint import check_core as check_core
+from compactnets.deploy.planar.footprint import footprint as count_bytes
 from compactnets.deploy.planar.integers import lower
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
@@ -72,7 +75,7 @@ def write(
     ready = plan(program)
     (folder / WEIGHTS).write_bytes(pack(ready, weights))
     _save(program, folder)
-    return {"operations": len(ready.graph.operations), "arena_bytes": 4 * ready.layout.floats}
+    return _counts(ready)
 
 
 def write_float16(model: nn.Module, example: Tensor, folder: Path, **options: Any) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def write_float16(model: nn.Module, example: Tensor, folder: Path, **options: An
     return write(model, example, folder, precision=FLOAT16, **options)
 
 
-def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+def write_int8(network: GraphModule, example: Tensor, folder: Path, *, embed_weights: bool = False) -> dict[str, Any]:
     """Write a quantised network, which computes in integers throughout, as :func:`write` does.
 
     Raises:
@@ -92,15 +95,31 @@ def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str,
     traced, weights, _ = trace(network, example[:1])
     graph, layers = lower(traced, weights)
     stage("generating C")
-    program = Program(layout=layout_of("int8"), graph=graph, precision="int8")
+    program = Program(layout=layout_of("int8"), graph=graph, precision="int8", embed=embed_weights)
     ready = emit_int8.plan(graph)
     (folder / WEIGHTS).write_bytes(emit_int8.pack(ready, layers))
     _save(program, folder)
+    return {**_counts(ready), "empty_share": round(ready.arranged.empty_share, 4)}
+
+
+def _counts(ready: Plan | emit_int8.Plan) -> dict[str, Any]:
     return {
         "operations": len(ready.graph.operations),
+        "weight_bytes": 4 * ready.floats,
         "arena_bytes": 4 * ready.layout.floats,
-        "empty_share": round(ready.arranged.empty_share, 4),
     }
+
+
+def footprint(path: Path, core: str) -> dict[str, Any]:
+    """Return what a finished artifact with embedded weights takes on a microcontroller.
+
+    Raises:
+        InputError: its source cannot be compiled for the core.
+    """
+    program = read_program(path.parent / PROGRAM)
+    ready = plan(program)
+    stage(f"compiling for {core}")
+    return count_bytes(path, program, 4 * ready.layout.floats, 4 * ready.floats, core)
 
 
 def _save(program: Program, folder: Path) -> None:

@@ -175,20 +175,51 @@ class Format:
         details: dict[str, Any] = write(model, example, folder, **options)
         return details
 
-    def write_int8(self, network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
+    def write_int8(
+        self, network: GraphModule, example: Tensor, folder: Path, *, embed_weights: bool = False
+    ) -> dict[str, Any]:
         """Write the artifact of a quantised network, which is not modified.
 
         Args:
             network: the calibrated network.
             example: as for :meth:`write`.
             folder: as for :meth:`write`.
+            embed_weights: as for :meth:`write`.
 
         Raises:
             InputError: the extra is missing, or the network cannot be expressed.
         """
         self.versions()
-        details: dict[str, Any] = self._module().write_int8(copy.deepcopy(network), example, folder)
+        details: dict[str, Any] = self._module().write_int8(
+            copy.deepcopy(network), example, folder, **({"embed_weights": True} if embed_weights else {})
+        )
         return details
+
+    def check_embedding(self, embed: bool, mcu: str | None) -> None:
+        """Raise unless artifacts can hold the weights in the main file, or be counted for a microcontroller, if asked.
+
+        Raises:
+            InputError: a format without a source, an unknown core, or a missing compiler.
+        """
+        if not (embed or mcu):
+            return
+        if not self.embeds:
+            able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.embeds)
+            option = "--mcu" if mcu else "--embed"
+            raise InputError(
+                f"{option} is for {able}: the format {self.name} has no source that could hold the weights"
+            )
+        if mcu:
+            self._module().check_core(mcu)
+
+    def footprint(self, folder: Path, mcu: str) -> dict[str, Any]:
+        """Return what an artifact with embedded weights takes on a microcontroller (``planar.footprint``).
+
+        Raises:
+            InputError: its source cannot be compiled.
+        """
+        found: dict[str, Any] = self._module().footprint(folder / self.file, mcu)
+        return found
 
     def embed(self, folder: Path, metadata: Mapping[str, str]) -> None:
         """Write metadata into the main file of an artifact; does nothing if the format has no metadata.

@@ -130,6 +130,7 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
         "WIDTH": str(program.graph.width),
         "OUTPUTS": str(program.graph.outputs),
         "ARENA_FLOATS": str(ready.layout.floats),
+        "ARENA_BYTES": str(4 * ready.layout.floats),
         "OWN_FLOATS": str(ready.own),
         "WEIGHT_BYTES": str(4 * ready.floats),
         "SCALES": _list(_scales(program)[0]),
