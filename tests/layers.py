@@ -19,6 +19,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("detection", "classification.quantization", "classification.examples"),
     ("segmentation",),
     ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
+    ("search",),
     ("recorded", "api"),
     ("catalogue", "quickstart", "report"),
 )

@@ -33,6 +33,7 @@ EXTRAS = (
     "ai_edge_quantizer",
     "torchmetrics",
     "faster_coco_eval",
+    "optuna",
     "ray",
     "graphviz",
     "av",

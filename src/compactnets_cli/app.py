@@ -16,6 +16,7 @@ from compactnets_cli.options import (
     BOXES,
     GROUPS,
     LABELS,
+    NETWORKS,
     PLACES,
     TRAIN,
     AcrossClasses,
@@ -34,6 +35,7 @@ from compactnets_cli.options import (
     print_settings,
 )
 from compactnets_cli.papers import papers as paper_verbs
+from compactnets_cli.search import search
 from compactnets_cli.web import web as web_verbs
 
 
@@ -54,6 +56,10 @@ app = typer.Typer(
 app.add_typer(network_verbs)
 app.add_typer(deploy_verbs)
 app.add_typer(web_verbs)
+app.command(
+    rich_help_panel=NETWORKS,
+    epilog="Example: compactnets search --budget latency=1ms --data cifar10 --output runs/search",
+)(search)
 app.add_typer(data_verbs, name="data", rich_help_panel=GROUPS)
 app.add_typer(paper_verbs, name="papers", rich_help_panel=GROUPS)
 

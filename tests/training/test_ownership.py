@@ -112,7 +112,7 @@ def test_a_grid_and_its_runs_are_owned(tmp_path: Path, monkeypatch: pytest.Monke
 
     outcomes = []
     with own_folder(tmp_path / "a"):
-        other(lambda: outcomes.append(grid._train(members[0], "digits", tmp_path, Place("cpu"), 0)))
+        other(lambda: outcomes.append(grid.train_member(members[0], "digits", tmp_path, Place("cpu"), 0)))
     assert str(tmp_path / "a") in (outcomes[0].error or "")
     assert not (tmp_path / "a" / LOG).exists()  # the log belongs to the run that has the folder
 

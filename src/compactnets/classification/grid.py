@@ -105,13 +105,15 @@ def _run(members: Sequence[Member], data: str, output: Path, place: Place) -> It
         with _cluster(place) as submit:
             yield from submit([(member, data, output, place, index) for index, member in enumerate(members)])
     elif place.jobs == 1:
-        yield from (_train(member, data, output, place, None) for member in members)
+        yield from (train_member(member, data, output, place, None) for member in members)
     else:
-        calls = (joblib.delayed(_train)(member, data, output, place, index) for index, member in enumerate(members))
+        calls = (
+            joblib.delayed(train_member)(member, data, output, place, index) for index, member in enumerate(members)
+        )
         yield from joblib.Parallel(n_jobs=place.jobs, return_as="generator_unordered")(calls)
 
 
-def _train(member: Member, data: str, output: Path, place: Place, index: int | None) -> Outcome:
+def train_member(member: Member, data: str, output: Path, place: Place, index: int | None = None) -> Outcome:
     """Train one member; ``index`` is its position among the members if several run at once."""
     folder = output / member.name
     try:
@@ -143,7 +145,7 @@ def _pick(place: Place, index: int | None) -> torch.device:
 
 @contextlib.contextmanager
 def _cluster(place: Place) -> Iterator[Callable[[Sequence[tuple[Any, ...]]], Iterator[Outcome]]]:
-    """Connect to a Ray cluster and yield a function that maps :func:`_train` over a list of arguments there."""
+    """Connect to a Ray cluster and yield a function that maps :func:`train_member` over a list of arguments there."""
     try:
         import ray
     except ImportError:
@@ -157,7 +159,7 @@ def _cluster(place: Place) -> Iterator[Callable[[Sequence[tuple[Any, ...]]], Ite
     gpus = min(1.0, resources.get("GPU", 0) / place.jobs) if place.device in ("auto", "cuda") else 0
 
     def submit(calls: Sequence[tuple[Any, ...]]) -> Iterator[Outcome]:
-        remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(_train)
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus)(train_member)
         pending = [remote.remote(*call) for call in calls]
         while pending:
             done, pending = ray.wait(pending)

@@ -14,6 +14,7 @@ Paper, published code and this module:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
@@ -99,11 +100,13 @@ class MENet(StackedNet):
         groups: groups of the pointwise convolutions; must divide w / 4.
         stem_channels: output channels of the first convolution.
         fusion: ``"product"`` or ``"add"`` (Table VII).
+        depths: units of each stage; those of Table I by default.
         stem: ``"imagenet"`` or ``"cifar"``.
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
 
     Raises:
-        InputError: widths that the groups do not divide, or an unknown fusion or stem.
+        InputError: widths that the groups do not divide, depths for a number of stages other than three, or an unknown
+            fusion or stem.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class MENet(StackedNet):
         expansion: float = 1.0,
         stem_channels: int = 24,
         fusion: str = "product",
+        depths: Sequence[int] = DEPTHS,
         stem: str = "imagenet",
         **options: Unpack[Options],
     ) -> None:
@@ -132,7 +136,7 @@ class MENet(StackedNet):
                 fusion=fusion,
             )
 
-        super().__init__(unit, residual_width, stem_channels, stem, {"fusion": fusion}, **options)
+        super().__init__(unit, residual_width, stem_channels, stem, {"fusion": fusion}, depths, **options)
 
 
 def _check(width: int, fusion_width: int, groups: int, expansion: float, stem_channels: int, fusion: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack
 
 from torch import nn
 
+from compactnets.errors import InputError
 from compactnets.models.staged import Options, StagedNet, first_stage_stride, make_stem, stem_levels
 from compactnets.nn import initialize
 
@@ -18,7 +19,7 @@ MakeUnit = Callable[[int, int, int, int, bool], nn.Module]
 class StackedNet(StagedNet):
     """Stem, three stages of units, classifier.
 
-    Stage ``i`` (from 0) has ``DEPTHS[i]`` units of ``width * 2^i`` output channels, the first one downsampling.
+    Stage ``i`` (from 0) has ``depths[i]`` units of ``width * 2^i`` output channels, the first one downsampling.
 
     Args:
         make_unit: called with (stage, in_channels, out_channels, stride, downsample).
@@ -26,7 +27,11 @@ class StackedNet(StagedNet):
         stem_channels: output channels of the first convolution.
         stem: ``"imagenet"`` or ``"cifar"``.
         form: the part of the units' definition that their tensors do not show.
+        depths: units of each stage.
         options: as in every network of the package (:class:`compactnets.models.staged.Options`).
+
+    Raises:
+        InputError: depths that are not one positive number for each stage, or an unknown stem.
     """
 
     def __init__(
@@ -36,12 +41,15 @@ class StackedNet(StagedNet):
         stem_channels: int,
         stem: str,
         form: Mapping[str, str] | None = None,
+        depths: Sequence[int] = DEPTHS,
         **options: Unpack[Options],
     ) -> None:
+        if len(depths) != len(DEPTHS) or min(depths) < 1:
+            raise InputError(f"depths must be {len(DEPTHS)} numbers of units, at least 1 each, found {list(depths)}")
         levels = stem_levels(stem_channels, stem)
         stages = []
         in_channels, reduction = levels[-1]
-        for index, depth in enumerate(DEPTHS):
+        for index, depth in enumerate(depths):
             out_channels = width * 2**index
             stride = first_stage_stride(stem) if index == 0 else 2
             first = make_unit(index, in_channels, out_channels, stride, True)

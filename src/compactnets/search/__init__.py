@@ -1,0 +1,87 @@
+"""Search for the networks of a family that are most accurate within measured budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compactnets.deploy.formats.registry import find_format
+from compactnets.files import as_path
+from compactnets.folders import check_folder
+from compactnets.search.budget import Budget
+from compactnets.search.outcome import Outcome, conclude
+from compactnets.search.space import parse_family
+from compactnets.search.study import Request, Search
+
+
+def find(
+    data: str | Path,
+    output: str | Path,
+    budget: Sequence[str],
+    *,
+    family: str = "all",
+    format_name: str = "c",
+    threads: int = 1,
+    recipe: str | Path = "cifar/short",
+    settings: Sequence[str] = (),
+    trials: int = 24,
+    epochs: int = 4,
+    rungs: int = 2,
+    sizes: Sequence[int] = (),
+    compared: Sequence[str] = (),
+    table: str | Path | None = None,
+    device_command: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    download: bool = False,
+) -> Outcome:
+    """Search for networks within a budget, and measure the best of them whole. Repeat the call to go on.
+
+    Args:
+        data: what :func:`compactnets.data.open_source` takes.
+        output: folder of the study (Optuna's journal), its runs, and the result.
+        budget: such as ``["latency=3ms", "macs=40M"]`` (:class:`compactnets.search.budget.Budget`).
+        family: ``menet``, ``muffnet``, both with a comma, or ``all``.
+        format_name: the runtime whose latency counts, and ``threads`` of it.
+        recipe: of all trainings, with ``settings`` as for ``--set``.
+        trials: candidates to train.
+        epochs: of a candidate that is never stopped.
+        rungs: how often the weaker half is stopped: after a half of the epochs, a quarter, and so on.
+        sizes: sides of the images to choose from; the data's own if empty.
+        compared: networks by name that are trained alike and measured with the finalists.
+        table: file of the parts' latencies, which other searches may share.
+        device_command: measures instead of this machine (:func:`compactnets.search.table.time_by_command`).
+        seed: of the proposals and the trainings.
+        device: that trains.
+        download: download public data that is missing.
+
+    Raises:
+        InputError: a budget, network, runtime or data that cannot be used, or no network within the budget.
+        Interrupted: a signal; everything is kept, and the same call goes on.
+    """
+    find_format(format_name).versions()
+    output = as_path(output)
+    check_folder(output)
+    request = Request(
+        families=parse_family(family),
+        budget=Budget.parse(budget),
+        format_name=format_name,
+        data=str(data),
+        output=output,
+        threads=threads,
+        recipe=str(recipe),
+        settings=tuple(settings),
+        trials=trials,
+        epochs=epochs,
+        rungs=rungs,
+        sizes=tuple(sizes),
+        compared=tuple(compared),
+        seed=seed,
+        device=device,
+        table=None if table is None else as_path(table),
+        device_command=device_command,
+        download=download,
+    )
+    search = Search(request)
+    search.run()
+    return conclude(search)

@@ -1,0 +1,357 @@
+"""The search itself: candidates within the budget by their parts, short trainings, successive halving.
+
+Optuna proposes the candidates, stops the weak ones and keeps the study in a file of its own, from which the same
+command goes on and which ``optuna-dashboard`` shows. Several processes may run the same command at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compactnets.classification.grid import Member, Place, train_member
+from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.complexity import count
+from compactnets.console import say
+from compactnets.data import open_source
+from compactnets.errors import InputError, missing_extra
+from compactnets.search.budget import Budget, show_amount
+from compactnets.search.space import Candidate, build, suggest
+from compactnets.search.table import LatencyTable, artifact_costs, measure_elsewhere, say_error
+from compactnets.training.recipe_files import load_recipe
+
+STUDY = "study.log"  # Optuna's journal
+PATIENCE = 200  # candidates over the budget in sequence, after which there is none within it
+HELD_OUT = 10  # one in so many training images judges the candidates
+REDUCTION = 2  # of each rung's candidates, the better half goes on to twice the epochs
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is searched for.
+
+    Attributes:
+        families: names of :data:`compactnets.search.space.FAMILIES`.
+        budget: limits of a candidate.
+        format_name, threads: the runtime whose latency counts.
+        data: what :func:`compactnets.data.open_source` takes.
+        output: folder of the study and its runs.
+        recipe: of all trainings, and settings as for ``--set``.
+        settings: as for ``--set``.
+        trials: candidates to train.
+        epochs: of a candidate that is never stopped; the first rung has a fraction of them.
+        rungs: how often the weak half is stopped.
+        sizes: sides of the images to choose from; the data's own if empty.
+        compared: networks by name that are trained alike for comparison, whatever they cost.
+        seed: of the proposals and of all trainings.
+        device: that trains.
+        table: file of the parts' latencies; in ``output`` if not given.
+        device_command: command that gets an artifact's folder and prints milliseconds, instead of measuring here.
+        download: download public data that is missing.
+    """
+
+    families: tuple[str, ...]
+    budget: Budget
+    format_name: str
+    data: str
+    output: Path
+    threads: int = 1
+    recipe: str = "cifar/short"
+    settings: tuple[str, ...] = ()
+    trials: int = 24
+    epochs: int = 4
+    rungs: int = 2
+    sizes: tuple[int, ...] = ()
+    compared: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    table: Path | None = None
+    device_command: str | None = None
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 2**self.rungs:
+            raise InputError(
+                f"--epochs must be at least {2**self.rungs} for {self.rungs} rungs, each of which doubles them, found "
+                f"{self.epochs}"
+            )
+
+    @property
+    def steps(self) -> list[int]:
+        """The epochs after which a candidate is compared: 1, 2, 4 for 4 epochs and two rungs."""
+        return [self.epochs // REDUCTION ** (self.rungs - rung) for rung in range(self.rungs + 1)]
+
+
+def library() -> Any:
+    """Import Optuna, without its notes on every trial.
+
+    Raises:
+        InputError: it is missing.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise missing_extra("optuna", "search", "search") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+class Search:
+    """A study with what its candidates are measured and trained by."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.optuna = library()
+        self.base = load_recipe(ClassificationRecipe, request.recipe, request.settings)
+        train = open_source(request.data, "train", download=request.download)
+        self.classes, self.held_out = len(train.class_names), max(1, len(train) // HELD_OUT)
+        preprocess = self.base.resolve_preprocess(train.default_preprocess)
+        self.channels, self.size = preprocess.channels, preprocess.size
+        request.output.mkdir(parents=True, exist_ok=True)
+        self.table = LatencyTable.at(
+            request.table or request.output / f"latency-{request.format_name}.json",
+            request.format_name,
+            request.threads,
+        )
+        storage = self.optuna.storages.JournalStorage(
+            self.optuna.storages.journal.JournalFileBackend(str(request.output / STUDY))
+        )
+        self.study = self.optuna.create_study(
+            study_name="compactnets",
+            storage=storage,
+            sampler=self.optuna.samplers.TPESampler(seed=None if self._others(storage) else request.seed),
+            pruner=self.optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=request.steps[0], reduction_factor=REDUCTION
+            ),
+            direction="maximize",
+            load_if_exists=True,
+        )
+        self._check_origin()
+
+    @cached_property
+    def stem(self) -> str | None:
+        """The stem of all candidates: the recipe's."""
+        found = self.base.model_arguments.get("stem")
+        return None if found is None else str(found)
+
+    def run(self) -> None:
+        """Propose, measure and train candidates until as many as requested are done.
+
+        Raises:
+            InputError: no candidate within the budget, or data or settings that cannot be used.
+            Interrupted: a signal; the run in progress is saved, and the same command goes on.
+        """
+        if "latency" in self.request.budget.limits and self.request.device_command is None:
+            self.table.calibrate(self._samples())
+            say_error(self.table)
+        self._adopt()
+        failed = self.optuna.trial.TrialState.FAIL
+        known = {
+            trial.user_attrs.get("compared") for trial in self.study.get_trials(deepcopy=False) if trial.state != failed
+        }
+        for name in self.request.compared:
+            if name not in known:
+                self._train(self._ask(), Candidate(name), compared=name)
+        refused = 0
+        while self.done < self.request.trials:
+            trial = self._ask()
+            try:
+                candidate = suggest(trial, self.request.families, self.request.sizes)
+                costs = self.costs(candidate)
+            except InputError as error:  # values that make no network
+                self._refuse(trial, 1.0, str(error))
+                refused += 1
+            else:
+                trial.set_user_attr("candidate", candidate.to_dict())
+                trial.set_user_attr("costs", costs)
+                excess = self.request.budget.excess(costs)
+                if excess > 0 or self._seen(trial, candidate):
+                    self._refuse(trial, excess, "over the budget" if excess > 0 else "trained before")
+                    refused += 1
+                else:
+                    self._train(trial, candidate)
+                    refused = 0
+            if refused >= PATIENCE:
+                raise InputError(
+                    f"none of {PATIENCE} candidates in sequence is new and within the budget: raise the budget, or ask "
+                    f"for fewer --trials (trained so far: {self.done})"
+                )
+
+    @property
+    def done(self) -> int:
+        """Number of candidates that were trained, to the end or until they were stopped."""
+        return sum(1 for trial in self.trained() if "compared" not in trial.user_attrs)
+
+    def trained(self) -> list[Any]:
+        """Return the trials that were trained and have ended, those for comparison too."""
+        states = (self.optuna.trial.TrialState.COMPLETE, self.optuna.trial.TrialState.PRUNED)
+        return [trial for trial in self.study.get_trials(deepcopy=False, states=states) if trial.intermediate_values]
+
+    def costs(self, candidate: Candidate) -> dict[str, float | None]:
+        """Return the costs of a candidate that are known without training: by count, and by its parts.
+
+        Raises:
+            InputError: it cannot be built or written.
+        """
+        shape = self._shape(candidate)
+        model = self._build(candidate)
+        macs, params = count(model, shape)
+        found: dict[str, float | None] = {"macs": macs, "params": params}
+        limits = self.request.budget.limits
+        cheap = {name: value for name, value in found.items() if name in limits}
+        if self.request.budget.excess(cheap) > 0:
+            return found
+        if "bytes" in limits or "memory" in limits:
+            found |= artifact_costs(model, shape, self.request.format_name)
+        if "latency" in limits:
+            command = self.request.device_command
+            found["latency"] = (
+                self.table.predict(model, shape)
+                if command is None
+                else measure_elsewhere(model, shape, self.request.format_name, command)
+            )
+        return found
+
+    def recipe(self, candidate: Candidate, epochs: int) -> ClassificationRecipe:
+        """Return the recipe of a candidate's short training."""
+        settings = [
+            *self.request.settings,
+            *candidate.settings(),
+            f"hold_out={self.held_out}",
+            f"epochs={epochs}",
+            f"seed={self.request.seed}",
+        ]
+        if self.base.schedule.warmup_epochs >= epochs:
+            settings.append("schedule.warmup_epochs=0")
+        return load_recipe(ClassificationRecipe, self.request.recipe, settings, candidate.model)
+
+    def _shape(self, candidate: Candidate) -> tuple[int, int, int]:
+        side = candidate.size or self.size
+        return self.channels, side, side
+
+    def _build(self, candidate: Candidate) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: torch.nn.Module = build(candidate, self.stem, self.classes, self.channels).eval()
+        return model
+
+    def _train(self, trial: Any, candidate: Candidate, compared: str | None = None) -> None:
+        """Train a candidate rung by rung; the pruner may stop it after each."""
+        if compared is not None:
+            trial.set_user_attr("compared", compared)
+            trial.set_user_attr("candidate", candidate.to_dict())
+            trial.set_user_attr("costs", self.costs(candidate))
+        costs = trial.user_attrs["costs"]
+        told = ", ".join(f"{name} {show_amount(name, value)}" for name, value in costs.items() if value is not None)
+        say(f"candidate {trial.number}: {candidate.key}: {told}")
+        top1 = 0.0
+        for epochs in self.request.steps:
+            member = Member(candidate.key, self.recipe(candidate, epochs))
+            outcome = train_member(member, self.request.data, self.request.output / "runs", Place(self.request.device))
+            if outcome.result is None:
+                self._refuse(trial, 1.0, str(outcome.error))
+                say(f"candidate {trial.number} failed: {outcome.error}")
+                return
+            top1 = outcome.result["final"]["top1_percent"]
+            trial.report(top1, epochs)
+            if compared is None and epochs < self.request.epochs and trial.should_prune():
+                say(f"candidate {trial.number}: {top1:.2f} % after {epochs} epochs, stopped")
+                self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+                return
+        say(f"candidate {trial.number}: {top1:.2f} % after {self.request.epochs} epochs")
+        self.study.tell(trial, top1)
+
+    def _ask(self, distributions: dict[str, Any] | None = None) -> Any:
+        trial = self.study.ask(distributions)
+        trial.set_user_attr("owner", [socket.gethostname(), os.getpid()])
+        return trial
+
+    def _refuse(self, trial: Any, excess: float, reason: str) -> None:
+        trial.set_constraint("budget", max(excess, 1e-6))  # positive: not feasible
+        trial.set_user_attr("reason", reason)
+        self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+
+    def _seen(self, trial: Any, candidate: Candidate) -> bool:
+        """Whether another trial trains or has trained this network."""
+        return any(
+            other.number != trial.number
+            and other.user_attrs.get("candidate") == candidate.to_dict()
+            and "reason" not in other.user_attrs
+            for other in self.study.get_trials(deepcopy=False)
+        )
+
+    def _adopt(self) -> None:
+        """Queue again what a process of this machine left when it ended; its run goes on where it stopped."""
+        state = self.optuna.trial.TrialState
+        for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+            host, process = trial.user_attrs.get("owner", (None, 0))
+            if host != socket.gethostname() or _lives(process):
+                continue
+            self.study.tell(trial.number, state=state.FAIL)
+            name = trial.user_attrs.get("compared")
+            if name is None and "candidate" in trial.user_attrs:
+                self._train_again(Candidate(**trial.user_attrs["candidate"]), trial)
+
+    def _train_again(self, candidate: Candidate, before: Any) -> None:
+        self.study.enqueue_trial(before.params)
+        trial = self._ask(before.distributions)
+        trial.set_user_attr("candidate", candidate.to_dict())
+        trial.set_user_attr("costs", before.user_attrs["costs"])
+        self._train(trial, candidate)
+
+    def _samples(self) -> Iterator[Callable[[], tuple[torch.nn.Module, tuple[int, int, int]]]]:
+        """Yield makers of networks of the space at random, for the table's correction."""
+        chance = self.optuna.create_study(sampler=self.optuna.samplers.RandomSampler(seed=self.request.seed))
+
+        def make() -> tuple[torch.nn.Module, tuple[int, int, int]]:
+            while True:
+                candidate = suggest(chance.ask(), self.request.families, self.request.sizes)
+                try:
+                    return self._build(candidate), self._shape(candidate)
+                except InputError:
+                    continue
+
+        while True:
+            yield make
+
+    def _others(self, storage: Any) -> bool:
+        """Whether the study exists: a process that joins, or goes on, must not propose the same again."""
+        return bool(storage.get_all_studies())
+
+    def _check_origin(self) -> None:
+        """Raise unless the study was begun with the same settings; more trials may be asked for."""
+        wanted = {
+            "families": list(self.request.families),
+            "budget": dict(self.request.budget.limits),
+            "format": self.request.format_name,
+            "threads": self.request.threads,
+            "sizes": list(self.request.sizes),
+            "epochs": self.request.steps,
+            "recipe": self.base.model_dump(mode="json"),
+            "seed": self.request.seed,
+        }
+        found = self.study.user_attrs.get("request")
+        if found is None:
+            self.study.set_user_attr("request", wanted)
+        elif changed := [key for key, value in wanted.items() if found.get(key) != value]:
+            raise InputError(
+                f"{self.request.output} holds a search with another {', '.join(changed)}: give the same options, or "
+                f"another --output"
+            )
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

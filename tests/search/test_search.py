@@ -1,0 +1,211 @@
+"""Searches on a toy space: they end, go on after a kill, and keep to the budget."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compactnets.errors import InputError
+from compactnets.search import find, outcome, space, study, table
+from compactnets.search.outcome import Finalist, _mark
+from compactnets.search.table import LatencyTable, time_by_command
+from compactnets.training.interruption import Interrupted
+
+optuna = pytest.importorskip("optuna", reason="optuna is not installed")
+
+RECIPE = "digits/quickstart"
+SETTINGS = ["batch_size=256", "lr=0.01", "schedule.warmup_epochs=0"]
+
+
+def _toy(trial: Any) -> tuple[str, dict[str, Any]]:
+    width = trial.suggest_int("toy.width", 12, 60, step=12)
+    return "menet_108_8x1_g3", {
+        "residual_width": width,
+        "groups": 3,
+        "stem_channels": 6,
+        "fusion_width": 2,
+        "depths": [1, 1, 1],
+    }
+
+
+def _macs_of(trial: Any) -> float:
+    return float(trial.user_attrs["costs"]["macs"])
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A space of five small networks, whose latency on the benchmark is their multiply-adds."""
+    monkeypatch.setitem(space.FAMILIES, "menet", _toy)
+
+    def benchmark(paths: list[str], formats: list[str], **options: Any) -> dict[str, Any]:
+        rows = []
+        for path in paths:
+            record = json.loads(Path(path).with_suffix(".json").read_text())
+            width = record["arguments"].get("residual_width", 100)
+            row = {"network": path, "milliseconds": {"median": width / 10}, "macs": 1, "params": 1, "bytes": 1}
+            rows.append({**row, "peak_memory_bytes": None})
+        options["artifacts"].mkdir(exist_ok=True)
+        return {"rows": rows, "failed": [], "commit": "", "date": "", "environment": {}, "settings": {}}
+
+    monkeypatch.setattr(outcome, "benchmark", benchmark)
+
+
+def search(output: Path, budget: tuple[str, ...] = ("macs=1M",), **options: Any) -> Any:
+    given = {"family": "menet", "recipe": RECIPE, "settings": SETTINGS, "trials": 2, "epochs": 2, "rungs": 1}
+    return find("digits", output, budget, **{**given, **options})
+
+
+def test_a_search_ends_with_a_network_and_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = search(tmp_path)
+    assert (found.trained, len(found.finalists)) == (2, 2 - found.stopped)
+    assert found.chosen is not None
+    text = (tmp_path / "chosen.yaml").read_text()
+    assert f"residual_width: {found.chosen.candidate['arguments']['residual_width']}" in text
+    assert "hold_out: 0" in text
+    record = json.loads((tmp_path / "search.json").read_text())
+    assert record["chosen"]["top1"] == found.chosen.top1
+    assert (tmp_path / "search.svg").is_file()
+    monkeypatch.setattr(study, "train_member", lambda *_, **__: pytest.fail("trained again"))
+    assert search(tmp_path).to_dict() == found.to_dict()
+    with pytest.raises(InputError, match="another budget"):
+        search(tmp_path, ("macs=2M",))
+
+
+def test_an_interrupted_search_goes_on_with_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = search(tmp_path / "whole")
+    train, calls = study.train_member, []
+
+    def stops(member: Any, *arguments: Any) -> Any:
+        calls.append(member.name)
+        if len(calls) == 2:
+            raise Interrupted(2)
+        return train(member, *arguments)
+
+    monkeypatch.setattr(study, "train_member", stops)
+    with pytest.raises(Interrupted):
+        search(tmp_path / "part")
+    monkeypatch.setattr(study, "_lives", lambda process: False)  # as if in a new process
+    found = search(tmp_path / "part")
+    assert calls[2] == calls[1]
+    assert found.trained == 2
+    finalists = {each.name: each.top1 for each in expected.finalists}
+    assert {each.name: each.top1 for each in found.finalists}.items() & finalists.items()
+
+
+def test_nothing_over_the_budget_is_trained(tmp_path: Path) -> None:
+    found = search(tmp_path, ("macs=150K",))
+    for trial in optuna.load_study(
+        study_name="compactnets",
+        storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / study.STUDY))),
+    ).trials:
+        if trial.intermediate_values:
+            assert _macs_of(trial) <= 150e3
+    assert found.trained == 2
+
+
+def test_a_space_without_a_network_in_the_budget_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "PATIENCE", 5)
+    with pytest.raises(InputError, match="none of 5 candidates .* raise the budget"):
+        search(tmp_path, ("macs=10",))
+
+
+def test_networks_for_comparison_keep_no_budget(tmp_path: Path) -> None:
+    found = search(tmp_path, ("macs=60K",), trials=1, compared=["shufflenet_g3_x0_25"])
+    compared = [each for each in found.finalists if each.compared]
+    assert [each.name for each in compared] == ["shufflenet_g3_x0_25"]
+    assert not compared[0].best
+
+
+def test_too_few_epochs_for_the_rungs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least 8 for 3 rungs"):
+        search(tmp_path, epochs=4, rungs=3)
+
+
+def test_only_what_none_beats_is_best() -> None:
+    def one(name: str, latency: float, top1: float, *over: str, compared: bool = False) -> Finalist:
+        return Finalist(name, {}, compared, top1, {"latency": latency}, None, over)
+
+    given = [one("a", 1, 80), one("b", 2, 85), one("c", 2, 84), one("d", 3, 85), one("e", 1, 99, "bytes")]
+    marked = _mark([*given, one("f", 1, 99, compared=True)])
+    assert [each.name for each in marked if each.best] == ["a", "b"]
+
+
+class TestTable:
+    """Latency by parts."""
+
+    def test_parts_are_measured_once_and_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[tuple[int, ...]] = []
+
+        def measure(module: torch.nn.Module, shape: tuple[int, ...], *_: Any) -> float:
+            calls.append(tuple(shape))
+            return float(sum(each.numel() for each in module.parameters())) + 3 * len(calls) ** 0
+
+        monkeypatch.setattr(table, "measure", measure)
+        path = tmp_path / "table.json"
+        model = space.build(space.Candidate(*_toy_of(24)), "cifar", 10, 1).eval()
+        first = LatencyTable.at(path, "c", 1)
+        expected = first.predict(model, (1, 8, 8))
+        number = len(calls)
+        assert LatencyTable.at(path, "c", 1).predict(model, (1, 8, 8)) == expected
+        assert len(calls) == number
+        with pytest.raises(InputError, match="measured elsewhere"):
+            LatencyTable.at(path, "c", 2)
+
+    def test_the_correction_is_fitted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each part costs a millionth of its parameters and 0.5 ms outside of a network."""
+
+        def measure(module: torch.nn.Module, *_: Any) -> float:
+            return 1e-3 * sum(each.numel() for each in module.parameters()) + 0.5
+
+        monkeypatch.setattr(table, "measure", measure)
+        latencies = LatencyTable.at(tmp_path / "table.json", "c", 1)
+        widths = iter([12, 24, 36, 48, 60] * 4)
+
+        def make() -> tuple[torch.nn.Module, tuple[int, int, int]]:
+            return space.build(space.Candidate(*_toy_of(next(widths))), "cifar", 10, 1).eval(), (1, 8, 8)
+
+        latencies.calibrate(iter(lambda: make, None))
+        assert latencies.per_part == pytest.approx(0.5)
+        assert latencies.error < 1e-6
+        again = LatencyTable.at(tmp_path / "table.json", "c", 1)
+        again.calibrate(iter(()))
+        assert again.per_part == latencies.per_part
+
+
+def _toy_of(width: int) -> tuple[str, dict[str, Any]]:
+    class Fixed:
+        def suggest_int(self, *_: Any, **__: Any) -> int:
+            return width
+
+    return _toy(Fixed())
+
+
+def test_a_command_prints_the_latency_last(tmp_path: Path) -> None:
+    script = tmp_path / "measure.py"
+    script.write_text("import sys; print('warm 9 ms'); print('median: 2.5'); assert sys.argv[1].endswith('model.c')")
+    assert time_by_command(f"{sys.executable} {script}", tmp_path / "model.c") == 2.5
+    for code, told in (("print('no number')", "milliseconds"), ("import sys; sys.exit('no board')", "no board")):
+        script.write_text(code)
+        with pytest.raises(InputError, match=told):
+            time_by_command(f"{sys.executable} {script}", tmp_path / "model.c")
+    with pytest.raises(InputError, match="cannot be run"):
+        time_by_command("/does/not/exist", tmp_path / "model.c")
+
+
+@pytest.mark.slow  # measures in the runtime
+@pytest.mark.parametrize("format_name", ["c", "onnx"])
+def test_predictions_are_near_what_is_measured(format_name: str, tmp_path: Path) -> None:
+    latencies = LatencyTable.at(tmp_path / "table.json", format_name, 1)
+    chance = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+
+    def make() -> tuple[torch.nn.Module, tuple[int, int, int]]:
+        candidate = space.suggest(chance.ask(), ["muffnet"])
+        return space.build(candidate, "cifar", 10, 3).eval(), (3, 32, 32)
+
+    latencies.calibrate(iter(lambda: make, None))
+    assert sum(map(abs, latencies.errors)) / len(latencies.errors) < 0.1
