@@ -529,6 +529,7 @@ def test_feature_extractors(kind: str, case: str, tmp_path: Path) -> None:
 
 
 VALUES: dict[str, list[Any]] = {
+    "depths": [[4, 8, 4], [2, 3, 2]],
     # what tensors do not tell
     "stem": ["imagenet", "cifar"],
     "fusion": ["product", "add"],

@@ -242,7 +242,12 @@ def time_by_command(command: str, artifact: Path) -> float:
     """
     try:
         done = subprocess.run(
-            [*shlex.split(command), str(artifact)], capture_output=True, text=True, errors="replace", check=False
+            [*shlex.split(command), str(artifact)],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
     except (OSError, ValueError) as error:
         raise InputError(f"--device-command {command!r} cannot be run: {error}") from None
