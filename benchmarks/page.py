@@ -57,6 +57,10 @@ BROWSER_COLUMNS = (
 )  # fmt: skip
 BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the limit, x")
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
+CORE_COLUMNS = (
+    "network", "classes", "side, pixels", "flash, bytes", "weights", "code", "RAM, bytes", "arena", "image", "stack",
+    "in the emulator"
+)  # fmt: skip
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -80,6 +84,7 @@ def render() -> str:
     for kind, section in sections:
         parts += [section(name, record) for name, record in load_results(kind).items()]
     parts += _int8(list(load_results("int8").values()))
+    parts += _microcontrollers(list(load_results("microcontroller").values()))
     return "\n".join(parts)
 
 
@@ -344,6 +349,33 @@ def _how(record: dict[str, Any]) -> str:
     left_out = [step for step in ("equalize", "rounding", "correction") if not record["settings"].get(step, True)]
     bits = record["settings"].get("weight_bits", 8)
     return f"after training, weights of {bits} bits{'; no ' if left_out else ''}{', '.join(left_out)}"
+
+
+def _microcontrollers(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return one section for all results of ``benchmarks/microcontroller.py``."""
+    if not records:
+        return []
+    first = records[0]
+    limits, row = first["limits"], first["rows"][0]
+    commands = "\n".join(shlex.join(record["command"]) for record in records)
+    commits = "; ".join(sorted({f"commit {record['commit']}, {record['date']}" for record in records}))
+    rows = [_core_cells(record, row) for record in records for row in record["rows"]]
+    return [
+        f"## Microcontrollers\n\n```sh\n{commands}\n```\n\nint8 in C for {row['core']}, {row['compiler']} "
+        f"`{' '.join(row['options'])}`; {commits}. RAM is that of `NAME_run_pixels`: arena, 8-bit image, logits and "
+        f"stack. Firmware is linked with {limits['flash_bytes']:,} bytes of flash and {limits['ram_bytes']:,} of RAM, "
+        f"{limits['stack_bytes']:,} of these for the stack, and run by {first['emulator']} as {first['board']}: all "
+        "bits of the logits must be those of the machine that made it. Times are not measured.\n\n"
+        f"{_head(CORE_COLUMNS)}" + "".join(map(_cells, rows))
+    ]
+
+
+def _core_cells(record: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    parts = ("flash_bytes", "weight_bytes", "code_bytes", "ram_bytes", "arena_bytes", "pixel_bytes", "stack_bytes")
+    fits = (
+        f"same bits, {row['used_stack_bytes']:,} bytes of stack used" if row["complaint"] is None else row["complaint"]
+    )
+    return [record["network"], record["classes"], row["size"], *(f"{row[part]:,}" for part in parts), fits]
 
 
 def _speed_cells(row: dict[str, Any]) -> list[str]:

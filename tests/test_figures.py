@@ -239,6 +239,12 @@ def deploy() -> list[str]:
         ]
         for count in (1, 2)
     ]
+    cores = load_results("microcontroller")
+    core_rows = {row["size"]: row for row in cores["muffnet_x0_5"]["rows"]}
+    (shipped,), (many,) = (cores[f"muffnet_x0_5{name}"]["rows"] for name in (".cifar10", "_1000_classes"))
+    assert many["weight_bytes"] > cores["muffnet_x0_5"]["limits"]["flash_bytes"] == 2**20
+    assert cores["muffnet_x0_5"]["limits"]["ram_bytes"] == 2**19
+    assert all(row.get("bit_exact", row["complaint"] is not None) for row in (*core_rows.values(), shipped, many))
     bounds = table("docs/results.md", "Latency: planar-avx512", "of the core's limit")
     pointwise_share, of_core = ([float(row[i].removesuffix(" %")) for row in bounds] for i in (1, 2))
     at_limit = [float(row[3]) for row in bounds]
@@ -267,6 +273,13 @@ def deploy() -> list[str]:
         f"ONNX Runtime Web took {span(in_turns[0], 2)} times as long on four networks. With two threads it took "
         f"{span(in_turns[1], 2)} times",
         f"The largest difference of a recorded artifact is {largest:.7f}.",
+        *(
+            f"| {size} | {row['flash_bytes']:,} | {row['ram_bytes']:,} | {'no' if row['complaint'] else 'yes'} |"
+            for size, row in core_rows.items()
+        ),
+        f"take {shipped['flash_bytes']:,} bytes of flash and {shipped['ram_bytes']:,} of RAM",
+        f"{core_rows[160]['flash_bytes'] / 1e6:.2f} MB of flash and at 160 x 160 pixels "
+        f"{core_rows[160]['ram_bytes'] / 1e6:.2f} MB of RAM",
         f"lose {plain['drop_points']:.1f} points of top-1, with an error of the logits of {plain['logits_error']:.2f}",
         f"{plain['images']} photographs could show, with {span(errors, 2)}",
         f"has {percent[0]:.2f} % in float, {percent[1]:.2f} % quantised after training, and "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,9 @@ from compactnets.errors import InputError
 
 from ..helpers import SIZE, Small, tiny_record
 from . import int8
+from .test_targets import needs_program
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "microcontroller.py"
 
 
 def needs_compiler_of_arm() -> None:
@@ -80,3 +86,36 @@ def test_flash_and_ram_of_a_network(tmp_path: Path) -> None:
     assert found["ram_bytes"] == sum(found[part] for part in parts)
     assert 300 < found["stack_bytes"] < 4_000
     assert set(CORES["cortex-m4"]) < set(found["options"])
+
+
+def run_script(*options: str, output: Path) -> dict[str, object]:
+    """Run the benchmark on the smallest MuffNet at 64 x 64 pixels; return the row of its record."""
+    needs_program(COMPILER, package="gcc-arm-none-eabi")
+    needs_program("qemu-system-arm", package="qemu-system-arm")
+    network = ["muffnet_x0_5", "--set", "num_classes=10", "--sizes", "64"]
+    command = [sys.executable, str(SCRIPT), *network, *options, "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(output.read_text(encoding="utf-8"))["rows"]
+    return row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", CORES)
+def test_the_same_bits_on_an_emulated_core(core: str, tmp_path: Path) -> None:
+    """Without a C library, within 1 MB of flash and 512 KB of RAM; what was counted is what is linked and used."""
+    row = run_script("--mcu", core, output=tmp_path / "record.json")
+    assert (row["core"], row["complaint"], row["bit_exact"], row["nonzero_logits"]) == (core, None, True, 10)
+    parts = ("weight_bytes", "arena_bytes", "pixel_bytes", "output_bytes", "code_bytes", "stack_bytes")
+    weights, arena, pixels, outputs, code, stack = (int(str(row[part])) for part in parts)
+    assert -0.05 * code < int(str(row["firmware_flash_bytes"])) - weights - code < 4096
+    assert 0 <= int(str(row["firmware_ram_bytes"])) - arena - pixels - outputs - 4096 < 128  # alignment
+    assert abs(int(str(row["used_stack_bytes"])) - stack) < 256
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_not_linked(tmp_path: Path) -> None:
+    row = run_script("--flash", "400000", "--ram", "65536", output=tmp_path / "record.json")
+    assert "FLASH" in str(row["complaint"])
+    assert "RAM" in str(row["complaint"])
+    assert "bit_exact" not in row
