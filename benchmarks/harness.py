@@ -112,9 +112,9 @@ def describe(row: dict[str, Any], reference: str, ours: str) -> str:
 
 
 def write_record(path: Path, device: torch.device, content: dict[str, Any]) -> None:
-    """Write a record: command, commit, date and environment, then ``content``."""
+    """Write a record: command (absolute paths reduced to their last part), commit, date, environment, ``content``."""
     record = {
-        "command": ["python", *sys.argv],
+        "command": ["python", *(Path(each).name if each.startswith("/") else each for each in sys.argv)],
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "environment": describe_environment(device),

@@ -62,7 +62,7 @@ def main() -> None:
                 "top1_percent": top1,
                 "mean": mean(top1) if top1 else None,
                 "deviation": stdev(top1) if len(top1) > 1 else None,
-                "seconds": [result["final"]["seconds"] for result in results],
+                "seconds": [result["seconds"] for result in results],
                 "errors": [outcome.error for outcome in outcomes if outcome.error],
             }
         )

@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from compactnets.classification.cost import build_by_name
@@ -50,6 +50,9 @@ INT8_COLUMNS = (
     "network", "method", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
     "error of the logits", "float, ms", "int8, ms", "int8 / float", "size, int8 / float", "kept in float"
 )  # fmt: skip
+METHOD_COLUMNS = (
+    "method", "runtime", "points lost: mean", "least and most", "error of the logits", "seconds", "MB"
+)  # fmt: skip
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "of the core", "time by operator")
 BROWSER_COLUMNS = (
     "network", "engine", "page, kB", "code, kB", "weights, kB", "in total, kB", "first result, s",
@@ -85,6 +88,7 @@ def render() -> str:
         parts += [section(name, record) for name, record in load_results(kind).items()]
     parts += _int8(list(load_results("int8").values()))
     parts += _microcontrollers(list(load_results("microcontroller").values()))
+    parts += [_methods(name, record) for name, record in load_results("int8_methods").items()]
     return "\n".join(parts)
 
 
@@ -98,7 +102,7 @@ def _levers(name: str, record: dict[str, Any]) -> str:
     rows = sorted(record["rows"], key=lambda row: -(row["mean"] or 0))
     return (
         f"## Levers: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
-        f"{environment['threads']} threads; commit {record['commit']}, {record['date']}. {record['model']}, "
+        f"{environment['threads']} thread(s); commit {record['commit']}, {record['date']}. {record['model']}, "
         f"{record['epochs']} epochs of `{record['recipe']}` on {record['data']} with `{' '.join(record['common'])}`: "
         f"evaluated on training images held out. {record['note']}\n\n{_head(LEVER_COLUMNS)}"
         + "".join(_cells(_lever_cells(row, plain)) for row in rows)
@@ -115,6 +119,35 @@ def _lever_cells(row: dict[str, Any], plain: dict[str, Any]) -> list[str]:
         "" if row["mean"] is None or row is plain else f"{row['mean'] - plain['mean']:+.2f}",
         f"{sum(row['seconds']) / 60:.0f}",
     ]
+
+
+def _methods(name: str, record: dict[str, Any]) -> str:
+    environment, draws = record["environment"], record["rows"][0]["draws"]
+    return (
+        f"## Ways to int8: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
+        f"{environment['threads']} thread; commit {record['commit']}, {record['date']}. {record['network']}, "
+        f"`{record['weights']}`: {len(draws)} draws of {record['calibration_images']} images of {record['data']} to "
+        f"calibrate, {draws[0]['images']:,} others to judge, of which float has "
+        f"{_range([draw['float_correct'] for draw in draws])} right. Nothing stays in float.\n\n{_head(METHOD_COLUMNS)}"
+        + "".join(_cells(_method_cells(row)) for row in record["rows"])
+    )
+
+
+def _method_cells(row: dict[str, Any]) -> list[str]:
+    drops, seconds = ([draw[key] for draw in row["draws"]] for key in ("drop_points", "seconds"))
+    return [
+        row["method"],
+        row["format"],
+        f"{mean(drops):+.2f}",
+        f"{min(drops):+.2f} to {max(drops):+.2f}",
+        f"{median(draw['logits_error'] for draw in row['draws']):.3f}",
+        f"{median(seconds):.0f}",
+        f"{median(draw['bytes'] for draw in row['draws']) / 1e6:.2f}",
+    ]
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
 
 
 def _ablation(name: str, record: dict[str, Any]) -> str:
