@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,40 @@ def test_networks_for_comparison_keep_no_budget(tmp_path: Path) -> None:
     compared = [each for each in found.finalists if each.compared]
     assert [each.name for each in compared] == ["shufflenet_g3_x0_25"]
     assert not compared[0].best
+
+
+def test_a_stopped_network_is_no_finalist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top1 = iter([10.0, 80.0, 90.0, 95.0, 20.0, 30.0])
+    asked: list[int] = []
+
+    def trains(member: Any, *_: Any) -> Any:
+        asked.append(member.recipe.epochs)
+        value = next(top1)
+        return SimpleNamespace(result={"final": {"top1_percent": value}}, error=None)
+
+    monkeypatch.setattr(study, "train_member", trains)
+    request = {"trials": 3, "epochs": 2, "rungs": 1}
+    checked = {"arguments": {"residual_width": 12}}
+    monkeypatch.setattr(outcome, "_checkpoint", lambda request, trial: _written(tmp_path, trial, checked))
+    found = search(tmp_path / "search", **request)
+    assert asked == [1, 2, 1, 2, 1]
+    assert (found.trained, found.stopped) == (3, 1)
+    assert sorted(each.top1 for each in found.finalists) == [80.0, 95.0]
+
+
+def _written(folder: Path, trial: Any, record: dict[str, Any]) -> Path:
+    path = folder / f"{trial.number}" / "last.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(record))
+    return path
+
+
+def test_what_would_fail_for_every_network_ends_the_search(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be run"):
+        search(tmp_path, ("latency=1ms",), device_command="/does/not/exist")
+    with pytest.raises(InputError, match="no network is called 'nonet'"):
+        search(tmp_path / "other", compared=["nonet"])
+    assert not (tmp_path / "other" / study.STUDY).exists()
 
 
 def test_too_few_epochs_for_the_rungs(tmp_path: Path) -> None:

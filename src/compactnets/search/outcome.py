@@ -121,7 +121,7 @@ def conclude(search: Search) -> Outcome:
         InputError: nothing was trained to the end, or nothing can be measured or written.
     """
     request, trials = search.request, search.trained()
-    ended = [trial for trial in trials if trial.values]
+    ended = [trial for trial in trials if trial.state.name == "COMPLETE"]  # a stopped one has a value too
     if not ended:
         raise InputError("no candidate was trained to the end: ask for more --trials")
     ours = sorted((trial for trial in ended if "compared" not in trial.user_attrs), key=lambda trial: -trial.value)

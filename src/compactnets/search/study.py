@@ -22,9 +22,10 @@ from compactnets.complexity import count
 from compactnets.console import say
 from compactnets.data import open_source
 from compactnets.errors import InputError, missing_extra
+from compactnets.models.registry import accepted_arguments
 from compactnets.search.budget import Budget, show_amount
 from compactnets.search.space import Candidate, build, suggest
-from compactnets.search.table import LatencyTable, artifact_costs, measure_elsewhere, say_error
+from compactnets.search.table import CommandError, LatencyTable, artifact_costs, measure_elsewhere, say_error
 from compactnets.training.recipe_files import load_recipe
 
 STUDY = "study.log"  # Optuna's journal
@@ -109,6 +110,8 @@ class Search:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.optuna = library()
+        for name in request.compared:
+            accepted_arguments(name)  # before anything is measured
         self.base = load_recipe(ClassificationRecipe, request.recipe, request.settings)
         train = open_source(request.data, "train", download=request.download)
         self.classes, self.held_out = len(train.class_names), max(1, len(train) // HELD_OUT)
@@ -165,6 +168,9 @@ class Search:
             try:
                 candidate = suggest(trial, self.request.families, self.request.sizes)
                 costs = self.costs(candidate)
+            except CommandError:
+                self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+                raise
             except InputError as error:  # values that make no network
                 self._refuse(trial, 1.0, str(error))
                 refused += 1

@@ -38,6 +38,10 @@ FITTED, JUDGED = 8, 6  # whole networks to fit the correction on, and to tell it
 LAYOUT = 1
 
 
+class CommandError(InputError):
+    """``--device-command`` failed; it would for every network."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a network with the shape of its input, (C, H, W), and the values that it reads and writes."""
@@ -238,7 +242,7 @@ def time_by_command(command: str, artifact: Path) -> float:
         command: in shell syntax; the artifact's main file is added as its last argument.
 
     Raises:
-        InputError: it fails or prints no positive number.
+        CommandError: (an InputError) it fails or prints no positive number.
     """
     try:
         done = subprocess.run(
@@ -250,15 +254,15 @@ def time_by_command(command: str, artifact: Path) -> float:
             check=False,
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"--device-command {command!r} cannot be run: {error}") from None
+        raise CommandError(f"--device-command {command!r} cannot be run: {error}") from None
     if done.returncode:
         told = done.stderr.strip().splitlines()
-        raise InputError(
+        raise CommandError(
             f"--device-command {command!r} ended with code {done.returncode}{': ' + told[-1] if told else ''}"
         )
     numbers = re.findall(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?", done.stdout)
     if not numbers or not float(numbers[-1]) > 0:
-        raise InputError(
+        raise CommandError(
             f"--device-command {command!r} must print the milliseconds of a call last, found "
             f"{done.stdout.strip()[-80:]!r}"
         )
