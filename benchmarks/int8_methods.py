@@ -182,6 +182,27 @@ def read(source: ImageSource, preprocess: Preprocess, lookup: Sequence[int] | No
     return [batch.images for batch in batches], labels if lookup is None else torch.tensor(lookup)[labels]
 
 
+def save(given: argparse.Namespace, network: str, found: dict[str, list[dict[str, float]]]) -> None:
+    """Write the record of the draws so far."""
+    content = {
+        "network": network,
+        "weights": Path(given.weights).name,
+        "data": Path(given.data).name,
+        "calibration_images": CALIBRATION,
+        "rows": [
+            {
+                "method": method,
+                "format": METHODS[method][0],
+                "draws": rows,
+                "drop_points": spread([row["drop_points"] for row in rows]),
+                "logits_error": spread([row["logits_error"] for row in rows]),
+            }
+            for method, rows in found.items()
+        ],
+    }
+    write_record(given.output / f"{given.name}.json", torch.device("cpu"), content)
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -237,23 +258,7 @@ def main() -> None:
                     f"{row['seconds']:.0f} s",
                     flush=True,
                 )
-    content = {
-        "network": record.model,
-        "weights": Path(given.weights).name,
-        "data": Path(given.data).name,
-        "calibration_images": CALIBRATION,
-        "rows": [
-            {
-                "method": method,
-                "format": METHODS[method][0],
-                "draws": rows,
-                "drop_points": spread([row["drop_points"] for row in rows]),
-                "logits_error": spread([row["logits_error"] for row in rows]),
-            }
-            for method, rows in found.items()
-        ],
-    }
-    write_record(given.output / f"{given.name}.json", torch.device("cpu"), content)
+            save(given, record.model, found)
 
 
 if __name__ == "__main__":
