@@ -61,7 +61,7 @@ BROWSER_COLUMNS = (
 BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the limit, x")
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
 CORE_COLUMNS = (
-    "network", "classes", "side, pixels", "flash, bytes", "weights", "code", "RAM, bytes", "arena", "image", "stack",
+    "network", "classes", "side, pixels", "flash, bytes", "weights", "code", "RAM, bytes", "arena", "stack",
     "in the emulator"
 )  # fmt: skip
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
@@ -395,8 +395,9 @@ def _microcontrollers(records: Sequence[dict[str, Any]]) -> list[str]:
     rows = [_core_cells(record, row) for record in records for row in record["rows"]]
     return [
         f"## Microcontrollers\n\n```sh\n{commands}\n```\n\nint8 in C for {row['core']}, {row['compiler']} "
-        f"`{' '.join(row['options'])}`; {commits}. RAM is that of `NAME_run_pixels`: arena, 8-bit image, logits and "
-        f"stack. Firmware is linked with {limits['flash_bytes']:,} bytes of flash and {limits['ram_bytes']:,} of RAM, "
+        f"`{' '.join(row['options'])}`; {commits}. RAM is that of `NAME_run_pixels`: arena (with the 8-bit image), "
+        f"logits and stack. Firmware is linked with {limits['flash_bytes']:,} bytes of flash and "
+        f"{limits['ram_bytes']:,} of RAM, "
         f"{limits['stack_bytes']:,} of these for the stack, and run by {first['emulator']} as {first['board']}: all "
         "bits of the logits must be those of the machine that made it. Times are not measured.\n\n"
         f"{_head(CORE_COLUMNS)}" + "".join(map(_cells, rows))
@@ -404,7 +405,7 @@ def _microcontrollers(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _core_cells(record: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    parts = ("flash_bytes", "weight_bytes", "code_bytes", "ram_bytes", "arena_bytes", "pixel_bytes", "stack_bytes")
+    parts = ("flash_bytes", "weight_bytes", "code_bytes", "ram_bytes", "arena_bytes", "stack_bytes")
     fits = (
         f"same bits, {row['used_stack_bytes']:,} bytes of stack used" if row["complaint"] is None else row["complaint"]
     )

@@ -1,7 +1,7 @@
 /* A network alone on a Cortex-M under QEMU: no C library, no heap, weights in flash, everything else in static RAM.
  *
  * The debugger's file calls (semihosting), which QEMU answers, bring the image in and the logits out; on a board, the
- * camera's driver fills `pixels`, and the application reads `logits`. Compiled with -DNETWORK=name -DMACROS=NAME. */
+ * camera's driver fills NAME_pixels, and the application reads `logits`. Compiled with -DNETWORK=name -DMACROS=NAME. */
 #include "model.h"
 
 #define JOIN_(a, b) a##b
@@ -10,7 +10,7 @@
 #define FUNCTION(name) JOIN(NETWORK, name)
 
 static uint8_t arena[CONSTANT(_ARENA_BYTES)] __attribute__((aligned(64)));
-static uint8_t pixels[CONSTANT(_HEIGHT) * CONSTANT(_WIDTH) * CONSTANT(_CHANNELS)] __attribute__((aligned(4)));
+enum { PIXELS = CONSTANT(_HEIGHT) * CONSTANT(_WIDTH) * CONSTANT(_CHANNELS) }; /* in the arena, until the run */
 static float logits[CONSTANT(_OUTPUTS)];
 
 extern uint32_t stack_end[], stack_top[];
@@ -53,7 +53,7 @@ void *memcpy(void *to, const void *from, size_t bytes) {
 static void fault(void) { stop(12); }
 
 __attribute__((noinline)) static void run(void) {
-    FUNCTION(_run_pixels)(FUNCTION(_weights)(), arena, pixels, logits);
+    FUNCTION(_run_pixels)(FUNCTION(_weights)(), arena, FUNCTION(_pixels)(arena), logits);
 }
 
 void reset(void) {
@@ -62,7 +62,7 @@ void reset(void) {
     __asm__ volatile("dsb\nisb");
 #endif
     if (FUNCTION(_arena_bytes)() != sizeof arena) stop(13);
-    move("pixels", 6, 1, READ, pixels, sizeof pixels);
+    move("pixels", 6, 1, READ, FUNCTION(_pixels)(arena), PIXELS);
     uint32_t here = 0;
     for (uint32_t *word = stack_end; word < &here - 16; word++) *word = PAINT;
     run();

@@ -71,7 +71,8 @@ def _memory(record: ImageArtifact) -> list[str]:
     return [
         f"{found['core']} ({found['compiler']} {' '.join(found['options'])}):",
         f"flash: {found['flash_bytes']:,} bytes, weights {found['weight_bytes']:,} and code {found['code_bytes']:,}",
-        f"RAM: {found['ram_bytes']:,} bytes, arena {found['arena_bytes']:,}, 8-bit image {found['pixel_bytes']:,}, "
+        f"RAM: {found['ram_bytes']:,} bytes, arena {found['arena_bytes']:,}, 8-bit image {found['pixel_bytes']:,}"
+        f"{'' if found['pixel_bytes'] else ' (in the arena)'}, "
         f"logits {found['output_bytes']:,} and stack {found['stack_bytes']:,}",
     ]
 

@@ -73,7 +73,7 @@ class Window:
     flat: int  # size of an output plane of a band, at the pitch of the padded rows
 
     @classmethod
-    def of(cls, each: Operation, size: tuple[int, int], whole: bool) -> Window:
+    def of(cls, each: Operation, size: tuple[int, int], whole: bool, most: int = BAND) -> Window:
         (step_y, step_x), (reach_y, reach_x) = each.stride, each.reach
         across = (each.width - 1) * step_x + reach_x  # columns read
         if step_x == 1:
@@ -85,7 +85,7 @@ class Window:
         while True:
             down = -(-max((rows - 1) * step_y + reach_y, 1) // step_y)
             area = rounded(down * pitch + each.left + SLACK + LINE)
-            if whole or rows == 1 or 4 * inputs * area * step_y * step_x <= BAND:
+            if whole or rows == 1 or 4 * inputs * area * step_y * step_x <= most:
                 break
             rows = -(-rows // 2)
         places = []

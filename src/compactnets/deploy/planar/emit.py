@@ -131,6 +131,7 @@ def emit(program: Program, packed: bytes = b"") -> dict[str, str]:
         "OUTPUTS": str(program.graph.outputs),
         "ARENA_FLOATS": str(ready.layout.floats),
         "ARENA_BYTES": str(4 * ready.layout.floats),
+        "PIXELS_AT": str(4 * ready.layout.scratch[0]),
         "OWN_FLOATS": str(ready.own),
         "WEIGHT_BYTES": str(4 * ready.floats),
         "SCALES": _list(_scales(program)[0]),

@@ -20,6 +20,7 @@ LAYOUT = 1  # of model.bin, one more with every change of what `pack` writes
 TALL = 3  # quads of the tallest register tile: TALL of quad_convolution.c
 BLOCK = 16  # outputs of a dense layer that are computed together
 TAPS = 128  # of a depthwise convolution: MOST_TAPS of quad_planes.c
+BAND = 12288  # as calls.BAND: 224 x 224 pixels of muffnet_x0_5 fit 512 KB, and take no longer
 TABLE = 64  # words of a table of bytes
 
 
@@ -112,7 +113,9 @@ def plan(source: Graph) -> Plan:
         _scratch(each, source.operations[part.source], arranged.graph)
         for each, part in zip(arranged.graph.operations, arranged.parts, strict=True)
     ]
-    layout = place(arranged.graph, [rounded(one) for one in own], image=False)
+    # the first operation reads the image: the caller's 8-bit pixels may lie in the arena until then
+    pixels = -(-source.channels * source.height * source.width // 4)
+    layout = place(arranged.graph, [rounded(pixels), *(rounded(one) for one in own[1:])], image=False)
     return Plan(source, arranged, layout, stored, stored[-1].end, rounded(max(own)))
 
 
@@ -143,7 +146,7 @@ def _scratch(each: Operation, original: Operation, graph: Graph) -> int:
         return 0
     size, phases = graph.sizes()[each.inputs[0]], each.stride[0] * each.stride[1]
     whole = original.is_depthwise or each.kind == "maximum"
-    window = Window.of(each, size, whole=whole)
+    window = Window.of(each, size, whole=whole, most=BAND)
     inputs = 1 if whole else len(each.inputs) // each.groups
     return rounded(inputs * window.size * phases + SLACK) + (1 if whole else TALL) * window.flat + SLACK
 
@@ -324,7 +327,7 @@ def _emit_window(
 ) -> None:
     assert each.numbers is not None
     whole = original.is_depthwise or each.kind == "maximum"
-    window = Window.of(each, size, whole=whole)
+    window = Window.of(each, size, whole=whole, most=BAND)
     geometry: list[object] = [*size, each.height, each.width]
     margins = [each.reach[0], each.top, each.left, *each.stride, window.pitch, window.size]
     step = each.stride[0] * each.stride[1] * window.size

@@ -52,7 +52,8 @@ def footprint(source: Path, program: Program, arena: int, weights: int, core: st
 
     Returns:
         core, compiler and options, and bytes: ``flash_bytes``, of which ``weight_bytes`` and ``code_bytes`` (with the
-        tables); ``ram_bytes``, of which ``arena_bytes``, ``pixel_bytes`` (the 8-bit image), ``output_bytes`` and
+        tables); ``ram_bytes``, of which ``arena_bytes``, ``pixel_bytes`` (the 8-bit image; 0 for int8, as it
+        lies in the arena), ``output_bytes`` and
         ``stack_bytes`` (deepest call of ``NAME_run_pixels``, without interrupts), and ``static_bytes``.
 
     Raises:
@@ -68,7 +69,7 @@ def footprint(source: Path, program: Program, arena: int, weights: int, core: st
     graph = program.graph
     ram = {
         "arena_bytes": arena,
-        "pixel_bytes": graph.channels * graph.height * graph.width,
+        "pixel_bytes": 0 if program.precision == "int8" else graph.channels * graph.height * graph.width,
         "output_bytes": 4 * graph.outputs,
         "stack_bytes": stack,
         "static_bytes": written,
