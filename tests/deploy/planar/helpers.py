@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,3 +173,18 @@ def compile_example(folder: Path) -> None:
 def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     run = ["./example", *arguments]
     return subprocess.run(run, cwd=folder, capture_output=True, encoding="utf-8", check=False)
+
+
+def missing(reason: str) -> None:
+    """Skip; where the machine is meant to have everything, fail."""
+    if os.environ.get("COMPACTNETS_NEED_QEMU"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def needs_program(*names: str, package: str) -> str:
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    missing(f"no {names[0]}: apt-get install {package}")
+    raise AssertionError

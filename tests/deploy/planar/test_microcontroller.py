@@ -21,7 +21,7 @@ from compactnets.errors import InputError
 
 from ..helpers import SIZE, Small, tiny_record
 from . import int8
-from .test_targets import needs_program
+from .helpers import needs_program
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "microcontroller.py"
 

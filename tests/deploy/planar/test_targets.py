@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,29 +15,14 @@ from compactnets.deploy.planar.emit import Program, plan
 
 from ..helpers import SIZE, small_form, tiny_network
 from . import int8
-from .helpers import WARNINGS, check_module, compile_in, write_alone
+from .helpers import WARNINGS, check_module, compile_in, missing, needs_program, write_alone
 
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
-
-
-def missing(reason: str) -> None:
-    """Skip; where the machine is meant to have everything, fail."""
-    if os.environ.get("COMPACTNETS_NEED_QEMU"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def needs_zig() -> None:
     if importlib.util.find_spec("ziglang") is None:
         missing("no ziglang: python -m pip install 'compactnets[c]'")
-
-
-def needs_program(*names: str, package: str) -> str:
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    missing(f"no {names[0]}: apt-get install {package}")
-    raise AssertionError
 
 
 ARM = ["-target", "aarch64-freestanding-none", "-static", "-nostdlib", "-fno-stack-protector"]
