@@ -323,7 +323,7 @@ def test_past_the_limit_training_is_named_or_longer_training(init: Path, trained
         patch.setattr(post_training, "IN_FLOAT", ())
         patch.setattr(of_classifiers, "compare_accuracy", lambda *_: Accuracy(100, 90, 50, 0.5, 0.1))
         for method in ("write", "write_int8"):
-            patch.setattr(Format, method, lambda *_: {})
+            patch.setattr(Format, method, lambda *_, **__: {})
         with pytest.raises(LimitError, match=r"it was not kept; train it for int8 .*--qat --init"):
             quantized(init, "onnx", tmp_path / "int8", max_drop=39)
         with pytest.raises(LimitError, match="it was not kept; train longer"):
