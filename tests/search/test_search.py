@@ -122,6 +122,23 @@ def test_networks_for_comparison_keep_no_budget(tmp_path: Path) -> None:
     assert not compared[0].best
 
 
+def test_only_candidates_have_their_latency_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network for comparison may be of any family."""
+    pytest.importorskip("pytorchcv", reason="the peers need pytorchcv")
+    families = []
+
+    def predict(self: LatencyTable, model: torch.nn.Module, shape: tuple[int, ...]) -> float:
+        families.append(type(model).__name__)
+        return 0.1
+
+    monkeypatch.setattr(LatencyTable, "calibrate", lambda *_: None)
+    monkeypatch.setattr(study, "say_error", lambda _: None)
+    monkeypatch.setattr(LatencyTable, "predict", predict)
+    found = search(tmp_path, ("latency=9ms",), trials=1, compared=["mobilenetv2_x0_35"])
+    assert {each.name for each in found.finalists if each.compared} == {"mobilenetv2_x0_35"}
+    assert set(families) == {"MENet"}
+
+
 def test_a_stopped_network_is_no_finalist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     top1 = iter([10.0, 80.0, 90.0, 95.0, 20.0, 30.0])
     asked: list[int] = []

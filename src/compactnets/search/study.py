@@ -200,8 +200,11 @@ class Search:
         states = (self.optuna.trial.TrialState.COMPLETE, self.optuna.trial.TrialState.PRUNED)
         return [trial for trial in self.study.get_trials(deepcopy=False, states=states) if trial.intermediate_values]
 
-    def costs(self, candidate: Candidate) -> dict[str, float | None]:
+    def costs(self, candidate: Candidate, *, counts_alone: bool = False) -> dict[str, float | None]:
         """Return the costs of a candidate that are known without training: by count, and by its parts.
+
+        Args:
+            counts_alone: for a network of any family, which need not have the parts of ours.
 
         Raises:
             InputError: it cannot be built or written.
@@ -212,7 +215,7 @@ class Search:
         found: dict[str, float | None] = {"macs": macs, "params": params}
         limits = self.request.budget.limits
         cheap = {name: value for name, value in found.items() if name in limits}
-        if self.request.budget.excess(cheap) > 0:
+        if counts_alone or self.request.budget.excess(cheap) > 0:
             return found
         if "bytes" in limits or "memory" in limits:
             found |= artifact_costs(model, shape, self.request.format_name)
@@ -253,7 +256,7 @@ class Search:
         if compared is not None:
             trial.set_user_attr("compared", compared)
             trial.set_user_attr("candidate", candidate.to_dict())
-            trial.set_user_attr("costs", self.costs(candidate))
+            trial.set_user_attr("costs", self.costs(candidate, counts_alone=True))
         costs = trial.user_attrs["costs"]
         told = ", ".join(f"{name} {show_amount(name, value)}" for name, value in costs.items() if value is not None)
         say(f"candidate {trial.number}: {candidate.key}: {told}")
