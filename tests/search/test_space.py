@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.models.registry import create_model
 from compactnets.models.sharing import make_sharing
@@ -45,7 +46,9 @@ def test_proposals_are_networks(family: str) -> None:
 
 def test_the_same_proposal_is_the_same_network() -> None:
     one, two = (suggest(Chance(4), ["menet", "muffnet"], [24, 32]) for _ in range(2))
-    assert (one.key, one.settings()) == (two.key, two.settings())
+    photos = Preprocess(size=224, resize=256, mean=(0.5,), std=(0.5,))
+    assert (one.key, one.settings(photos)) == (two.key, two.settings(photos))
+    assert Candidate("a", {}, 112).settings(photos) == ["preprocess.size=112", "preprocess.resize=128"]
     assert one.size in (24, 32)
     assert Candidate(**one.to_dict()) == one
     assert Candidate(one.model, {**one.arguments, "stem_channels": 99}, one.size).key != one.key

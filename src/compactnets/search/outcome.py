@@ -143,7 +143,10 @@ def conclude(search: Search) -> Outcome:
     if best is not None:
         candidate = Candidate(**best.candidate)
         recipe = load_recipe(
-            ClassificationRecipe, request.recipe, [*request.settings, *candidate.settings()], candidate.model
+            ClassificationRecipe,
+            request.recipe,
+            [*request.settings, *candidate.settings(search.preprocess)],
+            candidate.model,
         )
         told = f"{best.top1:.2f} % on held-out training images after {request.epochs} epochs"
         text = f"# found by compactnets search: {told}\n"

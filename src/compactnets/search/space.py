@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from compactnets.data import Preprocess
 from compactnets.errors import InputError
 from compactnets.models.muffnet_blocks import DEPTHS as MUFFNET_DEPTHS
 from compactnets.models.registry import create_model
@@ -41,10 +42,19 @@ class Candidate:
         text = json.dumps([self.model, self.arguments, self.size], sort_keys=True)
         return f"{self.model}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def settings(self) -> list[str]:
-        """Return what turns a recipe into one for this network, as for ``--set``."""
+    def settings(self, preprocess: Preprocess) -> list[str]:
+        """Return what turns a recipe into one for this network, as for ``--set``.
+
+        Args:
+            preprocess: the recipe's own; at another size, the crop covers the same share of the image.
+        """
         given = [f"model_arguments.{name}={json.dumps(value)}" for name, value in self.arguments.items()]
-        return given if self.size is None else [*given, f"preprocess.size={self.size}"]
+        if self.size is None:
+            return given
+        given.append(f"preprocess.size={self.size}")
+        if preprocess.resize is not None:
+            given.append(f"preprocess.resize={round(preprocess.resize * self.size / preprocess.size)}")
+        return given
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, for JSON."""

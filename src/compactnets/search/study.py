@@ -30,6 +30,7 @@ from compactnets.training.recipe_files import load_recipe
 
 STUDY = "study.log"  # Optuna's journal
 PATIENCE = 200  # candidates over the budget in sequence, after which there is none within it
+WARM_UP = "schedule.warmup_epochs="
 HELD_OUT = 10  # one in so many training images judges the candidates
 REDUCTION = 2  # of each rung's candidates, the better half goes on to twice the epochs
 
@@ -44,7 +45,7 @@ class Request:
         format_name, threads: the runtime whose latency counts.
         data: what :func:`compactnets.data.open_source` takes.
         output: folder of the study and its runs.
-        recipe: of all trainings, and settings as for ``--set``.
+        recipe: of all trainings.
         settings: as for ``--set``.
         trials: candidates to train.
         epochs: of a candidate that is never stopped; the first rung has a fraction of them.
@@ -54,7 +55,7 @@ class Request:
         seed: of the proposals and of all trainings.
         device: that trains.
         table: file of the parts' latencies; in ``output`` if not given.
-        device_command: command that gets an artifact's folder and prints milliseconds, instead of measuring here.
+        device_command: command that gets an artifact's main file and prints milliseconds, instead of measuring here.
         download: download public data that is missing.
     """
 
@@ -78,9 +79,9 @@ class Request:
     download: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 2**self.rungs:
+        if self.epochs < (least := REDUCTION**self.rungs):
             raise InputError(
-                f"--epochs must be at least {2**self.rungs} for {self.rungs} rungs, each of which doubles them, found "
+                f"--epochs must be at least {least} for {self.rungs} rungs, each of which doubles them, found "
                 f"{self.epochs}"
             )
 
@@ -115,8 +116,8 @@ class Search:
         self.base = load_recipe(ClassificationRecipe, request.recipe, request.settings)
         train = open_source(request.data, "train", download=request.download)
         self.classes, self.held_out = len(train.class_names), max(1, len(train) // HELD_OUT)
-        preprocess = self.base.resolve_preprocess(train.default_preprocess)
-        self.channels, self.size = preprocess.channels, preprocess.size
+        self.preprocess = self.base.resolve_preprocess(train.default_preprocess)
+        self.channels, self.size = self.preprocess.channels, self.preprocess.size
         request.output.mkdir(parents=True, exist_ok=True)
         self.table = LatencyTable.at(
             request.table or request.output / f"latency-{request.format_name}.json",
@@ -198,7 +199,8 @@ class Search:
     def trained(self) -> list[Any]:
         """Return the trials that were trained and have ended, those for comparison too."""
         states = (self.optuna.trial.TrialState.COMPLETE, self.optuna.trial.TrialState.PRUNED)
-        return [trial for trial in self.study.get_trials(deepcopy=False, states=states) if trial.intermediate_values]
+        ended = self.study.get_trials(deepcopy=False, states=states)
+        return [trial for trial in ended if trial.intermediate_values and "reason" not in trial.user_attrs]
 
     def costs(self, candidate: Candidate, *, counts_alone: bool = False) -> dict[str, float | None]:
         """Return the costs of a candidate that are known without training: by count, and by its parts.
@@ -232,13 +234,14 @@ class Search:
         """Return the recipe of a candidate's short training."""
         settings = [
             *self.request.settings,
-            *candidate.settings(),
+            *candidate.settings(self.preprocess),
             f"hold_out={self.held_out}",
             f"epochs={epochs}",
             f"seed={self.request.seed}",
         ]
-        if self.base.schedule.warmup_epochs >= epochs:
-            settings.append("schedule.warmup_epochs=0")
+        if self.base.schedule.warmup_epochs >= self.request.steps[0]:  # of all rungs alike: each goes on with the last
+            settings = [each for each in settings if not each.startswith(WARM_UP)]
+            settings.append(f"{WARM_UP}0")
         return load_recipe(ClassificationRecipe, self.request.recipe, settings, candidate.model)
 
     def _shape(self, candidate: Candidate) -> tuple[int, int, int]:
