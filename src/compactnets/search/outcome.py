@@ -15,6 +15,7 @@ from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.errors import InputError
 from compactnets.files import json_text, replace_text
 from compactnets.latency.benchmark import benchmark
+from compactnets.locks import own_folder
 from compactnets.pictures import save_figure
 from compactnets.search.budget import show_amount
 from compactnets.search.space import Candidate
@@ -158,11 +159,12 @@ def _measure(request: Request, trials: Sequence[Any]) -> tuple[dict[str, dict[st
     """Measure the trained networks whole: rows of the benchmark by checkpoint, and its environment."""
     paths = [str(_checkpoint(request, trial)) for trial in trials]
     artifacts = request.output / "artifacts"
-    results = benchmark(paths, [request.format_name], threads=request.threads, artifacts=artifacts)
+    with own_folder(artifacts):  # another process of the search may be measuring
+        results = benchmark(paths, [request.format_name], threads=request.threads, artifacts=artifacts)
     if results["failed"]:
         raise InputError(f"{results['failed'][0]['network']} cannot be measured: {results['failed'][0]['reason']}")
     rows = {row["network"]: row for row in results["rows"]}
-    for folder in sorted(artifacts.iterdir()):
+    for folder in sorted(each for each in artifacts.iterdir() if each.is_dir()):
         record, _ = read_artifact(folder, ArtifactRecord)
         for path, row in rows.items():
             if Path(path).parent.name in folder.name and "arena_bytes" in record.details:
