@@ -161,19 +161,19 @@ def _measure(request: Request, trials: Sequence[Any]) -> tuple[dict[str, dict[st
     artifacts = request.output / "artifacts"
     with own_folder(artifacts):  # another process of the search may be measuring
         results = benchmark(paths, [request.format_name], threads=request.threads, artifacts=artifacts)
-    if results["failed"]:
-        raise InputError(f"{results['failed'][0]['network']} cannot be measured: {results['failed'][0]['reason']}")
-    rows = {row["network"]: row for row in results["rows"]}
-    for folder in sorted(each for each in artifacts.iterdir() if each.is_dir()):
-        record, _ = read_artifact(folder, ArtifactRecord)
-        for path, row in rows.items():
-            if Path(path).parent.name in folder.name and "arena_bytes" in record.details:
-                row["peak_memory_bytes"] = record.details["arena_bytes"]
-    if request.device_command is not None:
-        file = find_format(request.format_name).file
-        for path, row in rows.items():
-            folder = next(each for each in artifacts.iterdir() if Path(path).parent.name in each.name)
-            row["milliseconds"] = {"median": time_by_command(request.device_command, folder / file)}
+        if results["failed"]:
+            raise InputError(f"{results['failed'][0]['network']} cannot be measured: {results['failed'][0]['reason']}")
+        rows = {row["network"]: row for row in results["rows"]}
+        for folder in sorted(each for each in artifacts.iterdir() if each.is_dir()):
+            record, _ = read_artifact(folder, ArtifactRecord)
+            for path, row in rows.items():
+                if Path(path).parent.name in folder.name and "arena_bytes" in record.details:
+                    row["peak_memory_bytes"] = record.details["arena_bytes"]
+        if request.device_command is not None:
+            file = find_format(request.format_name).file
+            for path, row in rows.items():
+                folder = next(each for each in artifacts.iterdir() if Path(path).parent.name in each.name)
+                row["milliseconds"] = {"median": time_by_command(request.device_command, folder / file)}
     kept = ("commit", "date", "environment", "settings")
     return rows, {key: results[key] for key in kept}
 
