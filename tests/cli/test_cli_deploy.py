@@ -7,43 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.errors import InputError
-from compactnets.models.registry import create_model
 from compactnets.recorded import load_results
-from compactnets.training.checkpoint import save_checkpoint
 
-from .helpers import Outcome
+from .helpers import Outcome, save_digits
 
 Run = Callable[..., Outcome]
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    arguments = {"num_classes": 10, "in_chans": 1, "stem": "cifar"}
-    torch.manual_seed(0)
-    model = create_model("resnet20", **arguments)
-    record = CheckpointRecord(
-        model="resnet20",
-        arguments=arguments,
-        class_names=[str(digit) for digit in range(10)],
-        preprocess={
-            "size": 8,
-            "resize": None,
-            "interpolation": "bilinear",
-            "antialias": True,
-            "mean": [0.4],
-            "std": [0.3],
-        },
-        source="a test",
-        license="none",
-    )
-    path = tmp_path / "digits.safetensors"
-    save_checkpoint(path, model.state_dict(), record)
-    return path
+    return save_digits(tmp_path / "digits.safetensors", "resnet20")
 
 
 def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(run: Run, checkpoint: Path, tmp_path: Path) -> None:

@@ -5,33 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compactnets.classification.checkpoint import CheckpointRecord
-from compactnets.models.registry import create_model
-from compactnets.training.checkpoint import save_checkpoint
-
-from .helpers import Outcome
+from .helpers import Outcome, save_digits
 
 
 def test_figures_page_and_predictions(run: Callable[..., Outcome], tmp_path: Path) -> None:
-    arguments = {"num_classes": 10, "in_chans": 1, "stem": "cifar"}
-    preprocess = {
-        "size": 8,
-        "resize": None,
-        "interpolation": "bilinear",
-        "antialias": True,
-        "mean": [0.4],
-        "std": [0.3],
-    }
-    record = CheckpointRecord(
-        model="shufflenet_g3_x0_25",
-        arguments=arguments,
-        class_names=[str(digit) for digit in range(10)],
-        preprocess=preprocess,
-        source="a test",
-        license="none",
-    )
-    checkpoint = tmp_path / "a.safetensors"
-    save_checkpoint(checkpoint, create_model("shufflenet_g3_x0_25", **arguments).state_dict(), record)
+    checkpoint = save_digits(tmp_path / "a.safetensors", "shufflenet_g3_x0_25")
     page, table = tmp_path / "page.html", tmp_path / "table.csv"
     given = ("eval", "--checkpoint", checkpoint, "--data", "digits")
     done = run(*given, "--examples", page, "--predictions", table, "--json")

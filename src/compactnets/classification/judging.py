@@ -184,11 +184,7 @@ def judgement(
     wrong = ~guesses.right
     pairs = Counter(zip(guesses.targets[wrong].tolist(), guesses.found[wrong].tolist(), strict=True))
     return Judgement(
-        images=evaluation.images,
-        top1_correct=evaluation.top1_correct,
-        top5_correct=evaluation.top5_correct,
-        loss=evaluation.loss,
-        seconds=evaluation.seconds,
+        **vars(evaluation),
         mean_recall=100 * float(np.nanmean(recall)),
         calibration_error=100 * calibration_error(guesses.probability, guesses.right),
         confidence=100 * float(guesses.probability.mean()),
