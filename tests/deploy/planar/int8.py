@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter, Node
 
 from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.layers import Mode
+from compactnets.deploy.int8.operators import QUANTIZE
 from compactnets.deploy.int8.quantized import freeze, quantized_network, set_mode
 from compactnets.deploy.int8.ranges import calibrate
 from compactnets.deploy.planar.build import Library, load
 from compactnets.deploy.planar.emit import Program, emit, pack, plan
 from compactnets.deploy.planar.graph import Graph
-from compactnets.deploy.planar.integers import Layer, lower
-from compactnets.deploy.planar.interpret import interpret
+from compactnets.deploy.planar.integers import Layer, lower, lower_operations
+from compactnets.deploy.planar.interpret import interpret, interpret_operation
 from compactnets.deploy.planar.trace import trace
 
 from ..helpers import SIZE, tiny_network
@@ -72,6 +73,58 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
     shifts = [np.float32(-mean / std) for mean, std in zip(MEAN, STD, strict=True)]
     planes = [pixels[..., c].astype(np.float32) * scales[c] + shifts[c] for c in range(pixels.shape[3])]
     return np.stack(planes, 1)
+
+
+class _Recorder(Interpreter):
+    """Runs a frozen simulation, and keeps what every quantizer gives, (N, C, H, W) uint8, and what it rounded to it."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def run_node(self, n: Node) -> object:
+        made = super().run_node(n)
+        if n.target is QUANTIZE:
+            (source, scale, zero, lowest, highest, *_), _ = self.fetch_args_kwargs_from_env(n)
+            assert isinstance(made, Tensor)
+            rounded = (source.double() / scale + zero).clip(lowest, highest)
+            shape = (*made.shape, *[1] * (4 - made.ndim))
+            self.found.append((made.reshape(shape).numpy(), rounded.reshape(shape).numpy()))
+        return made
+
+
+@torch.inference_mode()
+def distances(simulation: GraphModule, images: Tensor) -> dict[str, float]:
+    """How far each operation's bytes are at most from what PyTorch rounds, given PyTorch's bytes as its inputs.
+
+    Bytes are 0.5 away at most from what they are rounded from. Nothing adds up from layer to layer, so that a network
+    that amplifies roundings can be judged as well.
+    """
+    frozen = copy.deepcopy(simulation)
+    freeze(frozen, unsigned=True, integer_bias=True)
+    graph, weights, _ = trace(frozen, images[:1])
+    low, results = lower_operations(graph, weights)
+    recorder = _Recorder(frozen)
+    logits = recorder.run(images).numpy()
+    marks = [each for each in graph.operations if each.kind == "quantize"]
+    assert [each.outputs for each in marks] == [made.shape[1] for made, _ in recorder.found]
+    simulated: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for mark, (made, rounded) in zip(marks, recorder.found, strict=True):
+        for channel, plane in enumerate(mark.made):
+            # a later quantizer with the same scale leaves the bytes as they are
+            simulated.setdefault(low.held[plane].plane, (made[:, channel], rounded[:, channel]))
+    planes: list[np.ndarray] = [images[:, channel].numpy() for channel in range(graph.channels)]
+    far: dict[str, float] = {}
+    for number, each in enumerate(low.operations):
+        for plane, found in zip(each.made, interpret_operation(each, low.layers, planes), strict=True):
+            made, rounded = simulated.get(plane, (found, None))
+            if rounded is not None:
+                key = f"{number} {each.kind}"
+                far[key] = max(far.get(key, 0.0), float(np.abs(found - rounded.reshape(found.shape)).max()))
+            planes.append(made.reshape(found.shape))
+    made = np.concatenate([planes[plane].reshape(len(images), -1) for plane in results], 1)
+    np.testing.assert_allclose(made, logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+    return far
 
 
 @cache

@@ -37,7 +37,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class _Held:
+class Held:
     """A plane of bytes: its number in the new graph, and what they stand for."""
 
     plane: int
@@ -55,12 +55,21 @@ class _Pending:
 
 
 @dataclass
-class _Lowering:
+class Lowering:
+    """Operations on integers as far as they are known.
+
+    Attributes:
+        weights: of the traced network.
+        planes: how many there are so far, the image's included.
+        held: what stands for each traced plane that is quantised.
+        pending: what computes each traced plane whose scale is not known yet.
+    """
+
     weights: Sequence[Weights]
     planes: int
     operations: list[Operation] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
-    held: dict[int, _Held] = field(default_factory=dict)  # by traced plane
+    held: dict[int, Held] = field(default_factory=dict)
     pending: dict[int, _Pending] = field(default_factory=dict)
 
     def add(self, like: Operation, layer: Layer | None = None, **update: object) -> range:
@@ -74,7 +83,7 @@ class _Lowering:
         return made.made
 
     def hold(self, planes: Sequence[int], made: Sequence[int], scale: float, zero: int) -> None:
-        self.held.update((old, _Held(new, scale, zero)) for old, new in zip(planes, made, strict=True))
+        self.held.update((old, Held(new, scale, zero)) for old, new in zip(planes, made, strict=True))
 
     def read(self, planes: Sequence[int], what: str) -> tuple[tuple[int, ...], float, int]:
         """Return the planes' numbers in the new graph, and their common scale and zero point."""
@@ -95,7 +104,26 @@ def lower(graph: Graph, weights: Sequence[Weights]) -> tuple[Graph, list[Layer]]
     Raises:
         UnsupportedError: a part in float, or an operation that has no integer form.
     """
-    low = _Lowering(weights, graph.channels)
+    low, results = lower_operations(graph, weights)
+    integers = Graph(
+        channels=graph.channels,
+        height=graph.height,
+        width=graph.width,
+        operations=tuple(low.operations),
+        results=results,
+    )
+    integers = _used(integers)
+    integers.check()
+    return integers, low.layers
+
+
+def lower_operations(graph: Graph, weights: Sequence[Weights]) -> tuple[Lowering, tuple[int, ...]]:
+    """Return every operation on integers, also those that nothing reads, and the planes of the results.
+
+    Raises:
+        UnsupportedError: as :func:`lower` raises it.
+    """
+    low = Lowering(weights, graph.channels)
     image = range(graph.channels)
     for each in graph.operations:
         if each.kind == "quantize":
@@ -111,20 +139,10 @@ def lower(graph: Graph, weights: Sequence[Weights]) -> tuple[Graph, list[Layer]]
             low.pending.update((plane, after) for plane in each.made)
         else:
             low.pending.update((plane, _Pending(each, each.made)) for plane in each.made)
-    results = _results(low, graph)
-    lowered = Graph(
-        channels=graph.channels,
-        height=graph.height,
-        width=graph.width,
-        operations=tuple(low.operations),
-        results=results,
-    )
-    lowered = _used(lowered)
-    lowered.check()
-    return lowered, low.layers
+    return low, _results(low, graph)
 
 
-def _quantize(low: _Lowering, mark: Operation, image: range) -> None:
+def _quantize(low: Lowering, mark: Operation, image: range) -> None:
     assert mark.numbers is not None
     assert mark.numbers.factor is not None
     scale, zero = mark.numbers.factor, mark.numbers.zero
@@ -157,7 +175,7 @@ def _quantize(low: _Lowering, mark: Operation, image: range) -> None:
         start = end
 
 
-def _finish(low: _Lowering, pending: _Pending, scale: float, zero: int) -> Sequence[int]:
+def _finish(low: Lowering, pending: _Pending, scale: float, zero: int) -> Sequence[int]:
     """Append a pending operation, now that its result has a scale and a zero point."""
     each = pending.operation
     inputs, own, own_zero = low.read(each.inputs, each.kind)
@@ -191,7 +209,7 @@ def _finish(low: _Lowering, pending: _Pending, scale: float, zero: int) -> Seque
     raise UnsupportedError(f"format c does not support int8 for this network: it has no int8 {what}")
 
 
-def _layer(low: _Lowering, each: Operation, own: float, zero: int, scale: float) -> Layer:
+def _layer(low: Lowering, each: Operation, own: float, zero: int, scale: float) -> Layer:
     assert each.weights is not None
     given = low.weights[each.weights]
     if given.scales is None:
@@ -221,7 +239,7 @@ def _square(weight: np.ndarray, inputs: int) -> tuple[int, int]:
     return side, side
 
 
-def _pixels(low: _Lowering, plane: int) -> int:
+def _pixels(low: Lowering, plane: int) -> int:
     return next(each.pixels for each in low.operations if plane in each.made)
 
 
@@ -247,7 +265,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _lookup(
-    low: _Lowering, each: Operation, planes: Sequence[int], function: str, scale: float, zero: int
+    low: Lowering, each: Operation, planes: Sequence[int], function: str, scale: float, zero: int
 ) -> Sequence[int]:
     """Append a function of single bytes, as a table of its 256 values."""
     inputs, own, own_zero = low.read(planes, function)
@@ -259,7 +277,7 @@ def _lookup(
     return low.add(each, layer, inputs=inputs, outputs=len(inputs), numbers=numbers, **clean)
 
 
-def _results(low: _Lowering, graph: Graph) -> tuple[int, ...]:
+def _results(low: Lowering, graph: Graph) -> tuple[int, ...]:
     """Append the last layer, whose results are floats."""
     pending = low.pending.get(graph.results[0])
     last = pending.operation if pending else None

@@ -22,12 +22,17 @@ def interpret_planes(graph: Graph, layers: Sequence[Layer], images: np.ndarray) 
     """Return every plane: (N, H, W) uint8, or float32 for those of the image and of the last layer."""
     planes: list[np.ndarray] = [np.asarray(images, np.float32)[:, channel] for channel in range(graph.channels)]
     for each in graph.operations:
-        layer = None if each.weights is None else layers[each.weights]
-        inputs = np.stack([planes[plane] for plane in each.inputs], 1)
-        others = [planes[plane] for plane in (*each.times, *each.plus)]
-        made = _computed(each, layer, inputs, np.stack(others, 1) if others else None)
-        planes += [made[:, channel] for channel in range(each.outputs)]
+        planes += interpret_operation(each, layers, planes)
     return planes
+
+
+def interpret_operation(each: Operation, layers: Sequence[Layer], planes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the planes that one operation makes of the planes before it."""
+    layer = None if each.weights is None else layers[each.weights]
+    inputs = np.stack([planes[plane] for plane in each.inputs], 1)
+    others = [planes[plane] for plane in (*each.times, *each.plus)]
+    made = _computed(each, layer, inputs, np.stack(others, 1) if others else None)
+    return [made[:, channel] for channel in range(each.outputs)]
 
 
 def _computed(each: Operation, layer: Layer | None, inputs: np.ndarray, others: np.ndarray | None) -> np.ndarray:
