@@ -117,7 +117,9 @@ def train(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint, or name of weights, to start from; for boxes and masks also MENet's .pth.tar."),
+        typer.Option(
+            help="Checkpoint, name of weights, or a state_dict of timm's (.safetensors, .pth), to start from."
+        ),
     ] = None,
     device: Device = "auto",
     download: Download = False,

@@ -22,6 +22,7 @@ from compactnets.files import as_path
 from compactnets.models.registry import accepted_arguments, create_model
 from compactnets.nn import initialize, whiten, zero_residuals
 from compactnets.training.checkpoint import load_weights, read_record
+from compactnets.training.foreign import WHAT_TO_DO, is_foreign, read_foreign, renew_classifier
 from compactnets.training.preparation import begin_with
 from compactnets.training.recipe import RunRecipe
 
@@ -73,7 +74,8 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
     """Build the network of a recipe for the classes and channels of a source.
 
     Args:
-        init: checkpoint with the initial weights; its classifier is replaced if the classes differ.
+        init: checkpoint with the initial weights, or weights without a record
+            (:mod:`compactnets.training.foreign`); the classifier is replaced if the classes differ.
 
     Raises:
         InputError: an unknown network or argument, or a checkpoint of another network.
@@ -99,6 +101,12 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
     for key in ("initialization", "zero_init_residual", "whiten_stem"):
         if getattr(recipe, key):
             raise InputError(f"{key} is for fresh weights: remove it, or do not pass --init")
+    if is_foreign(init):
+        model = create_model(recipe.model, **arguments)
+        weights = begin_with(read_foreign(init, model, recipe.model), model, init, recipe.init_form)
+        weights = renew_classifier(weights, model, init, source.spec)
+        load_weights(model, weights, recipe.model, init, WHAT_TO_DO)
+        return Prepared(preprocess, model, arguments)
     record = read_record(init, CheckpointRecord)
     check_float(record, init)
     if record.model != recipe.model:

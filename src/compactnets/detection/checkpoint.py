@@ -26,6 +26,7 @@ from compactnets.training.checkpoint import (
     task_name,
     task_of,
 )
+from compactnets.training.foreign import is_foreign
 from compactnets.training.preparation import begin_with
 
 Detector = nn.Module  # torchvision's FasterRCNN or SSD, which have no types
@@ -53,7 +54,7 @@ class DetectorRecord(BaseModel):
 
 def is_detector(init: Path) -> bool:
     """Whether a run starts from a detector; otherwise from a classifier, for the backbone."""
-    return init.suffix == ".safetensors" and task_of(init) == task_name(DetectorRecord)
+    return init.suffix == ".safetensors" and not is_foreign(init) and task_of(init) == task_name(DetectorRecord)
 
 
 def build_detector(record: DetectorRecord, model: nn.Module) -> Detector:

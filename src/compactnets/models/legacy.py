@@ -26,6 +26,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,20 @@ def load_legacy(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights that ``torch.save`` has written, alone or under ``state_dict``.
+    """Read the weights that ``torch.save`` has written, alone or under ``state_dict``; see :func:`read_document`.
+
+    Raises:
+        InputError: no such file, not a checkpoint, or code inside.
+    """
+    checkpoint = read_document(path)
+    state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    if not (isinstance(state_dict, dict) and state_dict and all(map(_is_entry, state_dict.items()))):
+        raise InputError(f"{path} holds no state dict: expected a dictionary of tensors under 'state_dict'")
+    return dict(state_dict)
+
+
+def read_document(path: str | Path) -> Any:
+    """Read what ``torch.save`` has written: tensors, plain values, and dictionaries and lists of them.
 
     The file is read with ``weights_only=True``: a pickle with code is rejected, never executed.
 
@@ -105,15 +119,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"no checkpoint at {path}")
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # on the pickle's protocol
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # invalid bytes can raise anything
         raise InputError(f"{path} {_refusal(path, error)}") from None
-    state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    if not (isinstance(state_dict, dict) and state_dict and all(map(_is_entry, state_dict.items()))):
-        raise InputError(f"{path} holds no state dict: expected a dictionary of tensors under 'state_dict'")
-    return dict(state_dict)
 
 
 def say_form(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from compactnets.segmentation.loading import Statistics
 from compactnets.segmentation.networks import TITLES, Segmenter, build_segmenter
 from compactnets.segmentation.recipe import SegmentationRecipe, SegmenterSettings
 from compactnets.training.checkpoint import ClassName, load_weights, read_record, read_tensors, task_name, task_of
+from compactnets.training.foreign import is_foreign
 from compactnets.training.preparation import begin_with
 
 
@@ -111,9 +112,9 @@ def first_segmenter(
     )
     if init is None:
         return build_segmenter(recipe.model, recipe.model_arguments, len(class_names), record.settings), record
-    if (init := locate(init)).suffix == ".safetensors" and task_of(init) == task_name(SegmenterRecord):
+    if not is_foreign(init := locate(init)) and task_of(init) == task_name(SegmenterRecord):
         return _from_segmenter(recipe, record, init)
-    if init.suffix == ".safetensors":
+    if not is_foreign(init):
         pixels = read_record(init, CheckpointRecord).preprocess
         if len(pixels["mean"]) != 3:
             raise InputError(f"{init} takes grey images, and a segmenter takes colour: start from another checkpoint")

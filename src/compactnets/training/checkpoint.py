@@ -140,12 +140,13 @@ def parse_record(file: Path, kind: type[Record], what: str) -> Record:
 def digest_checkpoint(path: Path) -> str:
     """Return a digest of a checkpoint's weights and record, independent of its path and name.
 
-    A checkpoint of the MENet repository (``.pth.tar``) has no record.
+    Weights that others saved (:mod:`compactnets.training.foreign`) have no record.
 
     Raises:
         InputError: it cannot be read.
     """
-    files = (locate(path), record_path(path)) if locate(path).suffix == ".safetensors" else (path,)
+    record = record_path(path)
+    files = (locate(path), record) if locate(path).suffix == ".safetensors" and record.is_file() else (locate(path),)
     try:
         return digest_parts(file.read_bytes() for file in files)
     except OSError as error:
@@ -161,10 +162,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str) -> None:
+def load_weights(
+    model: nn.Module, state_dict: Mapping[str, Tensor], name: str, origin: Path | str, advice: str = ""
+) -> None:
     """Copy weights into ``model``; if they do not fit, nothing is copied.
 
     A state without a form (:mod:`compactnets.models.form`) is assumed to have the network's.
+
+    Args:
+        advice: what to do about other keys and shapes, for the message.
 
     Raises:
         InputError: keys or shapes differ from those of the network ``name`` (the message lists the first ones), or the
@@ -186,7 +192,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str, 
     for key in shapes[:2]:
         problems.append(f"{key} is {tuple(state_dict[key].shape)}, {name} has {tuple(expected[key].shape)}")
     if problems:
-        raise InputError(f"{origin} is not a checkpoint of {name}: {'; '.join(problems)}")
+        advised = f": {advice}" if advice else ""
+        raise InputError(f"{origin} is not a checkpoint of {name}: {'; '.join(problems)}{advised}")
     check_forms(forms, whole, origin)
     model.load_state_dict({**state_dict, **forms}, strict=False)
 
