@@ -97,6 +97,35 @@ def test_equals_the_loader_of_any_source(
     assert quick.skipped == slow.skipped
 
 
+@pytest.mark.parametrize("broken", [(), (3, 7, 19)])
+def test_balanced_classes_equal_the_loader_of_any_source(broken: tuple[int, ...]) -> None:
+    source = noisy(20, broken=broken)
+    source.labels[:] = [0] * 17 + [4] * 3
+    quick = loader(source, AUGMENTS[0], on_error="skip", sampling="balanced")
+    slow = WorkerLoader(source, quick.transform, quick.settings, 1, fast=True)
+    batches = list(quick.epoch(2))
+    for one, other in zip(batches, slow.epoch(2), strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+    slow.close()
+    assert quick.skipped == slow.skipped
+    assert bool(quick.skipped) == bool(broken)
+    assert quick.unreadable == slow.unreadable <= set(broken)
+    assert [len(batches), *map(len, batches[0])] == [2, 8, 8, 8]
+    labels, indices = (torch.cat([batch[field] for batch in batches]) for field in (1, 2))
+    assert torch.equal(labels, torch.from_numpy(source.labels)[indices])
+    for one, other in zip(batches[1:], quick.epoch(2, 1), strict=True):  # from the middle of an epoch
+        assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+    halves = [loader(source, AUGMENTS[0], on_error="skip", sampling="balanced", rank=r, world_size=2) for r in (0, 1)]
+    for whole, *parts in zip(batches, *(half.epoch(2) for half in halves), strict=True):
+        assert all(torch.equal(whole[field], torch.cat([part[field] for part in parts])) for field in range(3))
+    if not broken:
+        assert labels.tolist().count(4) == 8
+        repeated = int(indices[labels == 4].mode().values)
+        images = torch.cat([batch.images for batch in batches])[indices == repeated]
+        assert len(images) > 1
+        assert len({image.numpy().tobytes() for image in images}) == len(images), "each with other random changes"
+
+
 def test_every_image_has_its_own_crop_flip_and_cutout() -> None:
     """One image many times: all 5 x 5 crops, both flips and all 12 x 12 centres occur, and are told by the pixels."""
     ramp = Image.fromarray(np.arange(144, dtype=np.uint8).reshape(12, 12) + 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from compactnets.data.order import Draws, epoch_order, local_share, mix_seed
+from compactnets.data.order import Draws, balanced_order, epoch_order, local_share, mix_seed
 
 
 def test_seeds_of_near_numbers_are_far_apart() -> None:
@@ -27,6 +27,34 @@ def test_an_order_is_a_permutation_of_its_own() -> None:
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert epoch_order(50, 1, 2).tolist() == epoch_order(50, 1, 2).tolist()
     assert epoch_order(50, 1, 2).dtype == np.int64
+
+
+def test_balanced_epochs_draw_every_class_equally_often() -> None:
+    labels = np.array([0] * 40 + [2] * 7 + [3] * 3)[epoch_order(50, 0, 0)]  # no image of class 1
+    runs = [balanced_order(labels, 6, epoch, 44) for epoch in range(12)]
+    for draws in runs:
+        assert len(set(draws.tolist())) == 44  # so that every draw has random numbers of its own
+        assert {*np.bincount(labels[draws % 50], minlength=4)[[0, 2, 3]].tolist()} <= {14, 15}
+    assert np.bincount(labels[np.concatenate(runs) % 50]).tolist() == [176, 0, 176, 176]
+    for label in (0, 2, 3):
+        times = np.bincount(np.concatenate(runs) % 50, minlength=50)[labels == label]
+        assert times.max() - times.min() <= 1, "every image of a class before any of them again"
+    first = [draws[labels[draws % 50] == 3] % 50 for draws in runs]
+    assert len({tuple(each[:3]) for each in first}) > 1
+    assert sorted({*(runs[0] // 50).tolist()}) == [0, 1, 2, 3, 4], "14 or 15 draws of three images"
+    again = balanced_order(labels, 6, 5, 44)
+    assert np.array_equal(again, runs[5])
+    assert not np.array_equal(balanced_order(labels, 7, 5, 44), again)
+    # each round of a small class is an order of its own, and equal classes do not go in step
+    pairs = np.array([0, 0, 1, 1])
+    rounds = [tuple(balanced_order(pairs, 6, epoch, 4) % 4) for epoch in range(300)]
+    assert len(set(rounds)) == 24
+
+
+def test_more_classes_than_draws() -> None:
+    labels = np.arange(7)
+    epochs = [balanced_order(labels, 1, epoch, 3) % 7 for epoch in range(7)]
+    assert np.bincount(np.concatenate(epochs)).tolist() == [3] * 7
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

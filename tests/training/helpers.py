@@ -24,6 +24,8 @@ HARD: dict[str, Any] = {
     "mix": {"mixup": 0.2, "cutmix": 1.0},
     "accumulate": 2,
     "label_smoothing": 0.1,
+    "sampling": "balanced",
+    "class_weights": {"3": 2.0},
     "clip_grad_norm": 1.0,
     "schedule": {"warmup_epochs": 0.5},
 }

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from compactnets.data import Augment, Preprocess
 from compactnets.data.menet_transforms import menet_transform
 from compactnets.training.recipe import MOST, MOST_PIXELS, RunRecipe, Section, Values
+from compactnets.values import shorten
 
 
 class Mix(Section):
@@ -91,6 +92,12 @@ class ClassificationRecipe(RunRecipe):
         0, ge=0, le=MOST, description="training images to evaluate on, of each class its share, in place of the split"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="of the loss; balanced: as if classes had equally many images; or CLASS: NUMBER, else 1"
+    )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform", description="of an epoch; balanced: every class equally often, uniform: every image once"
+    )
     mix: Mix = Mix()
     distillation: Distillation = Distillation()
     augment: Augment = Augment()
@@ -100,6 +107,24 @@ class ClassificationRecipe(RunRecipe):
     @classmethod
     def _named_transform(cls, value: Any) -> Any:
         return menet_transform(value) if isinstance(value, str) else value
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_of_classes(cls, value: Any) -> Any:
+        if value in ("none", "balanced"):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(f"expected none, balanced, or a mapping of class names to numbers, found {shorten(value)}")
+        for name, weight in value.items():
+            if type(weight) not in (int, float) or not 0 < weight <= MOST:
+                raise ValueError(f"the weight of {name} must be a number above 0, found {shorten(weight)}")
+        return value or "none"
+
+    @model_validator(mode="after")
+    def _weights_have_an_effect(self) -> Self:
+        both = self.sampling == self.class_weights == "balanced"
+        self.warn_unless(not both, ("class_weights",), "", "with sampling = 'balanced', which has the same aim")
+        return self
 
     @model_validator(mode="after")
     def _mixing_fits(self) -> Self:

@@ -17,6 +17,7 @@ from compactnets.classification.distillation import Teacher, distillation_loss, 
 from compactnets.classification.evaluation import Evaluation, evaluate_batches
 from compactnets.classification.preparation import Prepare
 from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.weighting import class_weights, note_sampling
 from compactnets.data import ImageSource
 from compactnets.data.loading import Batch, EvalLoader, TrainLoader, make_eval_loader, make_train_loader
 from compactnets.data.order import mix_seed
@@ -47,12 +48,18 @@ class ClassificationObjective:
         steps: steps of an epoch.
         num_classes: outputs of the network, for mixed labels.
         teacher: of the recipe's distillation.
+        weights: ``(K,)`` of the classes, on the device of the outputs; ``None``: all are one.
     """
 
     def __init__(
-        self, recipe: ClassificationRecipe, steps: int, num_classes: int, teacher: Teacher | None = None
+        self,
+        recipe: ClassificationRecipe,
+        steps: int,
+        num_classes: int,
+        teacher: Teacher | None = None,
+        weights: Tensor | None = None,
     ) -> None:
-        self.recipe, self.steps, self.teacher = recipe, steps, teacher
+        self.recipe, self.steps, self.teacher, self.weights = recipe, steps, teacher, weights
         mix = recipe.mix
         self.mixer = (
             Mixup(
@@ -79,7 +86,7 @@ class ClassificationObjective:
         logits = forward(part.images)
         mixed = part.targets.is_floating_point()  # those are smoothed already
         smoothing = 0.0 if mixed else self.recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), part.targets, label_smoothing=smoothing, reduction="none")
+        loss = F.cross_entropy(logits.float(), part.targets, self.weights, label_smoothing=smoothing, reduction="none")
         if self.teacher is None:
             return {"cross_entropy": loss}
         settings = self.recipe.distillation
@@ -135,7 +142,11 @@ class ClassificationSetup(TrainingSetup):
         self._check_sizes()
         self.teacher = self._open_teacher(world)
         steps = len(train_source) // self.recipe.batch_size
-        self.objective = ClassificationObjective(self.recipe, steps, len(train_source.class_names), self.teacher)
+        note_sampling(self.recipe, train_source)
+        weights = class_weights(self.recipe, train_source)
+        weights = None if weights is None else weights.to(world.device)
+        classes = len(train_source.class_names)
+        self.objective = ClassificationObjective(self.recipe, steps, classes, self.teacher, weights)
 
     def _set_momentum(self) -> None:
         """Give batch normalisation the recipe's momentum."""
@@ -192,6 +203,7 @@ class ClassificationSetup(TrainingSetup):
             channels_last=recipe.channels_last,
             on_error=recipe.on_error,
             max_skipped=recipe.max_skipped,
+            sampling=recipe.sampling,
         )
 
     def make_eval_loader(self, world: World) -> EvalLoader:

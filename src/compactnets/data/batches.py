@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compactnets.console import say
+from compactnets.data.order import balanced_order, epoch_order
 from compactnets.errors import InputError
 
 OnError = Literal["raise", "skip"]
@@ -34,7 +36,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderSettings:
-    """How a source's images are batched; ``batch_size`` covers all processes together."""
+    """How a source's images are batched; ``batch_size`` covers all processes together.
+
+    Attributes:
+        balanced: the labels ``(N,)`` int64 of the images, if every class is drawn equally often; ``None``: every image
+            once an epoch.
+    """
 
     batch_size: int
     seed: int
@@ -44,6 +51,7 @@ class LoaderSettings:
     channels_last: bool
     on_error: OnError
     max_skipped: int
+    balanced: np.ndarray | None = None
 
     @classmethod
     def in_order(
@@ -65,6 +73,16 @@ class LoaderSettings:
     def share(self) -> int:
         """Images of each batch that this process gets."""
         return self.batch_size // self.world_size
+
+    def order(self, images: int, epoch: int) -> np.ndarray:
+        """Return the draws of an epoch in their order, int64: draw d shows image ``d % images``.
+
+        Every number is there once, whichever images are drawn repeatedly
+        (:func:`compactnets.data.order.balanced_order`).
+        """
+        if self.balanced is None:
+            return epoch_order(images, self.seed, epoch)
+        return balanced_order(self.balanced, self.seed, epoch, images // self.batch_size * self.batch_size)
 
 
 class TrainLoader(ABC):

@@ -18,6 +18,7 @@ from compactnets.errors import InputError
 __all__ = ["Batch", "EvalLoader", "TrainLoader", "make_eval_loader", "make_train_loader"]
 
 Decoding = Literal["fast", "exact"]
+Sampling = Literal["uniform", "balanced"]
 
 
 def make_train_loader(
@@ -36,6 +37,7 @@ def make_train_loader(
     on_error: OnError = "raise",
     max_skipped: int = 100,
     decoding: Decoding = "fast",
+    sampling: Sampling = "uniform",
 ) -> TrainLoader:
     """Make the loader of the training images.
 
@@ -49,6 +51,8 @@ def make_train_loader(
             the epoch's order replaces it, and a line on standard error names it once.
         max_skipped: number of unreadable images that are tolerated.
         decoding: ``"fast"`` (:mod:`compactnets.data.jpeg`) or ``"exact"``: whole images, resized by Pillow.
+        sampling: what an epoch shows: ``"uniform"``, every image once, or ``"balanced"``, every class equally often
+            (:func:`compactnets.data.order.balanced_order`), in as many steps.
 
     Raises:
         InputError: a batch size that cannot be divided, or a transform that can remove the whole image.
@@ -73,6 +77,7 @@ def make_train_loader(
         channels_last=channels_last,
         on_error=on_error,
         max_skipped=max_skipped,
+        balanced=source.labels if sampling == "balanced" else None,
     )
     transform = TrainTransform(augment, preprocess)
     if gathers(augment) and (images := small_images(source, preprocess, augment.pad)) is not None:

@@ -19,7 +19,7 @@ from compactnets.console import Tracker
 from compactnets.data.augment import Augment
 from compactnets.data.base import ImageSource
 from compactnets.data.batches import Batch, LoaderSettings, TrainLoader, to_device
-from compactnets.data.order import Draws, epoch_order, local_share
+from compactnets.data.order import Draws, local_share
 from compactnets.data.preprocess import Fit, Preprocess, to_pixels
 from compactnets.data.presets import SMALL
 from compactnets.data.transform import CUT_COLUMN, CUT_ROW, TrainTransform, erase
@@ -117,24 +117,27 @@ class MemoryLoader(TrainLoader):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         settings = self.settings
-        drawn = epoch_order(len(self.source), settings.seed, epoch)
-        order = torch.from_numpy(self._readable(drawn)[: self.steps * self.batch_size])
-        replaced = self._unread[drawn]
-        tables = [to_device(table, settings.device) for table in self._tables(order.numpy(), epoch)]
+        drawn = settings.order(len(self.source), epoch)
+        order = self._readable(drawn)[: self.steps * self.batch_size]
+        indices = torch.from_numpy(order % len(self.source))
+        replaced = self._unread[drawn % len(self.source)]
+        tables = [to_device(table, settings.device) for table in self._tables(order, epoch)]
         places = np.arange(len(order))
         for step in range(start, self.steps):
             share = local_share(places, self.batch_size, step, settings.rank, settings.world_size)
             here = slice(int(share[0]), int(share[-1]) + 1)
             self.skipped += int(replaced[here].sum())
             corners, directions, labels, centres = (table[..., here] for table in tables)
-            yield Batch(self._gather(corners, directions, centres), labels, order[here])
+            yield Batch(self._gather(corners, directions, centres), labels, indices[here])
 
     def close(self) -> None:
         del self._pixels
 
     def _readable(self, order: np.ndarray) -> np.ndarray:
         """Replace unreadable images by the next readable one in the order."""
-        readable = np.flatnonzero(~self._unread[order])
+        readable = np.flatnonzero(~self._unread[order % len(self.source)])
+        if not len(readable):
+            raise InputError(f"{self.source.spec}: no training image can be read")
         following = np.searchsorted(readable, np.arange(len(order))) % len(readable)
         return order[readable[following]]
 
@@ -145,16 +148,16 @@ class MemoryLoader(TrainLoader):
         the labels; row and column of the cutout's centre, ``(2, N)``.
         """
         augment, size = self.transform.augment, self.transform.preprocess.size
-        draws = Draws.of(self.settings.seed, epoch, order)
+        draws, indices = Draws.of(self.settings.seed, epoch, order), order % len(self.source)
         flip = self.transform.flips(draws)
         if augment.crop == "pad":
             top, left = self.transform.offset(draws, self.width, self.height)
         else:
             top, left = round((self.height - size) / 2), round((self.width - size) / 2)
-        first = order * self._area + (top + self.pad) * self._row + left + self.pad
+        first = indices * self._area + (top + self.pad) * self._row + left + self.pad
         yield torch.from_numpy(first + flip * (size - 1))
         yield torch.from_numpy(1 - 2 * flip.astype(np.int64))
-        yield torch.from_numpy(self._labels[order])
+        yield torch.from_numpy(self._labels[indices])
         yield torch.from_numpy(np.stack([draws.integer(CUT_ROW, size), draws.integer(CUT_COLUMN, size)]))
 
     def _gather(self, corners: Tensor, directions: Tensor, centres: Tensor) -> Tensor:

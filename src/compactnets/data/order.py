@@ -1,4 +1,4 @@
-"""Randomness without state: the order of an epoch, a process's share of it, and the random numbers of every image.
+"""Randomness without state: the images of an epoch, a process's share of them, and the random numbers of each.
 
 Everything is a function of (seed, epoch, index in the source), independent of earlier draws. A run that resumes in the
 middle of an epoch, and any number of worker or training processes, therefore see the same images with the same changes.
@@ -28,6 +28,39 @@ def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order of the images in ``epoch``: a permutation of ``range(length)``, ``(length,)`` int64."""
     generator = torch.Generator().manual_seed(mix_seed(seed, epoch))
     return torch.randperm(length, generator=generator).numpy()
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int, length: int) -> np.ndarray:
+    """Return the draws of an epoch that shows every class equally often: ``(length,)`` int64, in random order.
+
+    The number of draws per class differs by at most one in an epoch, and in a whole run. All images of a class are
+    drawn before one is drawn again, also from one epoch to the next. The draw ``index + repeat * N`` shows image
+    ``index`` of the N images: those of one image in an epoch have different ``repeat``, and so other random numbers.
+
+    Args:
+        labels: ``(N,)`` int64; classes without images are passed over.
+        length: of every epoch.
+    """
+    by_class = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1])
+    classes = [own for own in by_class if len(own)]
+    first = epoch * length  # draws of the epochs before; draw number n of the run is of class n modulo their number
+    draws = np.empty(length, dtype=np.int64)
+    for place, own in enumerate(classes):
+        here = slice((place - first) % len(classes), None, len(classes))
+        before = (first + here.start) // len(classes)
+        turns = before + np.arange(len(draws[here]))
+        repeats = turns // len(own) - before // len(own)
+        draws[here] = own[_in_rounds(len(own), turns, mix_seed(seed, place))] + repeats * len(labels)
+    return draws[epoch_order(length, seed, epoch)]
+
+
+def _in_rounds(count: int, turns: np.ndarray, seed: int) -> np.ndarray:
+    """Return places ``turns`` (consecutive) of an endless row of permutations of ``range(count)``."""
+    if not len(turns):
+        return turns
+    places = np.arange(turns[0] // count * count, (turns[-1] // count + 1) * count)
+    shuffled = np.lexsort((Draws.of(seed, 0, places).uniform(0), places // count))
+    return (places[shuffled] % count)[turns - places[0]]
 
 
 def local_share(order: np.ndarray, batch_size: int, step: int, rank: int = 0, world_size: int = 1) -> np.ndarray:

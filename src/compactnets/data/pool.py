@@ -14,14 +14,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from compactnets.console import say
 from compactnets.data.batches import LoaderSettings, Named, TrainLoader
 from compactnets.data.handover import hand_over, lost_workers, receive, starting_workers
-from compactnets.data.order import epoch_order, local_share, mix_seed
+from compactnets.data.order import local_share, mix_seed
 from compactnets.errors import InputError
 
 Given = TypeVar("Given")
 
 
 class Wanted(NamedTuple):
-    """A batch to load: image indices of an epoch, and the position of the first in its order."""
+    """A batch to load: draws of an epoch (:meth:`LoaderSettings.order`), and the position of the first in its order."""
 
     epoch: int
     place: int
@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
     """The loaded batch, or the errors."""
 
     items: Any  # what the data set joined: (B, C, S, S) uint8 of a classifier; None where the batch is incomplete
-    indices: Tensor  # (B,) int64, indices of the loaded images; empty if the batch is incomplete
+    indices: Tensor  # (B,) int64, the draws that were loaded; empty if the batch is incomplete
     replaced: int  # how many images were replaced by others
     failures: list[tuple[int, str]]  # unreadable images with the error; the batch is incomplete if that is not accepted
 
@@ -41,13 +41,13 @@ class BatchesOf(Dataset[Loaded]):
     """Item ``Wanted`` -> ``Loaded``; errors are returned, because raising one would print the worker's traceback."""
 
     def __init__(self, source: Named, settings: LoaderSettings) -> None:
-        self.source, self.seed = source, settings.seed
+        self.source, self.seed, self._settings = source, settings.seed, settings
         # unreadable images to skip in a batch
         self.max_failures = settings.max_skipped if settings.on_error == "skip" else 0
 
     @abstractmethod
     def load(self, epoch: int, index: int) -> Any:
-        """Load and augment image ``index`` of the source.
+        """Load image ``index % len(source)`` of the source, and augment it with the random numbers of ``index``.
 
         Raises:
             InputError: it cannot be read.
@@ -63,12 +63,12 @@ class BatchesOf(Dataset[Loaded]):
         failures: dict[int, str] = {}
         for offset, index in enumerate(wanted.indices):
             for candidate in self._candidates(wanted.epoch, wanted.place + offset, index):
-                if candidate in failures:
+                if candidate % len(self.source) in failures:
                     continue
                 try:
                     items.append(self.load(wanted.epoch, candidate))
                 except InputError as error:
-                    failures[candidate] = str(error)
+                    failures[candidate % len(self.source)] = str(error)
                     if len(failures) > self.max_failures:
                         return Loaded(None, torch.empty(0), 0, list(failures.items()))
                 else:
@@ -80,9 +80,9 @@ class BatchesOf(Dataset[Loaded]):
         return Loaded(self.join(items), torch.tensor(indices), replaced, list(failures.items()))
 
     def _candidates(self, epoch: int, place: int, index: int) -> Iterator[int]:
-        """Yield the image, then those after it in the epoch's order."""
+        """Yield the draw, then those after it in the epoch's order."""
         yield index
-        order = epoch_order(len(self.source), self.seed, epoch)
+        order = self._settings.order(len(self.source), epoch)
         for following in range(place + 1, place + len(order)):
             yield int(order[following % len(order)])
 
@@ -167,7 +167,7 @@ class PooledLoader(TrainLoader):
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         settings = self.settings
-        order = epoch_order(len(self.source), settings.seed, epoch)
+        order = settings.order(len(self.source), epoch)
         batches = (
             Wanted(
                 epoch,

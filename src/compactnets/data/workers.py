@@ -32,8 +32,9 @@ class PixelBatches(BatchesOf):
         self.layout = torch.channels_last if settings.channels_last else torch.contiguous_format
 
     def load(self, epoch: int, index: int) -> Tensor:
-        """Decode, crop and augment an image: -> (S, S, C) uint8."""
+        """Decode, crop and augment the image of a draw: -> (S, S, C) uint8."""
         draws = Draws.of(self.seed, epoch, index)
+        index %= len(self.source)
         if self.fast and (data := self.source.encoded(index)) is not None:
             pixels = self.transform.decode(data, draws)
             if pixels is not None:
@@ -113,4 +114,5 @@ def _finish(loaded: Loaded, transform: TrainTransform, settings: LoaderSettings,
     device = settings.device
     pixels = loaded.items.to(device, non_blocking=True)
     draws = Draws.of(settings.seed, epoch, np.asarray(loaded.indices))
-    return Batch(transform.finish(pixels, draws), labels[loaded.indices].to(device, non_blocking=True), loaded.indices)
+    indices = loaded.indices % len(labels)
+    return Batch(transform.finish(pixels, draws), labels[indices].to(device, non_blocking=True), indices)

@@ -38,6 +38,8 @@ BEFORE: dict[str, Any] = {
     "batchnorm_momentum": None,
     "progressive": [],
     "hold_out": 0,
+    "class_weights": "none",
+    "sampling": "uniform",
 }
 KEPT = 2  # the newest, and the previous one in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
