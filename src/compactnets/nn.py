@@ -6,8 +6,13 @@ import math
 from collections import OrderedDict
 
 import torch
+from timm.layers import DropPath, register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from compactnets.errors import InputError
+
+register_notrace_module(DropPath)  # a graph that is traced for a backbone keeps it, for training
 
 
 class ConvNormAct(nn.Sequential):
@@ -106,6 +111,25 @@ def zero_residuals(module: nn.Module) -> int:
     for block in blocks:
         block.zero_init_last()  # type: ignore[operator]
     return len(blocks)
+
+
+def add_drop_path(module: nn.Module, rate: float) -> None:
+    """Leave out residual branches at random in training, image by image; the rate rises from branch to branch, up to
+    ``rate`` at the last (Huang et al. 2016, arXiv:1603.09382, section 3).
+
+    A block with such a branch has the property ``branch_end``: its last layer, or ``None`` if nothing is added to it.
+
+    Raises:
+        InputError: a rate outside 0 to 1, or no residual branch.
+    """
+    if not 0 <= rate < 1:
+        raise InputError(f"drop_path_rate must be at least 0 and below 1, found {rate}")
+    found = [getattr(block, "branch_end", None) for block in module.modules()]
+    ends = [end for end in found if isinstance(end, ConvNormAct)]
+    if not ends:
+        raise InputError("drop_path_rate needs residual branches, and this network has none: remove it")
+    for index, end in enumerate(ends):
+        end.add_module("drop_path", DropPath(rate * (index + 1) / len(ends)))
 
 
 def whiten(conv: nn.Conv2d, images: Tensor, eps: float = 5e-4) -> None:

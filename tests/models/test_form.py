@@ -560,6 +560,8 @@ VALUES: dict[str, list[Any]] = {
     "in_chans": [3, 1],
     "drop_rate": [0.0, 0.5],
     "global_pool": ["avg"],
+    "drop_path_rate": [0.0, 0.5],
+    "output_stride": [32],  # other values are for the same weights at other sizes of the maps, so they are no form
 }
 SMALL: dict[str, Arguments] = {
     "menet_108_8x1_g3": {"residual_width": 36, "fusion_width": 2, "groups": 3, "stem_channels": 12},

@@ -13,11 +13,13 @@ import timm
 import torch
 from safetensors.torch import save_model
 from timm.data import resolve_data_config
+from timm.layers import DropPath
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compactnets.errors import InputError
 from compactnets.models.registry import FAMILIES
 from compactnets.models.staged import STEMS, StagedNet
 
@@ -104,13 +106,15 @@ def test_entry_point_is_the_packages_own(name: str) -> None:
 
 
 @every_example
-def test_pretrained_weights_do_not_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pretrained_weights_need_a_tag_or_do_not_exist(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*arguments: object) -> None:
         raise AssertionError("the network was touched")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
-    with pytest.raises(RuntimeError, match=f"No pretrained weights exist for {name}"):
+    tagged = name in ("menet_108_8x1_g3", "muffnet_x0_5")
+    told = f"{name}.cifar10" if tagged else f"No pretrained weights exist for {name}"
+    with pytest.raises(ValueError if tagged else RuntimeError, match=told):
         timm.create_model(name, pretrained=True)
 
 
@@ -209,6 +213,62 @@ def test_other_channels(name: str, stem: str, channels: int) -> None:
     with torch.no_grad():
         assert network(images(channels=channels)).shape == (2, 6)
     assert network.get_submodule(network.default_cfg["first_conv"]).weight.shape[1] == channels
+
+
+@every_example
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_output_stride(name: str, output_stride: int) -> None:
+    """Every k-th pixel of the larger map is what the network computes without it; the weights are the same."""
+    plain, dilated = build(name), build(name, output_stride=output_stride)
+    dilated.load_state_dict(plain.state_dict())
+    assert [entry["reduction"] for entry in dilated.feature_info] == [
+        min(level, output_stride) for level in expected_levels("imagenet")
+    ]
+    step = 32 // output_stride
+    with torch.no_grad():
+        features = dilated.forward_features(images(size=64))
+        assert features.shape[-1] == 64 // output_stride
+        expected = plain.forward_features(images(size=64))
+    torch.testing.assert_close(features[..., ::step, ::step], expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
+    backbone = timm.create_model(name, features_only=True, output_stride=output_stride)
+    assert [each.shape[-1] for each in backbone(images(size=64))] == [
+        64 // each for each in backbone.feature_info.reduction()
+    ]
+
+
+def test_a_stride_that_no_map_has_is_refused() -> None:
+    with pytest.raises(InputError, match="one of 2, 4, 8, 16, 32.*found 12"):
+        timm.create_model("muffnet_x0_5", output_stride=12)
+    assert timm.create_model("muffnet_x0_5", stem="cifar", output_stride=2).feature_info[-1]["reduction"] == 2
+
+
+@pytest.mark.parametrize("name", ["menet_108_8x1_g3", "muffnet_x0_5", "resnet15_38m"])
+def test_drop_path(name: str) -> None:
+    """Rates rise to the last branch; nothing changes in evaluation, and branches are left out in training."""
+    plain, dropping = build(name), build(name, drop_path_rate=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    rates = [module.drop_prob for module in dropping.modules() if isinstance(module, DropPath)]
+    assert rates == sorted(rates)
+    assert rates[-1] == 0.5
+    x = images(batch=1)
+    with torch.no_grad():
+        assert torch.equal(dropping(x), plain(x))
+        ends = [module for module in dropping.modules() if isinstance(module, DropPath)]
+        zero = []
+        for end in ends:
+            end.register_forward_hook(lambda *given: zero.extend(not image.any() for image in given[2]))
+        dropping.train()
+        for _ in range(8):
+            dropping(images(batch=2)[:1].repeat(2, 1, 1, 1))
+    assert any(zero)
+    assert not all(zero)
+
+
+def test_drop_path_needs_branches() -> None:
+    with pytest.raises(InputError, match="needs residual branches"):
+        timm.create_model("muffnet_x0_5", sharing="average+geometric+average", drop_path_rate=0.1)
+    with pytest.raises(InputError, match="found 1.5"):
+        timm.create_model("menet_108_8x1_g3", drop_path_rate=1.5)
 
 
 # forward and backward

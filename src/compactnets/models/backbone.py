@@ -13,13 +13,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import Conv2dSame, freeze_batch_norm_2d, register_notrace_module
+from timm.layers import freeze_batch_norm_2d, register_notrace_module
 from timm.models import create_feature_extractor, is_model
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
 
 from compactnets.errors import InputError, did_you_mean
+from compactnets.models.dilation import SAMPLE, dilate
 from compactnets.models.form import carry_form, form_of
 from compactnets.models.peers import PEERS
 from compactnets.models.registry import FAMILIES, check_types, create_model
@@ -27,7 +26,6 @@ from compactnets.nn import ChannelShuffle
 
 register_notrace_module(ChannelShuffle)  # one step of a backbone's graph, which exports know how to write
 
-SAMPLE = 64  # pixels: side of the image used to check levels
 TIMM = "timm:"  # a prefix of timm's names, as in lists of networks; not needed here
 
 
@@ -118,7 +116,7 @@ class Levels(nn.Module):
         self.body = _extract(model, levels, name)
         self.names = [level.module for level in levels]
         if output_stride is not None and output_stride < max(level.reduction for level in levels):
-            dilate(self.body, levels, output_stride, name)
+            dilate(self.body, {level.module: level.reduction for level in levels}, output_stride, name)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.body(x)
@@ -169,117 +167,6 @@ def remove_strides(subnet: fx.GraphModule, channels: int, name: str) -> None:
     subnet.train(training)
     if found != (7, 7):
         raise InputError(f"{name}: the strides of its last stage cannot be removed (a map of 7 x 7 became {found})")
-
-
-class DilatedAveragePool(nn.Module):
-    """Average pooling at stride 1 over pixels ``dilation`` apart, which torch's own cannot do.
-
-    The weights are a constant, no part of the state: those of a classification checkpoint still fit.
-
-    Args:
-        pool: the pooling that it stands for.
-        channels: of its input.
-        pads: pixels to add left, right, above and below.
-    """
-
-    def __init__(self, pool: nn.AvgPool2d, channels: int, dilation: int, pads: tuple[int, int, int, int]) -> None:
-        super().__init__()
-        rows, columns = _pair(pool.kernel_size)
-        kernel = torch.full((channels, 1, rows, columns), 1 / (rows * columns))
-        self.register_buffer("kernel", kernel, persistent=False)
-        self.dilation, self.pads = dilation, pads
-        # without padding of its own, a window that reaches past the edge belongs to no pixel of the strided map
-        self.whole = pool.count_include_pad or _pair(pool.padding) == (0, 0)
-
-    kernel: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = self._sum(x)
-        return found if self.whole else found / self._sum(torch.ones_like(x))  # the mean of the pixels that exist
-
-    def _sum(self, x: Tensor) -> Tensor:
-        left, right, top, bottom = self.pads
-        padding = (top, left)
-        if self.pads != (left, left, top, top):
-            x, padding = F.pad(x, self.pads), (0, 0)
-        return F.conv2d(x, self.kernel, None, 1, padding, self.dilation, len(self.kernel))
-
-
-def dilate(body: fx.GraphModule, levels: Sequence[Level], output_stride: int, name: str) -> None:
-    """Keep the maps of a network at 1 / ``output_stride`` or larger, in place: a stride beyond it is removed, and what
-    follows looks at pixels as far apart as before (Chen et al. 2017, arXiv:1706.05587, section 3.1).
-
-    Every ``k``-th pixel of a map is what the network computes there without the change, except after a global pooling.
-
-    Args:
-        body: a graph from the image to a dictionary of maps.
-        levels: those maps.
-
-    Raises:
-        InputError: a network with strides that are in no convolution or pooling.
-    """
-    ShapeProp(body.eval()).propagate(torch.zeros(1, 3, SAMPLE, SAMPLE))
-    modules = dict(body.named_modules())
-    reached: dict[fx.Node, tuple[int, int]] = {}  # actual reduction, and the strides removed before
-    done: set[str] = set()
-    for node in body.graph.nodes:
-        inputs = [reached[each] for each in node.all_input_nodes]
-        reduction, rate = max(inputs, default=(1, 1))
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d):
-            stride = _pair(module.stride)[0]
-            removed = reduction * stride > output_stride
-            if (removed or rate > 1) and str(node.target) not in done:
-                done.add(str(node.target))
-                channels = int(node.all_input_nodes[0].meta["tensor_meta"].shape[1])
-                body.set_submodule(str(node.target), _dilated(module, rate, 1 if removed else stride, channels))
-            reduction, rate = (reduction, rate * stride) if removed else (reduction * stride, rate)
-        reached[node] = (reduction, rate)
-    with torch.no_grad():
-        try:
-            maps = body(torch.zeros(1, 3, SAMPLE, SAMPLE))
-        except RuntimeError:
-            maps = {}
-    for level in levels:
-        wanted = SAMPLE // min(level.reduction, output_stride)
-        found = tuple(maps[level.module].shape[-2:]) if maps else None
-        if found != (wanted, wanted):
-            raise InputError(
-                f"{name} cannot be dilated to an output stride of {output_stride}: {level} of an image of {SAMPLE} "
-                f"pixels became {found or 'nothing'}, expected {wanted} x {wanted}: use a larger output_stride"
-            )
-
-
-def _dilated(module: nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d, rate: int, stride: int, channels: int) -> nn.Module:
-    """Return a layer that looks at pixels ``rate`` times as far apart, at this stride."""
-    kernel, own = _pair(module.kernel_size), _pair(getattr(module, "dilation", 1))
-    if isinstance(module, nn.Conv2d):
-        module.stride, module.dilation = (stride, stride), (own[0] * rate, own[1] * rate)
-        if isinstance(module, Conv2dSame) or isinstance(module.padding, str):
-            return module  # pads by its stride and dilation
-    assert not isinstance(module.padding, str)
-    pads: list[int] = []
-    for size, step, before in reversed(list(zip(kernel, own, _pair(module.padding), strict=True))):
-        first = before * rate
-        # at stride 1 the size is kept, and the first pixel is what it was
-        pads += [first, rate * step * (size - 1) - first if stride == 1 else first]
-    even = pads[0] == pads[1] and pads[2] == pads[3]
-    if isinstance(module, nn.AvgPool2d):
-        if even and rate == 1:
-            module.stride, module.padding = stride, (pads[2], pads[0])
-            return module
-        return DilatedAveragePool(module, channels, rate, (pads[0], pads[1], pads[2], pads[3]))
-    if isinstance(module, nn.MaxPool2d):
-        module.stride, module.dilation = stride, (own[0] * rate, own[1] * rate)
-    module.padding = (pads[2], pads[0]) if even else (0, 0)
-    if even:
-        return module
-    outside = float("-inf") if isinstance(module, nn.MaxPool2d) else 0.0
-    return nn.Sequential(nn.ConstantPad2d((pads[0], pads[1], pads[2], pads[3]), outside), module)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def freeze_batchnorm(model: nn.Module) -> nn.Module:

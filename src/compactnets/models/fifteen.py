@@ -50,6 +50,11 @@ class Bottleneck(nn.Module):
         )
         self.act = nn.ReLU(inplace=True)
 
+    @property
+    def branch_end(self) -> ConvNormAct | None:
+        """The last layer of what is added to the input; ``None`` where it is added to a projection."""
+        return self.expand if isinstance(self.shortcut, nn.Identity) else None
+
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.expand(self.spatial(self.compress(x))) + self.shortcut(x))
 

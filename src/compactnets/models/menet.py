@@ -74,6 +74,11 @@ class MEModule(nn.Module):
         self.pool = nn.AvgPool2d(3, stride, padding=1) if downsample else None
         self.act = nn.ReLU(inplace=True)
 
+    @property
+    def branch_end(self) -> ConvNormAct | None:
+        """The last layer of what is added to the input; ``None`` where it is concatenated."""
+        return self.expand if self.pool is None else None
+
     def zero_init_last(self) -> None:
         """Let a module that adds its input begin as the identity; one that concatenates stays as it is."""
         if self.pool is None:

@@ -35,6 +35,11 @@ class ResidualBlock(nn.Module):
         self.block = NormalBlock(channels, channels, activation=False)
         self.act = nn.ReLU(inplace=True)
 
+    @property
+    def branch_end(self) -> nn.Module:
+        """The last layer of what is added to the input."""
+        return self.block.get_submodule("expand")
+
     def zero_init_last(self) -> None:
         """Let the block begin as the identity."""
         nn.init.zeros_(self.block.expand.norm.weight)  # type: ignore[union-attr, arg-type]

@@ -17,15 +17,16 @@ from typing import Any, TypedDict
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, create_feature_extractor, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
 from compactnets.errors import InputError
+from compactnets.models.dilation import dilate
 from compactnets.models.form import carry_form, form_of, is_form, with_form
 from compactnets.models.pretrained import Weights, find_weights, weights_of
-from compactnets.nn import ConvNormAct
+from compactnets.nn import ConvNormAct, add_drop_path
 
 STEMS = ("imagenet", "cifar")
 NUM_STAGES = 3  # of every registered family
@@ -69,12 +70,17 @@ class Options(TypedDict, total=False):
 
     ``num_classes``: outputs of the classifier, 0 for none (1000). ``in_chans``: channels of the image (3).
     ``drop_rate``: dropout before the classifier (0). ``global_pool``: ``"avg"``, or ``""`` to return the map.
+    ``drop_path_rate``: how often the last residual branch is left out in training, per image (0); earlier ones less
+    often (Huang et al. 2016, arXiv:1603.09382). ``output_stride``: the largest reduction of a map, 8
+    or 16; strides beyond it become dilations.
     """
 
     num_classes: int
     in_chans: int
     drop_rate: float
     global_pool: str
+    drop_path_rate: float
+    output_stride: int
 
 
 class StagedNet(nn.Module):
@@ -91,9 +97,12 @@ class StagedNet(nn.Module):
         num_classes: outputs of the classifier; 0 for none.
         drop_rate: dropout before the classifier.
         global_pool: ``"avg"``, or ``""`` to return the map itself (only without a classifier).
+        drop_path_rate: as in :class:`Options`.
+        output_stride: as in :class:`Options`; the network's own by default.
 
     Raises:
-        InputError: an unknown pooling, or a classifier without pooling.
+        InputError: an unknown pooling, a classifier without pooling, a ``drop_path_rate`` for a network without
+            residual branches, or an ``output_stride`` that is no reduction of the network.
     """
 
     def __init__(
@@ -109,6 +118,8 @@ class StagedNet(nn.Module):
         in_chans: int = 3,
         drop_rate: float = 0.0,
         global_pool: str = "avg",
+        drop_path_rate: float = 0.0,
+        output_stride: int | None = None,
     ) -> None:
         super().__init__()
         self.in_chans = in_chans
@@ -126,6 +137,10 @@ class StagedNet(nn.Module):
         ]
         self.reset_classifier(num_classes, global_pool)
         carry_form(self, form or {})
+        if output_stride is not None:
+            self._dilate(output_stride)
+        if drop_path_rate:
+            add_drop_path(self.stages, drop_path_rate)
 
     @property
     def form(self) -> dict[str, Any]:
@@ -163,6 +178,23 @@ class StagedNet(nn.Module):
         for part in (self.classifier, self.dropout, self.global_pool):
             part.train(self.training)
 
+    def _dilate(self, output_stride: int) -> None:
+        reductions = {entry["module"]: entry["reduction"] for entry in self.feature_info}
+        if output_stride not in reductions.values():
+            known = ", ".join(str(each) for each in sorted(set(reductions.values())))
+            raise InputError(
+                f"output_stride must be one of {known}, the reductions of this network, found {output_stride}"
+            )
+        training = self.training
+        body = create_feature_extractor(self.eval(), {module: module for module in reductions})
+        dilate(body, reductions, output_stride, type(self).__name__, self.in_chans)
+        for name, module in list(self.named_modules()):
+            if isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d) and _has(body, name):
+                self.set_submodule(name, body.get_submodule(name))
+        for entry in self.feature_info:
+            entry["reduction"] = min(entry["reduction"], output_stride)
+        self.train(training)
+
     def get_classifier(self) -> nn.Module:
         """Return the classifier (:class:`torch.nn.Linear`, or ``Identity`` without classes)."""
         return self.classifier
@@ -170,6 +202,10 @@ class StagedNet(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the stages' activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that timm's optimizers must not decay beside biases and normalisation: none."""
+        return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Name patterns of stem and blocks, for timm's layer-wise learning-rate decay."""
@@ -239,6 +275,14 @@ class StagedNet(nn.Module):
         return take
 
 
+def _has(body: nn.Module, name: str) -> bool:
+    try:
+        body.get_submodule(name)
+    except AttributeError:  # no map needs it
+        return False
+    return True
+
+
 def register_family(
     module_name: str,
     network: Callable[..., StagedNet],
@@ -280,6 +324,8 @@ def register_family(
     def entry_point(name: str, arguments: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             weights, given = _named_weights(name, kwargs.get("pretrained_cfg")), kwargs
+            if pretrained and weights is None:
+                _check_source(name, kwargs)
             if weights is not None:
                 kwargs = {**weights.form, **kwargs}
                 if _loads(weights, kwargs):
@@ -322,6 +368,15 @@ def _named_weights(name: str, cfg: Any) -> Weights | None:
     if cfg is not None and not isinstance(cfg, str):
         cfg = cfg.get("tag") if isinstance(cfg, Mapping) else cfg.tag
     return find_weights().get(f"{name}.{cfg}")
+
+
+def _check_source(name: str, kwargs: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` if weights are asked for without saying which, and only tagged ones exist."""
+    cfg, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    told = cfg if isinstance(cfg, Mapping) else vars(cfg) if cfg is not None and not isinstance(cfg, str) else {}
+    known = [weights.name for weights in weights_of(name)]
+    if known and not any(told.get(key) or overlay.get(key) for key in SOURCES):
+        raise InputError(f"{name} has no weights without a tag: say which, {' or '.join(known)}")
 
 
 def _loads(weights: Weights, kwargs: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from compactnets.deploy.formats.registry import least_side
 from compactnets.deploy.int8.layers import AveragingConv2d
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.errors import InputError
-from compactnets.models.backbone import DilatedAveragePool
+from compactnets.models.dilation import DilatedAveragePool
 from compactnets.nn import ChannelShuffle
 
 RELUS = (nn.ReLU, nn.ReLU6)
