@@ -91,6 +91,9 @@ class ClassificationRecipe(RunRecipe):
     hold_out: int = Field(
         0, ge=0, le=MOST, description="training images to evaluate on, of each class its share, in place of the split"
     )
+    freeze_epochs: int = Field(
+        0, ge=0, le=MOST, description="first epochs that train the classifier alone, on the trained weights of the rest"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="of the loss; balanced: as if classes had equally many images; or CLASS: NUMBER, else 1"
@@ -138,6 +141,12 @@ class ClassificationRecipe(RunRecipe):
         return self
 
     @model_validator(mode="after")
+    def _something_is_left_to_thaw(self) -> Self:
+        if self.freeze_epochs > self.epochs:
+            raise ValueError(f"freeze_epochs must be at most epochs = {self.epochs}, found {self.freeze_epochs}")
+        return self
+
+    @model_validator(mode="after")
     def _sizes_rise(self) -> Self:
         sizes = [phase.size for phase in self.progressive]
         if sizes != sorted(set(sizes)):
@@ -156,6 +165,10 @@ class ClassificationRecipe(RunRecipe):
             if progress < end:
                 return phase.size
         return full
+
+    @property
+    def frozen_epochs(self) -> int:
+        return self.freeze_epochs
 
     @property
     def dynamic(self) -> bool | None:

@@ -140,6 +140,7 @@ class ClassificationSetup(TrainingSetup):
         self.preprocess = self.prepared.preprocess
         self._set_momentum()
         self._check_sizes()
+        self._check_tuning()
         self.teacher = self._open_teacher(world)
         steps = len(train_source) // self.recipe.batch_size
         note_sampling(self.recipe, train_source)
@@ -157,6 +158,19 @@ class ClassificationSetup(TrainingSetup):
             raise InputError("batchnorm_momentum: the network has no batch normalisation to train: remove it")
         for norm in norms:
             norm.momentum = momentum
+
+    def _check_tuning(self) -> None:
+        """Check that a backbone that is frozen has trained weights, and that the network is one of ours or timm's."""
+        recipe = self.recipe
+        if recipe.freeze_epochs and self.init is None and not recipe.model_arguments.get("pretrained"):
+            raise InputError(
+                "freeze_epochs trains the classifier on the trained weights of the rest, and these are fresh: give "
+                "--init CHECKPOINT, or --set freeze_epochs=0"
+            )
+        if self.prepared.int8 is not None and (recipe.freeze_epochs or recipe.optimizer.layer_decay < 1):
+            raise InputError(
+                "--qat trains all layers alike: give it --set freeze_epochs=0 --set optimizer.layer_decay=1"
+            )
 
     def _check_sizes(self) -> None:
         """Check that the network takes the smaller images of ``progressive``, and that they are smaller."""

@@ -76,12 +76,19 @@ class Compiling:
         compile: function that compiles later steps; ``None`` if there is nothing to decide.
         progress: of the run.
         total: its steps.
+        first: the first step that is timed; those before it are of a frozen backbone.
     """
 
     def __init__(
-        self, compile: Callable[[], None] | None, progress: Progress, total: int, device: torch.device
+        self,
+        compile: Callable[[], None] | None,
+        progress: Progress,
+        total: int,
+        device: torch.device,
+        first: int = 0,
     ) -> None:
         self._compile, self._progress, self._total, self._device = compile, progress, total, device
+        self._first = first
         self._quickest = float("inf")  # seconds of a step
         if compile is not None and progress.compiled:
             compile()
@@ -92,7 +99,7 @@ class Compiling:
 
     def time(self, step: Callable[[], Result]) -> Result:
         """Take a step, and time it if needed."""
-        if self._decided:
+        if self._decided or self._progress.step < self._first:
             return step()
         self._wait()
         start = time.perf_counter()
@@ -103,7 +110,7 @@ class Compiling:
 
     def decide(self) -> None:
         """Decide, if it is time to; call it after each step."""
-        if self._decided or self._progress.step < EAGER_STEPS:
+        if self._decided or self._progress.step < self._first + EAGER_STEPS:
             return
         assert self._compile is not None
         left = self._total - self._progress.step

@@ -111,8 +111,8 @@ class _Run:
             self.loader.unreadable.update(self.progress.unreadable)
         self._note_kernels()
         compile = (task.compile or partial(self.learner.set_forward, True)) if undecided else None
-        total = self.recipe.epochs * self.loader.steps
-        self.compiling = Compiling(compile, self.progress, total, world.device)
+        total, frozen = (epochs * self.loader.steps for epochs in (self.recipe.epochs, self.recipe.frozen_epochs))
+        self.compiling = Compiling(compile, self.progress, total, world.device, frozen)
         self.watch = self._make_watch()
         self.interruption = Interruption()
         self.saved = self.clock = time.monotonic()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
+from compactnets.errors import InputError
 from compactnets.training.muon import Muon, is_kernel
 from compactnets.training.recipe import ADAPTIVE, Optimizer, RunRecipe, Schedule
 
@@ -46,11 +49,20 @@ def describe_lr(recipe: RunRecipe) -> str:
     )
 
 
-def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, settings: Optimizer, lr: float, later: Collection[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """Build the optimizer; without ``decay_norm_and_bias`` only matrices and kernels decay.
 
     Parameters in a module's attribute ``undecayed`` never decay, and their learning rate is multiplied by the factor
-    there (``lr_scale`` of a group, in timm's terms).
+    there (``lr_scale`` of a group, in timm's terms). With ``layer_decay``, every block of the network has its own
+    factor.
+
+    Args:
+        later: parameters that learn later than the others: they get groups of their own.
+
+    Raises:
+        InputError: a ``layer_decay`` for a network that does not name its blocks.
     """
     undecayed = _undecayed(model)
     apart = {id(p) for parameters in undecayed.values() for p in parameters}
@@ -65,6 +77,11 @@ def make_optimizer(model: nn.Module, settings: Optimizer, lr: float) -> torch.op
     eps: dict[str, Any] = {} if settings.eps is None else {"eps": settings.eps}
     if settings.name == "muon":
         groups[0] = _split_kernels(model, groups, settings.weight_decay)
+    if settings.layer_decay < 1:
+        groups = _split(groups, _layer_factors(model, settings.layer_decay), scale=True)
+    if later:  # torch's fused SGD fails where some of a group's parameters had no step yet
+        groups = _split(groups, dict.fromkeys(map(id, later), 1.0))
+    if settings.name == "muon":
         # not fused: a scaler of float16 must scale the gradients back before
         return Muon(groups, lr=lr, betas=settings.betas, momentum=settings.momentum, foreach=True, **eps)
     # fused or foreach: few kernels for all parameters; these networks have hundreds of small ones
@@ -94,6 +111,44 @@ def _split_kernels(model: nn.Module, groups: list[dict[str, Any]], decay: float)
     if kernels:
         groups.append({"params": kernels, "weight_decay": decay, "kernels": [convs[id(p)] for p in kernels]})
     return {**groups[0], "params": [p for p in groups[0]["params"] if id(p) not in convs]}
+
+
+def _layer_factors(model: nn.Module, decay: float) -> dict[int, float]:
+    """Return the learning rate's factor of each parameter, by its id.
+
+    The classifier has the factor 1, the last block ``decay``, the one before it ``decay`` squared, and so on, by the
+    blocks of timm's ``group_matcher``.
+    """
+    if not hasattr(model, "group_matcher"):
+        raise InputError(
+            f"optimizer.layer_decay needs a network that names its blocks (timm's group_matcher), which "
+            f"{type(model).__name__} does not: remove it"
+        )
+    matcher: Any = model.group_matcher
+    blocks = group_parameters(model, matcher(), reverse=True)
+    last = max(blocks.values())
+    return {id(p): decay ** (last - blocks[name]) for name, p in model.named_parameters()}
+
+
+def _split(groups: list[dict[str, Any]], values: Mapping[int, float], scale: bool = False) -> list[dict[str, Any]]:
+    """Cut each group into one for each value of its parameters (by their ids; zero if there is none).
+
+    Args:
+        scale: whether the value is a factor of the learning rate.
+    """
+    split = []
+    for group in groups:
+        found = [values.get(id(parameter), 0.0) for parameter in group["params"]]
+        for value in sorted(set(found)):
+            chosen = [index for index, each in enumerate(found) if each == value]
+            # "kernels" belongs to the parameters one by one
+            part = dict(group)
+            for key in {"params", "kernels"} & set(group):
+                part[key] = [group[key][index] for index in chosen]
+            if scale:
+                part["lr_scale"] = value * group.get("lr_scale", 1.0)
+            split.append(part)
+    return split
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

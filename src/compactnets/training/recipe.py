@@ -59,6 +59,9 @@ class Optimizer(Section):
     centered: bool = Field(False, description="rmsprop: divide by the variance instead of the mean square")
     weight_decay: float = Field(1e-4, ge=0, le=100)
     decay_norm_and_bias: bool = Field(True, description="also decay batch normalisation and biases")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate from each block to the one before it; 1: none"
+    )
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Optimizer:
@@ -210,6 +213,11 @@ class RunRecipe(Section):
         assert self.lr_batch_size is not None
         ratio = self.batch_size / self.lr_batch_size
         return self.lr * {"linear": ratio, "sqrt": ratio**0.5, "none": 1.0}[scaling]
+
+    @property
+    def frozen_epochs(self) -> int:
+        """The first epochs, in which only the network's classifier learns."""
+        return 0
 
     @property
     def dynamic(self) -> bool | None:

@@ -40,6 +40,8 @@ BEFORE: dict[str, Any] = {
     "hold_out": 0,
     "class_weights": "none",
     "sampling": "uniform",
+    "optimizer.layer_decay": 1.0,
+    "freeze_epochs": 0,
 }
 KEPT = 2  # the newest, and the previous one in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")

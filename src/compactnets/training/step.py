@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compactnets.data.order import mix_seed
+from compactnets.errors import InputError
 from compactnets.models.form import with_form
 from compactnets.training.compiling import Kernels
 from compactnets.training.cpu import optimize_for_cpu
@@ -53,7 +55,9 @@ class Learner:
         self.model = model
         self._odd = set(_not_finite(model))  # such as the -inf of a mask
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr)
+        self.backbone = _backbone(model) if recipe.frozen_epochs else []
+        self.optimizer = make_optimizer(model, recipe.optimizer, recipe.peak_lr, later=self.backbone)
+        self.frozen = False
         # float16 has few exponents: small gradients vanish unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.precision == "float16")
         self.kernels = kernels
@@ -63,18 +67,35 @@ class Learner:
     def set_forward(self, compile: bool | str) -> None:
         """Compile the steps from now on, ``True`` or with a mode of torch's, or not; several processes do so once.
 
-        With kernels of our own nothing is compiled.
+        With kernels of our own nothing is compiled, and nothing of a frozen backbone is.
         """
+        self._compiled = compile
         recipe, forward = self.recipe, self.model
-        if self.kernels == "own":
+        if self.frozen:
+            compile = False
+        elif self.kernels == "own":
             forward, compile = FusedNetwork(forward).train(), False
         elif self.world.device.type == "cpu" and recipe.channels_last:
             forward = optimize_for_cpu(forward, half=recipe.precision != "float32", compiled=bool(compile)).train()
         if self.world.size > 1:
+            self.forward = None
+            gc.collect()  # the hooks of an earlier one on the gradients go with it, not before
             forward = DistributedDataParallel(forward)
         # only the training step is compiled: evaluation would compile again, for another mode and batch
         mode = compile if isinstance(compile, str) else None
         self.forward = torch.compile(forward, mode=mode, dynamic=recipe.dynamic) if compile else forward
+
+    def freeze(self, frozen: bool) -> None:
+        """Train the classifier alone from now on, or again the whole network.
+
+        A frozen backbone computes as in an evaluation: its batch normalisation uses its running statistics, and keeps
+        them. The optimizer passes over its weights.
+        """
+        for parameter in self.backbone:
+            parameter.requires_grad_(not frozen)
+        self.frozen = frozen
+        self.model.train()
+        self.set_forward(self._compiled)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -89,6 +110,10 @@ class Learner:
     def step(self, batch: Any, step: int) -> dict[str, Tensor]:
         """Take step number ``step`` of the run, counted from zero; return every image's losses by name, detached."""
         recipe = self.recipe
+        if (frozen := step < recipe.frozen_epochs * self.steps) != self.frozen:
+            self.freeze(frozen)
+        if frozen:  # an evaluation before this step has set all layers to training
+            _fix_statistics(self.model)
         set_lr(self.optimizer, self.lr(step))
         torch.manual_seed(mix_seed(recipe.seed, step, self.world.rank))
         losses: dict[str, list[Tensor]] = {}
@@ -138,6 +163,29 @@ class Learner:
             self.ema.module.load_state_dict(with_form(state["ema"], self.ema.module))
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+
+
+def _backbone(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a network that learn and are not of its classifier.
+
+    Raises:
+        InputError: a network that does not say which layer is its classifier.
+    """
+    if not hasattr(model, "get_classifier"):
+        raise InputError(
+            f"freeze_epochs needs a network that names its classifier (timm's get_classifier), which "
+            f"{type(model).__name__} does not: remove it"
+        )
+    classifier: Any = model.get_classifier
+    own = {id(parameter) for parameter in classifier().parameters()}
+    return [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
+
+
+def _fix_statistics(model: nn.Module) -> None:
+    """Have batch normalisation use its running statistics, and keep them."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.eval()
 
 
 def _not_finite(model: nn.Module) -> list[str]:
