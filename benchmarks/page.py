@@ -17,6 +17,7 @@ from compactnets.complexity import profile
 from compactnets.latency.benchmark import parse_format
 from compactnets.latency.results import COLUMNS as LATENCY_COLUMNS
 from compactnets.latency.results import (
+    batch_sizes,
     cells,
     describe_operators,
     draw,
@@ -203,9 +204,10 @@ def _latency(name: str, record: dict[str, Any]) -> str:
     place = f"{environment['processor']} ({' '.join(environment['cpu_features'])})"
     counts = thread_counts(record)
     threads = f"{' and '.join(map(str, counts))} thread{'' if counts == [1] else 's'}"
+    batches = ", ".join(map(str, batch_sizes(record)))
     return (
         f"## Latency: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}; {threads}, "
-        f"batch {settings['batch_size']}, {settings['rounds']} turns of {settings['calls']} calls; commit "
+        f"batch {batches}, {settings['rounds']} turns of {settings['calls']} calls; commit "
         f"{record['commit']}, {record['date']}. The limit is the time that the network's multiply-adds take in a "
         f"{settings['matrix']} x {settings['matrix']} matrix product, at {record['limit_gflops']:.0f} GFLOP/s."
         f"{_core(record)}\n\n"

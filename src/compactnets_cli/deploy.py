@@ -214,7 +214,9 @@ def benchmark(
         ),
     ] = "eager,onnx",
     threads: Annotated[str, typer.Option(help="Threads of every runtime; 1,2 measures both, in turns.")] = "1",
-    batch_size: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
+    batch: Annotated[
+        str, typer.Option("--batch", "--batch-size", help="Images per call; 1,8,32 measures each, in turns.")
+    ] = "1",
     size: Annotated[
         str | None,
         typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Side of the images; default: each network's own."),
@@ -253,7 +255,7 @@ def benchmark(
     from compactnets.stopping import stoppable
     from compactnets.values import parse_counts
 
-    counts = parse_counts(threads, "--threads")
+    counts, batches = parse_counts(threads, "--threads"), parse_counts(batch, "--batch")
     before = read_results(compare) if compare else None
     take_all(partial(check_file, output) if output else None, partial(check_picture, plot, "--plot") if plot else None)
     with stoppable():
@@ -261,7 +263,7 @@ def benchmark(
             networks,
             [name.strip() for name in formats.split(",")],
             threads=counts,
-            batch_size=batch_size,
+            batch_size=batches,
             size=size,
             rounds=rounds,
             calls=calls,

@@ -138,8 +138,35 @@ def test_numbers_of_threads_take_turns(tmp_path: Path) -> None:
     one, two, *_ = measured["rows"]
     assert one["limit_milliseconds"] != two["limit_milliseconds"]  # each has limits of its own
     assert formats(measured)[:2] == ["eager, 1 thread", "eager, 2 threads"]
-    assert formats(measured | {"settings": {"threads": 1}}) == ["eager", "eager", "torch", "torch"]
+    assert formats(measured | {"settings": {"threads": 1, "batch_size": 1}}) == ["eager", "eager", "torch", "torch"]
     assert [change["ratio"] for change in moved(measured, measured)] == [1.0] * 4
+
+
+@pytest.mark.slow
+def test_batches_take_turns(tmp_path: Path) -> None:
+    """Each is a row of its own with its rate; a format that takes any batch is exported once."""
+    settings: dict[str, Any] = {"size": 64, "rounds": 2, "calls": 2, "artifacts": tmp_path}
+    measured = benchmark(["muffnet_x0_5"], ["eager", "torch", "executorch"], batch_size=[1, 4], **settings)
+    assert measured["settings"]["batch_size"] == [1, 4]
+    for each in measured["rows"]:
+        assert each["images_per_second"] == pytest.approx(1e3 * each["input"][0] / each["milliseconds"]["median"])
+    assert formats(measured)[:4] == ["eager, batch 1", "eager, batch 4", "torch, batch 1", "torch, batch 4"]
+    assert len(list(tmp_path.glob("*-torch-*"))) == 1
+    assert len(list(tmp_path.glob("*-executorch-*"))) == 2
+    assert [change["ratio"] for change in moved(measured, measured)] == [1.0] * len(measured["rows"])
+
+
+def test_several_batches_are_shown_with_their_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row("a", "onnx", batch + 1.0), "input": [batch, 3, 32, 32]} for batch in (1, 8)]
+    measured = results(
+        *({**each, "images_per_second": each["input"][0] / each["milliseconds"]["median"]} for each in rows)
+    )
+    measured["settings"]["batch_size"] = [1, 8]
+    show(measured)
+    printed = capsys.readouterr().out
+    assert "batch 1, 8" in printed
+    assert "images/s" in printed
+    assert "onnx, batch 8" in printed
 
 
 @pytest.mark.slow

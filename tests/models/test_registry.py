@@ -138,9 +138,13 @@ def test_unknown_name(name: str, message: str) -> None:
         (
             "menet_108_8x1_g3",
             "sharing",
-            r"takes no argument 'sharing', but depths, drop_path_rate, drop_rate, expansion, fusion, .*, stem_channels$",
+            r"takes no argument 'sharing', but depths, drop_path_rate, drop_rate, .*, stem_channels$",
         ),
-        ("shufflenet_g3_x0_5", "fusion", r"takes no argument 'fusion', but drop_path_rate, drop_rate, global_pool, groups, .*, width$"),
+        (
+            "shufflenet_g3_x0_5",
+            "fusion",
+            r"takes no argument 'fusion', but drop_path_rate, drop_rate, .*, width$",
+        ),
         ("vgg16", "width", r"vgg16 takes no argument 'width', but drop_rate, .*num_classes, stem$"),
         ("menet_228_12x1_g3", "pretrained", r"there are no weights 'menet_228_12x1_g3' .*: it has none"),
     ],

@@ -96,7 +96,7 @@ def benchmark(
     formats: Sequence[str],
     *,
     threads: int | Sequence[int] = 1,
-    batch_size: int = 1,
+    batch_size: int | Sequence[int] = 1,
     size: str | int | None = None,
     rounds: int = 20,
     calls: int = 8,
@@ -112,7 +112,7 @@ def benchmark(
         formats: names of formats, ``eager`` for plain PyTorch; ``onnx@float16`` for weights in
             float16, ``openvino@bf16`` for other arithmetic.
         threads: threads of every runtime; of several numbers, each is measured, all in turns.
-        batch_size: images per call.
+        batch_size: images per call; of several numbers, each is measured, all in turns.
         size: side of the images, or ``HEIGHTxWIDTH``; default: each network's own.
         rounds: number of turns of every entry.
         calls: timed calls per turn, after two warm-up calls.
@@ -120,11 +120,11 @@ def benchmark(
         artifacts: folder that keeps the artifacts; existing ones that fit are reused. Default: a temporary folder.
 
     Returns:
-        environment, settings and one row per entry and number of threads: milliseconds (median, p10, p90, n), the limit
-        and its multiple, multiply-adds, parameters, bytes, peak memory. ``limit_gflops`` is the rate of a matrix
-        product, and ``core_gflops`` that of a loop of multiply-adds in registers (``None`` without a C compiler), of
-        which a row has its ``share_of_core``. Both are measured for each number of threads, and rows refer to their
-        own; those of the results are for the first number.
+        environment, settings and one row per entry, batch and number of threads: milliseconds (median, p10, p90, n),
+        the limit and its multiple, ``images_per_second`` and the same per thread, multiply-adds, parameters, bytes,
+        peak memory. ``limit_gflops`` is the rate of a matrix product, and ``core_gflops`` that of a loop of
+        multiply-adds in registers (``None`` without a C compiler), of which a row has its ``share_of_core``. Both are
+        measured for each number of threads, and rows refer to their own; those of the results are for the first number.
 
     Raises:
         InputError: an unknown network or format, a missing extra, or nothing that could be measured.
@@ -143,7 +143,7 @@ def benchmark(
                 artifacts=scratch,
             )
     artifacts = as_path(artifacts)
-    counts = list(dict.fromkeys([threads] if isinstance(threads, int) else threads))
+    counts, batches = _each_once(threads), _each_once(batch_size)
     wanted = list(dict.fromkeys(parse_format(name) for name in formats))
     for variant in wanted:
         if variant.format != EAGER:
@@ -158,8 +158,8 @@ def benchmark(
                 say(f"preparing {network} for {variant.label}")
                 try:
                     with one_line(f"{network} cannot be measured in {variant.label}"):
-                        entry = _prepare(network, subject, variant, batch_size, artifacts)
-                    entries += [replace(entry, threads=count) for count in counts]
+                        prepared = _prepare(network, subject, variant, batches, artifacts)
+                    entries += [replace(entry, threads=count) for entry in prepared for count in counts]
                 except (InputError, LimitError) as error:
                     failed.append({"network": network, "format": variant.label, "reason": str(error)})
                     say(f"skipped: {error}")
@@ -222,7 +222,7 @@ def measure(entries: Sequence[Entry], *, rounds: int, calls: int, operators: boo
         "environment": {**describe_environment(torch.device("cpu")), "cpu_features": cpu_features()},
         "settings": {
             "threads": list(counts),
-            "batch_size": entries[0].shape[0],
+            "batch_size": list(dict.fromkeys(entry.shape[0] for entry in entries)),
             "rounds": turns.done,
             "calls": calls,
             "matrix": worker.MATRIX,
@@ -384,12 +384,32 @@ def _open(network: str, size: str | int | None) -> Subject:
     return subject
 
 
-def _prepare(network: str, subject: Subject, variant: Variant, batch_size: int, artifacts: Path) -> Entry:
+def _each_once(given: int | Sequence[int]) -> list[int]:
+    return list(dict.fromkeys([given] if isinstance(given, int) else given))
+
+
+def _prepare(network: str, subject: Subject, variant: Variant, batches: Sequence[int], artifacts: Path) -> list[Entry]:
+    """Return an entry for every batch; one artifact serves them all if its format takes any batch."""
+    found: list[Entry] = []
+    any_batch = False
+    for batch_size in batches:
+        if any_batch:
+            found.append(replace(found[0], shape=(batch_size, *subject.shape)))
+        else:
+            entry, any_batch = _prepare_batch(network, subject, variant, batch_size, artifacts)
+            found.append(entry)
+    return found
+
+
+def _prepare_batch(
+    network: str, subject: Subject, variant: Variant, batch_size: int, artifacts: Path
+) -> tuple[Entry, bool]:
+    """Return the entry of a batch, and whether its artifact takes any other."""
     quality = {subject.quality: subject.record.training.get(subject.quality)}
     shape = (batch_size, *subject.shape)
     if variant.format == EAGER:
         macs, params = count(subject.ready().model, subject.shape)
-        return Entry(network, variant, None, shape, macs, params, None, None, quality)
+        return Entry(network, variant, None, shape, macs, params, None, None, quality), True
     name = re.sub(r"[^\w.-]+", "-", network).strip("-")  # the whole path, because every run has a best.safetensors
     lanes = f"-lanes{variant.lanes}" if variant.lanes else ""
     stored = "" if variant.stored == FLOAT32 else f"-{variant.stored}"
@@ -403,7 +423,7 @@ def _prepare(network: str, subject: Subject, variant: Variant, batch_size: int, 
     checks = artifact.verification.checks
     if not checks:
         raise InputError(f"{variant.format} does not run on this machine: it cannot be measured")
-    return Entry(
+    entry = Entry(
         network,
         variant,
         folder / find_format(variant.format).file,
@@ -414,6 +434,7 @@ def _prepare(network: str, subject: Subject, variant: Variant, batch_size: int, 
         max(check.relative_difference for check in checks),
         quality,
     )
+    return entry, artifact.input[0] is None
 
 
 def _read_if_fits(folder: Path, subject: Subject, variant: Variant, batch_size: int) -> ImageArtifact | None:
@@ -439,6 +460,7 @@ def _row(one: _Running, limits: _Limits) -> dict[str, Any]:
     entry, core_gflops = one.entry, limits.core_gflops
     milliseconds = {key: value * (1 if key == "n" else 1e3) for key, value in spread(one.times).items()}
     limit = 2 * entry.macs * entry.shape[0] / limits.gflops / 1e6
+    rate = 1e3 * entry.shape[0] / milliseconds["median"]
     of_core = core_gflops and 2 * entry.macs * entry.shape[0] / core_gflops / 1e6 / milliseconds["median"]
     return {
         "network": entry.network,
@@ -449,6 +471,8 @@ def _row(one: _Running, limits: _Limits) -> dict[str, Any]:
         "limit_milliseconds": limit,
         "times_limit": milliseconds["median"] / limit,
         "share_of_core": of_core,
+        "images_per_second": rate,
+        "images_per_second_per_thread": rate / entry.threads,
         "macs": entry.macs,
         "params": entry.params,
         "bytes": entry.bytes,

@@ -24,11 +24,11 @@ def show(results: Results) -> None:
     """Print environment and table, and changes if compared with earlier results."""
     environment, settings = results["environment"], results["settings"]
     versions = environment["versions"]
-    threads = ", ".join(map(str, thread_counts(results)))
+    threads, batches = (", ".join(map(str, counts)) for counts in (thread_counts(results), batch_sizes(results)))
     lines = [
         f"{environment['processor']}; {environment['system']}; torch {versions['torch']}",
         f"features: {' '.join(environment['cpu_features'])}",
-        f"threads {threads}, batch {settings['batch_size']}, {settings['rounds']} turns of "
+        f"threads {threads}, batch {batches}, {settings['rounds']} turns of "
         f"{settings['calls']} calls; limit: a {settings['matrix']} x {settings['matrix']} matrix product at "
         f"{results['limit_gflops']:.0f} GFLOP/s",
     ]
@@ -37,9 +37,11 @@ def show(results: Results) -> None:
     for line in lines:
         stdout.print(line)
     table = Table("network", "format")
-    table.add_figures(*COLUMNS)
+    throughput = batch_sizes(results) != [1]
+    table.add_figures(*(["images/s"] if throughput else []), *COLUMNS)
     for row, form in zip(results["rows"], formats(results), strict=True):
-        table.add_row(row["network"], form, *cells(row))
+        rate = [f"{row['images_per_second']:.0f}"] if throughput else []
+        table.add_row(row["network"], form, *rate, *cells(row))
     stdout.print(table)
     for row, form in zip(results["rows"], formats(results), strict=True):
         if row.get("operators"):
@@ -58,16 +60,24 @@ def thread_counts(results: Results) -> list[int]:
     return [found] if isinstance(found, int) else list(found)
 
 
+def batch_sizes(results: Results) -> list[int]:
+    """Return the batches that were measured; results of before this was a choice have one."""
+    found = results["settings"]["batch_size"]
+    return [found] if isinstance(found, int) else list(found)
+
+
 def row_threads(row: Mapping[str, Any], results: Results) -> int:
     """Return a row's number of threads."""
     return int(row.get("threads", thread_counts(results)[0]))
 
 
 def formats(results: Results) -> list[str]:
-    """Return each row's format as tables name it: with its number of threads where the results have several."""
-    several = len(thread_counts(results)) > 1
+    """Return each row's format as tables name it: with its batch and threads where the results have several."""
+    batches, threads = len(batch_sizes(results)) > 1, len(thread_counts(results)) > 1
     return [
-        f"{row['format']}, {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if several else row["format"]
+        row["format"]
+        + (f", batch {row['input'][0]}" if batches else "")
+        + (f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if threads else "")
         for row in results["rows"]
     ]
 
