@@ -347,8 +347,8 @@ def _int8(records: Sequence[dict[str, Any]]) -> list[str]:
     timed = [record["latency"] for record in records]
     environments = {
         f"{each['environment']['processor']} ({' '.join(each['environment']['cpu_features'])}), commit "
-        f"{each['commit']}, {each['date']}"
-        for each in timed
+        f"{each['commit']}, {each['date']}" + (f" ({record['note']})" if record.get("note") else "")
+        for record, each in zip(records, timed, strict=True)
     }
     commands = "\n".join(" ".join(record["command"]) for record in records)
     return [
@@ -363,7 +363,7 @@ def _int8_cells(record: dict[str, Any]) -> list[str]:
     times = [row["milliseconds"] for row in record["latency"]["rows"]]
     shares = [100 * compared[key] / compared["images"] for key in ("float_correct", "int8_correct")]
     return [
-        record["network"],
+        record["command"][2].rpartition("/")[2].removesuffix(".safetensors").replace("last", record["network"]),
         _how(record),
         record["format"],
         str(compared["images"]),

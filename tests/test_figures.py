@@ -246,6 +246,9 @@ def deploy() -> list[str]:
     forms = ("c", "onnx", "openvino", "executorch")
     errors = [int8(f"menet_108_8x1_g3-{each}")["logits_error"] for each in forms]
     assert all(int8(f"menet_108_8x1_g3-{each}")["drop_points"] <= 0 for each in forms)
+    shipped = {form: load_results("int8")[f"muffnet_x0_5.cifar10-{form}"] for form in forms}
+    assert all(abs(record["evaluation"]["drop_points"]) < 0.2 for record in shipped.values())
+    shipped_times = {form: milliseconds(record["latency"]["rows"][1]) for form, record in shipped.items()}
     after, trained = int8("muffnet_x0_5-onnx"), int8("muffnet_x0_5-onnx-qat")
     percent = [100 * each / after["images"] for each in (after["float_correct"], after["int8_correct"])]
     place = {
@@ -309,6 +312,7 @@ def deploy() -> list[str]:
         f"{core_rows[160]['ram_bytes'] / 1e6:.2f} MB of RAM",
         f"lose {plain['drop_points']:.1f} points of top-1, with an error of the logits of {plain['logits_error']:.2f}",
         f"{plain['images']} photographs could show, with {span(errors, 2)}",
+        f"takes {shipped_times.pop('c'):.2f} ms in `c`, {span([*shipped_times.values()], 2)} ms in the other runtimes",
         f"has {percent[0]:.2f} % in float, {percent[1]:.2f} % quantised after training, and "
         f"{100 * trained['int8_correct'] / trained['images']:.2f} % trained for int8",
         f"bfloat16 in OpenVINO takes {span(half, 2)} of its float32 time",
