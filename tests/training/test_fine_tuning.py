@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from compactnets import InputError, create_model
+from compactnets.classification.evaluation import Evaluation
 from compactnets.classification.setup import ClassificationObjective, ClassificationSetup
 from compactnets.classification.task import TASK
 from compactnets.data import ImageSource
@@ -24,7 +27,7 @@ from compactnets.training.recipe import Optimizer
 from compactnets.training.state import Progress
 from compactnets.training.step import Learner
 
-from .helpers import TINY, digits_part, make_tiny_recipe, stop_after, weights
+from .helpers import TINY, digits_part, make_tiny_recipe, metrics, stop_after, weights
 from .processes import TOLERANCE, distance, run_processes
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adadelta", "muon")
@@ -205,3 +208,71 @@ def test_two_processes_freeze_and_thaw_alike(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(ClassificationSetup, "_check_tuning", lambda self: None)  # fresh weights do here
     TASK.train(make_tiny_recipe(**settings), *digits_part(100, 41), tmp_path / "one")
     assert distance(run_processes(tmp_path, 2, before=allow, **settings), tmp_path / "one") < TOLERANCE
+
+
+PATIENT: dict[str, Any] = {"epochs": 6, "patience": 2, "seed": 1}
+
+
+def by_script(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Have the evaluation after each epoch give the next of the values."""
+
+    def evaluate(self: ClassificationSetup, model: nn.Module, loader: Any, world: World, title: str, stop: Any) -> Any:
+        epoch = int(title.split()[1].split("/")[0])
+        return Evaluation(1000, round(10 * values[epoch - 1]), 1000, 0.5, 1.0)
+
+    monkeypatch.setattr(ClassificationSetup, "evaluate", evaluate)
+
+
+def test_a_run_stops_early_and_keeps_the_best(
+    sources: tuple[ImageSource, ImageSource],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_script(monkeypatch, 30, 40, 40, 35, 90, 10)
+    recipe, run = make_tiny_recipe(**PATIENT), tmp_path / "run"
+    result = TASK.train(recipe, *sources, run)
+    assert (result.epochs, result.best, result.stopped_early) == (4, 40.0, True)
+    assert result.to_dict()["stopped_early"] is True
+    told = (
+        "stopped early after epoch 4 of 6, because 2 evaluations (patience) brought nothing better than top-1 40.00 % "
+        "of epoch 2, which best.safetensors holds"
+    )
+    assert capsys.readouterr().err.count(told) == 1
+    assert len(metrics(run)) == 4
+    best = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    assert best["training"]["epoch"] == 2
+    files = {path: path.read_bytes() for path in run.rglob("*.safetensors")}
+    again = TASK.train(recipe, *sources, run)  # the same command says what the run was, and trains nothing
+    assert again.to_dict() == result.to_dict()
+    said = capsys.readouterr().err
+    assert "holds this run, which ended by itself" in said
+    assert told in said
+    assert {path: path.read_bytes() for path in run.rglob("*.safetensors")} == files
+    # with more patience it trains on as if it had always had it
+    patient = make_tiny_recipe(**{**PATIENT, "patience": 3})
+    shutil.copytree(run, tmp_path / "on")
+    assert TASK.train(patient, *sources, tmp_path / "on").best == 90.0
+    TASK.train(patient, *sources, tmp_path / "straight")
+    assert weights(tmp_path / "on") == weights(tmp_path / "straight")
+
+
+def test_the_count_survives_a_stop(
+    sources: tuple[ImageSource, ImageSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_script(monkeypatch, 30, 20, 10, 90)
+    recipe = make_tiny_recipe(**{**PATIENT, "epochs": 4})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2 * 2)  # the first step of the third epoch; two steps an epoch
+        with pytest.raises(Interrupted):
+            TASK.train(recipe, *sources, tmp_path / "run")
+    result = TASK.train(recipe, *sources, tmp_path / "run")
+    assert (result.epochs, result.best, result.stopped_early) == (3, 30.0, True)
+
+
+def test_frozen_epochs_do_not_count(
+    init: Path, sources: tuple[ImageSource, ImageSource], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_script(monkeypatch, 30, 20, 20, 20, 40)
+    recipe = make_tiny_recipe(**{**PATIENT, "epochs": 5, "freeze_epochs": 3})
+    assert TASK.train(recipe, *sources, tmp_path / "run", init=init).epochs == 5

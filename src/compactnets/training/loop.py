@@ -41,6 +41,7 @@ class TrainResult:
         final: the last evaluation, as JSON types.
         best: the best score, in percent.
         seconds: spent on it, over all starts.
+        stopped_early: whether it ended by the recipe's ``patience``, before its last epoch.
         is_main: whether this process is the one that reports it.
     """
 
@@ -49,6 +50,7 @@ class TrainResult:
     final: dict[str, Any]
     best: float
     seconds: float
+    stopped_early: bool = False
     is_main: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class TrainResult:
             "output": str(self.output),
             "checkpoint": str(self.output / "best.safetensors"),
             "epochs": self.epochs,
+            "stopped_early": self.stopped_early,
             "final": self.final,
             "best_percent": self.best,
             "seconds": self.seconds,
@@ -151,7 +154,8 @@ class _Run:
         self._announce()
         try:
             with self.interruption, lost_workers(), without_cuda_warnings(self.world.device):
-                for epoch in range(progress.epoch, recipe.epochs):
+                while not self._is_over():
+                    epoch = progress.epoch
                     self._train_epoch(epoch)
                     self._end_epoch(epoch)
         except BaseException:
@@ -166,8 +170,24 @@ class _Run:
                 f"{'their' if count > 1 else 'its'} place, {times:,} time{'s' if times > 1 else ''} in all"
             )
         assert progress.final is not None  # the last epoch has an evaluation
+        early = progress.epoch < recipe.epochs
+        if early:
+            say(self._stopped())
         return TrainResult(
-            self.output, recipe.epochs, progress.final, progress.best, progress.seconds, self.world.is_main
+            self.output, progress.epoch, progress.final, progress.best, progress.seconds, early, self.world.is_main
+        )
+
+    def _is_over(self) -> bool:
+        """Whether all epochs are done, or the score has not risen for as long as the recipe waits."""
+        patience = self.recipe.patience
+        return self.progress.epoch >= self.recipe.epochs or (patience is not None and self.progress.stale >= patience)
+
+    def _stopped(self) -> str:
+        progress, recipe = self.progress, self.recipe
+        return (
+            f"{self.output}: stopped early after epoch {progress.epoch} of {recipe.epochs}, because {progress.stale} "
+            f"evaluations (patience) brought nothing better than {progress.best_title} {progress.best:.2f} % of epoch "
+            f"{progress.best_epoch}, which best.safetensors holds; raise patience to train on"
         )
 
     def _close(self) -> None:
@@ -180,7 +200,12 @@ class _Run:
         progress, total = self.progress, self.recipe.epochs * self.loader.steps
         say(describe_lr(self.recipe))
         if progress.epoch == self.recipe.epochs:
-            say(f"{self.output} holds this run, finished")
+            say(
+                f"{self.output} holds this run, finished; for more, raise epochs (the learning rate then follows the "
+                f"longer schedule), or give a run with another --output --init {self.output / 'best.safetensors'}"
+            )
+        elif self._is_over():
+            say(f"{self.output} holds this run, which ended by itself")
         elif progress.step:
             lr = self.learner.lr(progress.step)
             say(f"{self.output}: resuming after step {progress.step} of {total}, learning rate {lr:.3g}")
@@ -221,9 +246,9 @@ class _Run:
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate, and write the epoch's results."""
         progress, recipe, loader = self.progress, self.recipe, self.loader
-        last = epoch + 1 == recipe.epochs
+        final = epoch + 1 == recipe.epochs
         self._check_weights()
-        result = self._evaluate(epoch) if last or (epoch + 1) % recipe.eval_epochs == 0 else None
+        result = self._evaluate(epoch) if final or (epoch + 1) % recipe.eval_epochs == 0 else None
         self._lap(training=False)
         metrics = {
             "epoch": epoch + 1,
@@ -238,6 +263,10 @@ class _Run:
             metrics |= result.metrics()
             report += f", {result.summary()}"
             better = result.value > progress.best
+            if better:
+                progress.best_epoch, progress.stale = epoch + 1, 0
+            elif epoch >= recipe.frozen_epochs:
+                progress.stale += 1
             progress.best, progress.best_title = max(progress.best, result.value), result.title
             progress.final = result.to_dict()
         progress.history.append(metrics)
@@ -248,7 +277,7 @@ class _Run:
             if result is not None:
                 for name in ("last", "best") if better else ("last",):
                     self.task.save(self.output, name, self.learner.evaluated.state_dict(), metrics)
-        if last or self.world.largest(int(time.monotonic() - self.saved > SAVE_INTERVAL)):
+        if self._is_over() or self.world.largest(int(time.monotonic() - self.saved > SAVE_INTERVAL)):
             self._save()
         say(f"{report}, {metrics['images_per_second']:.0f} images/s")
 

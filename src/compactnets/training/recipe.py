@@ -159,6 +159,9 @@ class RunRecipe(Section):
     eval_epochs: int = Field(
         1, gt=0, le=MOST, description="epochs between two evaluations; the last epoch always has one"
     )
+    patience: int | None = Field(
+        None, gt=0, le=MOST, description="evaluations without a better score after which the run stops early"
+    )
     print_frequency: int | None = Field(
         None, gt=0, le=MOST, description="steps between two lines of a log; else 15 seconds"
     )

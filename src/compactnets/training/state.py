@@ -23,7 +23,7 @@ WITHOUT_CONTENT = 3  # the previous format: identifies images only by their labe
 CONTENT = ("content of the training images", "content of the validation images")
 TRAINING, VALIDATION = ("training data", CONTENT[0]), ("validation data", CONTENT[1])
 INIT = "--init"
-LENGTH = ("epochs", "min_steps", "eval_epochs")  # the length of a run, which may be extended
+LENGTH = ("epochs", "min_steps", "eval_epochs", "patience")  # the length of a run, which may be extended
 # settings missing in runs of earlier versions, with their behaviour
 BEFORE: dict[str, Any] = {
     "min_steps": None,
@@ -42,6 +42,7 @@ BEFORE: dict[str, Any] = {
     "sampling": "uniform",
     "optimizer.layer_decay": 1.0,
     "freeze_epochs": 0,
+    "patience": None,
 }
 KEPT = 2  # the newest, and the previous one in case the newest is damaged
 NAME = re.compile(r"step-(\d+)\.pt")
@@ -61,6 +62,8 @@ class Progress:
     unreadable: list[int] = field(default_factory=list)  # the unreadable images, each once
     best: float = -1.0  # the best score so far
     best_title: str = ""  # its name
+    best_epoch: int = 0  # the epoch that it was reached in, from 1
+    stale: int = 0  # evaluations since then, but for those of a frozen backbone
     compiled: bool | None = None  # whether the step is compiled, once decided (compiling.py)
     kernels: str = "torch"  # that computed the last step: own or torch
     final: dict[str, Any] | None = None  # the last evaluation
