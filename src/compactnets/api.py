@@ -189,7 +189,7 @@ def evaluate(
     Args:
         network: a checkpoint, an exported network, or the name of weights.
         data: as for :func:`train`.
-        split: its name. For undivided images with boxes, it may be the share used for training: ``"0.8"``.
+        split: its name. For undivided images with labels or boxes, it may be the share trained on: ``"0.8"``.
         workers: worker processes that load images.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
         download: download public data that is missing.

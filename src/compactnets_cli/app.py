@@ -144,7 +144,9 @@ def train(
     split: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="For undivided images: the share to train on, such as 0.8.", rich_help_panel=BOXES
+            min=0,
+            max=1,
+            help="For undivided images with labels or boxes: the share to train on, such as 0.8.",
         ),
     ] = None,
 ) -> None:
@@ -184,8 +186,8 @@ def evaluate(
     split: Annotated[
         str,
         typer.Option(
-            help="Split of the data: val or train; for boxes and masks any split; for boxes also the share trained on: "
-            "0.8."
+            help="Split of the data: val or train; for boxes and masks any split; for undivided labels and boxes the "
+            "share trained on: 0.8."
         ),
     ] = "val",
     workers: Annotated[int, typer.Option(min=0, help="Worker processes that load images.")] = 0,

@@ -25,8 +25,8 @@ def check(
     split: Annotated[
         str,
         typer.Option(
-            help="Split to check: train, val or both. Images with boxes: any split, both for all, or, if they are "
-            "undivided, the share to train on, such as 0.8."
+            help="Split to check: train, val or both, or, if the images are undivided, the share to train on, such as "
+            "0.8. Images with boxes: any split, both for all, or a share."
         ),
     ] = "both",
     workers: Annotated[

@@ -85,9 +85,13 @@ def test_figures_of_each_class() -> None:
     assert (written["top1_percent"], written["loss"]) == (50, 1.25)
 
 
-def test_a_class_that_nobody_showed_or_found_has_no_row() -> None:
+def test_a_class_without_images_has_no_recall() -> None:
     result = judgement(EVALUATION, GUESSES, [*NAMES, "eel"])
-    assert [row.class_name for row in result.classes] == NAMES
+    eel = result.classes[-1]
+    assert (eel.class_name, eel.images, eel.recall, eel.precision, eel.f1) == ("eel", 0, None, None, None)
+    assert result.mean_recall == judgement(EVALUATION, GUESSES, NAMES).mean_recall
+    many = [*NAMES, *(f"unseen {index}" for index in range(20))]
+    assert [row.class_name for row in judgement(EVALUATION, GUESSES, many).classes] == NAMES
 
 
 def test_calibration_error_is_that_of_torchmetrics() -> None:

@@ -28,6 +28,18 @@ def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> 
     return buffer.getvalue()
 
 
+def write_classes(root: Path, **counts: int) -> Path:
+    """Write so many images of 8 x 8 pixels of each class, every second one in a folder of its own."""
+    seed = 0
+    for name, count in counts.items():
+        for number in range(count):
+            path = root / name / ("inner" if number % 2 else ".") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise(8, 8, seed=seed).save(path)
+            seed += 1
+    return root
+
+
 def write_shard(
     path: Path,
     labels: Sequence[int | None],

@@ -10,20 +10,9 @@ import pytest
 
 from compactnets import InputError
 from compactnets.data import open_source
-from compactnets.data.dividing import divide, divide_folder, group_copies
+from compactnets.data.dividing import divide, divide_folder, group_copies, open_parts, share_of
 
-from .helpers import noise
-
-
-def write_classes(root: Path, **counts: int) -> Path:
-    seed = 0
-    for name, count in counts.items():
-        for number in range(count):
-            path = root / name / ("inner" if number % 2 else ".") / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            noise(8, 8, seed=seed).save(path)
-            seed += 1
-    return root
+from .helpers import write_classes
 
 
 def contents(root: Path) -> dict[str, list[bytes]]:
@@ -43,6 +32,62 @@ def test_each_class_is_divided_and_nothing_is_lost(tmp_path: Path) -> None:
     found = contents(tmp_path / "out")
     before = sorted(path.read_bytes() for path in root.rglob("*.png"))
     assert sorted(found["train"] + found["val"]) == before
+
+
+def test_a_run_sees_the_parts_that_would_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_classes(tmp_path / "photos", ant=10, bee=20, wasp=5)
+    shutil.copy(root / "bee" / "3.png" if (root / "bee" / "3.png").exists() else root / "bee" / "inner" / "3.png", root)
+    shutil.move(root / "3.png", root / "bee" / "copy.png")
+    train, val = open_parts(str(root), 0.8)
+    divide_folder(str(root), tmp_path / "out")
+    read = {part.split: sorted(part.encoded(index) or b"" for index in range(len(part))) for part in (train, val)}
+    assert read == contents(tmp_path / "out")
+    assert train.class_names == val.class_names == ("ant", "bee", "wasp")
+    for part in (train, val):
+        assert all(part.name(index).startswith(part.class_names[part.labels[index]]) for index in range(len(part)))
+    assert capsys.readouterr().err == (
+        f"split: {root}: {len(train)} images to train on, {len(val)} to evaluate on (0.8 of a class); 1 exact copies "
+        "stay with the first\n"
+    )
+    # renamed files in another place, the same images
+    other = tmp_path / "elsewhere"
+    for number, path in enumerate(sorted(root.rglob("*.png"), reverse=True)):
+        target = other / path.relative_to(root).parts[0] / f"{number:03}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    again = open_parts(str(other), 0.8)[1]
+    assert sorted(again.encoded(index) or b"" for index in range(len(again))) == read["val"]
+
+
+def test_a_class_of_one_image_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_classes(tmp_path / "photos", ant=1, bee=6)
+    train, val = open_parts(str(root), 0.5)
+    assert [*train.labels].count(0) == 1
+    assert val.labels.tolist() == [1, 1, 1]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1] == f"note: {root}: no image to evaluate on for ant: expected two different ones of a class"
+
+
+def test_what_is_not_divided(tmp_path: Path) -> None:
+    single = write_classes(tmp_path / "single", ant=1, bee=1)
+    with pytest.raises(InputError, match="no class has two different images"):
+        open_parts(str(single), 0.8)
+    mixed = write_classes(tmp_path / "mixed", ant=2, bee=2)
+    shutil.rmtree(mixed / "bee")
+    shutil.copytree(mixed / "ant", mixed / "bee")  # its images are all the other class's
+    with pytest.raises(InputError, match=r"(train|mixed).*no image of (ant|bee)|at least two"):
+        divide_folder(str(mixed), tmp_path / "out")
+    divided = write_classes(tmp_path / "divided" / "train", ant=2)
+    write_classes(tmp_path / "divided" / "val", ant=2)
+    with pytest.raises(InputError, match=r"already split into train and val: remove --split 0\.8"):
+        open_parts(str(divided.parent), 0.8)
+    with pytest.raises(InputError, match=r"divides class folders.*, and digits is of digits"):
+        open_parts("digits", 0.8)
+    assert (share_of("val"), share_of("0.25")) == (None, 0.25)
+    for wrong in ("0", "1.0", "-0.5", "nan", "7"):
+        with pytest.raises(InputError, match="a share between 0 and 1"):
+            share_of(wrong)
 
 
 def test_the_same_files_are_divided_alike(tmp_path: Path) -> None:

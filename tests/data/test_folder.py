@@ -71,12 +71,14 @@ def test_hidden_entries_are_passed_over(image_tree: Tree) -> None:
         (["a.png", "b.png"], "val", r"not a source of images: expected .*; found a\.png, b\.png"),
         (["train/a/0.png", "train/b/"], "train", r"no image in the class folder b .* holds nothing"),
         (["train/a/0.png", "train/b/x.heic", "train/c/"], "train", r"class folders b, c .*b holds x\.heic"),
-        (["train/a/0.png"], "val", r"no val split: .*val/, valid/, validation/, test/, found train/$"),
+        (["train/a/0.png"], "val", r"no val split: .*validation/, test/, found train/; .*/train with --split 0\.8$"),
         (["val/a/0.png"], "train", r"no train split: expected images in train/CLASS/, found val/$"),
         (["train/0.png", "val/0.png"], "train", r"no train split.*train/ has no class folders, it holds 0\.png"),
         (["train/0.png", "val/0.png"], "val", "no val split.*has no class folders"),
-        (["train/a/0.png", "train/b/0.png", "val/a/0.png"], "train", "same classes, found that only train has b"),
-        (["train/a/0.png", "train/b/0.png", "val/a/0.png"], "val", "same classes, found that only train has b"),
+        (["train/a/0.png", "val/b/0.png", "val/a/0.png"], "train", "same classes, found that only val has b"),
+        (["train/a/0.png", "val/b/0.png", "val/a/0.png"], "val", "same classes, found that only val has b"),
+        (["train/a/0.png", "train/b/0.png", "val/a/", "val/b/"], "val", "no image in the class folders a, b"),
+        (["val/a/0.png", "val/b/"], "val", "no image in the class folder b"),
         (["train/a/0.png", "test/b/0.png"], "val", "only test has b and only train has a"),
         (["inner/train/a/0.png", "inner/val/a/0.png"], "val", "found inner/; give .*inner instead"),
     ],
@@ -87,6 +89,18 @@ def test_one_clear_line(image_tree: Tree, paths: list[str], split: str, message:
         open_source(str(root), split)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert str(root) in str(caught.value)
+
+
+@pytest.mark.parametrize("paths", [["val/b/1.png"], ["val/a/", "val/b/1.png", "val/c/"]])
+def test_a_class_may_lack_validation_images(
+    image_tree: Tree, paths: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = image_tree("train/a/0.png", "train/b/0.png", "train/c/0.png", *paths)
+    train, val = (open_source(str(root), split) for split in ("train", "val"))
+    assert train.class_names == val.class_names == ("a", "b", "c")
+    assert val.labels.tolist() == [1]
+    assert val.name(0) == "val/b/1.png"
+    assert capsys.readouterr().err == f"note: {root} (val): no image of 2 of the 3 classes: a, c\n"
 
 
 def test_the_train_folder_itself_points_to_its_parent(image_tree: Tree) -> None:

@@ -124,7 +124,7 @@ def train_member(member: Member, data: str, output: Path, place: Place, index: i
                     log = stack.enter_context((folder / LOG).open("a", encoding="utf-8", errors="backslashreplace"))
                 stack.enter_context(contextlib.redirect_stderr(log))
             world = World(_pick(place, index))
-            splits = open_splits(data, member.recipe.hold_out)
+            splits = open_splits(data, member.recipe.hold_out, member.recipe.split)
             result = TASK.train(member.recipe, *splits, folder, world=world)
             return Outcome(member, result.to_dict())
     except InputError as error:

@@ -77,7 +77,7 @@ class Judgement(Evaluation):
         calibration_error: the mean distance, over images, of accuracy from the probability of the first guess, in
             percent: expected calibration error with 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599, eq. 3).
         confidence: mean probability of the first guess, in percent.
-        classes: those that have images or were found, in the network's order.
+        classes: in the network's order; of more than 20 those that have images or were found.
         confusions: class, what it was taken for, and how often; the most frequent first.
     """
 
@@ -179,7 +179,7 @@ def judgement(
             f1=_percent(f1[index]),
         )
         for index in range(count)
-        if images[index] or found[index]
+        if images[index] or found[index] or count <= ALL_CLASSES
     )
     wrong = ~guesses.right
     pairs = Counter(zip(guesses.targets[wrong].tolist(), guesses.found[wrong].tolist(), strict=True))

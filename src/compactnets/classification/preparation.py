@@ -16,6 +16,7 @@ from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.base import readable
 from compactnets.data.content import spread
+from compactnets.data.dividing import open_parts
 from compactnets.data.part import hold_out
 from compactnets.errors import InputError
 from compactnets.files import as_path
@@ -54,18 +55,27 @@ class Prepared:
 Prepare = Callable[[ClassificationRecipe, ImageSource, Path | None], Prepared]
 
 
-def open_splits(name: str, held_out: int = 0, *, download: bool = False) -> tuple[ImageSource, ImageSource]:
+def open_splits(
+    name: str, held_out: int = 0, share: float | None = None, *, download: bool = False
+) -> tuple[ImageSource, ImageSource]:
     """Open the images to train on and those to evaluate on: the splits, or two parts of the training images.
 
     Args:
         held_out: training images to evaluate on in place of the split ``val``, which is then not opened.
+        share: of undivided images to train on (:func:`compactnets.data.dividing.open_parts`).
 
     Raises:
         InputError: as :func:`compactnets.data.open_source`, or more images than can be held out.
     """
-    train = open_source(name, "train", download=download)
-    if not held_out:
-        return train, open_source(name, "val", download=download)
+    train: ImageSource
+    if share is None:
+        train = open_source(name, "train", download=download)
+        if not held_out:
+            return train, open_source(name, "val", download=download)
+    else:
+        train, val = open_parts(name, share, download=download)
+        if not held_out:
+            return train, val
     say(f"hold_out: evaluations are on {held_out:,} training images, which are not trained on")
     return hold_out(train, held_out)
 

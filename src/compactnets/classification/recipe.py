@@ -94,6 +94,9 @@ class ClassificationRecipe(RunRecipe):
     freeze_epochs: int = Field(
         0, ge=0, le=MOST, description="first epochs that train the classifier alone, on the trained weights of the rest"
     )
+    split: float | None = Field(
+        None, gt=0, lt=1, description="share of each class to train on, for undivided data; exact copies stay together"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="of the loss; balanced: as if classes had equally many images; or CLASS: NUMBER, else 1"

@@ -24,7 +24,8 @@ from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
 from compactnets.data import ImageSource, open_source
-from compactnets.data.checking import check_source
+from compactnets.data.checking import check_images, check_source
+from compactnets.data.dividing import open_parts, share_of
 from compactnets.data.inputs import Picture
 from compactnets.data.opening import WORDS
 from compactnets.data.report import SourceReport
@@ -98,21 +99,34 @@ class Classification(Task[ClassificationRecipe]):
         self, recipe: ClassificationRecipe, data: DataRequest, options: TrainOptions
     ) -> tuple[ImageSource, ImageSource]:
         name = data.only(self.name)
-        train, val = open_splits(name, recipe.hold_out, download=data.download)
+        train, val = open_splits(name, recipe.hold_out, recipe.split, download=data.download)
         say(f"{train!r}\n{val!r}")
         return train, val
 
     def open_split(self, model: Model, data: DataRequest, split: str, options: EvaluateOptions) -> ImageSource:
-        if split not in ("train", "val"):
-            raise InputError(f"--split must be train or val for images with labels, found {split!r}")
-        source = open_source(data.only(self.name), split, download=data.download)  # type: ignore[arg-type]
+        name, share = data.only(self.name), share_of(split)
+        source: ImageSource
+        if share is not None:
+            source = open_parts(name, share, download=data.download)[1]
+        elif split in ("train", "val"):
+            source = open_source(name, split, download=data.download)  # type: ignore[arg-type]
+        else:
+            raise InputError(
+                f"--split must be train, val or a share such as 0.8 for images with labels, found {split!r}"
+            )
         match_classes(model.record, source)
+        if share is None and not getattr(source, "divided", True):
+            _note_trained(model.record, source)
         return source
 
     def check(self, data: DataRequest, split: str, options: Options) -> SourceReport:
-        if split not in ("train", "val", "both"):
-            raise InputError(f"--split must be train, val or both for images with labels, found {split!r}")
         name = data.only(self.name)
+        if (share := share_of(split)) is not None:
+            return check_images(open_parts(name, share, download=data.download), workers=data.workers)
+        if split not in ("train", "val", "both"):
+            raise InputError(
+                f"--split must be train, val, both or a share such as 0.8 for images with labels, found {split!r}"
+            )
         return check_source(name, split, workers=data.workers, download=data.download)  # type: ignore[arg-type]
 
     def setup(
@@ -185,6 +199,14 @@ class Classification(Task[ClassificationRecipe]):
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
         return network_cost(name, arguments, **options.model_dump())
+
+
+def _note_trained(record: CheckpointRecord, source: ImageSource) -> None:
+    """Say so if a network was trained on a share of the images of an undivided source."""
+    trained = record.training
+    share = (trained.get("recipe") or {}).get("split")
+    if share is not None and trained.get("data") == source.spec:
+        say(f"note: {source.spec} has images that this network was trained on: --split {share:g} leaves them out")
 
 
 TASK = Classification()

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from compactnets.console import Tracker
-from compactnets.data.base import shorten
-from compactnets.data.folder import FolderSource, is_divided
-from compactnets.data.opening import open_quietly
+from compactnets.console import Tracker, say
+from compactnets.data.base import ImageSource, Split, shorten
+from compactnets.data.folder import FolderSource
+from compactnets.data.opening import open_quietly, open_source
+from compactnets.data.part import PartOfSource
 from compactnets.errors import InputError, reason
 from compactnets.failures import FULL, Space
 from compactnets.files import as_path
@@ -71,41 +72,110 @@ def divide_folder(spec: str, output: str | Path, share: float = 0.8, *, link: bo
     source = open_quietly(spec, "val")
     if not isinstance(source, FolderSource):
         raise InputError(f"{spec} cannot be split here: expected class folders, found {source.kind}")
-    if is_divided(source.root):
+    if source.divided:
         raise InputError(f"{spec} is already split: images to evaluate on are in {source.folder.name}/")
     groups = group_copies([Path(path) for path in source.paths])
-    parts: dict[str, list[int]] = {"train": [], "val": []}
-    owners = [min(int(source.labels[index]) for index in group) for group in groups]
-    for label, name in enumerate(source.class_names):
-        own = [group for group, owner in zip(groups, owners, strict=True) if owner == label]
-        train, val = divide(own, share, f"{spec}: the class {name}")
-        parts["train"] += train
-        parts["val"] += val
-    _check_classes(source, parts, spec)
+    parts = _divide_classes(source, groups, share, least=2)
+    for split, indices in parts.items():
+        _check_classes(source, indices, split)
     space = space_for(output, [Path(path) for path in source.paths], link=link)
     space.check()
     with writing(output) as partial:
         try:
             for split, indices in parts.items():
-                for index in Tracker(sorted(indices), len(indices), f"writing {split}"):
+                for index in Tracker(indices, len(indices), f"writing {split}"):
                     path = Path(source.paths[index])
                     place_file(path, partial / split / path.relative_to(source.folder), link=link)
         except OSError as error:
             raise InputError(f"cannot write {output}: {space.why(error)}") from None
-    copies = sum(len(group) - 1 for group in groups)
-    counts = {split: len(indices) for split, indices in parts.items()}
+    copies = len(source) - len(groups)
+    counts: dict[str, int] = {split: len(indices) for split, indices in parts.items()}
     return Division(str(output), counts, len(source.class_names), copies, source.left_out)
 
 
-def _check_classes(source: FolderSource, parts: dict[str, list[int]], spec: str) -> None:
-    """Raise if copies in several classes leave a class without images in one part."""
-    for split, indices in parts.items():
-        present = {int(label) for label in np.unique(source.labels[indices])}
-        if lacking := [name for label, name in enumerate(source.class_names) if label not in present]:
-            raise InputError(
-                f"{spec} cannot be split: {split} would have no image of {shorten(lacking)}, because copies of one "
-                f"image are in several classes (compactnets data check lists them)"
-            )
+def open_parts(spec: str, share: float, *, download: bool = False) -> tuple[PartOfSource, PartOfSource]:
+    """Open undivided images as two parts: those to train on, and those to evaluate on.
+
+    Each class is divided by ``share`` as :func:`divide_folder` does it, but a class with fewer than two different
+    images is trained on alone. A line says what was done, and another names such classes.
+
+    Args:
+        spec: class folders (:func:`compactnets.data.open_source`).
+        share: of each class for training, between 0 and 1.
+
+    Raises:
+        InputError: a source of another kind, one that is already split, or too few images.
+    """
+    source = open_source(spec, "val", download=download)
+    if not isinstance(source, FolderSource):
+        raise InputError(
+            f"a share (--split {share:g}) divides class folders, and {spec} is of {source.kind}: remove it"
+        )
+    if source.divided:
+        raise InputError(f"{spec} is already split into train and val: remove --split {share:g}")
+    groups = group_copies([Path(path) for path in source.paths])
+    parts = _divide_classes(source, groups, share, least=1)
+    _check_classes(source, parts["train"], "train")
+    if not parts["val"]:
+        raise InputError(f"{spec} cannot be split: no class has two different images, of which one could be held back")
+    train, val = (PartOfSource(source, indices, split) for split, indices in parts.items())
+    copies = f"; {len(source) - len(groups):,} exact copies stay with the first" if len(groups) < len(source) else ""
+    say(f"split: {spec}: {len(train):,} images to train on, {len(val):,} to evaluate on ({share:g} of a class){copies}")
+    if alone := _lacking(source, parts["val"]):
+        say(f"note: {spec}: no image to evaluate on for {shorten(alone)}: expected two different ones of a class")
+    return train, val
+
+
+def share_of(split: str) -> float | None:
+    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` if it is the name of a split.
+
+    Raises:
+        InputError: a number that is not a share.
+    """
+    try:
+        share = float(split)
+    except ValueError:
+        return None
+    if not 0 < share < 1:
+        raise InputError(f"--split must be the name of a split, or a share between 0 and 1, found {split}")
+    return share
+
+
+def _divide_classes(
+    source: ImageSource, groups: Sequence[Sequence[int]], share: float, least: int
+) -> dict[Split, list[int]]:
+    """Return the ascending indices of both parts, divided class by class.
+
+    Args:
+        groups: of copies; one with images of several classes counts for the first of them.
+        least: different images of a class; with 1, a single one is trained on.
+    """
+    parts: dict[Split, list[int]] = {"train": [], "val": []}
+    owners = [min(int(source.labels[index]) for index in group) for group in groups]
+    for label, name in enumerate(source.class_names):
+        own = [group for group, owner in zip(groups, owners, strict=True) if owner == label]
+        if len(own) < 2 and least < 2:
+            parts["train"] += [index for group in own for index in group]
+            continue
+        train, val = divide(own, share, f"{source.spec}: the class {name}")
+        parts["train"] += train
+        parts["val"] += val
+    return {split: sorted(indices) for split, indices in parts.items()}
+
+
+def _lacking(source: ImageSource, indices: Sequence[int]) -> list[str]:
+    """Return the classes without an image among ``indices``."""
+    counts = np.bincount(source.labels[list(indices)], minlength=len(source.class_names))
+    return [source.class_names[label] for label in np.flatnonzero(counts == 0)]
+
+
+def _check_classes(source: ImageSource, indices: Sequence[int], split: str) -> None:
+    """Raise if copies in several classes leave a class without images in a part."""
+    if lacking := _lacking(source, indices):
+        raise InputError(
+            f"{source.spec} cannot be split: {split} would have no image of {shorten(lacking)}, because copies of one "
+            f"image are in several classes (compactnets data check lists them)"
+        )
 
 
 def check_new(output: Path) -> None:

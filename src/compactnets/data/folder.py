@@ -48,9 +48,9 @@ class FolderSource(ImageSource):
     validation folder may be called ``val``, ``valid``, ``validation``, ``test`` or ``testing``, the other ``train`` or
     ``training``, with any capitals; the first of these that exists is used. A folder of class folders without such a
     division is entirely the split ``"val"``. Folders that look like splits under other names (``train_images``) are
-    rejected. If all have the same sub-folders, a warning says what is read as classes. Hidden folders and files
-    (``.ipynb_checkpoints``, ``._a.jpg``) and system files (``@eaDir``, ``Thumbs.db``) are ignored; ``left_out`` lists
-    the rest.
+    rejected. A class may lack validation images. If all classes have the same sub-folders, a warning says what is read
+    as classes. Hidden folders and files (``.ipynb_checkpoints``, ``._a.jpg``) and system files (``@eaDir``,
+    ``Thumbs.db``) are ignored; ``left_out`` lists the rest.
 
     Args:
         root: the folder.
@@ -59,7 +59,7 @@ class FolderSource(ImageSource):
 
     Raises:
         InputError: the split is missing, a class folder holds no image or cannot be read, the name of one is not UTF-8,
-            or training and validation folder have different classes.
+            or the validation folder has a class that the training folder lacks.
     """
 
     kind = "folder"
@@ -67,24 +67,30 @@ class FolderSource(ImageSource):
     def __init__(self, root: Path, split: Split, spec: str) -> None:
         self.folder = split_folder(root, split, spec)
         folders = class_folders(self.folder)
-        class_names = check_names(str(self.folder), folders)
-        if self.folder == root:
+        names = class_names = check_names(str(self.folder), folders)
+        self.divided = self.folder != root
+        other = _find_split(root, "val" if split == "train" else "train") if self.divided else None
+        if not self.divided:
             _check_division(root, folders)
-        else:
-            for other in SPLITS:
-                folder = _find_split(root, other)
-                if other != split and folder is not None:
-                    names = check_names(str(folder), class_folders(folder))
-                    check_same_classes(spec, self.folder.name, class_names, folder.name, names)
+        elif other is not None:
+            others = check_names(str(other), class_folders(other))
+            class_names, evaluated = (names, others) if split == "train" else (others, names)
+            if set(evaluated) - set(class_names):  # fewer are fine
+                check_same_classes(spec, self.folder.name, names, other.name, others)
         self.root = root
         listings = [list_images(self.folder / name) for name in folders]
-        if empty := [name for name, listing in zip(folders, listings, strict=True) if not listing.images]:
+        if split == "val" and other is not None:  # where the training images say what the classes are
+            empty = [] if any(listing.images for listing in listings) else [*folders]
+        else:
+            empty = [name for name, listing in zip(folders, listings, strict=True) if not listing.images]
+        if empty:
             raise InputError(
                 f"{self.folder}: no image in the class folder{'s' if len(empty) > 1 else ''} {shorten(empty)} "
                 f"(expected {' '.join(ENDINGS)}; {empty[0]} holds {describe(self.folder / empty[0])})"
             )
         self.paths = [path for listing in listings for path in listing.images]
-        labels = np.repeat(np.arange(len(folders)), [len(listing.images) for listing in listings])
+        places = np.array([class_names.index(name) for name in names])
+        labels = np.repeat(places, [len(listing.images) for listing in listings])
         super().__init__(spec, split, class_names, labels)
         outside = [] if self.folder == root else [path for path in strays(root) if is_image(path)]
         left_out = [*outside, *strays(self.folder), *(path for listing in listings for path in listing.left_out)]
@@ -153,7 +159,12 @@ def split_folder(root: Path, split: Split, spec: str) -> Path:
     elif flat and not undivided:
         hint = f"; {flat[0]}/ has no class folders, it holds {describe(root / flat[0])}"
     elif undivided:
-        hint = "; class folders without train/ and val/ are for evaluation only: split them with compactnets data split"
+        hint = (
+            "; class folders without train/ and val/ are for evaluation only: divide them with --split 0.8, or write "
+            "both with compactnets data split"
+        )
+    elif split == "val" and (train := _find_split(root, "train")) is not None:
+        hint = f"; to evaluate on some of the training images, give {train} with --split 0.8"
     raise MissingSplitError(f"{spec} has no {split} split: expected images in {expected}, found {describe(root)}{hint}")
 
 

@@ -6,9 +6,11 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 from compactnets.console import say
 from compactnets.data.archives import expand_pattern, find_archives, is_pattern
-from compactnets.data.base import SPLITS, ImageSource, MissingSplitError, Split, describe
+from compactnets.data.base import SPLITS, ImageSource, MissingSplitError, Split, describe, shorten
 from compactnets.data.cifar import READERS, CifarSource, find_cifar
 from compactnets.data.digits import DigitsSource
 from compactnets.data.flat import FlatSource, find_flat
@@ -44,7 +46,8 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
     ``cifar10`` and ``cifar100`` are searched in ``$COMPACTNETS_DATA``, by default ``~/.cache/compactnets``:
     torchvision's folder, or a folder of the word's name in any layout.
 
-    A line on standard error counts the files among the images that are not read.
+    A line on standard error counts the files among the images that are not read, and another names the classes without
+    an image to evaluate on.
 
     Args:
         spec: word, name, pattern or path.
@@ -55,9 +58,19 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
         InputError: unknown word, missing or empty folder, unknown layout, no such split, or an error of the source.
     """
     source = open_quietly(spec, split, download=download)
-    if source.left_out and os.environ.get("RANK", "0") == "0":  # one process reports it for all
+    if os.environ.get("RANK", "0") != "0":  # one process reports for all
+        return source
+    if source.left_out:
         first = source.left_out[0]
         say(printable(f"note: {spec} ({split}): files left out: {summarize(source.left_out)}, the first is {first}"))
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    if split == "val" and not counts.all():
+        lacking = [source.class_names[index] for index in np.flatnonzero(counts == 0)]
+        say(
+            printable(
+                f"note: {spec} (val): no image of {len(lacking):,} of the {len(counts):,} classes: {shorten(lacking)}"
+            )
+        )
     return source
 
 

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from compactnets.data.base import ImageSource
+from compactnets.data.base import ImageSource, Split
 from compactnets.data.order import epoch_order
 from compactnets.errors import InputError
 
 
 class PartOfSource(ImageSource):
-    """The images ``indices`` of ``source``, in this order, with all its classes."""
+    """The images ``indices`` of ``source``, in this order, with all its classes; ``split`` renames the split."""
 
     kind = "part"
 
-    def __init__(self, source: ImageSource, indices: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, source: ImageSource, indices: Sequence[int] | np.ndarray, split: Split | None = None) -> None:
         self._source, self._indices = source, np.asarray(indices, dtype=np.int64)
-        super().__init__(source.spec, source.split, source.class_names, source.labels[self._indices])
+        super().__init__(source.spec, split or source.split, source.class_names, source.labels[self._indices])
 
     def image(self, index: int) -> Image.Image:
         return self._source.image(int(self._indices[index]))

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from compactnets.console import say
+from compactnets.data.dividing import share_of
 from compactnets.data.inputs import Picture
 from compactnets.deploy.tables import ExportReport
 from compactnets.detection.anchors import AnchorFit, check_anchors
@@ -283,21 +284,6 @@ class Detection(Task[DetectionRecipe]):
         else:
             record = planned_record(name, options.detector, options.recipe, options.num_classes, arguments)
         return detector_cost(record, None if options.input_size is None else options.input_size[1:])
-
-
-def share_of(split: str) -> float | None:
-    """Return the share of the images that ``--split`` names, such as 0.8; ``None`` if it is the name of a split.
-
-    Raises:
-        InputError: a number that is not a share.
-    """
-    try:
-        share = float(split)
-    except ValueError:
-        return None
-    if not 0 < share < 1:
-        raise InputError(f"--split must be the name of a split, or a share between 0 and 1, found {split}")
-    return share
 
 
 TASK = Detection()

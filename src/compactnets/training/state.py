@@ -38,6 +38,7 @@ BEFORE: dict[str, Any] = {
     "batchnorm_momentum": None,
     "progressive": [],
     "hold_out": 0,
+    "split": None,
     "class_weights": "none",
     "sampling": "uniform",
     "optimizer.layer_decay": 1.0,
