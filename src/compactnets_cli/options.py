@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-DATA = "Folder of images, Parquet or WebDataset shards, CIFAR files; digits, cifar10, cifar100; or hf:OWNER/NAME."
+DATA = (
+    "Folder of images, CSV file of paths and labels, Parquet or WebDataset shards, CIFAR files; digits, cifar10, "
+    "cifar100; or hf:OWNER/NAME."
+)
 MORE_DATA = (
     " Images with boxes: a folder of Pascal VOC, COCO or YOLO; several as one set. With masks: a folder of images and "
     "masks, Pascal VOC, COCO or Cityscapes."

@@ -22,6 +22,7 @@ from compactnets.data.base import ImageSource, Split, shorten
 from compactnets.data.folder import FolderSource
 from compactnets.data.opening import open_quietly, open_source
 from compactnets.data.part import PartOfSource
+from compactnets.data.table import TableSource
 from compactnets.errors import InputError, reason
 from compactnets.failures import FULL, Space
 from compactnets.files import as_path
@@ -100,16 +101,16 @@ def open_parts(spec: str, share: float, *, download: bool = False) -> tuple[Part
     images is trained on alone. A line says what was done, and another names such classes.
 
     Args:
-        spec: class folders (:func:`compactnets.data.open_source`).
+        spec: class folders or a table (:func:`compactnets.data.open_source`).
         share: of each class for training, between 0 and 1.
 
     Raises:
         InputError: a source of another kind, one that is already split, or too few images.
     """
     source = open_source(spec, "val", download=download)
-    if not isinstance(source, FolderSource):
+    if not isinstance(source, FolderSource | TableSource):
         raise InputError(
-            f"a share (--split {share:g}) divides class folders, and {spec} is of {source.kind}: remove it"
+            f"a share (--split {share:g}) divides class folders or a table, and {spec} is of {source.kind}: remove it"
         )
     if source.divided:
         raise InputError(f"{spec} is already split into train and val: remove --split {share:g}")

@@ -19,6 +19,7 @@ from compactnets.data.huggingface import PREFIX, HuggingFaceSource
 from compactnets.data.listing import class_folders, holds_images, printable, summarize
 from compactnets.data.parquet import ParquetSource, find_shards
 from compactnets.data.presets import cifar_variant
+from compactnets.data.table import SUFFIXES, TableSource
 from compactnets.data.webdataset import WebDatasetSource
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path
@@ -26,7 +27,7 @@ from compactnets.files import as_path
 WORDS = ("digits", *READERS)
 LAYOUTS = (
     "train/CLASS/*.jpg with val/CLASS/*.jpg (or val/*.jpg with val.txt), class folders alone, train-*.parquet with "
-    "validation-*.parquet, train-*.tar with val-*.tar, or torchvision's cifar-10-batches-py"
+    "validation-*.parquet, train-*.tar with val-*.tar, torchvision's cifar-10-batches-py, or a table (.csv)"
 )
 
 
@@ -41,7 +42,8 @@ def open_source(spec: str, split: Split, *, download: bool = False) -> ImageSour
     * tar archives by a pattern, ``shards/{train-{000..146},val-{00..06}}.tar`` (:class:`WebDatasetSource`);
     * the path of a folder, whose layout is recognised by what it holds: torchvision's CIFAR files
       (:class:`CifarSource`), Parquet shards (:class:`ParquetSource`), class folders (:class:`FolderSource`), a
-      validation folder without them (:class:`FlatSource`), tar archives (:class:`WebDatasetSource`).
+      validation folder without them (:class:`FlatSource`), tar archives (:class:`WebDatasetSource`);
+    * the path of a CSV file that lists images and their labels (:class:`TableSource`).
 
     ``cifar10`` and ``cifar100`` are searched in ``$COMPACTNETS_DATA``, by default ``~/.cache/compactnets``:
     torchvision's folder, or a folder of the word's name in any layout.
@@ -90,6 +92,8 @@ def open_quietly(spec: str, split: Split, *, download: bool = False) -> ImageSou
         path = as_path(spec)
         if spec and os.path.isdir(path):  # unlike is_dir, no error for a pattern longer than a path may be
             return _open_folder(path, split, spec)
+        if path.suffix.lower() in SUFFIXES and os.path.isfile(path):
+            return TableSource(path, split, spec)
         if is_pattern(spec):
             return WebDatasetSource(expand_pattern(spec), split, spec, index_cache())
         raise InputError(_not_a_folder(spec, path))
@@ -125,8 +129,11 @@ def _open_folder(folder: Path, split: Split, spec: str) -> ImageSource:
     if not any(folder.iterdir()):
         raise InputError(f"{spec} is empty: expected {LAYOUTS}")
     if not any(entry.is_dir() and not entry.name.startswith(".") for entry in folder.iterdir()):
-        if find_flat(folder, spec):
-            raise MissingSplitError(f"{spec} has no train split: it holds images and the ground truth of the val split")
+        if flat := find_flat(folder, spec):
+            table = f"; to train on them, give {flat[1]}" if flat[1].suffix.lower() in SUFFIXES else ""
+            raise MissingSplitError(
+                f"{spec} has no train split: it holds images and the ground truth of the val split{table}"
+            )
         raise InputError(f"{spec} is not a source of images: expected {LAYOUTS}; found {describe(folder)}")
     return FolderSource(folder, split, spec)
 
@@ -152,6 +159,9 @@ def _open_cifar(word: str, split: Split, download: bool) -> ImageSource:
 
 
 def _not_a_folder(spec: str, path: Path) -> str:
+    if path.suffix.lower() in SUFFIXES and not path.exists():
+        tables = [file.name for file in path.parent.glob("*") if file.suffix.lower() in SUFFIXES]
+        return f"no table at {spec}{did_you_mean(path.name, tables)}"
     if spec and path.exists():
         return f"{spec} is a file: expected a folder ({LAYOUTS}) or one of {', '.join(WORDS)}"
     entries = path.parent.iterdir() if path.parent.is_dir() else ()

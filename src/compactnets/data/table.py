@@ -1,0 +1,248 @@
+"""Labels from a table: a CSV file with a line for each image."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from compactnets.data.base import ImageSource, MissingSplitError, Split
+from compactnets.data.content import digest_files
+from compactnets.data.folder import TRAIN_FOLDERS, VAL_FOLDERS
+from compactnets.data.images import read_image
+from compactnets.data.listing import ENDINGS, compose, printable
+from compactnets.errors import InputError
+from compactnets.values import shorten as quoted
+
+SUFFIXES = (".csv", ".tsv")
+# names of the columns, in any capitals, with spaces or hyphens; of several, the first here is read
+IMAGE = (
+    *("image", "path", "image_path", "file", "filename", "file_name", "filepath", "file_path", "image_file"),
+    *("img", "img_path", "photo", "picture"),
+)
+LABEL = ("label", "class", "class_name", "category", "target", "labels", "classes")
+SPLIT = ("split", "set", "subset", "partition")
+DELIMITERS = ",;\t"
+MOST_BYTES = 1 << 28
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    line: int  # its number in the file, from 1
+    name: str  # of the image: a path with slashes, relative to the table unless absolute
+    path: str  # where the image lies
+    label: str
+    split: str  # of SPLIT, in small letters; val if there is no such column
+
+
+class TableSource(ImageSource):
+    """Images listed in a CSV file, in the order of their names.
+
+    The first line names the columns: one of :data:`IMAGE` for the path of the image, relative to the file, one of
+    :data:`LABEL` for its class, and possibly one of :data:`SPLIT` for its split, named as the folders of a
+    :class:`compactnets.data.folder.FolderSource`. Other columns are not read. Cells are separated by comma,
+    semicolon or tab; the text is UTF-8 with or without a byte order mark, or UTF-16, as spreadsheets write it. Without
+    a column for the split, the whole table is the split ``"val"``. The classes are the sorted labels of both splits.
+
+    Args:
+        path: the file.
+        split: ``"train"`` or ``"val"``.
+        spec: the source as the user named it.
+
+    Raises:
+        InputError: the file cannot be read, has no such columns, or a line that cannot be used; the message has its
+            number.
+        MissingSplitError: no such split.
+    """
+
+    kind = "csv"
+
+    def __init__(self, path: Path, split: Split, spec: str) -> None:
+        columns, lines = _read(path)
+        self.divided = "split" in columns
+        found = list(_rows(path, columns, lines))
+        if not found:
+            raise InputError(f"{path} names no image below its header")
+        names = ", ".join(sorted({row.split for row in found}))
+        if self.divided:
+            found = _with_splits(path, found)
+        if split not in {row.split for row in found}:
+            told = f"found {names}" if self.divided else "found none; divide the images with --split 0.8"
+            raise MissingSplitError(f"{spec} has no {split} split: expected {split} in a column {SPLIT[0]}, {told}")
+        rows = sorted(_checked(path, [row for row in found if row.split]), key=lambda row: compose(row.name))
+        class_names = tuple(sorted({row.label for row in rows}))
+        _compare(path, class_names, rows)
+        rows, positions = [row for row in rows if row.split == split], {name: i for i, name in enumerate(class_names)}
+        self.names, self.paths = [row.name for row in rows], [row.path for row in rows]
+        left_out = [row.name for row in found if not row.split] if split == "val" else []
+        super().__init__(spec, split, class_names, np.array([positions[row.label] for row in rows], dtype=np.int64))
+        self.left_out = left_out
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(self.paths[index])
+
+    def encoded(self, index: int) -> bytes | None:
+        try:
+            return Path(self.paths[index]).read_bytes()
+        except OSError:
+            return None
+
+    def content(self) -> str:
+        # of absolute paths only the names, so that the images may be moved
+        names = [os.path.basename(name) if os.path.isabs(name) else name for name in self.names]
+        return digest_files(names, self.paths)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+
+def _read(path: Path) -> tuple[dict[str, int], Iterator[tuple[int, list[str]]]]:
+    """Return the position of each column of a table, and its lines after the header, with their numbers."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} has {path.stat().st_size:,} bytes: too large for a table of labels")
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} line {line} is not UTF-8: save the table as 'CSV UTF-8' in the spreadsheet") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    tried = DELIMITERS
+    skipped = 0
+    if text[:4].lower() == "sep=" and len(text) > 4:  # a line that Excel reads as the delimiter
+        tried, skipped, text = text[4], 1, text.partition("\n")[2]
+    headers: list[tuple[dict[str, int], list[str]]] = []
+    for delimiter in tried:
+        lines = _lines(path, text, delimiter, skipped)
+        _, header = next(lines, (1, []))
+        names = ["_".join(cell.lower().replace("-", " ").split()) for cell in header]
+        kinds = {"image": IMAGE, "label": LABEL, "split": SPLIT}
+        columns = {
+            kind: names.index(known)
+            for kind, choices in kinds.items()
+            if (known := next((name for name in choices if name in names), None)) is not None
+        }
+        if "image" in columns and "label" in columns:
+            columns["width"] = len(header)
+            return columns, lines
+        headers.append((columns, header))
+    columns, header = max(headers, key=lambda found: (len(found[0]), len(found[1])))
+    wanted = [f"{choices[0]} ({', '.join(choices[1:5])}, …)" for choices in (IMAGE, LABEL)]
+    image = next((cell for cell in header if cell.lower().endswith(ENDINGS)), None)
+    told = f"the line of an image, {quoted(image)}" if image else quoted(", ".join(header)) if header else "nothing"
+    raise InputError(
+        f"{path} line {skipped + 1}: expected the names of the columns, {wanted[0]} and {wanted[1]}, found {told}"
+    )
+
+
+def _lines(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines that are not empty, each with the number of its first line in the file."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        number = reader.line_num + 1 + skipped
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{path} line {number}: {error}") from None
+        if any(cells):
+            yield number, cells
+
+
+def _rows(path: Path, columns: Mapping[str, int], lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+    """Yield the lines of a table as rows; labels and images are not checked yet."""
+    for line, cells in lines:
+        if any(cells[columns["width"] :]):
+            raise InputError(f"{path} line {line}: {len(cells)} cells, the header has {columns['width']}")
+        cells += [""] * (columns["width"] - len(cells))
+        if not (image := cells[columns["image"]]):
+            raise InputError(f"{path} line {line}: no image")
+        name, place = _locate(image, path.parent)
+        label = compose(" ".join(cells[columns["label"]].split()))
+        split = cells[columns["split"]].lower() if "split" in columns else "val"
+        yield Row(line, name, place, label, split)
+
+
+def _locate(image: str, folder: Path) -> tuple[str, str]:
+    """Return an image's name and path; backslashes are slashes, unless a file has them in its name."""
+    path = os.path.expanduser(image)
+    if "\\" in path and not os.path.lexists(folder / path):
+        path = path.replace("\\", "/")
+    name = os.path.normpath(path).replace(os.sep, "/")
+    return name, str(folder / path)
+
+
+def _with_splits(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with ``train``, ``val`` or, where another split is evaluated on, an empty text as the split."""
+    for row in rows:
+        if row.split not in (*TRAIN_FOLDERS, *VAL_FOLDERS):
+            raise InputError(
+                f"{path} line {row.line}: the split is {quoted(row.split)}, expected {TRAIN_FOLDERS[0]} or one of "
+                f"{', '.join(VAL_FOLDERS[:4])}"
+            )
+    present = {row.split for row in rows}
+    splits = dict.fromkeys([name for name in VAL_FOLDERS if name in present][:1], "val")
+    splits |= dict.fromkeys(TRAIN_FOLDERS, "train")
+    return [row._replace(split=splits.get(row.split, "")) for row in rows]
+
+
+def _checked(path: Path, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without repetitions.
+
+    Raises:
+        InputError: no label, no such image, or one with two labels or splits.
+    """
+    kept: dict[str, Row] = {}
+    missing: list[Row] = []
+    for row in rows:
+        if not row.label:
+            raise InputError(f"{path} line {row.line}: {_plain(row.name)} has no label")
+        first = kept.setdefault(os.path.normpath(row.path), row)
+        for what in ("label", "split"):
+            if (one := getattr(first, what)) != (other := getattr(row, what)):
+                raise InputError(
+                    f"{path} line {row.line}: the {what} of {_plain(row.name)} is {quoted(other)}, and {quoted(one)} "
+                    f"in line {first.line}"
+                )
+        if first is row and not os.path.isfile(row.path):
+            missing.append(row)
+    if missing:
+        others = f"; nor are those of {len(missing) - 1:,} other lines" if len(missing) > 1 else ""
+        told = " (paths are relative to the table)" if not os.path.isabs(missing[0].name) else ""
+        raise InputError(f"{path} line {missing[0].line}: no image at {_plain(missing[0].path)}{told}{others}")
+    if len(kept) < len(rows):
+        warnings.warn(
+            f"{printable(path)}: lines that repeat another are read once: {len(rows) - len(kept):,}", stacklevel=2
+        )
+    return list(kept.values())
+
+
+def _plain(text: str) -> str:
+    """Return a path for a line of text."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _compare(path: Path, class_names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Check that every class is trained on, if there are training images, and warn of names that are nearly equal."""
+    trained = {row.label for row in rows if row.split == "train"}
+    if trained and (new := [name for name in class_names if name not in trained]):
+        line = min(row.line for row in rows if row.label == new[0])
+        raise InputError(f"{path} line {line}: the class {quoted(new[0])} has no image to train on")
+    folded: dict[str, str] = {}
+    for name in class_names:
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            warnings.warn(
+                f"{printable(path)}: {quoted(other)} and {quoted(name)} are two classes, with other capitals",
+                stacklevel=2,
+            )
