@@ -143,6 +143,13 @@ def test_a_run_uses_both(tmp_path: Path) -> None:
     ]
     assert len(set(losses)) == 3
     assert "class_weights:\n" in (tmp_path / "weighted" / "recipe.yaml").read_text()
-    # a run of a version without the settings resumes, and other settings are another run
     with pytest.raises(InputError, match="class_weights was 'none', now 'balanced'"):
         train("plain", sources, class_weights="balanced")
+    # a run of a version without the settings resumes
+    newest = max((tmp_path / "plain" / "checkpoints").iterdir())
+    document = torch.load(newest, weights_only=True)
+    for key in ("class_weights", "sampling", "split"):
+        del document["run"][key]
+    torch.save(document, newest)
+    assert train("plain", sources, epochs=2) == losses[0]
+    assert len(metrics(tmp_path / "plain")) == 2
