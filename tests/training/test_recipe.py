@@ -13,14 +13,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compactnets import InputError, create_model
+from compactnets import InputError, api, create_model
 from compactnets.classification.recipe import ClassificationRecipe, Mix
 from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
 from compactnets.models.registry import list_models
 from compactnets.training.distributed import World
 from compactnets.training.recipe import Optimizer, Schedule
-from compactnets.training.recipe_files import list_recipes, load_recipe
+from compactnets.training.recipe_files import list_recipes, load_recipe, read_recipe
 from compactnets.training.step import Learner
 from compactnets.values import dump_yaml
 
@@ -257,7 +257,11 @@ def test_a_saved_recipe_reads_back_without_a_warning(name: str, tmp_path: Path) 
         ("cifar/muffnet", ["epochs=two"], "epochs: Input should be a valid integer"),
         ("cifar/muffnet", ["epochs=0"], "epochs: Input should be greater than 0, found 0"),
         ("cifar/muffnet", ["epochs=2", "schedule.warmup_epochs=5"], "schedule.warmup_epochs must be less than epochs"),
-        ("cifar/modern", ["epochs=15"], "mix.last_epochs_without must be less than epochs = 15, found 15"),
+        (
+            "cifar/modern",
+            ["epochs=15", "mix.last_epochs_without=15"],
+            "mix.last_epochs_without must be less than epochs = 15, found 15",
+        ),
         ("cifar/modern", ["batch_size=127"], "batch_size must be even"),
         ("cifar/muffnet", ["schedule.name=multistep"], "needs milestones"),
         ("cifar/muffnet", ["schedule={name: multistep, milestones: [9, 3]}"], "must be rising positive epochs"),
@@ -304,3 +308,61 @@ def test_epochs_that_are_set_take_the_floor_of_the_file_away() -> None:
     assert load_recipe(DetectionRecipe, name).min_steps == 1000
     assert load_recipe(DetectionRecipe, name, ["epochs=2"]).min_steps is None
     assert load_recipe(DetectionRecipe, name, ["epochs=2", "min_steps=50"]).min_steps == 50
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_can_be_run_for_an_epoch(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = read_recipe(name)
+    recipe = api.open_recipe(name, ["epochs=1"])[1]
+    assert (recipe.epochs, recipe.min_steps) == (1, None)
+    said = capsys.readouterr().err
+    schedule = given.get("schedule", {})
+    planned = schedule.get("warmup_epochs", 0) >= 1
+    assert ("schedule.warmup_epochs is 0.1, not the recipe's" in said) == planned
+    assert recipe.schedule.warmup_epochs == (0.1 if planned else schedule.get("warmup_epochs", 0))
+    assert ("the learning rate is constant" in said) == ("milestones" in schedule)
+    assert ("mix.last_epochs_without is 0" in said) == ("mix" in given)
+
+
+def test_milestones_before_the_end_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = api.open_recipe("coco/ssd512", ["epochs=180"])[1]
+    assert recipe.schedule.milestones == (160,)
+    assert "schedule.milestones is [160], not the recipe's [160, 200]" in capsys.readouterr().err
+    with pytest.raises(InputError, match="schedule.milestones must be below epochs = 100, found 160"):
+        api.open_recipe("coco/ssd512", ["epochs=100", "schedule.milestones=[50, 160]"])
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_extends_a_recipe(tmp_path: Path) -> None:
+    middle = "extends: cifar/modern\nepochs: 20\noptimizer: {weight_decay: 1.0e-3}\nschedule: {name: constant}\n"
+    write(tmp_path / "deeper/middle.yaml", middle)
+    top = write(tmp_path / "top.yaml", "extends: deeper/middle.yaml\nlr: 0.2\nmix: null\n")
+    settings, parent = read_recipe(top), read_recipe("cifar/modern")
+    assert settings["optimizer"] == {**parent["optimizer"], "weight_decay": 1e-3}
+    assert settings["schedule"] == {"name": "constant"}  # the warm-up was the cosine's
+    assert (settings["epochs"], settings["lr"], settings["mix"]) == (20, 0.2, None)
+    assert settings["augment"] == parent["augment"]
+    assert "extends" not in settings
+    recipe = load_recipe(ClassificationRecipe, tmp_path / "deeper/middle.yaml")
+    assert recipe.label_smoothing == parent["label_smoothing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: a.yaml", r"extends itself: .*a\.yaml -> .*b\.yaml -> .*a\.yaml$"),
+        ("extends: c.yaml", r"no recipe file at .*c\.yaml, which .*b\.yaml extends$"),
+        ("extends: cifar/moder", r"no recipe 'cifar/moder', which .*b\.yaml extends; did you mean 'cifar/modern'"),
+        ("extends: [cifar/modern]", "extends is the name of a recipe or of a .yaml file, found"),
+    ],
+)
+def test_a_parent_that_cannot_be_used_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    write(tmp_path / "b.yaml", text)
+    with pytest.raises(InputError, match=message) as caught:
+        read_recipe(write(tmp_path / "a.yaml", "extends: b.yaml"))
+    assert "\n" not in str(caught.value)

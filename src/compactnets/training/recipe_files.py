@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from compactnets.console import say
 from compactnets.errors import InputError, did_you_mean
 from compactnets.files import as_path
 from compactnets.training.checkpoint import stated_task
@@ -16,6 +17,7 @@ from compactnets.training.recipe import RunRecipe
 from compactnets.values import parse_settings, parse_yaml, read_yaml, shorten
 
 Kind = TypeVar("Kind", bound=RunRecipe)
+EXTENDS = "extends"  # the key of a file's parent
 
 
 def list_recipes(task: str | None = None) -> list[str]:
@@ -29,13 +31,16 @@ def list_recipes(task: str | None = None) -> list[str]:
 
 def _list_all() -> list[str]:
     root = resources.files("compactnets") / "recipes"
-    groups = sorted((entry for entry in root.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
-    return [
+    entries = sorted(root.iterdir(), key=lambda entry: entry.name)
+    alone = [entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")]
+    grouped = [
         f"{group.name}/{file.name.removesuffix('.yaml')}"
-        for group in groups
+        for group in entries
+        if group.is_dir()
         for file in sorted(group.iterdir(), key=lambda entry: entry.name)
         if file.name.endswith(".yaml")
     ]
+    return sorted([*alone, *grouped])
 
 
 def load_recipe(kind: type[Kind], name: str | Path, overrides: Iterable[str] = (), model: str | None = None) -> Kind:
@@ -87,6 +92,8 @@ def load(
     changed = {key for key, _ in changes}
     if "epochs" in changed and "min_steps" not in changed:
         settings.pop("min_steps", None)  # an explicit number of epochs takes precedence
+    if "epochs" in changed:
+        _fit_to_epochs(settings, changed)
     if "lr" not in changed:
         if settings.get("lr_batch_size") is None:  # null is the same as omitting it
             settings["lr_batch_size"] = batch_size
@@ -99,26 +106,88 @@ def load(
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
-    """Return the raw settings of a built-in recipe or a ``.yaml`` file.
+    """Return the raw settings of a built-in recipe or a ``.yaml`` file, over those of the recipe that it ``extends``.
+
+    Groups of settings are merged key by key; a group under ``null`` is that of the file alone.
 
     Raises:
-        InputError: no such file, or not a mapping.
+        InputError: no such file, not a mapping, or recipes that extend each other in a circle.
     """
+    return _extended(name, ())
+
+
+def _extended(name: str | Path, children: tuple[str, ...]) -> dict[str, Any]:
+    """Read a recipe and those it extends; ``children`` are the recipes that extend it."""
+    settings, place = _read(name, children)
+    if EXTENDS not in settings:
+        return settings
+    if place in children:
+        raise InputError(f"recipe {name} extends itself: {' -> '.join([*children, place])}")
+    parent = settings.pop(EXTENDS)
+    if not isinstance(parent, str):
+        raise InputError(f"recipe {name}: extends is the name of a recipe or of a .yaml file, found {shorten(parent)}")
+    if parent not in _list_all() and not as_path(parent).is_absolute():
+        parent = str(as_path(name).parent / parent) if parent.lower().endswith((".yaml", ".yml")) else parent
+    return _merge(_extended(parent, (*children, place)), settings)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        # another optimizer or schedule begins anew: the settings of the parent's are not for it
+        other = both and "name" in value and value["name"] != below[key].get("name", value["name"])
+        merged[key] = _merge(below[key], value) if both and not other else value
+    return merged
+
+
+def _read(name: str | Path, children: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """Return the settings of one file, and what identifies it."""
     path = as_path(name)
     known = _list_all()
     if str(name) in known:
         text = (resources.files("compactnets") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        settings = parse_yaml(text, f"recipe {name}")
+        settings, place = parse_yaml(text, f"recipe {name}"), str(name)
     elif path.suffix.lower() in (".yaml", ".yml"):
         if not path.is_file():
-            raise InputError(f"no recipe file at {path}")
-        settings = read_yaml(path, f"recipe {path}")
+            raise InputError(f"no recipe file at {path}{f', which {children[-1]} extends' if children else ''}")
+        settings, place = read_yaml(path, f"recipe {path}"), str(path.resolve())
     else:
         near = did_you_mean(str(name), known)
-        raise InputError(f"no recipe {str(name)!r}{near} (one of {', '.join(known)}, or a .yaml file)")
+        told = f", which {children[-1]} extends" if children else ""
+        raise InputError(f"no recipe {str(name)!r}{told}{near} (one of {', '.join(known)}, or a .yaml file)")
     if not isinstance(settings, dict):
         raise InputError(f"recipe {name} must be a mapping of settings, found {type(settings).__name__}")
-    return settings
+    return settings, place
+
+
+def _fit_to_epochs(settings: dict[str, Any], changed: set[str]) -> None:
+    """Cut what the file gives some epochs to the number of epochs that ``--set`` gives, with a line for each."""
+    epochs = settings["epochs"]
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        return  # reported with the others
+
+    def cut(key: str, fits: Callable[[Any], bool], value: Any) -> None:
+        group, _, last = key.rpartition(".")
+        inside = settings.get(group) if group else settings
+        if not isinstance(inside, dict) or inside.get(last) is None or {key, group} & changed or fits(inside[last]):
+            return
+        say(f"{key} is {value}, not the recipe's {inside[last]}: the run has {epochs:,} epoch{'s' * (epochs > 1)}")
+        inside[last] = value
+
+    number = (int, float)
+    cut("schedule.warmup_epochs", lambda found: not isinstance(found, number) or found < epochs, epochs / 10)
+    cut("freeze_epochs", lambda found: not isinstance(found, number) or found < epochs, epochs // 2)
+    cut("mix.last_epochs_without", lambda found: not isinstance(found, number) or found < epochs, epochs // 2)
+    schedule = settings.get("schedule")
+    if isinstance(schedule, dict) and isinstance(schedule.get("milestones"), list):
+        kept = [each for each in schedule["milestones"] if not isinstance(each, number) or each < epochs]
+        if kept:
+            cut("schedule.milestones", lambda found: found == kept, kept)
+        elif not {"schedule", "schedule.name", "schedule.milestones"} & changed:
+            say(f"the learning rate is constant: the run ends before the recipe's milestones {schedule['milestones']}")
+            settings["schedule"] = {key: schedule[key] for key in schedule if key not in ("milestones", "gamma")}
+            settings["schedule"]["name"] = "constant"
 
 
 def _apply(settings: dict[str, Any], key: str, value: Any) -> None:
