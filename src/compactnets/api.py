@@ -193,8 +193,8 @@ def evaluate(
         workers: worker processes that load images.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
         download: download public data that is missing.
-        options: task-specific: ``examples`` of every task; ``batch_size`` and ``predictions`` of classification;
-            ``metric``, ``bad_boxes``, ``on_error`` and ``class_agnostic_nms`` of detection.
+        options: task-specific: ``examples`` of every task; ``batch_size``, ``tta`` and ``predictions`` of
+            classification; ``metric``, ``bad_boxes``, ``on_error`` and ``class_agnostic_nms`` of detection.
 
     Raises:
         InputError: a network or data that cannot be used, or a class unknown to the network.

@@ -197,6 +197,12 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Batch size; default: 128.", rich_help_panel=LABELS)
     ] = None,
+    tta: Annotated[
+        Literal["flip"] | None,
+        typer.Option(
+            help="Test-time augmentation: the mean of each image and its mirror image.", rich_help_panel=LABELS
+        ),
+    ] = None,
     metric: Annotated[
         Literal["voc07", "voc10", "coco"] | None,
         typer.Option(help="VOC's AP at 11 points (voc07, default) or area; COCO's.", rich_help_panel=BOXES),
@@ -227,6 +233,7 @@ def evaluate(
         device=device,
         download=download,
         batch_size=batch_size,
+        tta=tta,
         metric=metric,
         bad_boxes=bad_boxes,
         on_error=on_error,

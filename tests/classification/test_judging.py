@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.evaluation import Evaluation
 from compactnets.classification.examples import write_examples
-from compactnets.classification.judging import COLUMNS, Guesses, calibration_error, judge, judgement, write_guesses
+from compactnets.classification.judging import (
+    COLUMNS,
+    Guesses,
+    Mirrored,
+    calibration_error,
+    judge,
+    judgement,
+    write_guesses,
+)
 from compactnets.data import open_source
 from compactnets.errors import InputError
 
@@ -172,3 +180,32 @@ def test_another_suffix_is_refused(greys: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"\.csv or \.parquet, found .*table\.tsv"):
         write_guesses(tmp_path / "table.tsv", source, GUESSES, NAMES)
     assert not (tmp_path / "table.tsv").exists()
+
+
+class LeftHalf(nn.Module):
+    """Three logits that the left half of an image gives, so that the mirror image has others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = x[..., : x.shape[-1] // 2].mean((1, 2, 3))
+        return torch.stack([left, -left, left * left], 1)
+
+
+def test_the_mirror_image_counts_as_much() -> None:
+    images = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(2))
+    network = LeftHalf()
+    found = Mirrored(network)(images).softmax(1)
+    expected = (network(images).softmax(1) + network(images.flip(-1)).softmax(1)) / 2
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, network(images).softmax(1))
+    torch.testing.assert_close(found, Mirrored(network)(images.flip(-1)).softmax(1))
+
+
+def test_the_result_says_that_mirror_images_were_used(greys: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = open_source(str(greys), "val")
+    plain, _ = judge(Brightness(), brightness_record(), source)
+    mirrored, _ = judge(Brightness(), brightness_record(), source, tta="flip")
+    assert (plain.to_dict()["tta"], mirrored.to_dict()["tta"]) == (None, "flip")
+    assert mirrored.top1_correct == plain.top1_correct  # its guesses do not depend on left and right
+    assert mirrored.loss == pytest.approx(plain.loss, rel=1e-5)
+    mirrored.show("a network")
+    assert "a network, mean of each image and its mirror image: top-1" in capsys.readouterr().out

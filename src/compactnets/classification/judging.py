@@ -6,13 +6,15 @@ The counts are of whole sets: several processes share the images, and the first 
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from compactnets.classification.checkpoint import CheckpointRecord
@@ -79,6 +81,7 @@ class Judgement(Evaluation):
         confidence: mean probability of the first guess, in percent.
         classes: in the network's order; of more than 20 those that have images or were found.
         confusions: class, what it was taken for, and how often; the most frequent first.
+        tta: the test-time augmentation: ``"flip"`` if probabilities are the mean of an image's and its mirror image's.
     """
 
     mean_recall: float
@@ -86,10 +89,11 @@ class Judgement(Evaluation):
     confidence: float
     classes: tuple[ClassFigures, ...]
     confusions: tuple[tuple[str, str, int], ...]
+    tta: str | None = None
 
     def show(self, title: str) -> None:
         """Print the figures, a table of the classes (of the worst, if there are many), and what is confused."""
-        super().show(title)
+        super().show(f"{title}, mean of each image and its mirror image" if self.tta else title)
         rows: Sequence[ClassFigures] = self.classes
         if len(rows) > ALL_CLASSES:
             known = [row for row in rows if row.recall is not None]
@@ -111,6 +115,21 @@ class Judgement(Evaluation):
             stdout.print(f"most often mistaken: {', '.join(pairs)}")
 
 
+class Mirrored(nn.Module):
+    """A classifier that also looks at the mirror image: (N, C, H, W) -> (N, classes), logarithms of probabilities.
+
+    The probability of a class is the mean of that of the image and that of its mirror image.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        both = [self.network(view).float().log_softmax(1) for view in (images, images.flip(3))]
+        return torch.logaddexp(*both) - math.log(2)
+
+
 def judge(
     network: nn.Module,
     record: CheckpointRecord,
@@ -119,8 +138,12 @@ def judge(
     batch_size: int = 128,
     workers: int = 0,
     world: World | None = None,
+    tta: Literal["flip"] | None = None,
 ) -> tuple[Judgement, Guesses]:
     """Evaluate a network on every image of ``source``, class by class; the arguments are those of ``evaluate``.
+
+    Args:
+        tta: test-time augmentation (:class:`Mirrored`), which takes twice the time.
 
     Returns:
         the figures and the guesses of all images; in every process alike.
@@ -138,7 +161,7 @@ def judge(
         parts.append(tuple(each.cpu().numpy() for each in (indices, targets, found, highest, own)))
 
     evaluation = evaluate(
-        network,
+        network if tta is None else Mirrored(network),
         source,
         Preprocess.from_dict(record.preprocess),
         class_map=match_classes(record, source),
@@ -151,7 +174,7 @@ def judge(
     indices, *columns = (np.concatenate(column) for column in zip(*gathered, strict=True))
     order = np.argsort(indices)
     guesses = Guesses(*(column[order] for column in columns))
-    return judgement(evaluation, guesses, record.class_names, record.labels), guesses
+    return replace(judgement(evaluation, guesses, record.class_names, record.labels), tta=tta), guesses
 
 
 def judgement(

@@ -52,6 +52,7 @@ class EvaluateOptions(Options):
     """``eval``."""
 
     batch_size: int = Field(128, ge=1, description="images at once; the result does not depend on it")
+    tta: Literal["flip"] | None = Field(None, description="also look at the mirror image, and take the mean")
     examples: Path | None = Field(
         None, description="HTML page to write, with the classes, and the worst and best images"
     )
@@ -165,7 +166,13 @@ class Classification(Task[ClassificationRecipe]):
         self, model: Model, source: ImageSource, split: str, workers: int, world: World, options: EvaluateOptions
     ) -> Judgement:
         judgement, guesses = judge(
-            model.network, model.record, source, batch_size=options.batch_size, workers=workers, world=world
+            model.network,
+            model.record,
+            source,
+            batch_size=options.batch_size,
+            workers=workers,
+            world=world,
+            tta=options.tta,
         )
         if world.is_main and options.predictions is not None:
             write_guesses(options.predictions, source, guesses, model.class_names)
