@@ -21,5 +21,5 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
     ("search",),
     ("recorded", "api"),
-    ("catalogue", "quickstart", "report"),
+    ("catalogue", "hub", "quickstart", "report"),
 )

@@ -57,6 +57,7 @@ NOT_RUN = {
     r"^torchrun": "needs several GPUs or machines; tests/training/test_distributed.py runs two processes",
     r"^compactnets web (?!.*--no-serve)": "serves until Ctrl-C; tests/web runs it in a browser",
     r"^compactnets web": "needs the built page; tests/web builds it",
+    r"^compactnets (push|pull)|flowers-model": "needs the Hub; tests/hub runs it against a stand-in",
     r"^compactnets search": "measures and trains for an hour; tests/search searches a toy space",
     r"^compactnets convert": "needs a file of the MENet authors; tests/models/test_legacy.py converts one",
     r"^compactnets papers ablation": "trains for hours; tests/papers/test_ablation.py runs a small one",

@@ -173,3 +173,50 @@ def draw(
 
     draw_sharing(build_by_name(name, parse_arguments(arguments or [])), output)
     print_json({"model": name, "output": str(output)}) if as_json else stdout.print(str(output))
+
+
+@networks.command(
+    rich_help_panel=NETWORKS, epilog="Example: compactnets push runs/photos/best.safetensors OWNER/NAME --private"
+)
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file with its record, or the name of weights.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A repository; created if missing.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    revision: Annotated[str, typer.Option(help="Branch to write to, created if missing.")] = "main",
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the weights, such as Apache-2.0; default: the record's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Push a checkpoint to the Hugging Face Hub, with a model card; the token: $HF_TOKEN or 'hf auth login'."""
+    from compactnets.console import stdout
+    from compactnets.hub import push as run
+
+    done = run(checkpoint, repository, private=private, revision=revision, message=message, license=license)
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        sizes = ", ".join(f"{name} ({size:,} bytes)" for name, size in done.files.items())
+        stdout.print(f"{checkpoint} -> {done.url}: {sizes}")
+
+
+@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets pull OWNER/NAME --output photos-model")
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME[@REVISION]", help="A repository that 'push' wrote.")],
+    output: Annotated[Path, typer.Option(help="New folder for the checkpoint, model.safetensors.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download a checkpoint from the Hugging Face Hub, and check it. No pickle is read."""
+    from compactnets.console import stdout
+    from compactnets.hub import pull as run
+
+    done = run(repository, output, revision=revision)
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        stdout.print(
+            f"{done.repository} at {done.revision} -> {done.checkpoint}: {done.model} for {done.task}; licence: "
+            f"{done.license}"
+        )

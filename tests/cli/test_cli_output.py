@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[list[str], str]] = {  # a verb, with its task where it ha
     "web": (["--checkpoint", "{network}", "--no-serve"], "web.site.export_subject"),
     "convert": (["a.pth.tar", "--model", "menet_108_8x1_g3"], "classification.legacy.load_legacy"),
     "discretize": (["{network}"], "classification.discretization.load_checkpoint"),
+    "pull": (["someone/network"], "hub.repository._api"),
     "draw": (["{network}"], "plots.sharing_figure"),
     "data convert": (["{boxes}", "--to", "coco"], "detection.data.conversion.writing"),
     "data split": (["{boxes}"], "data.dividing.writing"),

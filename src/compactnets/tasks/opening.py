@@ -70,7 +70,8 @@ def look(what: str | Path | Model) -> Found:
     path = as_path(what)
     if (folder := find_artifact(path)) is not None:
         return Found(what, "artifact", find_task(task_of_artifact(folder)))
-    if path.suffix == SUFFIX or locate(path).exists() or (path.parent != Path() and ":" not in str(what)):
+    remote = str(what).startswith("hf-hub:")
+    if remote or path.suffix == SUFFIX or locate(path).exists() or (path.parent != Path() and ":" not in str(what)):
         return Found(what, "checkpoint", find_task(task_of(path)))  # reports what is wrong if there is no checkpoint
     return Found(what, "network", find_task(DEFAULT_TASK))
 

@@ -100,6 +100,12 @@ def find_record(path: Path) -> Path:
     Raises:
         InputError: no checkpoint, or no record; the message says what was found and what to do.
     """
+    if (name := path.as_posix()).startswith("hf-hub:"):  # only push and pull ask a host
+        name = name.removeprefix("hf-hub:")
+        raise InputError(
+            f"hf-hub:{name} is not on this disk: 'compactnets pull {name} --output DIR' downloads it, then give "
+            f"DIR/model.safetensors"
+        )
     path = locate(path)
     if advice := _exported(path):
         raise InputError(advice)
