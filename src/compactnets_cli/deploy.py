@@ -120,7 +120,9 @@ def export(
 )
 def quantize(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A .safetensors file of train.")],
-    format_name: Annotated[str, typer.Option("--format", help="onnx, openvino, executorch (an extra each) or c.")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="onnx, openvino, executorch, litert (an extra each) or c.")
+    ],
     calibration: Annotated[str, typer.Option(help="Images for measuring ranges.")],
     evaluation: Annotated[
         str, typer.Option("--eval", help="Images to compare on, without those used for calibration.")

@@ -357,6 +357,7 @@ FORMATS = {
             any_batch=False,
             any_size=False,
             float16="stored",
+            int8=True,
         ),
         Format(
             "ncnn",
