@@ -89,6 +89,7 @@ def render() -> str:
         parts += [section(name, record) for name, record in load_results(kind).items()]
     parts += _int8(list(load_results("int8").values()))
     parts += _microcontrollers(list(load_results("microcontroller").values()))
+    parts += _side_by_side(load_results("int8_methods"))
     parts += [_methods(name, record) for name, record in load_results("int8_methods").items()]
     return "\n".join(parts)
 
@@ -119,6 +120,30 @@ def _lever_cells(row: dict[str, Any], plain: dict[str, Any]) -> list[str]:
         ", ".join(f"{value:.2f}" for value in row["top1_percent"]),
         "" if row["mean"] is None or row is plain else f"{row['mean'] - plain['mean']:+.2f}",
         f"{sum(row['seconds']) / 60:.0f}",
+    ]
+
+
+SIDE_BY_SIDE = ("ours", "ours (c)", "ours (openvino)", "nncf", "nncf (openvino)", "onnxruntime, percentile")
+
+
+def _side_by_side(records: dict[str, dict[str, Any]]) -> list[str]:
+    """Return one section with the points that each way to int8 loses on every network."""
+    if not records:
+        return []
+    rows = []
+    for name, record in records.items():
+        found = {row["method"]: [draw["drop_points"] for draw in row["draws"]] for row in record["rows"]}
+        draws = record["rows"][0]["draws"]
+        percent = 100 * mean(draw["float_correct"] / draw["images"] for draw in draws)
+        lost = [found.get(each) for each in SIDE_BY_SIDE]
+        ranges = [f"{mean(drops):+.2f} ({min(drops):+.2f} to {max(drops):+.2f})" if drops else "" for drops in lost]
+        rows.append(_cells([name, f"{percent:.2f} %", len(draws), f"{draws[0]['images']:,}", *ranges]))
+    columns = ("network and data", "float top-1", "draws", "images", *SIDE_BY_SIDE)
+    return [
+        "## Ways to int8, side by side\n\nPoints of top-1 lost, mean over draws of the calibration images (least to "
+        "most); a negative number is a gain. `ours` is `quantize` in ONNX Runtime, nothing stays in float. "
+        f"`fresh` networks were trained for this table for three or four short epochs.\n\n{_head(columns)}"
+        + "".join(rows)
     ]
 
 
