@@ -41,7 +41,26 @@ SPLIT_WORDS = {*SPLIT_NAMES, "trn", "tst", "eval", "evaluation", "dev", "holdout
 FLAT = ((), ("images",))  # folders in a split without class folders; the second is Tiny ImageNet's
 
 
-class FolderSource(ImageSource):
+class ImageFiles(ImageSource):
+    """Images in files of their own.
+
+    Attributes:
+        paths: of the files, one for each image.
+    """
+
+    paths: Sequence[str]
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(self.paths[index])
+
+    def encoded(self, index: int) -> bytes | None:
+        try:
+            return Path(self.paths[index]).read_bytes()
+        except OSError:
+            return None
+
+
+class FolderSource(ImageFiles):
     """Images in class folders; a class is named by its folder, and labels follow the sorted names.
 
     Class folders are searched recursively for images (:mod:`compactnets.data.listing`). The
@@ -95,15 +114,6 @@ class FolderSource(ImageSource):
         outside = [] if self.folder == root else [path for path in strays(root) if is_image(path)]
         left_out = [*outside, *strays(self.folder), *(path for listing in listings for path in listing.left_out)]
         self.left_out = [_relative(path, root) for path in left_out]
-
-    def image(self, index: int) -> Image.Image:
-        return read_image(self.paths[index])
-
-    def encoded(self, index: int) -> bytes | None:
-        try:
-            return Path(self.paths[index]).read_bytes()
-        except OSError:
-            return None
 
     def content(self) -> str:
         return digest_files([_relative(path, self.folder) for path in self.paths], self.paths)

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from compactnets.data.base import ImageSource, MissingSplitError, Split
+from compactnets.data.base import MissingSplitError, Split
 from compactnets.data.content import digest_files
-from compactnets.data.folder import TRAIN_FOLDERS, VAL_FOLDERS
-from compactnets.data.images import read_image
+from compactnets.data.folder import TRAIN_FOLDERS, VAL_FOLDERS, ImageFiles
 from compactnets.data.listing import ENDINGS, compose, printable
 from compactnets.errors import InputError
 from compactnets.values import shorten as quoted
@@ -44,7 +42,7 @@ class Row(NamedTuple):
     split: str  # of SPLIT, in small letters; val if there is no such column
 
 
-class TableSource(ImageSource):
+class TableSource(ImageFiles):
     """Images listed in a CSV file, in the order of their names.
 
     The first line names the columns: one of :data:`IMAGE` for the path of the image, relative to the file, one of
@@ -86,15 +84,6 @@ class TableSource(ImageSource):
         left_out = [row.name for row in found if not row.split] if split == "val" else []
         super().__init__(spec, split, class_names, np.array([positions[row.label] for row in rows], dtype=np.int64))
         self.left_out = left_out
-
-    def image(self, index: int) -> Image.Image:
-        return read_image(self.paths[index])
-
-    def encoded(self, index: int) -> bytes | None:
-        try:
-            return Path(self.paths[index]).read_bytes()
-        except OSError:
-            return None
 
     def content(self) -> str:
         # of absolute paths only the names, so that the images may be moved
