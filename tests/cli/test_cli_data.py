@@ -70,7 +70,10 @@ def test_problems(run: Run, folder: Path) -> None:
         (("check", "nowhere/at/all"), "no folder at nowhere/at/all"),
         (("check", "hf:no such name"), "expected hf:OWNER/NAME"),
         (("check", "digits", "--split", "both", "--workers", "-1"), r"--workers.*(greater than or equal to 0|x>=0)"),
-        (("check", "digits", "--split", "test"), "--split must be train, val or both for images with labels, found"),
+        (
+            ("check", "digits", "--split", "test"),
+            "--split must be train, val, both or a share such as 0.8 for images with labels, found",
+        ),
         (("check",), "Missing argument"),
         (("convert", "digits", "--to", "coco", "--output", "out"), "no folder at 'digits'"),
         (("convert", "digits", "--to", "yolo", "--output", "out"), "yolo"),

@@ -230,7 +230,9 @@ def test_quantize_says_what_it_cannot_do(run: Run, checkpoint: Path, tmp_path: P
     common = ("--calibration", "digits", "--eval", "digits", "--output", tmp_path / "int8")
     refused = run("quantize", checkpoint, "--format", "ncnn", *common)
     assert refused.code == 2
-    assert refused.err.strip().endswith("int8 is available for onnx, openvino, executorch, c, found --format ncnn")
+    assert refused.err.strip().endswith(
+        "int8 is available for onnx, openvino, executorch, litert, c, found --format ncnn"
+    )
     refused = run(
         "quantize", checkpoint, "--format", "onnx", *common, "--keep-float", "stem", "--calibration-images", "4"
     )

@@ -256,8 +256,8 @@ def test_the_benchmark_tells_precisions_apart(made: Make, tmp_path: Path) -> Non
     variant = parse_format("torch@float16")
     assert (variant.label, variant.stored, variant.arithmetic) == ("torch@float16", "float16", "float32")
     subject = Classifier(Small().eval(), tiny_record())
-    half = _prepare("tiny", subject, variant, 1, tmp_path)
-    plain = _prepare("tiny", subject, Variant("torch"), 1, tmp_path)
+    (half,) = _prepare("tiny", subject, variant, [1], tmp_path)
+    (plain,) = _prepare("tiny", subject, Variant("torch"), [1], tmp_path)
     assert half.path is not None
     assert plain.path is not None
     assert half.path != plain.path
@@ -265,7 +265,7 @@ def test_the_benchmark_tells_precisions_apart(made: Make, tmp_path: Path) -> Non
     assert _read_if_fits(half.path.parent, subject, Variant("torch"), 1) is None
     assert _read_if_fits(plain.path.parent, subject, variant, 1) is None
     before = half.path.stat().st_mtime_ns
-    assert _prepare("tiny", subject, variant, 1, tmp_path) == half
+    assert _prepare("tiny", subject, variant, [1], tmp_path) == [half]
     assert half.path.stat().st_mtime_ns == before
 
 

@@ -20,7 +20,9 @@ from compactnets.errors import InputError
 from compactnets.hub import pull, push
 from compactnets.hub.facts import recorded_latencies
 from compactnets.models.form import KEY
-from compactnets.training.checkpoint import read_tensors
+from compactnets.segmentation.checkpoint import build
+from compactnets.segmentation.cost import planned_record
+from compactnets.training.checkpoint import read_tensors, save_checkpoint
 
 from ..cli.helpers import Outcome
 from .stand_in import TOKEN, Hub, Repository
@@ -96,6 +98,23 @@ def test_another_form_and_a_branch(hub: Hub, own_network: Path, tmp_path: Path) 
     assert not ModelCard(text).data.eval_results, "nothing is claimed that the record does not say"
     with pytest.raises(InputError, match="given twice"):
         pull(f"{NAME}@trial", tmp_path / "more", revision="main")
+
+
+@pytest.mark.slow
+def test_a_segmenter(hub: Hub, tmp_path: Path) -> None:
+    """Another task: the card says which, and there is nothing for timm."""
+    record = planned_record("menet_108_8x1_g3", "lraspp", settings=[])
+    record = record.model_copy(update={"size": (64, 96), "class_names": ["road", "car"]})
+    made = build(record).eval()
+    save_checkpoint(tmp_path / "a.safetensors", made.state_dict(), record)
+    push(tmp_path / "a.safetensors", NAME)
+    pulled = pull(NAME, tmp_path / "here")
+    assert pulled.task == "segmentation"
+    assert not (tmp_path / "here" / "config.json").exists()
+    state = compactnets.load(pulled.checkpoint).network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in made.state_dict().items())
+    card = ModelCard((tmp_path / "here" / "README.md").read_text(encoding="utf-8"))
+    assert card.data.pipeline_tag == "image-segmentation"
 
 
 def pushed_files(hub: Hub) -> dict[str, bytes]:

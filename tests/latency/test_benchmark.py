@@ -38,6 +38,7 @@ from compactnets.latency.results import (
     show,
     write_results,
 )
+from compactnets.tasks.opening import open_subject
 from compactnets.timing import spread
 from compactnets.training.checkpoint import save_checkpoint
 
@@ -343,6 +344,9 @@ def test_checkpoints_of_one_name_do_not_share_an_artifact(tmp_path: Path) -> Non
     for source in ("a", "b"):
         paths.append(tmp_path / source / "best.safetensors")
         save_checkpoint(paths[-1], model.state_dict(), record.model_copy(update={"source": source}))
-    entries = [_prepare(str(path), *opened(str(path)), Variant("torch"), 1, None, tmp_path / "kept") for path in paths]
+    kept_in = tmp_path / "kept"
+    entries = [
+        _prepare(str(path), open_subject(str(path), "benchmark"), Variant("torch"), [1], kept_in)[0] for path in paths
+    ]
     kept = [read_artifact(entry.path, ArtifactRecord)[0].network.source for entry in entries if entry.path]
     assert kept == ["a", "b"]

@@ -230,7 +230,7 @@ def test_int8_is_kept_within_its_limit(checkpoint: Path, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "ncnn"}, "int8 is available for onnx, openvino, executorch, c, found --format ncnn"),
+        ({"format": "ncnn"}, "int8 is available for onnx, openvino, executorch, litert, c, found --format ncnn"),
         ({"float_network": "a.safetensors"}, "--float is for images with labels"),
         ({"keep": ("stem",)}, "no layer or tensor to keep in float is called 'stem'"),
         ({"calibration": "nowhere"}, "no folder at 'nowhere'"),

@@ -391,7 +391,7 @@ def test_too_large_a_drop_leaves_nothing(source: Path, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_name": "ncnn"}, "int8 is available for onnx, openvino, executorch, c, found --format ncnn"),
+        ({"format_name": "ncnn"}, "int8 is available for onnx, openvino, executorch, litert, c, found --format ncnn"),
         ({"settings": Settings(calibration_images=99)}, "--calibration-images"),
         ({"settings": Settings(calibration_images=5, keep=("stem",))}, "no layer"),
         ({"settings": Settings(keep=("stem",)), "calibration": "nowhere"}, "no layer"),  # before images are looked for
