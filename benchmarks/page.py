@@ -387,8 +387,9 @@ def _int8_cells(record: dict[str, Any]) -> list[str]:
     compared, sizes = record["evaluation"], record["bytes"]
     times = [row["milliseconds"] for row in record["latency"]["rows"]]
     shares = [100 * compared[key] / compared["images"] for key in ("float_correct", "int8_correct")]
+    weights = Path(record["command"][2]).stem
     return [
-        record["command"][2].rpartition("/")[2].removesuffix(".safetensors").replace("last", record["network"]),
+        record["network"] if weights in ("best", "last") else weights,  # a name of weights, not a file of a run
         _how(record),
         record["format"],
         str(compared["images"]),

@@ -26,7 +26,7 @@ FAMILIES = {
     for family in (menet, muffnet, shufflenet, fifteen)
     for name in family.VARIANTS
 }
-OURS = {"drop_path_rate", "output_stride"}  # arguments that the peers do not take
+FAMILIES_ONLY = {"drop_path_rate", "output_stride"}  # arguments that the peers do not take
 COMMON = {"num_classes", "in_chans", "stem"}  # arguments of every network, which do not make it a different one
 
 
@@ -46,7 +46,7 @@ def accepted_arguments(name: str) -> set[str]:
     if name in FAMILIES:
         return {"stem", *model_entrypoint(name).accepts}  # type: ignore[attr-defined]
     if name in PEERS:
-        return {"stem", *Options.__annotations__} - OURS
+        return {"stem", *Options.__annotations__} - FAMILIES_ONLY
     raise InputError(f"no network is called {name!r}{did_you_mean(name, [*FAMILIES, *PEERS])} (compactnets list)")
 
 

@@ -179,6 +179,7 @@ class StagedNet(nn.Module):
             part.train(self.training)
 
     def _dilate(self, output_stride: int) -> None:
+        """Keep all maps at 1 / ``output_stride`` or larger, in place (:func:`compactnets.models.dilation.dilate`)."""
         reductions = {entry["module"]: entry["reduction"] for entry in self.feature_info}
         if output_stride not in reductions.values():
             known = ", ".join(str(each) for each in sorted(set(reductions.values())))
@@ -188,9 +189,10 @@ class StagedNet(nn.Module):
         training = self.training
         body = create_feature_extractor(self.eval(), {module: module for module in reductions})
         dilate(body, reductions, output_stride, type(self).__name__, self.in_chans)
+        dilated = dict(body.named_modules())  # without what no map needs
         for name, module in list(self.named_modules()):
-            if isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d) and _has(body, name):
-                self.set_submodule(name, body.get_submodule(name))
+            if name in dilated and isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d):
+                self.set_submodule(name, dilated[name])
         for entry in self.feature_info:
             entry["reduction"] = min(entry["reduction"], output_stride)
         self.train(training)
@@ -273,14 +275,6 @@ class StagedNet(nn.Module):
         if prune_head or prune_norm or ends_early:
             self.reset_classifier(0, "")
         return take
-
-
-def _has(body: nn.Module, name: str) -> bool:
-    try:
-        body.get_submodule(name)
-    except AttributeError:  # no map needs it
-        return False
-    return True
 
 
 def register_family(
