@@ -24,13 +24,22 @@ def list_networks(
     print_json([row.to_dict() for row in rows]) if as_json else show(rows)
 
 
-@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets weights")
-def weights(as_json: AsJson = False) -> None:
-    """List trained weights: installed ones, and where to get others."""
-    from compactnets.catalogue import list_weights, show_weights
+@networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets weights muffnet_x0_5.cifar10")
+def weights(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Weights, such as muffnet_x0_5.cifar10: print all about them.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List trained weights: shipped, in your folder $COMPACTNETS_WEIGHTS, or to be fetched."""
+    from compactnets.catalogue import describe_weights, list_weights, show_details, show_weights
 
-    rows = list_weights()
-    print_json(rows) if as_json else show_weights(rows)
+    if name is None:
+        rows = list_weights()
+        print_json([row.to_dict() for row in rows]) if as_json else show_weights(rows)
+    else:
+        details = describe_weights(name)
+        print_json(details.to_dict()) if as_json else show_details(details)
 
 
 @networks.command(rich_help_panel=NETWORKS, epilog="Example: compactnets recipes")

@@ -97,5 +97,6 @@ def one_checkpoint(verb: str, checkpoint: Path | None, weights: str | None) -> P
     if weights is None:
         assert checkpoint is not None
         return checkpoint
-    check_weights(weights)
+    if weights not in find_weights():
+        check_weights(weights)  # raises
     return find_weights()[weights].path

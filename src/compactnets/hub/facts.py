@@ -63,23 +63,38 @@ class Facts:
     @property
     def data(self) -> str | None:
         """Name of the data that it was trained on; of a path on somebody's disk, its last part."""
-        data = self.record["training"].get("data")
-        return None if data is None else Path(str(data)).name if Path(str(data)).is_absolute() else str(data)
+        return data_of(self.record)
 
     @property
     def command(self) -> str | None:
         """The command that trained it, if its record has one."""
-        source = str(self.record["source"])
-        return source.removeprefix(TRAINED) if source.startswith(TRAINED) else None
+        return command_of(self.record)
 
     @property
     def accuracy(self) -> tuple[str, str, float] | None:
         """Name of the metric, the Hub's name, and the value in percent."""
-        training = self.record["training"]
-        for key, (name, hub) in METRICS.items():
-            if isinstance(training.get(key), int | float):
-                return name, hub, float(training[key])
-        return None
+        return accuracy_of(self.record)
+
+
+def data_of(record: Mapping[str, Any]) -> str | None:
+    """Return the name of the data of a record; of a path on somebody's disk, its last part."""
+    data = record.get("training", {}).get("data")
+    return None if data is None else Path(str(data)).name if Path(str(data)).is_absolute() else str(data)
+
+
+def command_of(record: Mapping[str, Any]) -> str | None:
+    """Return the command that trained the weights of a record, if it has one."""
+    source = str(record["source"])
+    return source.removeprefix(TRAINED) if source.startswith(TRAINED) else None
+
+
+def accuracy_of(record: Mapping[str, Any]) -> tuple[str, str, float] | None:
+    """Return the metric of a record, the Hub's name of it, and the value in percent."""
+    training = record.get("training", {})
+    for key, (name, hub) in METRICS.items():
+        if isinstance(training.get(key), int | float):
+            return name, hub, float(training[key])
+    return None
 
 
 def read_facts(checkpoint: str | Path) -> Facts:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from compactnets.errors import InputError
 from compactnets.models.dilation import dilate
 from compactnets.models.form import carry_form, form_of, is_form, with_form
-from compactnets.models.pretrained import Weights, find_weights, weights_of
+from compactnets.models.pretrained import CLASSIFICATION, Weights, find_weights, weights_of
 from compactnets.nn import ConvNormAct, add_drop_path
 
 STEMS = ("imagenet", "cifar")
@@ -361,7 +361,8 @@ def _named_weights(name: str, cfg: Any) -> Weights | None:
     """Return the weights that timm's ``pretrained_cfg`` names: the tag of a name, or a configuration."""
     if cfg is not None and not isinstance(cfg, str):
         cfg = cfg.get("tag") if isinstance(cfg, Mapping) else cfg.tag
-    return find_weights().get(f"{name}.{cfg}")
+    found = find_weights().get(f"{name}.{cfg}")
+    return found if found is not None and found.task == CLASSIFICATION else None
 
 
 def _check_source(name: str, kwargs: Mapping[str, Any]) -> None:
