@@ -24,6 +24,9 @@ def search(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
+    split: Annotated[
+        float | None, typer.Option(min=0, max=1, help="For undivided images: the share to train on, such as 0.8.")
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Networks to train.")] = 24,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of a network that is never stopped.")] = 4,
     rungs: Annotated[int, typer.Option(min=0, max=10, help="How often the weaker half is stopped.")] = 2,
@@ -57,7 +60,7 @@ def search(
         format_name=format_name,
         threads=threads,
         recipe=recipe,
-        settings=settings or [],
+        settings=[*(settings or []), *([f"split={split}"] if split is not None else [])],
         trials=trials,
         epochs=epochs,
         rungs=rungs,

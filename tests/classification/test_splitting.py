@@ -8,8 +8,13 @@ import pytest
 
 import compactnets
 from compactnets import InputError
+from compactnets.classification.grid import Member, Place, train_grid
 from compactnets.classification.judging import Judgement
+from compactnets.classification.quantization import ClassifierQuantization
+from compactnets.data import ImageSource
+from compactnets.data.dividing import open_parts
 from tests.data.helpers import write_classes
+from tests.deploy.helpers import opened
 from tests.training.helpers import make_tiny_recipe
 
 
@@ -45,3 +50,36 @@ def test_a_run_on_a_part_and_its_evaluation(tmp_path: Path, capsys: pytest.Captu
     held = make_tiny_recipe(batch_size=8, split=0.75, hold_out=6)
     compactnets.train(held, root, tmp_path / "held")
     assert "evaluations are on 6 training images" in capsys.readouterr().err
+
+
+def test_a_grid_on_a_part(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "photos", ant=10, wasp=20)
+    with pytest.raises(InputError, match="no train split"):
+        train_grid([Member("a", make_tiny_recipe(batch_size=8))], str(root), tmp_path / "runs", Place("cpu"))
+    (outcome,) = train_grid(
+        [Member("a", make_tiny_recipe(batch_size=8, split=0.75))], str(root), tmp_path / "runs", Place("cpu")
+    )
+    assert outcome.error is None
+
+
+def test_int8_is_calibrated_on_the_images_trained_on_and_compared_on_the_rest(tmp_path: Path) -> None:
+    root = write_classes(tmp_path / "photos", ant=10, wasp=20)
+    model, record = opened("shufflenet_g3_x0_25", {"num_classes": 2})
+    record = record.model_copy(update={"class_names": ["ant", "wasp"]})
+    train, val = (set(_files(part)) for part in open_parts(str(root), 0.75))
+    for training, calibrated, compared in (
+        ({}, 8, 22),  # all but those calibrated on
+        ({"data": str(root), "recipe": {"split": 0.75}}, 8, len(val)),
+        ({"data": "other", "recipe": {"split": 0.75}}, 8, 22),
+    ):
+        task = ClassifierQuantization(model, record.model_copy(update={"training": training}))
+        task.take(str(root), str(root), 8)
+        images, rest = set(_files(task.images)), set(_files(task.rest))
+        assert (len(images), len(rest), images & rest) == (calibrated, compared, set())
+        if compared == len(val):
+            assert rest == val
+            assert images <= train
+
+
+def _files(source: ImageSource) -> list[bytes]:
+    return [source.encoded(index) or b"" for index in range(len(source))]

@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[list[str], str]] = {  # a verb, with its task where it ha
     "data convert": (["{boxes}", "--to", "coco"], "detection.data.conversion.writing"),
     "data split": (["{boxes}"], "data.dividing.writing"),
     "eval --examples": (["--checkpoint", "a", "--data", "b"], "api.open_model"),
-    "search": (["--budget", "macs=4M", "--data", "digits"], "search.study.open_source"),
+    "search": (["--budget", "macs=4M", "--data", "digits"], "search.study.open_training"),
     "predict": (["--checkpoint", "a", "{network}"], "detection.prediction.find_objects"),
     "papers ablation": (["sharing", "--data", "digits"], "papers.ablation.train_grid"),
     "papers report": ([], "report.page.measure_rows"),

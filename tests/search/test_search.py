@@ -8,9 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from compactnets.api import open_recipe
+from compactnets.data import open_source
 from compactnets.errors import InputError
 from compactnets.search import find, outcome, space, study, table
 from compactnets.search.outcome import Finalist, _mark
@@ -58,7 +61,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def search(output: Path, budget: tuple[str, ...] = ("macs=1M",), **options: Any) -> Any:
     given = {"family": "menet", "recipe": RECIPE, "settings": SETTINGS, "trials": 2, "epochs": 2, "rungs": 1}
-    return find("digits", output, budget, **{**given, **options})
+    return find(options.pop("data", "digits"), output, budget, **{**given, **options})
 
 
 def test_a_search_ends_with_a_network_and_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +78,40 @@ def test_a_search_ends_with_a_network_and_is_not_repeated(tmp_path: Path, monkey
     assert search(tmp_path).to_dict() == found.to_dict()
     with pytest.raises(InputError, match="another budget"):
         search(tmp_path, ("macs=2M",))
+
+
+def _undivided(folder: Path, kind: str) -> str:
+    """Thirty images of three digits, without a split: as class folders, or in a table."""
+    source = open_source("digits", "train")
+    rows = []
+    for label in range(3):
+        for index in np.flatnonzero(source.labels == label)[:10]:
+            path = folder / "photos" / f"digit{label}" / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            source.image(int(index)).save(path)
+            rows.append((path.relative_to(folder).as_posix(), f"digit{label}"))
+    if kind == "folder":
+        return str(folder / "photos")
+    mark = {"csv": ",", "tsv": "\t"}[kind]
+    (folder / f"list.{kind}").write_text("".join(mark.join(row) + "\n" for row in [("image", "label"), *rows]))
+    return str(folder / f"list.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "tsv"])
+def test_undivided_images_are_searched_on_the_share_that_is_trained_on(tmp_path: Path, kind: str) -> None:
+    data, output = _undivided(tmp_path, kind), tmp_path / "search"
+    small = [*SETTINGS[1:], "batch_size=8"]
+    with pytest.raises(InputError, match=r"--split 0\.8"):
+        search(output, data=data, settings=small, trials=1)
+    assert not output.exists()
+    found = search(output, data=data, settings=[*small, "split=0.8"], trials=1, epochs=1, rungs=0)
+    record = json.loads((output / "runs" / found.finalists[0].name / "last.json").read_text())
+    assert record["class_names"] == ["digit0", "digit1", "digit2"]
+    assert record["training"]["recipe"]["hold_out"] == 2  # a tenth of the 24 to train on
+    chosen = open_recipe(str(output / "chosen.yaml"), [])[1]
+    assert (chosen.split, chosen.hold_out) == (0.8, 0)
+    with pytest.raises(InputError, match="another recipe"):
+        search(output, data=data, settings=[*small, "split=0.5"], trials=1, epochs=1, rungs=0)
 
 
 def test_an_interrupted_search_goes_on_with_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,11 @@ class CheckpointRecord(BaseModel):
         """The readable names of the classes."""
         return self.class_labels or self.class_names
 
+    def share_trained(self, spec: str) -> float | None:
+        """Return the share of an undivided source that was trained on (the recipe's ``split``), if it was this one."""
+        share: float | None = (self.training.get("recipe") or {}).get("split")
+        return share if self.training.get("data") == spec else None
+
 
 def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
     """Read the weights of a checkpoint. Older files do not state their form (:mod:`compactnets.models.form`): the

@@ -20,8 +20,6 @@ from compactnets.classification.preparation import open_splits
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.classification.task import TASK
 from compactnets.console import say
-from compactnets.data import open_source
-from compactnets.data.base import Split
 from compactnets.errors import InputError, missing_extra
 from compactnets.files import as_path, refusals
 from compactnets.locks import own_folder
@@ -87,9 +85,8 @@ def train_grid(
         raise InputError(f"jobs must be at least 1, found {place.jobs}")
     if place.ray is None:
         pick_device(place.device)
-    splits: tuple[Split, ...] = ("train", "val")
-    for split in splits:  # once, so that bad data is reported before anything runs
-        open_source(data, split, download=download)
+    for share in {member.recipe.split for member in members}:  # bad data is reported before anything runs
+        open_splits(data, share=share, download=download)
     outcomes: dict[str, Outcome] = {}
     with own_folder(output):
         for outcome in _run(members, data, output, place):

@@ -67,17 +67,24 @@ def open_splits(
     Raises:
         InputError: as :func:`compactnets.data.open_source`, or more images than can be held out.
     """
-    train: ImageSource
-    if share is None:
-        train = open_source(name, "train", download=download)
-        if not held_out:
-            return train, open_source(name, "val", download=download)
-    else:
-        train, val = open_parts(name, share, download=download)
-        if not held_out:
-            return train, val
+    if not held_out:
+        if share is not None:
+            return open_parts(name, share, download=download)
+        return open_source(name, "train", download=download), open_source(name, "val", download=download)
+    train = open_training(name, share, download=download)
     say(f"hold_out: evaluations are on {held_out:,} training images, which are not trained on")
     return hold_out(train, held_out)
+
+
+def open_training(name: str, share: float | None = None, *, download: bool = False) -> ImageSource:
+    """Open the images to train on, as :func:`open_splits` without any held out.
+
+    Raises:
+        InputError: as there.
+    """
+    if share is not None:
+        return open_parts(name, share, download=download)[0]
+    return open_source(name, "train", download=download)
 
 
 def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:

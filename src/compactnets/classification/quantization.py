@@ -14,6 +14,7 @@ from compactnets.classification.checkpoint import CheckpointRecord, check_float
 from compactnets.classification.evaluation import match_classes
 from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.base import MissingSplitError
+from compactnets.data.dividing import open_parts
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.formats.registry import Format
 from compactnets.deploy.int8.comparison import Accuracy, compare_accuracy
@@ -105,7 +106,7 @@ class ClassifierQuantization(Quantization):
         self.what = compared[0] if compared else self.what
 
     def take(self, calibration: str, evaluation: str, count: int) -> None:
-        self.images, self.rest = _sources(calibration, evaluation, count)
+        self.images, self.rest = _sources(self.record, calibration, evaluation, count)
         self.class_map = match_classes(self.record, self.rest)
         if self.compared is not None:
             name, _, record = self.compared
@@ -152,9 +153,18 @@ class ClassifierQuantization(Quantization):
         return Start(reference, without_quantizers(model), counted, settings)
 
 
-def _sources(calibration: str, evaluation: str, count: int) -> tuple[ImageSource, ImageSource]:
-    """Return the images to calibrate on and those to evaluate on, without overlap."""
-    rest = open_source(evaluation, "val")
+def _sources(
+    record: CheckpointRecord, calibration: str, evaluation: str, count: int
+) -> tuple[ImageSource, ImageSource]:
+    """Return the images to calibrate on and those to evaluate on, without overlap.
+
+    Of an undivided source that the network was trained on a share of, it is calibrated on that share and evaluated on
+    the rest.
+    """
+    rest, share = open_source(evaluation, "val"), record.share_trained(evaluation)
+    if share is not None and calibration == evaluation and not getattr(rest, "divided", True):
+        images, rest = open_parts(evaluation, share)
+        return PartOfSource(images, spread_over(images, count).tolist()), rest
     try:
         images = open_source(calibration, "train")
     except MissingSplitError:

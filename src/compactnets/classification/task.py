@@ -210,9 +210,8 @@ class Classification(Task[ClassificationRecipe]):
 
 def _note_trained(record: CheckpointRecord, source: ImageSource) -> None:
     """Say so if a network was trained on a share of the images of an undivided source."""
-    trained = record.training
-    share = (trained.get("recipe") or {}).get("split")
-    if share is not None and trained.get("data") == source.spec:
+    share = record.share_trained(source.spec)
+    if share is not None:
         say(f"note: {source.spec} has images that this network was trained on: --split {share:g} leaves them out")
 
 

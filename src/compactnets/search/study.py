@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from compactnets.classification.grid import Member, Place, train_member
+from compactnets.classification.preparation import open_training
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.complexity import count
 from compactnets.console import say
-from compactnets.data import open_source
 from compactnets.errors import InputError, missing_extra
 from compactnets.models.registry import accepted_arguments
 from compactnets.search.budget import Budget, show_amount
@@ -114,7 +114,7 @@ class Search:
         for name in request.compared:
             accepted_arguments(name)  # before anything is measured
         self.base = load_recipe(ClassificationRecipe, request.recipe, request.settings)
-        train = open_source(request.data, "train", download=request.download)
+        train = open_training(request.data, self.base.split, download=request.download)
         self.classes, self.held_out = len(train.class_names), max(1, len(train) // HELD_OUT)
         self.preprocess = self.base.resolve_preprocess(train.default_preprocess)
         self.channels, self.size = self.preprocess.channels, self.preprocess.size
