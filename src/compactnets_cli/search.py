@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compactnets_cli.options import AsJson, Device, Download, LabelledData, print_json
+from compactnets_cli.options import AsJson, Download, LabelledData, print_json
 
 
 def search(
@@ -17,19 +17,25 @@ def search(
         list[str],
         typer.Option(metavar="QUANTITY=AMOUNT", help="latency=3ms, macs=40M, params=1M, bytes=1.5MB or memory=400KB."),
     ],
-    family: Annotated[str, typer.Option(help="menet, muffnet, both with a comma, or all.")] = "all",
-    format_name: Annotated[str, typer.Option("--format", help="Runtime whose latency counts.")] = "c",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    recipe: Annotated[str, typer.Option(help="Recipe of all trainings.")] = "cifar/short",
+    family: Annotated[str | None, typer.Option(help="menet, muffnet, both with a comma, or all; default: all.")] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="Runtime whose latency counts; default: c.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; default: 1.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe of all trainings; default: cifar/short.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe.")
     ] = None,
     split: Annotated[
         float | None, typer.Option(min=0, max=1, help="For undivided images: the share to train on, such as 0.8.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Networks to train.")] = 24,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of a network that is never stopped.")] = 4,
-    rungs: Annotated[int, typer.Option(min=0, max=10, help="How often the weaker half is stopped.")] = 2,
+    trials: Annotated[int | None, typer.Option(min=1, help="Networks to train; default: 24.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of a network that is never stopped; default: 4.")
+    ] = None,
+    rungs: Annotated[
+        int | None, typer.Option(min=0, max=10, help="How often the weaker half is stopped; default: 2.")
+    ] = None,
     sizes: Annotated[
         list[int] | None, typer.Option("--size", min=1, help="Side of the images to choose from; repeatable.")
     ] = None,
@@ -41,8 +47,8 @@ def search(
         str | None,
         typer.Option(metavar="COMMAND", help="Measure elsewhere: gets an artifact's file, prints milliseconds last."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the proposals and the trainings.")] = 0,
-    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the proposals and the trainings; default: 0.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: auto.")] = None,
     download: Download = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,24 +58,27 @@ def search(
     """
     from compactnets.search import find
 
+    given = {
+        "family": family,
+        "format_name": format_name,
+        "threads": threads,
+        "recipe": recipe,
+        "trials": trials,
+        "epochs": epochs,
+        "rungs": rungs,
+        "table": table,
+        "device_command": device_command,
+        "seed": seed,
+        "device": device,
+    }
     outcome = find(
         data,
         output,
         budget,
-        family=family,
-        format_name=format_name,
-        threads=threads,
-        recipe=recipe,
         settings=[*(settings or []), *([f"split={split}"] if split is not None else [])],
-        trials=trials,
-        epochs=epochs,
-        rungs=rungs,
         sizes=sizes or [],
         compared=compared or [],
-        table=table,
-        device_command=device_command,
-        seed=seed,
-        device=device,
         download=download,
+        **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
     print_json(outcome.to_dict()) if as_json else outcome.show()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.main import get_command
 
 from compactnets.api import open_recipe
 from compactnets.data import open_source
@@ -19,6 +22,7 @@ from compactnets.search import find, outcome, space, study, table
 from compactnets.search.outcome import Finalist, _mark
 from compactnets.search.table import LatencyTable, time_by_command
 from compactnets.training.interruption import Interrupted
+from compactnets_cli.app import app
 
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
 
@@ -214,6 +218,21 @@ def test_a_warm_up_longer_than_the_first_rung_is_left_out_of_all(tmp_path: Path)
     """Each rung goes on with the run of the one before, which must not have another recipe."""
     found = search(tmp_path, trials=1, settings=[*SETTINGS[:-1], "schedule.warmup_epochs=1"])
     assert (found.trained, len(found.finalists)) == (1, 1)
+
+
+def test_the_command_line_leaves_the_defaults_to_find_and_tells_them() -> None:
+    options = {option.name: option for option in get_command(app).commands["search"].params}  # type: ignore[attr-defined]
+    told = 0
+    for name, parameter in inspect.signature(find).parameters.items():
+        option = options[name]
+        if not option.required:
+            assert option.default in (None, False), name
+        if isinstance(parameter.default, str | int) and parameter.default is not False:
+            assert option.help.endswith(f"; default: {parameter.default}."), name
+            told += 1
+        if (field := study.Request.__dataclass_fields__.get(name)) and field.default is not dataclasses.MISSING:
+            assert parameter.default == field.default
+    assert told >= 9
 
 
 def test_too_few_epochs_for_the_rungs(tmp_path: Path) -> None:

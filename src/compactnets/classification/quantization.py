@@ -161,10 +161,11 @@ def _sources(
     Of an undivided source that the network was trained on a share of, it is calibrated on that share and evaluated on
     the rest.
     """
-    rest, share = open_source(evaluation, "val"), record.share_trained(evaluation)
+    rest: ImageSource = open_source(evaluation, "val")
+    share = record.share_trained(evaluation)
     if share is not None and calibration == evaluation and not getattr(rest, "divided", True):
-        images, rest = open_parts(evaluation, share)
-        return PartOfSource(images, spread_over(images, count).tolist()), rest
+        trained, rest = open_parts(evaluation, share)
+        return PartOfSource(trained, spread_over(trained, count).tolist()), rest
     try:
         images = open_source(calibration, "train")
     except MissingSplitError:

@@ -37,7 +37,7 @@ REDUCTION = 2  # of each rung's candidates, the better half goes on to twice the
 
 @dataclass(frozen=True)
 class Request:
-    """What is searched for.
+    """What is searched for; :func:`compactnets.search.find` and the command line take their defaults from here.
 
     Attributes:
         families: names of :data:`compactnets.search.space.FAMILIES`.
