@@ -13,7 +13,8 @@ import argparse
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,32 @@ from compactnets.data.part import PartOfSource
 from compactnets.deploy.artifact import run_in_batches
 from compactnets.deploy.formats.registry import FORMATS
 from compactnets.deploy.int8.noise import relative_error
-from compactnets.deploy.int8.steps import Settings, calibrated, read_pixels, settled
+from compactnets.deploy.int8.steps import Settings, calibrated, settled
 from compactnets.deploy.record import size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.tasks.opening import open_to_write
 from compactnets.timing import spread
 
 CALIBRATION = 128  # as the command has by default
-Write = Callable[[nn.Module, Tensor, Path, Path], None]  # network, calibration images, float artifact, folder
+MOST_POINTS = 0.5  # what NNCF's accuracy control may lose on the calibration images, in points
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibration images, each preprocessed, and the network's class of each."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+Write = Callable[[nn.Module, Calibration, Path, Path], None]  # network, calibration, float artifact, folder
 
 
 def ours(format_name: str, **changes: Any) -> Write:
     """Quantise with the package, without keeping anything in float."""
 
-    def write(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
-        fmt = FORMATS[format_name]
+    def write(model: nn.Module, calibration: Calibration, plain: Path, folder: Path) -> None:
+        fmt, pixels = FORMATS[format_name], calibration.pixels
         settings = Settings(**{"weight_bits": fmt.weight_bits, **changes})
         reference = calibrated(model, pixels, settings, quantize_output=fmt.int8_output)
         fmt.write_int8(settled(reference, (), pixels, settings), pixels[:1], folder)
@@ -56,13 +68,13 @@ def ours(format_name: str, **changes: Any) -> Write:
 def onnxruntime(method: str, *, prepare: bool = True) -> Write:
     """Quantise with ONNX Runtime's own static quantiser, weights per channel."""
 
-    def write(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+    def write(model: nn.Module, calibration: Calibration, plain: Path, folder: Path) -> None:
         from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         class Reader(CalibrationDataReader):
             def __init__(self) -> None:
-                self.left = iter(pixels.split(1))
+                self.left = iter(calibration.pixels.split(1))
 
             def get_next(self) -> dict[str, np.ndarray] | None:
                 image = next(self.left, None)
@@ -87,31 +99,64 @@ def onnxruntime(method: str, *, prepare: bool = True) -> Write:
     return write
 
 
-def nncf(format_name: str, *, fast: bool = True) -> Write:
-    """Quantise with NNCF; ``fast`` is its default bias correction, the other one goes layer by layer."""
+def nncf(format_name: str, *, fast: bool = True, control: bool = False) -> Write:
+    """Quantise with NNCF.
 
-    def write(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+    ``fast`` is its default bias correction, the other one goes layer by layer. With ``control``, layers go back to
+    float until at most `MOST_POINTS` are lost on the calibration images, labels known.
+    """
+
+    def write(model: nn.Module, calibration: Calibration, plain: Path, folder: Path) -> None:
         import nncf
+        import onnx
+        import openvino
 
         logging.getLogger("nncf").setLevel(logging.ERROR)
-        options = {"subset_size": len(pixels), "fast_bias_correction": fast}
-        if format_name == "onnx":
-            import onnx
+        onnx_file = format_name == "onnx"
+        network = onnx.load(plain / "model.onnx") if onnx_file else openvino.Core().read_model(plain / "model.xml")
 
-            data = nncf.Dataset(pixels.split(1), lambda image: {"image": image.numpy()})
-            network = onnx.load(plain / "model.onnx")
-            onnx.save(nncf.quantize(network, data, **options), folder / "model.onnx")
+        def fed(sample: tuple[Tensor, Tensor]) -> Any:
+            return {"image": sample[0].numpy()} if onnx_file else sample[0].numpy()
+
+        samples = list(zip(calibration.pixels.split(1), calibration.labels.split(1), strict=True))
+        data = nncf.Dataset(samples, fed)
+        options = {"subset_size": len(samples), "fast_bias_correction": fast}
+        if control:
+            judge = _top1_onnx if onnx_file else _top1_openvino
+            quantised = nncf.quantize_with_accuracy_control(
+                network, data, nncf.Dataset(samples), judge, max_drop=MOST_POINTS / 100, **options
+            )
         else:
-            import openvino
-
-            data = nncf.Dataset(pixels.split(1), lambda image: image.numpy())
-            network = openvino.Core().read_model(plain / "model.xml")
-            openvino.save_model(nncf.quantize(network, data, **options), folder / "model.xml", compress_to_fp16=False)
+            quantised = nncf.quantize(network, data, **options)
+        if onnx_file:
+            onnx.save(quantised, folder / "model.onnx")
+        else:
+            openvino.save_model(quantised, folder / "model.xml", compress_to_fp16=False)
 
     return write
 
 
-def pt2e(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
+def _top1_onnx(network: Any, samples: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, list[float]]:
+    """Return the share of images right and whether each is, as NNCF asks for a network in ONNX."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
+    return _top1(lambda image: session.run(None, {"image": image})[0], samples)
+
+
+def _top1_openvino(network: Any, samples: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, list[float]]:
+    """Return the share of images right and whether each is, as NNCF asks for a network compiled by OpenVINO."""
+    return _top1(lambda image: network(image)[0], samples)
+
+
+def _top1(
+    run: Callable[[np.ndarray], np.ndarray], samples: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, list[float]]:
+    right = [float(run(image.numpy()).argmax() == label.item()) for image, label in samples]
+    return float(np.mean(right)), right
+
+
+def pt2e(model: nn.Module, calibration: Calibration, plain: Path, folder: Path) -> None:
     """Quantise with torchao's PT2E and ExecuTorch's XNNPACK quantizer."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -121,11 +166,11 @@ def pt2e(model: nn.Module, pixels: Tensor, plain: Path, folder: Path) -> None:
     from executorch.exir import to_edge_transform_and_lower
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    example = (pixels[:1],)
+    example = (calibration.pixels[:1],)
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(torch.export.export(deploy_form(model), example).module(), quantizer)
     with torch.inference_mode():
-        for image in pixels.split(1):
+        for image in calibration.pixels.split(1):
             prepared(image)
     program = torch.export.export(convert_pt2e(prepared), example)
     edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
@@ -139,12 +184,14 @@ METHODS: dict[str, tuple[str, Write]] = {
     "ours, no rounding": ("onnx", ours("onnx", rounding=False)),
     "ours, 8 bits": ("onnx", ours("onnx", weight_bits=8)),
     "nncf": ("onnx", nncf("onnx")),  # its slow correction fails on our files: "Duplicate definition-site for (image)"
+    "nncf, accuracy control": ("onnx", nncf("onnx", control=True)),
     "onnxruntime, minmax": ("onnx", onnxruntime("MinMax")),
     "onnxruntime, percentile": ("onnx", onnxruntime("Percentile")),
     "onnxruntime, entropy": ("onnx", onnxruntime("Entropy")),
     "ours (c)": ("c", ours("c")),
     "ours (openvino)": ("openvino", ours("openvino")),
     "nncf (openvino)": ("openvino", nncf("openvino")),
+    "nncf, accuracy control (openvino)": ("openvino", nncf("openvino", control=True)),
     "nncf, slow correction (openvino)": ("openvino", nncf("openvino", fast=False)),
     "ours (executorch)": ("executorch", ours("executorch")),
     "torchao (executorch)": ("executorch", pt2e),
@@ -223,20 +270,21 @@ def main() -> None:
         for number in range(given.draws):
             calibration, rest = draw(given.data, number, given.images)
             lookup = match_classes(record, rest)
-            pixels = read_pixels(calibration, preprocess)
+            pixels, known = read(calibration, preprocess, lookup)
+            seen = Calibration(torch.cat(pixels), known)
             batches, labels = read(rest, preprocess, lookup)
             expected: dict[str, Tensor] = {}
             for method, rows in found.items():
                 format_name, write = METHODS[method]
                 if format_name not in floats:
                     floats[format_name] = Path(tempfile.mkdtemp(dir=scratch))
-                    FORMATS[format_name].write(deploy_form(model), pixels[:1], floats[format_name])
+                    FORMATS[format_name].write(deploy_form(model), seen.pixels[:1], floats[format_name])
                 plain = floats[format_name]
                 if format_name not in expected:
                     expected[format_name] = logits_of(format_name, plain, batches)
                 folder = Path(tempfile.mkdtemp(dir=scratch))
                 start = time.perf_counter()
-                write(model, pixels, plain, folder)
+                write(model, seen, plain, folder)
                 seconds = time.perf_counter() - start
                 given_logits, float_logits = logits_of(format_name, folder, batches), expected[format_name]
                 right = [int((logits.argmax(1) == labels).sum()) for logits in (float_logits, given_logits)]

@@ -22,6 +22,7 @@ from compactnets.deploy.int8.graph import plain_graph
 from compactnets.deploy.int8.quantized import quantized_network, quantizers
 from compactnets.deploy.planar import emit_int8
 from compactnets.deploy.planar.emit import LAYOUT, Program, emit, pack, plan, read_program
+from compactnets.deploy.planar.graph import Operation
 from compactnets.deploy.planar.trace import trace
 from compactnets.errors import InputError
 
@@ -50,6 +51,15 @@ def test_source_that_was_changed_is_not_compiled(artifact: Make) -> None:
         lambda program: program["graph"]["operations"][1].update(outputs=10**9),
         lambda program: program["graph"]["operations"][0].update(first="relu); abort("),
         lambda program: program["graph"].update(results=[10**6]),
+        lambda program: program["graph"].update(results=[[0, 10**9]]),
+        lambda program: program["graph"].update(results=[[0, 2**16], [0, 1]]),
+        lambda program: program["graph"].update(results=[[0, 0]]),
+        lambda program: program["graph"].update(results=[[3, 5, -1]]),
+        lambda program: program["graph"].update(results=[[0, 2.0]]),
+        lambda program: program["graph"].update(results=[[0, True]]),
+        lambda program: program["graph"].update(results=[[[0, 2], 2]]),
+        lambda program: program["graph"].update(results=[[0]]),
+        lambda program: program["graph"].update(results="3"),
         lambda program: program.update(mean=[1.0]),
         lambda program: program["graph"].update(height=10**6, width=10**6),
     ],
@@ -62,6 +72,22 @@ def test_a_description_that_fits_nothing_is_one_line(artifact: Make, change: obj
     with pytest.raises(InputError, match=r"model\.json") as caught:
         FORMATS["c"].open(folder / "model.c")
     assert "\n" not in str(caught.value)
+
+
+def test_lists_of_planes_are_stored_as_runs() -> None:
+    """They are a third of the description otherwise; one that lists every plane is read too."""
+    choose = np.random.default_rng(0)
+    planes = [0, *range(5, 40), *range(90, 20, -7), 3, 3, 3, 3, 8, 9, *choose.integers(0, 99, 30).tolist(), 7]
+    shuffled = np.arange(60).reshape(3, 20).T.reshape(-1).tolist()
+    for each in (planes, shuffled, [4], [4, 5], [4, 5, 6, 7], [6, 5, 4]):
+        operation = Operation(
+            kind="convolution", inputs=each, output=100, outputs=len(each), height=1, width=1, plus=each
+        )
+        stored = json.loads(operation.model_dump_json(exclude_defaults=True))
+        assert Operation.model_validate(stored) == operation
+        assert operation.inputs == operation.plus == tuple(each)
+        assert len(json.dumps(stored["inputs"])) <= len(json.dumps(each))
+        assert (len(stored["inputs"]) < 60) == (each is not shuffled)  # a shuffle has no runs that are worth it
 
 
 def test_weights_of_another_length_are_refused(artifact: Make) -> None:

@@ -13,7 +13,7 @@ from compactnets.deploy.planar.calls import SLACK, TILE, Text, Window, tiles
 from compactnets.deploy.planar.graph import Graph, Operation
 from compactnets.deploy.planar.place import LINE, Layout, rounded
 
-PARTS = ("vector.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
+PARTS = ("vector.c", "activation.c", "pointwise.c", "padding.c", "convolution.c", "window.c", "planes.c")
 RESIZE = "resize.c"  # only of networks that scale maps
 BLOCK = 64  # pixels of the widest register tile: WIDE vectors of pointwise.c
 PANEL = 12  # tiles that make a panel of such a block worth while

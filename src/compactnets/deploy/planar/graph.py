@@ -7,9 +7,10 @@ operation. Shuffles, splits, slices and concatenations are therefore not operati
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 ACTIVATIONS = ("none", "relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu")
 Activation = Literal["none", "relu", "relu6", "sigmoid", "hardsigmoid", "hardswish", "silu"]
@@ -18,11 +19,52 @@ LARGEST = 2**28  # floats in all planes together: offsets are 32-bit integers
 Count = Annotated[int, Field(ge=1, le=2**20)]
 Plane = Annotated[int, Field(ge=0, le=2**24)]
 Pair = tuple[Count, Count]  # (vertical, horizontal)
+MOST_PLANES = 2**16  # in one list with runs: a few bytes must not become gigabytes
 Byte = Annotated[int, Field(ge=0, le=255)]
 Term = Annotated[int, Field(ge=-(2**30), le=2**30)]
 Shift = Annotated[int, Field(ge=0, le=20)]
 Factor = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
 INT8 = ("quantize", "lookup")  # kinds of operations that only int8 networks have
+
+
+def _expand(given: Any) -> Any:
+    """Return a list of planes whose runs, ``[first, count]`` or ``[first, count, step]``, are written out."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return given  # for the type's own message
+    planes: list[Any] = []
+    for item in given:
+        if isinstance(item, int) or not isinstance(item, Sequence):
+            planes.append(item)
+            continue
+        if len(item) not in (2, 3) or not all(type(number) is int for number in item):
+            raise ValueError("a run of planes is [first, count] or [first, count, step]")
+        first, count, step = (*item, 1)[:3]
+        if not 1 <= count <= MOST_PLANES - len(planes):
+            raise ValueError(f"runs of planes have 1 to {MOST_PLANES:,} planes in all, found {count:,} more")
+        planes += range(first, first + count * step, step) if step else [first] * count
+    return tuple(planes)
+
+
+def _runs(planes: Sequence[int]) -> list[int | list[int]]:
+    """Return a list of planes with its longer runs as :func:`_expand` takes them: most lists are one run."""
+    found: list[int | list[int]] = []
+    start = 0
+    while start < len(planes):
+        end = start + 1
+        step = planes[end] - planes[start] if end < len(planes) else 1
+        while end < len(planes) and planes[end] - planes[end - 1] == step:
+            end += 1
+        count = end - start
+        if count < (3 if step == 1 else 5):  # as numbers it is shorter
+            found.append(planes[start])
+            start += 1
+        else:
+            found.append([planes[start], count] if step == 1 else [planes[start], count, step])
+            start = end
+    return found
+
+
+Planes = Annotated[tuple[Plane, ...], BeforeValidator(_expand), PlainSerializer(_runs)]
 
 
 class Numbers(BaseModel):
@@ -57,7 +99,7 @@ class Operation(BaseModel):
     kind: Literal[
         "convolution", "maximum", "average", "mean", "dense", "combine", "scale", "resize", "quantize", "lookup"
     ]
-    inputs: tuple[Plane, ...] = Field(min_length=1)
+    inputs: Planes = Field(min_length=1)
     output: Plane
     outputs: Count
     height: Count = Field(description="height of the outputs")
@@ -69,8 +111,8 @@ class Operation(BaseModel):
     top: Annotated[int, Field(ge=0, le=4096)] = 0
     left: Annotated[int, Field(ge=0, le=4096)] = 0
     first: Activation = "none"
-    times: tuple[Plane, ...] = ()
-    plus: tuple[Plane, ...] = ()
+    times: Planes = ()
+    plus: Planes = ()
     last: Activation = "none"
     aligned: bool = Field(False, description="of resize: whether the pixels at the corners fall on each other")
     weights: int | None = Field(None, description="index of the layer's weights, for convolutions and dense layers")
@@ -122,7 +164,7 @@ class Graph(BaseModel):
     height: Count
     width: Count
     operations: tuple[Operation, ...] = Field(min_length=1)
-    results: tuple[Plane, ...] = Field(min_length=1, description="the outputs, plane by plane")
+    results: Planes = Field(min_length=1, description="the outputs, plane by plane")
 
     def sizes(self) -> list[tuple[int, int]]:
         """Return height and width of every plane, after :meth:`check`."""
