@@ -1,4 +1,5 @@
-"""Render all recorded results of ``src/compactnets/recorded`` as the tables and plots of docs/results.md.
+"""Render all recorded results of ``src/compactnets/recorded`` as the tables and plots of docs/results.md, and the model
+zoo, docs/zoo.md.
 
 python benchmarks/page.py
 """
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
+
+import zoo  # beside this file
 
 from compactnets.classification.cost import build_by_name
 from compactnets.complexity import profile
@@ -537,8 +540,9 @@ def _segmenter_latency(run: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the page and its plots."""
+    """Write the pages and their plots."""
     (ROOT / "docs" / "results.md").write_text(render(), encoding="utf-8")
+    (ROOT / "docs" / "zoo.md").write_text(zoo.render(), encoding="utf-8")
     for name, record in load_results("latency").items():
         draw(record, ROOT / "docs" / f"latency-{name}.svg")
     for name, row in own_sharings(load_results("ablation").values()).items():

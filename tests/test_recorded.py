@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,8 +15,11 @@ from compactnets.classification.task import TASK
 from compactnets.data import open_source
 from compactnets.deploy.verify import TOLERANCES
 from compactnets.errors import InputError
+from compactnets.hub.facts import recorded_int8
 from compactnets.latency.benchmark import parse_format
 from compactnets.latency.results import row_threads, thread_counts
+from compactnets.models.pretrained import FOLDER as WEIGHTS
+from compactnets.models.pretrained import authors_files
 from compactnets.papers.ablation import ablation_rows
 from compactnets.recorded import FOLDER, add_runs, load_results, read_classifier_run
 from compactnets.training.recipe_files import load_recipe
@@ -25,11 +29,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a script
     spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(ROOT / "benchmarks"))
     return module
 
 
@@ -41,6 +47,38 @@ def records(kind: str) -> list:
 
 def test_the_page_is_what_the_records_say(page: ModuleType) -> None:
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page.render()
+
+
+def test_the_zoo_is_what_the_records_say(page: ModuleType) -> None:
+    assert (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8") == page.zoo.render()
+
+
+def test_the_zoo_has_all_weights_and_what_is_recorded_of_them(page: ModuleType) -> None:
+    found = {entry.row.name: entry for entry in page.zoo.entries()}
+    shipped = {path.stem for path in WEIGHTS.glob("*.safetensors")}
+    assert {*found} == shipped | {f"{model}.authors_in1k" for model in authors_files()}
+    for name in shipped:
+        record = json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+        assert found[name].row.percent == record["training"]["top1_percent"]
+        for each in found[name].int8:
+            assert each.percent + each.drop_points == pytest.approx(found[name].row.percent, abs=0.02)
+    theirs = found["menet_108_8x1_g3.authors_in1k"]
+    assert {each.runtime for each in theirs.int8} >= {"c", "onnx", "openvino", "executorch"}
+    of_default = load_results("int8")["menet_108_8x1_g3-onnx"]  # not the record of --no-equalize and the like
+    (onnx,) = (each for each in theirs.int8 if each.runtime == "onnx")
+    assert onnx.int8_bytes == of_default["bytes"]["int8"]
+    assert "(c)" in page.zoo.render().partition("\n| [menet_108_8x1_g3.authors")[2].partition("\n")[0]
+
+
+def test_int8_of_other_weights_is_not_in_the_zoo() -> None:
+    """The same network, trained again: the accuracy in float says that the record is of other weights."""
+    cost, names = (41_251_136, 367_361), {"muffnet_x0_5.cifar10"}
+    known = load_results("int8")["muffnet_x0_5.cifar10-onnx"]["evaluation"]
+    percent = 100 * known["float_correct"] / known["images"]
+    assert recorded_int8(names, *cost, {"images": known["images"], "top1_percent": percent})
+    assert not recorded_int8(names, *cost, {"images": known["images"], "top1_percent": percent + 1})
+    assert not recorded_int8({"muffnet_x0_5.other"}, *cost, {})
+    assert not recorded_int8(names, 41_251_136, 367_362, {})
 
 
 def test_a_note_on_a_latency_stands_under_its_table(page: ModuleType) -> None:

@@ -16,7 +16,7 @@ import torch
 from compactnets.complexity import CONVENTION, count
 from compactnets.console import Table, Tracker, stdout
 from compactnets.errors import InputError, did_you_mean
-from compactnets.hub.facts import Latency, accuracy_of, data_of, read_facts
+from compactnets.hub.facts import Latency, accuracy_of, data_of, read_facts, recorded_latencies
 from compactnets.models.peers import PEERS
 from compactnets.models.pretrained import (
     AUTHORS,
@@ -214,10 +214,23 @@ def describe_weights(name: str) -> WeightsDetails:
         why = f": {own_folder()} has {name}{SUFFIX}, but {skipped}" if skipped else hint
         raise InputError(f"there are no weights {name!r}{why} (compactnets weights lists them)")
     row = rows[name]
-    if row.where == "fetch":
-        cost, file = _row(row.model), authors_files()[row.model]
-        use = {"convert": row.source, "use": _usage(row)}
-        return WeightsDetails(row, file.get("sha256"), 1000, cost.input_size, cost.macs, cost.params or 0, {}, (), use)
+    return describe_authors(row.model) if row.where == "fetch" else _describe(row)
+
+
+def describe_authors(model: str) -> WeightsDetails:
+    """Return what is known of the MENet authors' checkpoint of a network, of :func:`authors_files`."""
+    row, cost = _absent(model), _row(model)
+    assert cost.macs is not None  # MENet needs no other library
+    assert cost.params is not None
+    latencies = recorded_latencies({model}, cost.macs, cost.params)
+    use = {"convert": row.source, "use": _usage(row)}
+    sha256 = authors_files()[model].get("sha256")
+    return WeightsDetails(row, sha256, 1000, cost.input_size, cost.macs, cost.params, {}, latencies, use)
+
+
+def _describe(row: ListedWeights) -> WeightsDetails:
+    """Return what is known of weights that are here."""
+    name = row.name
     facts = read_facts(name)
     training = {key: facts.record["training"].get(key) for key in TOLD}
     data = str(facts.record["training"].get("data"))  # as a path, unlike row.data

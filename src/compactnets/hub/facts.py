@@ -20,18 +20,46 @@ METRICS = {
     "miou_percent": ("mean IoU", "mean_iou"),
     "voc07_percent": ("VOC07 mAP", "mean_average_precision"),
 }
+ROUNDING = 0.1  # percent: how far two evaluations of the same weights on the same images may be apart
 TRAINED = "trained by compactnets: "  # what a record's source begins with if the command follows
 
 
 @dataclass(frozen=True)
 class Latency:
-    """A recorded time: one image, one thread, in milliseconds; ``record`` is its section in docs/results.md."""
+    """A recorded time: one image, one thread, in milliseconds; ``record`` is its section in docs/results.md.
+
+    ``bytes`` are those of the export; eager has none.
+    """
 
     runtime: str
     milliseconds: float
+    bytes: int | None
     processor: str
     date: str
     record: str
+
+
+@dataclass(frozen=True)
+class Int8:
+    """A recorded int8 export beside the same weights in float: one image, one thread.
+
+    Attributes:
+        images: that were evaluated, of ``data``, in float and in int8.
+        percent: top-1 in int8.
+        drop_points: points of it lost.
+    """
+
+    runtime: str
+    images: int
+    data: str
+    percent: float
+    drop_points: float
+    float_bytes: int
+    int8_bytes: int
+    float_milliseconds: float
+    int8_milliseconds: float
+    processor: str
+    date: str
 
 
 @dataclass(frozen=True)
@@ -124,19 +152,73 @@ def input_size(record: Mapping[str, Any]) -> tuple[int, int, int] | None:
 
 
 def recorded_latencies(names: set[str], macs: int, params: int) -> tuple[Latency, ...]:
-    """Return the recorded times of a network, the newest of each runtime, fastest first.
+    """Return the recorded times of a network in float, the newest of each runtime, fastest first.
 
     Only rows with the same cost count: a network of the same name with other classes or another size is another one.
+    Of the same day, the record with more runtimes comes first: its times were measured in turns.
     """
-    found: dict[str, Latency] = {}
-    for name, results in load_results("latency").items():
-        for row in results["rows"]:
-            if row["network"] not in names or (row["macs"], row["params"]) != (macs, params):
-                continue
-            if row_threads(row, results) != 1 or row["input"][0] != 1:
-                continue
-            time = row["milliseconds"]["median"]
-            each = Latency(row["format"], time, results["environment"]["processor"], results["date"], name)
-            if each.runtime not in found or each.date > found[each.runtime].date:
-                found[each.runtime] = each
-    return tuple(sorted(found.values(), key=lambda each: each.milliseconds))
+    found: dict[str, tuple[tuple[str, int], Latency]] = {}
+    measured = [(name, results) for name, results in load_results("latency").items()]
+    measured += [("int8", {**record["latency"], "rows": record["latency"]["rows"][:1]}) for record in _int8_records()]
+    for name, results in measured:
+        rows = [
+            row
+            for row in results["rows"]
+            if row["network"] in names
+            and (row["macs"], row["params"]) == (macs, params)
+            and row_threads(row, results) == 1
+            and row["input"][0] == 1
+        ]
+        rank = (results["date"], len(rows))
+        for row in rows:
+            time, processor = row["milliseconds"]["median"], results["environment"]["processor"]
+            each = Latency(row["format"], time, row["bytes"], processor, results["date"], name)
+            if each.runtime not in found or rank > found[each.runtime][0]:
+                found[each.runtime] = (rank, each)
+    return tuple(sorted((each for _, each in found.values()), key=lambda each: each.milliseconds))
+
+
+def recorded_int8(names: set[str], macs: int, params: int, training: Mapping[str, Any]) -> tuple[Int8, ...]:
+    """Return the recorded int8 exports of weights, as ``quantize`` makes them by default, by runtime.
+
+    Args:
+        names: of the weights' file, without its suffix.
+        macs, params: of the network: others of the same name do not count.
+        training: of the weights' record. A result on as many images with another accuracy is that of other weights.
+    """
+    found = {}
+    for record in _int8_records():
+        compared, (plain, small) = record["evaluation"], record["latency"]["rows"]
+        if "float_correct" not in compared:
+            continue  # of another task
+        percent = 100 * compared["float_correct"] / compared["images"]
+        if Path(record["command"][2]).name.removesuffix(".safetensors") not in names or (
+            plain["macs"],
+            plain["params"],
+        ) != (macs, params):
+            continue
+        if compared["images"] == training.get("images") and abs(percent - training["top1_percent"]) > ROUNDING:
+            continue
+        found[record["format"]] = Int8(
+            record["format"],
+            compared["images"],
+            Path(compared["source"]).name,
+            100 * compared["int8_correct"] / compared["images"],
+            compared["drop_points"],
+            record["bytes"]["float32"],
+            record["bytes"]["int8"],
+            plain["milliseconds"]["median"],
+            small["milliseconds"]["median"],
+            record["latency"]["environment"]["processor"],
+            record["latency"]["date"],
+        )
+    return tuple(found[runtime] for runtime in sorted(found))
+
+
+def _int8_records() -> list[dict[str, Any]]:
+    """Return the results of ``quantize`` without options that turn parts of it off, and without training for int8."""
+    return [
+        record
+        for record in load_results("int8").values()
+        if record["trained_for_int8"] is None and not any(word.startswith("--no-") for word in record["command"])
+    ]
