@@ -330,7 +330,7 @@ def is_slow(block: Block, command: str = "") -> bool:
 
 
 def needs_what_slow_makes(text: str) -> bool:
-    return bool(re.search(r"deploy/|runs/(int8|mine)/", text))
+    return bool(re.search(r"deploy/|(?<![\w/])models/|runs/(int8|mine)/", text))
 
 
 def steps(page: str, slow: bool) -> Iterator[tuple[Block, str]]:

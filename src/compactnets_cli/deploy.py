@@ -50,7 +50,19 @@ def export(
     as_json: AsJson = False,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Batch size, for executorch, litert and coreml; default: 1.", rich_help_panel=BOTH),
+        typer.Option(
+            min=1,
+            help="Batch size, for executorch, litert and coreml; default: 1. With --serving: the largest; default: 8.",
+            rich_help_panel=BOTH,
+        ),
+    ] = None,
+    serving: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SERVER",
+            help="onnx: triton writes a model of a Triton repository: --output is REPOSITORY/MODEL.",
+            rich_help_panel=BOTH,
+        ),
     ] = None,
     images: Annotated[
         str | None,
@@ -102,6 +114,7 @@ def export(
         arguments=parse_arguments(arguments or []),
         size=size,
         batch_size=batch_size,
+        serving=serving,
         images=images,
         precision=precision,
         tolerance=tolerance,

@@ -21,6 +21,7 @@ from compactnets.deploy.artifact import load_artifact
 from compactnets.deploy.export import export_subject
 from compactnets.deploy.int8 import Settings
 from compactnets.deploy.record import ImageArtifact
+from compactnets.deploy.serving import VERSION, export_to_serve
 from compactnets.deploy.subject import Subject
 from compactnets.deploy.tables import ExportReport, show
 from compactnets.errors import InputError
@@ -102,10 +103,15 @@ class QuantizeOptions(Options):
 
 
 class ExportOptions(Options):
-    """``export``, of tasks whose networks have one output: :func:`compactnets.deploy.export.export_subject`."""
+    """``export``, of tasks whose networks have one output: :func:`compactnets.deploy.export.export_subject`.
+
+    ``serving`` names a server (:func:`compactnets.deploy.serving.export_to_serve`), and ``batch_size`` is then the
+    largest batch that it makes.
+    """
 
     size: str | int | None = None
-    batch_size: int = Field(1, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    serving: str | None = None
     images: str | None = None
     precision: str = "float32"
     tolerance: float | None = None
@@ -436,8 +442,13 @@ class Task(ABC, Generic[RecipeT]):
         subject = self.subject(model, "export")
         if options.size is not None:
             subject = subject.resized(parse_size(str(options.size)))
-        record = export_subject(subject, format_name, output, **options.model_dump(exclude={"size"}))
-        return ExportReport(record, output, show)
+        given, batch = options.model_dump(exclude={"size", "batch_size", "serving"}), options.batch_size
+        if options.serving is None:
+            return ExportReport(
+                export_subject(subject, format_name, output, batch_size=batch or 1, **given), output, show
+            )
+        record = export_to_serve(subject, options.serving, format_name, output, largest_batch=batch, **given)
+        return ExportReport(record, output / VERSION, show)
 
     def quantize(self, network: str | Path | Model, format_name: str, output: Path, options: Any) -> Result:
         """Quantise a network to int8, compare it with float, and keep the artifact if the loss is small.
