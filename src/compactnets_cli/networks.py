@@ -82,15 +82,30 @@ def discretize(
     start: Annotated[
         bool, typer.Option("--start", help="Use the M that the search started from, for comparison.")
     ] = False,
+    align: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto", help="Round groups to multiples of N channels; auto: those that --format likes, measured."
+        ),
+    ] = "1",
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="Runtime to measure for --align auto, such as onnx.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of this runtime.")] = 1,
+    table: Annotated[
+        Path | None, typer.Option(help="File of this runtime's latencies, to share with searches; default: none.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Round a MuffNet's learned sharing matrices to whole channels, at the cost of its variant."""
     from compactnets.classification.discretization import discretize_checkpoint
     from compactnets.console import stdout
+    from compactnets.search.table import find_multiple
 
-    found = discretize_checkpoint(checkpoint, output, start=start)
+    multiple = find_multiple(align, format_name, threads, table)
+    found = discretize_checkpoint(checkpoint, output, start=start, multiple=multiple)
     if as_json:
-        print_json({"output": str(output), **found.to_dict()})
+        print_json({"output": str(output), "multiple": multiple, **found.to_dict()})
         return
     for number, (matrix, moved) in enumerate(zip(found.matrices, found.moved, strict=True), start=1):
         learned = "start of the search" if start else f"a group typically moved by a factor of {moved:.2f}"

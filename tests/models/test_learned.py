@@ -171,6 +171,10 @@ def test_search_discretize_and_train(run: Callable, tmp_path: Path) -> None:  # 
     assert done.code == 0, done.err
     trained = read_record(tmp_path / "trained" / "last.safetensors", CheckpointRecord)
     assert trained.arguments["sharing"] == document["sharing"]
+    coarse = run("discretize", search, "--align", "8", "--output", tmp_path / "coarse.safetensors", "--json").json
+    assert coarse["multiple"] == 8
+    assert {entry % 8 for matrix in coarse["sharing"] for row in matrix for entry in row} == {0}
+    assert coarse["macs"] <= 1.01 * coarse["variant_macs"]  # the budget is of 224 x 224 with the other stem
     text = run("discretize", search, "--output", tmp_path / "again.safetensors").out
     assert f"a group typically moved by a factor of {document['moved'][1]:.2f}" in text
     began = run("discretize", search, "--start", "--output", tmp_path / "began.safetensors")

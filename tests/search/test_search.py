@@ -30,7 +30,7 @@ RECIPE = "digits/quickstart"
 SETTINGS = ["batch_size=256", "lr=0.01", "schedule.warmup_epochs=0"]
 
 
-def _toy(trial: Any) -> tuple[str, dict[str, Any]]:
+def _toy(trial: Any, multiple: int = 1) -> tuple[str, dict[str, Any]]:
     width = trial.suggest_int("toy.width", 12, 60, step=12)
     return "menet_108_8x1_g3", {
         "residual_width": width,
@@ -173,7 +173,9 @@ def test_only_candidates_have_their_latency_predicted(tmp_path: Path, monkeypatc
         return 0.1
 
     monkeypatch.setattr(LatencyTable, "calibrate", lambda *_: None)
+    monkeypatch.setattr(LatencyTable, "multiple", 1)
     monkeypatch.setattr(study, "say_error", lambda _: None)
+    monkeypatch.setattr(study, "say_multiple", lambda *_: None)
     monkeypatch.setattr(LatencyTable, "predict", predict)
     found = search(tmp_path, ("latency=9ms",), trials=1, compared=["mobilenetv2_x0_35"])
     assert {each.name for each in found.finalists if each.compared} == {"mobilenetv2_x0_35"}
@@ -247,6 +249,31 @@ def test_only_what_none_beats_is_best() -> None:
     given = [one("a", 1, 80), one("b", 2, 85), one("c", 2, 84), one("d", 3, 85), one("e", 1, 99, "bytes")]
     marked = _mark([*given, one("f", 1, 99, compared=True)])
     assert [each.name for each in marked if each.best] == ["a", "b"]
+
+
+def test_widths_are_of_the_multiple_that_the_first_process_has_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def toy(trial: Any, multiple: int) -> tuple[str, dict[str, Any]]:
+        asked.append(multiple)
+        return _toy(trial)
+
+    monkeypatch.setitem(space.FAMILIES, "menet", toy)
+    monkeypatch.setattr(LatencyTable, "calibrate", lambda *_: None)
+    monkeypatch.setattr(LatencyTable, "predict", lambda *_: 0.1)
+    monkeypatch.setattr(study, "say_error", lambda _: None)
+    measured = {"c": 8}
+    monkeypatch.setattr(LatencyTable, "multiple", property(lambda self: measured[self.format_name]))
+    monkeypatch.setattr(study, "say_multiple", lambda *_: None)
+    search(tmp_path, ("latency=9ms",), trials=1, epochs=1, rungs=0)
+    measured["c"] = 1  # a process that joins has measured another
+    search(tmp_path, ("latency=9ms",), trials=2, epochs=1, rungs=0)
+    assert set(asked) == {8}
+    asked.clear()
+    search(tmp_path / "macs", ("macs=1M",), trials=1, epochs=1, rungs=0)  # nothing is measured
+    assert set(asked) == {1}
 
 
 class TestTable:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
 
@@ -15,18 +11,7 @@ from compactnets.models.registry import create_model
 from compactnets.models.sharing import make_sharing
 from compactnets.search.space import SHARINGS, Candidate, build, parse_family, scale_of, suggest
 
-
-class Chance:
-    """Proposes at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
-        return self.random.randrange(low, high + 1, step)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self.random.choice(choices)
+from .helpers import Chance
 
 
 @pytest.mark.parametrize("family", ["menet", "muffnet"])

@@ -49,7 +49,7 @@ class Discretized:
 
 
 def discretize_checkpoint(
-    checkpoint: str | Path, output: str | Path, *, start: bool = False, seed: int = 0
+    checkpoint: str | Path, output: str | Path, *, start: bool = False, multiple: int = 1, seed: int = 0
 ) -> Discretized:
     """Write the network with the M that a checkpoint has learned, with fresh weights, for ``train --init``.
 
@@ -59,6 +59,7 @@ def discretize_checkpoint(
         checkpoint: of a network with ``sharing="learned"``.
         output: the checkpoint to write.
         start: use the M that the search started from, not the learned one: the control for what learning adds.
+        multiple: that the groups of channels are rounded to (:func:`compactnets.models.learned.discretize`).
         seed: of the fresh weights.
 
     Raises:
@@ -70,7 +71,7 @@ def discretize_checkpoint(
     searched, record = load_checkpoint(checkpoint)
     if start and isinstance(searched, LearnedMuffNet):
         searched.reset()
-    matrices = discretize(searched)
+    matrices = discretize(searched, multiple)
     others = {key: value for key, value in record.arguments.items() if key != "sharing"}
     arguments = {**others, "sharing": [[list(row) for row in matrix.entries] for matrix in matrices]}
     with torch.random.fork_rng(devices=[]):

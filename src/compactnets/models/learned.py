@@ -13,6 +13,7 @@ these are the variant's; :func:`discretize` uses the actual ones.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -204,11 +205,16 @@ def stage_costs(base: Sequence[Sharing], stem_channels: int, head_channels: int)
     ]
 
 
-def discretize(model: nn.Module) -> tuple[SharingMatrix, ...]:
+def discretize(model: nn.Module, multiple: int = 1) -> tuple[SharingMatrix, ...]:
     """Return the matrices of whole channels that a network has learned, at the cost of the variant.
 
     Each stage's n_ij are scaled by a factor and rounded half up. The factors minimise the largest deviation from the
     variant's cost per stage. A group may end up without channels.
+
+    Args:
+        multiple: that every group is rounded to. Layers and blocks are sums of groups (rows and columns of M), so their
+            widths are such multiples, too. Above 1, all stages together cost at most what those of the variant do, at
+            224 x 224: coarse groups may miss the cost of a stage by much more than single channels.
 
     Raises:
         InputError: not a :class:`LearnedMuffNet`, or an M that leaves a layer or a block without channels.
@@ -219,16 +225,26 @@ def discretize(model: nn.Module) -> tuple[SharingMatrix, ...]:
     target = stage_macs(model.base, model.stem_channels, model.head_channels)
 
     @cache
-    def rounded(index: int, scale: float) -> SharingMatrix:
-        rows = (found[index] * scale + 0.5).floor().int().tolist()
-        return SharingMatrix(tuple(map(tuple, rows)))
+    def rounded(index: int, scale: float) -> SharingMatrix | InputError:
+        rows = ((found[index] * scale / multiple + 0.5).floor() * multiple).int().tolist()
+        try:
+            return SharingMatrix(tuple(map(tuple, rows)))
+        except InputError as error:  # a layer or a block without channels
+            return error
 
-    def misfit(plans: Sequence[SharingMatrix]) -> float:
-        macs = stage_macs(plans, model.stem_channels, model.head_channels)
-        return max(abs(count / wanted - 1) for count, wanted in zip(macs, target, strict=True))
+    def misfit(scales: tuple[float, ...]) -> tuple[float, float]:
+        """Return by how much all stages together cost too much, and how far the stages are from the variant's."""
+        plans = [plan for stage in enumerate(scales) if isinstance(plan := rounded(*stage), SharingMatrix)]
+        if len(plans) < len(scales):
+            return math.inf, math.inf
+        pairs = list(zip(stage_macs(plans, model.stem_channels, model.head_channels), target, strict=True))
+        if multiple == 1:
+            return 0.0, max(abs(count / wanted - 1) for count, wanted in pairs)
+        total = sum(target)  # a stage of few coarse groups must not determine what the others leave unused
+        return max(0.0, sum(count for count, _ in pairs) / total - 1), sum(abs(a - b) for a, b in pairs) / total
 
     def best(scales: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
-        return min(scales, key=lambda each: misfit([rounded(*stage) for stage in enumerate(each)]))
+        return min(scales, key=misfit)
 
     scales = best(itertools.product(COARSE, repeat=len(found)))
     before = None
@@ -237,7 +253,12 @@ def discretize(model: nn.Module) -> tuple[SharingMatrix, ...]:
         for index in range(len(found)):
             around = ((*scales[:index], scales[index] * fine, *scales[index + 1 :]) for fine in FINE)
             scales = best([scales, *around])
-    return tuple(rounded(*stage) for stage in enumerate(scales))
+    plans = [rounded(*stage) for stage in enumerate(scales)]
+    for number, plan in enumerate(plans, start=1):
+        if isinstance(plan, InputError):
+            asked = "" if multiple == 1 else f" in groups of multiples of {multiple}: choose a smaller --align"
+            raise InputError(f"stage {number} has no whole channels at this cost ({plan}){asked}")
+    return tuple(plan for plan in plans if isinstance(plan, SharingMatrix))
 
 
 def _matrix(plan: Sharing) -> Tensor:

@@ -25,7 +25,14 @@ from compactnets.errors import InputError, missing_extra
 from compactnets.models.registry import accepted_arguments
 from compactnets.search.budget import Budget, show_amount
 from compactnets.search.space import Candidate, build, suggest
-from compactnets.search.table import CommandError, LatencyTable, artifact_costs, measure_elsewhere, say_error
+from compactnets.search.table import (
+    CommandError,
+    LatencyTable,
+    artifact_costs,
+    measure_elsewhere,
+    say_error,
+    say_multiple,
+)
 from compactnets.training.recipe_files import load_recipe
 
 STUDY = "study.log"  # Optuna's journal
@@ -138,6 +145,7 @@ class Search:
             load_if_exists=True,
         )
         self._check_origin()
+        self.multiple = 1  # of the widths that are proposed
 
     @cached_property
     def stem(self) -> str | None:
@@ -153,6 +161,8 @@ class Search:
             Interrupted: a signal; the run in progress is saved, and the same command goes on.
         """
         if "latency" in self.request.budget.limits and self.request.device_command is None:
+            self.multiple = self._agreed(self.table.multiple)
+            say_multiple(self.table, self.multiple)
             self.table.calibrate(self._samples())
             say_error(self.table)
         self._adopt()
@@ -167,7 +177,7 @@ class Search:
         while self.done < self.request.trials:
             trial = self._ask()
             try:
-                candidate = suggest(trial, self.request.families, self.request.sizes)
+                candidate = suggest(trial, self.request.families, self.request.sizes, self.multiple)
                 costs = self.costs(candidate)
             except CommandError:
                 self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
@@ -324,7 +334,7 @@ class Search:
 
         def make() -> tuple[torch.nn.Module, tuple[int, int, int]]:
             while True:
-                candidate = suggest(chance.ask(), self.request.families, self.request.sizes)
+                candidate = suggest(chance.ask(), self.request.families, self.request.sizes, self.multiple)
                 try:
                     return self._build(candidate), self._shape(candidate)
                 except InputError:
@@ -332,6 +342,13 @@ class Search:
 
         while True:
             yield make
+
+    def _agreed(self, multiple: int) -> int:
+        """Return the multiple of the study's widths: the first process has measured it for all."""
+        agreed = self.study.user_attrs.get("multiple")
+        if agreed is None:
+            self.study.set_user_attr("multiple", agreed := multiple)
+        return int(agreed)
 
     def _others(self, storage: Any) -> bool:
         """Whether the study exists: a process that joins, or goes on, must not propose the same again."""

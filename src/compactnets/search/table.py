@@ -13,7 +13,8 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -29,13 +30,17 @@ from compactnets.deploy.record import size_in_bytes
 from compactnets.deploy.rewrite import deploy_form
 from compactnets.environment import cpu_features, cpu_name
 from compactnets.errors import InputError
+from compactnets.failures import scratch_folder
 from compactnets.files import json_text, replace_text
 from compactnets.locks import own_file
+from compactnets.search.alignment import RANGES, Widths, choose, excess_of, unit
 from compactnets.values import read_json
 
 WARM_UP, CALLS, TURNS = 3, 8, 8  # calls before, in a turn, and turns
 LEAST_SECONDS = 0.25  # of the turns together, so that one of them has the core to itself
 FITTED, JUDGED = 8, 6  # whole networks to fit the correction on, and to tell its error
+WIDTHS_SECONDS = 8.0  # of the turns of all widths of a range together
+MOST_CHANNELS = 256  # of --align
 LAYOUT = 1
 
 
@@ -84,6 +89,7 @@ class LatencyTable:
         parts: milliseconds by key.
         per_value, per_part: what a part between two others does not cost in a network, in milliseconds.
         errors: of networks that the correction was not fitted on: predicted over measured, less 1.
+        widths: milliseconds of a unit by its width, from which :attr:`multiple` follows.
     """
 
     path: Path
@@ -93,6 +99,7 @@ class LatencyTable:
     per_value: float = 0.0
     per_part: float = 0.0
     errors: list[float] = field(default_factory=list)
+    widths: list[Widths] = field(default_factory=list)
 
     @classmethod
     def at(cls, path: Path, format_name: str, threads: int) -> LatencyTable:
@@ -113,6 +120,7 @@ class LatencyTable:
             )
         table.parts, table.errors = dict(found["parts"]), list(found["errors"])
         table.per_value, table.per_part = found["per_value"], found["per_part"]
+        table.widths = [Widths.from_dict(each) for each in found.get("widths", ())]  # none in older ones
         return table
 
     @property
@@ -124,6 +132,17 @@ class LatencyTable:
         """Return the milliseconds of a network in evaluation mode; parts that are new are measured."""
         parts = parts_of(model, shape)
         return self._sum(parts) - self._correction(parts) @ np.array([self.per_value, self.per_part])
+
+    @property
+    def multiple(self) -> int:
+        """The multiple of channels that the runtime likes; measured if that is not done."""
+        if not self.widths:
+            step = 16
+            for first, side in Tracker(RANGES, len(RANGES), f"measuring widths in {self.format_name}"):
+                modules = {width: (unit(width), (width, side, side)) for width in range(first, first + step + 1)}
+                self.widths.append(Widths(side, measure_in_turns(modules, self.format_name, self.threads)))
+            self.save()
+        return choose(self.widths)
 
     def calibrate(self, networks: Iterable[Callable[[], tuple[nn.Module, tuple[int, int, int]]]]) -> None:
         """Fit the correction on whole networks, and tell the error on others; does nothing if that is done.
@@ -182,9 +201,37 @@ class LatencyTable:
             "per_value": self.per_value,
             "per_part": self.per_part,
             "errors": self.errors,
+            "widths": [each.to_dict() for each in self.widths],
         }
         with own_file(self.path):
             replace_text(self.path, json_text(content, indent=2) + "\n")
+
+
+def find_multiple(align: str, format_name: str | None = None, threads: int = 1, path: Path | None = None) -> int:
+    """Return the multiple of ``--align``: the number given, or with ``auto`` the one that a runtime likes.
+
+    Args:
+        align: a number from 1, or ``auto``.
+        format_name, threads: the runtime to measure.
+        path: of its table, which is written where it does not have the widths yet; ``None`` keeps nothing.
+
+    Raises:
+        InputError: neither, no runtime, or one that cannot measure here.
+    """
+    if align != "auto":
+        if not align.isascii() or not align.isdecimal() or not 1 <= int(align) <= MOST_CHANNELS:
+            raise InputError(f"--align is a number of channels from 1 to {MOST_CHANNELS}, or auto, found {align!r}")
+        if format_name is not None or path is not None:
+            raise InputError("--format and --table are for --align auto: remove them, or give --align auto")
+        return int(align)
+    if format_name is None:
+        raise InputError("--align auto measures a runtime: name it, such as --format onnx")
+    find_format(format_name).versions()
+    with scratch_folder() as scratch:
+        table = LatencyTable.at(path or scratch / "table.json", format_name, threads)
+        multiple = table.multiple
+    say_multiple(table, multiple)
+    return multiple
 
 
 def measure(module: nn.Module, shape: Sequence[int], format_name: str, threads: int) -> float:
@@ -195,24 +242,61 @@ def measure(module: nn.Module, shape: Sequence[int], format_name: str, threads: 
     Raises:
         InputError: it cannot be written in this format or run here.
     """
+    with _opened(module, shape, format_name, threads) as call:
+        for _ in range(WARM_UP):
+            call()
+        turns: list[float] = []
+        end = time.perf_counter() + LEAST_SECONDS
+        while len(turns) < TURNS or time.perf_counter() < end:
+            turns.append(median(_seconds(call)))
+    return 1e3 * min(turns)
+
+
+def measure_in_turns(
+    modules: Mapping[int, tuple[nn.Module, Sequence[int]]], format_name: str, threads: int
+) -> dict[int, float]:
+    """Return the milliseconds of modules that are to be compared, given with the shapes of their inputs, (C, H, W).
+
+    They are called in turns, so that all see the same machine; the fastest call of each counts, because what else runs
+    only ever adds time.
+
+    Raises:
+        InputError: as :func:`measure`.
+    """
+    with ExitStack() as stack:
+        calls = {
+            key: stack.enter_context(_opened(module, shape, format_name, threads))
+            for key, (module, shape) in modules.items()
+        }
+        fastest = dict.fromkeys(calls, float("inf"))
+        turns, end = 0, time.perf_counter() + WIDTHS_SECONDS
+        while turns < TURNS or time.perf_counter() < end:
+            for key, call in calls.items():
+                call()  # what another left in the caches
+                fastest[key] = min(fastest[key], *_seconds(call))
+            turns += 1
+    return {key: 1e3 * seconds for key, seconds in fastest.items()}
+
+
+@contextmanager
+def _opened(module: nn.Module, shape: Sequence[int], format_name: str, threads: int) -> Iterator[Callable[[], Any]]:
+    """Write a module for images of (C, H, W), and yield a call of it in the runtime."""
     fmt = find_format(format_name)
     with tempfile.TemporaryDirectory(prefix="compactnets-") as scratch:
         folder = Path(scratch)
         image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
         fmt.write(deploy_form(module.eval()), image, folder)
         run, pixels = fmt.open(folder / fmt.file, threads), image.numpy()
-        for _ in range(WARM_UP):
-            run(pixels)
-        turns: list[float] = []
-        end = time.perf_counter() + LEAST_SECONDS
-        while len(turns) < TURNS or time.perf_counter() < end:
-            seconds = []
-            for _ in range(CALLS):
-                start = time.perf_counter()
-                run(pixels)
-                seconds.append(time.perf_counter() - start)
-            turns.append(median(seconds))
-    return 1e3 * min(turns)
+        yield lambda: run(pixels)
+
+
+def _seconds(call: Callable[[], Any]) -> list[float]:
+    seconds = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def artifact_costs(module: nn.Module, shape: Sequence[int], format_name: str) -> dict[str, float | None]:
@@ -273,6 +357,18 @@ def time_by_command(command: str, artifact: Path) -> float:
             f"{done.stdout.strip()[-80:]!r}"
         )
     return float(numbers[-1])
+
+
+def say_multiple(table: LatencyTable, multiple: int) -> None:
+    """Say of which multiple the widths are, and why."""
+    excess = excess_of(table.widths)
+    told = (
+        "no multiple of channels is much faster: widths are whole numbers"
+        if multiple == 1
+        else f"widths are multiples of {multiple}, with which a unit takes {excess[multiple] / excess[1]:.2f} times as "
+        f"long as with any width"
+    )
+    say(f"{table.format_name}: {told}")
 
 
 def say_error(table: LatencyTable) -> None:
