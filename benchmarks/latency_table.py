@@ -57,7 +57,7 @@ def main() -> None:
         rows.append(row)
         save(rows, given.note)
         print(name, row["multiple"], row["excess"], row["learned"], flush=True)
-    for row, family in itertools.product(rows, given.families.split(",")):
+    for row, family in itertools.product(rows, filter(None, given.families.split(","))):
         table = LatencyTable.at(given.output / f"{row['format']}-{family}.json", row["format"], 1)
         table.calibrate(networks(family))
         row["whole"].append({"family": family, "parts": len(table.parts), "errors": table.errors})
