@@ -64,6 +64,7 @@ BROWSER_COLUMNS = (
 )  # fmt: skip
 BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the limit, x")
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
+WIDTH_COLUMNS = ("format", "multiple", "unit's time over the law", "M", "MACs", "ms")
 CORE_COLUMNS = (
     "network", "classes", "side, pixels", "flash, bytes", "weights", "code", "RAM, bytes", "arena", "stack",
     "in the emulator"
@@ -84,6 +85,7 @@ def render() -> str:
         ("ablation", _ablation),
         ("speed", _speed),
         ("latency", _latency),
+        ("latency_table", _widths),
         ("browser", _browser),
         ("detection", _detection),
         ("segmentation", _segmentation),
@@ -253,6 +255,29 @@ def _latency(name: str, record: dict[str, Any]) -> str:
             f"\nLeft out: {each['network']} for {each['format']}: {each['reason']}.\n" for each in record["failed"]
         )
     )
+
+
+def _widths(name: str, record: dict[str, Any]) -> str:
+    """Return the section of a result of ``benchmarks/latency_table.py``."""
+    environment = record["environment"]
+    text = (
+        f"## Latency by width: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
+        f"{record['threads']} thread(s); commit {record['commit']}, {record['date']}. {record['note']}\n\nA unit (1x1, "
+        "3x3 depthwise, 1x1) at widths that are multiples of a number, beside what a power law through multiples of 16 "
+        "gives; and the recorded M "
+        f"({record['learned']}) in groups of such multiples, whole, for {record['shape'][1]} pixels.\n\n"
+        f"{_head(WIDTH_COLUMNS)}"
+    )
+    for row in record["rows"]:
+        for each in row["learned"]:
+            multiple = each["multiple"]
+            taken = " (taken)" if multiple == row["multiple"] else ""
+            label, excess = (f"{multiple}{taken}", f"{row['excess'][str(multiple)]:.2f}") if multiple else ("", "")
+            what = "learned" if multiple else "the paper's"
+            text += _cells(
+                [row["format"], label, excess, what, f"{each['macs'] / 1e6:.1f} M", f"{each['milliseconds']:.2f}"]
+            )
+    return text
 
 
 def _bounds(record: dict[str, Any]) -> str:

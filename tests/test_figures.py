@@ -128,6 +128,10 @@ def choosing() -> list[str]:
     peers = times("peers")
     timm = json.loads((ROOT / "benchmarks" / "timm_imagenet.json").read_text(encoding="utf-8"))
     top1 = {row["network"]: row["top1_percent"] for row in timm["rows"]}
+    widths = {row["format"]: row for row in load_results("latency_table")["c-onnx"]["rows"]}
+    assert widths["c"]["multiple"] == 1, "docs/choosing.md says that c likes no multiple"
+    aligned = {each["multiple"]: each["milliseconds"] for each in widths["onnx"]["learned"]}
+    gain = aligned[1] / aligned[8]
     four, lite = "timm:mobilenetv4_conv_small", "timm:efficientnet_lite0"
     lite_ms = min(milliseconds(row) for (name, _), row in peers.items() if name == lite)
     return [
@@ -137,6 +141,7 @@ def choosing() -> list[str]:
         f"MuffNet 1.0 takes {milliseconds(peers['muffnet_x1_0', 'c']):.1f} ms with {stated['muffnet_x1_0']:.1f} %",
         f"MuffNet 0.5 {milliseconds(peers['muffnet_x0_5', 'c']):.1f} ms with {stated['muffnet_x0_5']:.1f} %",
         f"At about 40 M, MENet takes {ratios['menet_108_8x1_g3', 'onnx']:.2f} times as long as MuffNet in ONNX Runtime",
+        f"`onnx` likes {widths['onnx']['multiple']}: the M learned on CIFAR-10 runs {gain:.1f} times",
         *best,
         f"MENet, {stated['menet_456_24x1_g3']:.1f} %",
         f"worth {gains[0]:.0f} points of Faster R-CNN and {gains[1]:.1f} of SSD512",

@@ -22,6 +22,7 @@ from compactnets.models.pretrained import FOLDER as WEIGHTS
 from compactnets.models.pretrained import authors_files
 from compactnets.papers.ablation import ablation_rows
 from compactnets.recorded import FOLDER, add_runs, load_results, read_classifier_run
+from compactnets.search.alignment import Widths, choose, excess_of
 from compactnets.training.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -116,7 +117,7 @@ def test_levers_are_compared_with_the_recipe_as_it_is(page: ModuleType) -> None:
 
 def test_every_record_is_of_a_known_kind() -> None:
     kinds = {"training", "ablation", "detection", "segmentation", "evaluation", "latency", "int8", "speed", "browser"}
-    kinds |= {"levers", "int8_methods", "microcontroller"}
+    kinds |= {"levers", "int8_methods", "microcontroller", "latency_table"}
     found = {path.parent.name for path in FOLDER.rglob("*.json")}
     assert found == kinds
 
@@ -129,6 +130,18 @@ def test_a_speed_names_its_spread_and_environment(record: dict) -> None:
         for key in ("reference_seconds", "our_seconds", "ratio"):
             assert 0 < row[key]["p10"] <= row[key]["median"] <= row[key]["p90"]
             assert row[key]["n"] >= 5
+
+
+@pytest.mark.parametrize("record", records("latency_table"))
+def test_widths_are_complete_and_give_the_multiple(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "note", "learned", "rows"))
+    for row in record["rows"]:
+        widths = [Widths.from_dict(each) for each in row["widths"]]
+        assert [len(each.milliseconds) for each in widths] == [17, 17]
+        assert choose(widths) == row["multiple"]
+        assert {int(key): share for key, share in row["excess"].items()} == pytest.approx(excess_of(widths))
+        assert [each["multiple"] for each in row["learned"]] == [1, 2, 4, 8, 16, None]
+        assert all(each["milliseconds"] > 0 for each in row["learned"])
 
 
 @pytest.mark.parametrize("record", records("browser"))

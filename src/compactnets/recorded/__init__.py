@@ -2,7 +2,8 @@
 
 The folders beside this file: ``training``, ``detection`` and ``segmentation`` (finished runs), ``ablation``
 (``compactnets papers ablation``), ``evaluation`` (a checkpoint on a sample), ``latency`` (``compactnets benchmark``),
-``int8`` (``compactnets quantize``), ``speed`` and ``microcontroller`` (the scripts of ``benchmarks``).
+``int8`` (``compactnets quantize``), ``speed``, ``latency_table`` and ``microcontroller`` (the scripts of
+``benchmarks``).
 docs/results.md shows all of them, ``compactnets papers report`` those that belong to the papers' tables. No number is
 typed manually.
 """
