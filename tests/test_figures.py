@@ -169,16 +169,26 @@ def detection() -> list[str]:
 
 
 def quantisers() -> list[str]:
-    found, muffnet = (
+    found, control, muffnet = (
         {row["method"]: mean(draw["drop_points"] for draw in row["draws"]) for row in record["rows"]}
         for record in (
-            load_results("int8_methods")[name] for name in ("menet_108_8x1_g3-imagenet", "muffnet_x0_5-fresh")
+            load_results("int8_methods")[name]
+            for name in ("menet_108_8x1_g3-imagenet", "menet_108_8x1_g3-control", "muffnet_x0_5-fresh")
         )
     )
     records = {name: each for name, each in load_results("int8_methods").items() if len(each["rows"][0]["draws"]) == 5}
     ways = [row["draws"] for each in records.values() for row in each["rows"] if row["method"] in ("ours", "ours (c)")]
     assert (len(records), sum("fresh" in name for name in records)) == (6, 3)
     lost = [[draw["drop_points"] for draw in draws] for draws in ways]
+
+    def seconds(controlled: bool) -> tuple[float, float]:
+        rows = [
+            row
+            for row in load_results("int8_methods")["menet_108_8x1_g3-control"]["rows"]
+            if row["method"].startswith("nncf") and ("control" in row["method"]) == controlled
+        ]
+        return min(d["seconds"] for r in rows for d in r["draws"]), max(d["seconds"] for r in rows for d in r["draws"])
+
     return [
         f"loses {max(map(mean, lost)):.2f} points at most, mean of five draws",
         f"may lose {max(map(max, lost)):.1f} or win {-min(map(min, lost)):.1f} in C",
@@ -187,6 +197,10 @@ def quantisers() -> list[str]:
         f"| NNCF | {found['nncf']:+.2f} | {found['nncf (openvino)']:+.2f} |",
         f"`Percentile` | {found['onnxruntime, percentile']:+.2f} | |",
         f"`MinMax` | {found['onnxruntime, minmax']:+.2f} | |",
+        f"| NNCF with accuracy control | {control['nncf, accuracy control']:+.2f} | "
+        f"{control['nncf, accuracy control (openvino)']:+.2f} |",
+        f"`Entropy` | {control['onnxruntime, entropy']:+.2f} | |",
+        "it took {:.0f} to {:.0f} seconds, without it {:.0f} to {:.0f}".format(*seconds(True), *seconds(False)),
         f"every way lost at most {max(muffnet.values()):.2f} points",
     ]
 
@@ -357,13 +371,14 @@ def dependencies() -> list[str]:
     by = [rows[f"photographs, decoded by {name}"]["ratio"]["median"] for name in ("simplejpeg", "pillow")]
     photographs = {
         row["method"]: mean(draw["drop_points"] for draw in row["draws"])
-        for row in load_results("int8_methods")["menet_108_8x1_g3-imagenet"]["rows"]
+        for name in ("menet_108_8x1_g3-control", "menet_108_8x1_g3-imagenet")
+        for row in load_results("int8_methods")[name]["rows"]
     }
     theirs = [lost for method, lost in photographs.items() if method.startswith(("nncf", "onnxruntime"))]
     assert max(photographs[each] for each in ("ours", "ours (c)", "ours (openvino)")) <= 0
     return [
         f"{by[0]:.1f} instead of {by[1]:.1f} times the usual pipeline",
-        f"NNCF and ONNX Runtime lost {span(theirs, 1)} points and we none",
+        f"NNCF, with and without its accuracy control, and ONNX Runtime lost {span(theirs, 1)} points and we none",
         f"ours lost {photographs['ours, ranges only']:.1f}",
     ]
 
