@@ -69,6 +69,7 @@ CORE_COLUMNS = (
     "network", "classes", "side, pixels", "flash, bytes", "weights", "code", "RAM, bytes", "arena", "stack",
     "in the emulator"
 )  # fmt: skip
+FINE_TUNING_COLUMNS = ("way", "mean top-1, %", "each seed", "mean time, s")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
 
@@ -82,6 +83,7 @@ def render() -> str:
     sections = (
         ("training", _training),
         ("levers", _levers),
+        ("fine_tuning", _fine_tuning),
         ("ablation", _ablation),
         ("speed", _speed),
         ("latency", _latency),
@@ -126,6 +128,28 @@ def _lever_cells(row: dict[str, Any], plain: dict[str, Any]) -> list[str]:
         "" if row["mean"] is None or row is plain else f"{row['mean'] - plain['mean']:+.2f}",
         f"{sum(row['seconds']) / 60:.0f}",
     ]
+
+
+def _fine_tuning(name: str, record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    rows = "".join(
+        _cells(
+            [
+                row["method"],
+                f"{mean(run['top1'] for run in row['runs']):.1f}",
+                ", ".join(f"{run['top1']:.1f}" for run in row["runs"]),
+                f"{mean(run['seconds'] for run in row['runs']):.0f}",
+            ]
+        )
+        for row in record["rows"]
+    )
+    return (
+        f"## Fine-tuning: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
+        f"{environment['threads']} thread(s); commit {record['commit']}, {record['date']}. Five classes of "
+        f"{record['data']}, {record['photographs']} images each, from {record['weights']}; {record['steps']} steps of "
+        f"{record['batch_size']}; the classes and the images are others for each seed. {record['note']}\n\n"
+        f"{_head(FINE_TUNING_COLUMNS)}{rows}"
+    )
 
 
 SIDE_BY_SIDE = ("ours", "ours (c)", "ours (openvino)", "nncf", "nncf (openvino)", "onnxruntime, percentile")

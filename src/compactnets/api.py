@@ -122,7 +122,7 @@ def open_recipe(
     found = recipe_files.read_recipe(recipe)
     task = find_task(stated_task(found))
     chosen = task.take("train", options)
-    model = model or task.network_of(None if init is None else as_path(init), chosen)
+    model = model or task.network_of(None if init is None else as_path(init), chosen, found.get("model"))
     return task, recipe_files.load(task.recipe, found, recipe, [*settings, *task.settings_of(chosen)], model)
 
 

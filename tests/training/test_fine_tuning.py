@@ -13,12 +13,15 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from compactnets import InputError, create_model
+from compactnets import InputError, api, create_model
+from compactnets.classification.checkpoint import CheckpointRecord
 from compactnets.classification.evaluation import Evaluation
+from compactnets.classification.preparation import prepare
 from compactnets.classification.setup import ClassificationObjective, ClassificationSetup
 from compactnets.classification.task import TASK
 from compactnets.data import ImageSource
 from compactnets.data.loading import Batch
+from compactnets.training.checkpoint import read_record
 from compactnets.training.compiling import Compiling
 from compactnets.training.distributed import World
 from compactnets.training.interruption import Interrupted
@@ -276,3 +279,52 @@ def test_frozen_epochs_do_not_count(
     by_script(monkeypatch, 30, 20, 20, 20, 40)
     recipe = make_tiny_recipe(**{**PATIENT, "epochs": 5, "freeze_epochs": 3})
     assert TASK.train(recipe, *sources, tmp_path / "run", init=init).epochs == 5
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A checkpoint of digits at 12 pixels, normalised in its own way."""
+    settings = ["epochs=1", "batch_size=8", "preprocess.size=12", "preprocess.mean=[0.3]", "schedule.name=constant"]
+    data = digits_part(16, 8)
+    recipe = api.open_recipe("cifar/short", [*settings, "augment.crop=none", "compile=false"], TINY)[1]
+    TASK.train(recipe, *data, tmp_path / "first", init=None, world=World(), options=TASK.take("train", {}))
+    return tmp_path / "first/last.safetensors"
+
+
+def test_network_and_preprocessing_are_those_of_the_initial_weights(trained: Path, tmp_path: Path) -> None:
+    settings = ["epochs=1", "batch_size=8", "kernels=torch"]
+    task, recipe = api.open_recipe("finetune", settings, init=trained)
+    assert recipe.model == TINY
+    data = digits_part(16, 8)
+    task.train(recipe, *data, tmp_path / "next", init=trained, world=World(), options=TASK.take("train", {}))
+    record = read_record(tmp_path / "next/last.safetensors", CheckpointRecord)
+    assert (record.model, record.arguments) == (TINY, read_record(trained, CheckpointRecord).arguments)
+    assert record.preprocess == read_record(trained, CheckpointRecord).preprocess
+    assert (record.preprocess["size"], record.preprocess["mean"]) == (12, [0.3])
+    larger = recipe.model_copy(update={"preprocess": {"size": 16}})
+    again = task.setup(larger, *data, tmp_path, trained, World(), TASK.take("train", {}))
+    assert (again.preprocess.size, again.preprocess.mean) == (16, (0.3,))  # a setting of one's own is above it
+
+
+def test_a_state_dict_needs_the_name_of_its_network(trained: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.pth"
+    torch.save(network().state_dict(), bare)
+    with pytest.raises(InputError, match="bare.pth has no record .* --model"):
+        api.open_recipe("finetune", init=bare)
+    recipe = api.open_recipe("finetune", ["model_arguments.stem=cifar"], model=TINY, init=bare)[1]
+    prepared = prepare(recipe, digits_part(16, 8)[0], bare)
+    assert prepared.preprocess == digits_part(16, 8)[0].default_preprocess
+
+
+def test_fine_tuning_without_weights_is_one_line(trained: Path) -> None:
+    for init, changes, message in (
+        (None, {}, "starts from trained weights: give --init"),
+        (trained, {"settings": ["model=muffnet_x0_5"]}, f"the network is {TINY}, but --set model=muffnet_x0_5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            api.open_recipe("finetune", init=init, **changes)
+    recipe = api.open_recipe("finetune", model=TINY)[1]
+    with pytest.raises(InputError, match="preprocess_of is init, but there is no --init"):
+        prepare(recipe, digits_part(16, 8)[0])
+    with pytest.raises(InputError, match=f"checkpoint of {TINY}, the recipe trains muffnet_x0_5"):
+        prepare(api.open_recipe("finetune", model="muffnet_x0_5")[1], digits_part(16, 8)[0], trained)

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from compactnets import InputError, api, create_model
-from compactnets.classification.recipe import ClassificationRecipe, Mix
+from compactnets.classification.recipe import FROM_INIT, ClassificationRecipe, Mix
 from compactnets.classification.setup import ClassificationObjective
 from compactnets.data.loading import Batch
 from compactnets.models.registry import list_models
@@ -44,6 +44,7 @@ def test_the_recipes_are_there() -> None:
         "cifar/teacher",
         "coco/ssd512",
         "digits/quickstart",
+        "finetune",
         "imagenet/menet",
         "imagenet/modern",
         "imagenet/muffnet",
@@ -67,7 +68,8 @@ def test_every_recipe_loads_and_says_where_it_comes_from(name: str) -> None:
 @pytest.mark.parametrize("name", list_recipes("classification"))
 def test_every_recipe_takes_a_step(name: str) -> None:
     """Its own network at a small size, four random images, in the epoch after the warm-up."""
-    recipe = load_recipe(ClassificationRecipe, name, ["compile=false"])
+    model_name = "muffnet_x0_5" if read_recipe(name)["model"] == FROM_INIT else None
+    recipe = load_recipe(ClassificationRecipe, name, ["compile=false"], model_name)
     small = recipe.model_arguments.get("stem") == "cifar"
     size, classes = (16, 5) if small else (64, 5)
     torch.manual_seed(0)
@@ -313,7 +315,8 @@ def test_epochs_that_are_set_take_the_floor_of_the_file_away() -> None:
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_can_be_run_for_an_epoch(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = read_recipe(name)
-    recipe = api.open_recipe(name, ["epochs=1"])[1]
+    init = "muffnet_x0_5.cifar10" if given["model"] == FROM_INIT else None
+    recipe = api.open_recipe(name, ["epochs=1"], init=init)[1]
     assert (recipe.epochs, recipe.min_steps) == (1, None)
     said = capsys.readouterr().err
     schedule = given.get("schedule", {})

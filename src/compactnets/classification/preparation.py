@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compactnets.classification.checkpoint import CheckpointRecord, Int8Training, check_float, read_weights
-from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.recipe import FROM_INIT, ClassificationRecipe
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.base import readable
@@ -87,6 +87,24 @@ def open_training(name: str, share: float | None = None, *, download: bool = Fal
     return open_source(name, "train", download=download)
 
 
+def network_of(init: Path | None, who: str) -> str:
+    """Return the name of the network whose trained weights a run starts from.
+
+    Args:
+        who: needs it, in errors.
+
+    Raises:
+        InputError: no checkpoint, or weights without a record.
+    """
+    if init is None:
+        raise InputError(
+            f"{who} starts from trained weights: give --init, a checkpoint or a name that compactnets weights lists"
+        )
+    if is_foreign(init):
+        raise InputError(f"{init} has no record that names its network: give --model as well")
+    return read_record(init, CheckpointRecord).model
+
+
 def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
     """Build the network of a recipe for the classes and channels of a source.
 
@@ -99,7 +117,8 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
     """
     init = None if init is None else as_path(init)
     skips = recipe.on_error == "skip"  # also for the images that are looked at here
-    preprocess = recipe.resolve_preprocess(source.readable_preprocess if skips else source.default_preprocess)
+    of_data = source.readable_preprocess if skips else source.default_preprocess
+    preprocess = recipe.resolve_preprocess(_of_init(init, of_data) if recipe.preprocess_of == FROM_INIT else of_data)
     given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
     if given:
         raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data: remove them")
@@ -138,6 +157,16 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
         weights |= {key: fresh[key] for key in fresh if key.startswith("classifier.")}
     load_weights(model, weights, recipe.model, init)
     return Prepared(preprocess, model, arguments)
+
+
+def _of_init(init: Path | None, of_data: Preprocess) -> Preprocess:
+    """Return the preprocessing that the initial weights were trained with; that of the data if nothing states it."""
+    if init is None:
+        raise InputError(f"preprocess_of is {FROM_INIT}, but there is no --init: give it, or --set preprocess_of=data")
+    if is_foreign(init):
+        say(f"{init} does not state its preprocessing: taking that of the data")
+        return of_data
+    return Preprocess.from_dict(read_record(init, CheckpointRecord).preprocess)
 
 
 def _whiten_stem(model: nn.Module, source: ImageSource, preprocess: Preprocess) -> None:

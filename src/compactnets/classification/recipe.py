@@ -62,13 +62,15 @@ class Phase(Section):
     share: float = Field(gt=0, lt=1, description="share of the run's steps")
 
 
+FROM_INIT = "init"  # as a network or a preprocessing: that of the weights that a run starts from
 MOST_PHASES = 6  # each size is compiled; torch gives up after eight
 
 
 class ClassificationRecipe(RunRecipe):
     """A training run of a classifier.
 
-    ``preprocess`` and ``in_chans`` follow the data if not given.
+    ``preprocess`` and ``in_chans`` follow the data if not given. As a ``model``, ``init`` stands for the network of
+    ``--init``; whoever reads the recipe for a run puts its name there.
     """
 
     task: Literal["classification"] = "classification"
@@ -107,7 +109,12 @@ class ClassificationRecipe(RunRecipe):
     mix: Mix = Mix()
     distillation: Distillation = Distillation()
     augment: Augment = Augment()
-    preprocess: dict[str, Any] | None = Field(None, description="fields of Preprocess; from the data if not given")
+    preprocess: dict[str, Any] | None = Field(
+        None, description="fields of Preprocess; the others are as preprocess_of says"
+    )
+    preprocess_of: Literal["data", "init"] = Field(
+        "data", description="size and normalisation: usual for the data, or those that the weights of --init had"
+    )
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -178,5 +185,5 @@ class ClassificationRecipe(RunRecipe):
         return False if self.progressive else None
 
     def resolve_preprocess(self, default: Preprocess) -> Preprocess:
-        """Return the preprocessing: the data's own, with the recipe's fields over it."""
+        """Return the preprocessing: the given one, with the recipe's fields over it."""
         return Preprocess.from_dict({**default.to_dict(), **self.preprocess}) if self.preprocess else default

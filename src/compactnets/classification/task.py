@@ -18,9 +18,9 @@ from compactnets.classification.examples import write_examples
 from compactnets.classification.judging import Judgement, check_suffix, judge, write_guesses
 from compactnets.classification.networks import build_network
 from compactnets.classification.prediction import COLUMNS, Prediction, predict
-from compactnets.classification.preparation import open_splits, prepare
+from compactnets.classification.preparation import network_of, open_splits, prepare
 from compactnets.classification.quantization import quantize_model
-from compactnets.classification.recipe import ClassificationRecipe
+from compactnets.classification.recipe import FROM_INIT, ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
 from compactnets.data import ImageSource, open_source
@@ -29,7 +29,7 @@ from compactnets.data.dividing import open_parts, share_of
 from compactnets.data.inputs import Picture
 from compactnets.data.opening import WORDS
 from compactnets.data.report import SourceReport
-from compactnets.deploy.int8.training import load_int8, network_of, prepare_int8
+from compactnets.deploy.int8.training import load_int8, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
 from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError
@@ -142,8 +142,10 @@ class Classification(Task[ClassificationRecipe]):
     ) -> ClassificationSetup:
         return ClassificationSetup(recipe, train, val, init, world, prepare_int8 if options.qat else prepare)
 
-    def network_of(self, init: Path | None, options: TrainOptions) -> str | None:
-        return network_of(init) if options.qat else None
+    def network_of(self, init: Path | None, options: TrainOptions, named: object) -> str | None:
+        if options.qat:
+            return network_of(init, "train --qat")
+        return network_of(init, f"a recipe with model: {FROM_INIT}") if named == FROM_INIT else None
 
     def settings_of(self, options: TrainOptions) -> list[str]:
         return [] if options.teacher is None else [f"distillation.teacher={json.dumps(options.teacher)}"]

@@ -318,8 +318,11 @@ class Task(ABC, Generic[RecipeT]):
     ) -> TrainingSetup:
         """Return what the training loop needs: network with initial weights, loaders, loss and score."""
 
-    def network_of(self, init: Path | None, options: Any) -> str | None:
+    def network_of(self, init: Path | None, options: Any, named: object) -> str | None:
         """Return the name of the network if ``init`` determines it; ``None``: the recipe does.
+
+        Args:
+            named: the network in the recipe's file.
 
         Raises:
             InputError: ``init`` determines it, but is missing or unusable.

@@ -340,7 +340,7 @@ def test_what_cannot_be_trained_for_int8_is_one_line(init: Path, trained: Path, 
     document["int8"]["quantizers"][3] = "elsewhere"
     record_path(damaged).write_text(json.dumps(document))
     for call, message in (
-        (lambda: qat.prepare_int8(recipe(), digits, None), "needs --init CHECKPOINT"),
+        (lambda: qat.prepare_int8(recipe(), digits, None), "train --qat .* give --init"),
         (lambda: qat.prepare_int8(recipe(), digits, path), "was trained for int8"),
         (lambda: qat.prepare_int8(recipe(), renamed, init), "other classes than"),
         (lambda: prepare(recipe(), digits, path), "expected a float checkpoint"),

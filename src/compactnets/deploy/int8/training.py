@@ -14,7 +14,7 @@ import torch
 from torch.fx import GraphModule
 
 from compactnets.classification.checkpoint import CheckpointRecord, Int8Training
-from compactnets.classification.preparation import Prepared, prepare
+from compactnets.classification.preparation import Prepared, network_of, prepare
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.console import say
 from compactnets.data import ImageSource, Preprocess
@@ -51,7 +51,7 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
             network that cannot be traced; a calibration image that cannot be read.
     """
     init = None if init is None else as_path(init)
-    network_of(init)
+    network_of(init, "train --qat")
     assert init is not None
     found = read_record(init, CheckpointRecord)
     if found.int8 is None and found.class_names != list(source.class_names):
@@ -76,18 +76,6 @@ def prepare_int8(recipe: ClassificationRecipe, source: ImageSource, init: str | 
         weight_bits=7,
     )
     return replace(prepared, model=quantized, int8=int8, compile=lambda: compile_rounding(quantized))
-
-
-def network_of(init: str | Path | None) -> str:
-    """Return the name of a checkpoint's network, for int8 training.
-
-    Raises:
-        InputError: no checkpoint.
-    """
-    init = None if init is None else as_path(init)
-    if init is None:
-        raise InputError("train --qat needs --init CHECKPOINT, the trained float network to start from")
-    return read_record(init, CheckpointRecord).model
 
 
 def load_int8(path: str | Path, device: torch.device | str = "cpu") -> tuple[GraphModule, CheckpointRecord]:
