@@ -1,6 +1,6 @@
 """Put the weights of a finished run into the package: float16, with record and model card, measured as they ship.
 
-python benchmarks/ship_weights.py RUN TAG DATA   # RUN/last.safetensors -> src/compactnets/weights/NETWORK.TAG.*
+python benchmarks/ship_weights.py RUN TAG DATA [--init TEXT]   # RUN/last.safetensors -> src/compactnets/weights/NETWORK.TAG.*
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ CARD = """# {name}
 | top-1 on {data}'s {images:,} validation images | {top1:.2f} % as shipped (float16), {trained:.2f} % before rounding |
 | parameters, multiply-adds | {params:,}, {macs:.1f} M at {size} x {size} |
 | recipe | `{command}` |
+| initial weights | {init} |
 | weights | of the last of {epochs} epochs, averaged as `ema_decay` says; no epoch was chosen by its accuracy |
 | seed, commit, date | {seed}, {commit}, {date} |
 | device, versions | {device}; torch {torch}, timm {timm} |
@@ -53,7 +54,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("tag")
     parser.add_argument("data", help="the validation images")
+    parser.add_argument("--init", help="what --init of the run was: its name may mean other weights by now")
     given = parser.parse_args()
+    if (given.init is not None) != ("--init" in read_classifier_run(given.run)["command"]):
+        parser.error("say what the initial weights were, with --init, if and only if the run had some")
     run, checkpoint = read_classifier_run(given.run), given.run / "last.safetensors"
     model, record = load_checkpoint(checkpoint)
     halves = {
@@ -66,7 +70,8 @@ def main() -> None:
     trained = run["epochs"][-1]["top1_percent"]
     shipped = record.model_copy(
         update={
-            "source": f"trained by compactnets: {run['command']}",
+            "source": f"trained by compactnets: {run['command']}"
+            + (f"; its --init: {given.init}" if given.init else ""),
             "license": LICENSE,
             "training": {
                 "recipe": run["recipe"],
@@ -88,6 +93,7 @@ def main() -> None:
         images=found["images"],
         top1=found["top1_percent"],
         trained=trained,
+        init=given.init or "random",
         params=params,
         macs=macs / 1e6,
         size=preprocess.size,

@@ -238,7 +238,12 @@ class ClassificationSetup(TrainingSetup):
         return evaluate_batches(model, loader, world, description=description, stop=stop)
 
     def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
-        training = {"recipe": self.recipe.model_dump(mode="json"), "data": self.train_source.spec, **metrics}
+        training = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": self.train_source.spec,
+            "init": None if self.init is None else str(self.init),
+            **metrics,
+        }
         if self.teacher is not None:
             training["teacher"] = self.teacher.describe()
         record = CheckpointRecord(
