@@ -514,7 +514,7 @@ def _cells(cells: Sequence[object]) -> str:
 
 def _run(run: dict[str, Any]) -> str:
     epochs = run["epochs"]
-    accuracies = ", ".join(f"{epoch['top1_percent']:.2f}" for epoch in epochs)
+    accuracies = ", ".join(f"{epoch['top1_percent']:.2f}" for epoch in epochs if "top1_percent" in epoch)
     speed = sum(epoch["images_per_second"] for epoch in epochs) / len(epochs)
     cells = (
         network_label(run),

@@ -460,9 +460,9 @@ def little_hardware() -> list[str]:
         f"at a rate of 0.05, and {sgd:.1f} % with SGD at 0.1",
         f"at 0.0025 Muon had {slow:.1f} %",
         f"make {own['ratio']['median']:.2f} times as many steps",
-        f"{scores[0]:.2f} %** of the test images",
+        f"{scores[0]:.2f} % of the test images",
         f"after {len(run['epochs'])} epochs in {run['epochs'][-1]['seconds'] / 3600:.1f} hours of one core",
-        f"**{scores[1]:.2f} %** after {len(second['epochs'])} more epochs in "
+        f"{scores[1]:.2f} % after {len(second['epochs'])} more epochs in "
         f"{second['epochs'][-1]['seconds'] / 3600:.1f} hours of one core",
         f"it gained {scores[1] - scores[0]:.2f} points",
         f"{late:.0f} % after two thirds of it, {scores[1]:.0f} % at its end",
