@@ -1,6 +1,8 @@
 """Put the weights of a finished run into the package: float16, with record and model card, measured as they ship.
 
-python benchmarks/ship_weights.py RUN TAG DATA [--init TEXT]   # RUN/last.safetensors -> src/compactnets/weights/NETWORK.TAG.*
+python benchmarks/ship_weights.py RUN TAG DATA [--init TEXT]
+
+RUN/last.safetensors becomes src/compactnets/weights/NETWORK.TAG.*.
 """
 
 from __future__ import annotations
@@ -70,12 +72,12 @@ def main() -> None:
     trained = run["epochs"][-1]["top1_percent"]
     shipped = record.model_copy(
         update={
-            "source": f"trained by compactnets: {run['command']}"
-            + (f"; its --init: {given.init}" if given.init else ""),
+            "source": f"trained by compactnets: {run['command']}",
             "license": LICENSE,
             "training": {
                 "recipe": run["recipe"],
                 "data": run["data"],
+                "init": given.init,
                 "epochs": len(run["epochs"]),
                 "seed": run["seed"],
                 "commit": run["commit"],

@@ -273,7 +273,7 @@ def deploy() -> list[str]:
     errors = [int8(f"menet_108_8x1_g3-{each}")["logits_error"] for each in forms]
     assert all(int8(f"menet_108_8x1_g3-{each}")["drop_points"] <= 0 for each in forms)
     shipped = {form: load_results("int8")[f"muffnet_x0_5.cifar10-{form}"] for form in forms}
-    assert all(abs(record["evaluation"]["drop_points"]) < 0.2 for record in shipped.values())
+    worst = max(record["evaluation"]["drop_points"] for record in shipped.values())
     shipped_times = {form: milliseconds(record["latency"]["rows"][1]) for form, record in shipped.items()}
     after, trained = int8("muffnet_x0_5-onnx"), int8("muffnet_x0_5-onnx-qat")
     percent = [100 * each / after["images"] for each in (after["float_correct"], after["int8_correct"])]
@@ -338,6 +338,7 @@ def deploy() -> list[str]:
         f"{core_rows[160]['ram_bytes'] / 1e6:.2f} MB of RAM",
         f"lose {plain['drop_points']:.1f} points of top-1, with an error of the logits of {plain['logits_error']:.2f}",
         f"{plain['images']} photographs could show, with {span(errors, 2)}",
+        f"muffnet_x0_5.cifar10 loses at most {worst:.2f} points",
         f"takes {shipped_times.pop('c'):.2f} ms in `c`, {span([*shipped_times.values()], 2)} ms in the other runtimes",
         f"has {percent[0]:.2f} % in float, {percent[1]:.2f} % quantised after training, and "
         f"{100 * trained['int8_correct'] / trained['images']:.2f} % trained for int8",
@@ -470,7 +471,21 @@ def little_hardware() -> list[str]:
     ]
 
 
+def finetuning() -> list[str]:
+    rows = {row["method"]: row["runs"] for row in load_results("fine_tuning")["cifar100"]["rows"]}
+    ours, theirs = ([run["top1"] for run in rows[method]] for method in ("finetune", "timm script"))
+    assert len(ours) == len(theirs) == 5
+    assert abs(mean(ours) - mean(theirs)) < 1
+    seconds = [run["seconds"] for run in rows["finetune"]]
+    return [
+        f"{mean(ours):.1f} % of 100 others of each class are right",
+        f"mean of five draws of classes and images ({span(ours, 1)}), after {span(seconds, 0)} seconds of a busy core",
+        f"has {mean(theirs):.1f} % ({span(theirs, 1)})",
+    ]
+
+
 PAGES: dict[str, Callable[[], list[str]]] = {
+    "docs/finetuning.md": finetuning,
     "README.md": readme,
     "docs/choosing.md": choosing,
     "docs/dependencies.md": dependencies,

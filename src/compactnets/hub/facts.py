@@ -192,7 +192,8 @@ def recorded_int8(names: set[str], macs: int, params: int, training: Mapping[str
         if "float_correct" not in compared:
             continue  # of another task
         percent = 100 * compared["float_correct"] / compared["images"]
-        if Path(record["command"][2]).name.removesuffix(".safetensors") not in names or (
+        weights = record.get("weights") or Path(record["command"][2]).name.removesuffix(".safetensors")
+        if weights not in names or (
             plain["macs"],
             plain["params"],
         ) != (macs, params):
