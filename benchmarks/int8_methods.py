@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from compactnets.tasks.opening import open_to_write
 from compactnets.timing import spread
 
 CALIBRATION = 128  # as the command has by default
+WARM_UP, CALLS = 10, 200  # of one image, for the latency
 MOST_POINTS = 0.5  # what NNCF's accuracy control may lose on the calibration images, in points
 
 
@@ -205,6 +207,20 @@ def logits_of(format_name: str, folder: Path, pixels: Sequence[Tensor]) -> Tenso
     return torch.cat([torch.from_numpy(run_in_batches(runner, batch.numpy(), size)) for batch in pixels])
 
 
+def in_turns(format_name: str, folders: Sequence[Path], image: Tensor) -> list[float]:
+    """Return the milliseconds that each artifact takes for an image on one thread: the median of calls in turns."""
+    fmt = FORMATS[format_name]
+    runners = [fmt.open(folder / fmt.file, 1) for folder in folders]
+    taken: list[list[float]] = [[] for _ in runners]
+    for call in range(WARM_UP + CALLS):
+        for runner, times in zip(runners, taken, strict=True):
+            start = time.perf_counter()
+            runner(image.numpy())
+            if call >= WARM_UP:
+                times.append(1000 * (time.perf_counter() - start))
+    return [median(times) for times in taken]
+
+
 def draw(data: str, number: int, images: int) -> tuple[ImageSource, ImageSource]:
     """Return the images to calibrate on and those to compare on, of a draw."""
     generator = np.random.default_rng(number)
@@ -287,6 +303,7 @@ def main() -> None:
                 write(model, seen, plain, folder)
                 seconds = time.perf_counter() - start
                 given_logits, float_logits = logits_of(format_name, folder, batches), expected[format_name]
+                latencies = in_turns(format_name, (plain, folder), seen.pixels[:1])
                 right = [int((logits.argmax(1) == labels).sum()) for logits in (float_logits, given_logits)]
                 rows.append(
                     {
@@ -297,6 +314,7 @@ def main() -> None:
                         "agreement": float((float_logits.argmax(1) == given_logits.argmax(1)).float().mean()),
                         "logits_error": relative_error(float_logits, given_logits),
                         "seconds": seconds,
+                        "milliseconds": dict(zip(("float32", "int8"), latencies, strict=True)),
                         "bytes": sum(size_in_bytes(folder / name) for name in FORMATS[format_name].files),
                     }
                 )

@@ -55,7 +55,7 @@ INT8_COLUMNS = (
     "error of the logits", "float, ms", "int8, ms", "int8 / float", "size, int8 / float", "kept in float"
 )  # fmt: skip
 METHOD_COLUMNS = (
-    "method", "runtime", "points lost: mean", "least and most", "error of the logits", "seconds", "MB"
+    "method", "runtime", "points lost: mean", "least and most", "error of the logits", "seconds", "MB", "ms", "of float"
 )  # fmt: skip
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "of the core", "time by operator")
 BROWSER_COLUMNS = (
@@ -176,6 +176,9 @@ def _side_by_side(records: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+CONTROLLED = ", but what NNCF's accuracy control puts back"
+
+
 def _methods(name: str, record: dict[str, Any]) -> str:
     environment, draws = record["environment"], record["rows"][0]["draws"]
     return (
@@ -183,7 +186,8 @@ def _methods(name: str, record: dict[str, Any]) -> str:
         f"{environment['threads']} thread; commit {record['commit']}, {record['date']}. {record['network']}, "
         f"`{record['weights']}`: {len(draws)} draws of {record['calibration_images']} images of {record['data']} to "
         f"calibrate, {draws[0]['images']:,} others to judge, of which float has "
-        f"{_range([draw['float_correct'] for draw in draws])} right. Nothing stays in float.\n\n{_head(METHOD_COLUMNS)}"
+        f"{_range([draw['float_correct'] for draw in draws])} right. Nothing stays in float"
+        f"{CONTROLLED if 'control' in str(record['rows']) else ''}.\n\n{_head(METHOD_COLUMNS)}"
         + "".join(_cells(_method_cells(row)) for row in record["rows"])
     )
 
@@ -198,7 +202,16 @@ def _method_cells(row: dict[str, Any]) -> list[str]:
         f"{median(draw['logits_error'] for draw in row['draws']):.3f}",
         f"{median(seconds):.0f}",
         f"{median(draw['bytes'] for draw in row['draws']) / 1e6:.2f}",
+        *_method_times([draw["milliseconds"] for draw in row["draws"] if "milliseconds" in draw]),
     ]
+
+
+def _method_times(times: Sequence[dict[str, float]]) -> list[str]:
+    """Return the latency of int8, and its ratio to float's; nothing where it was not measured."""
+    if not times:
+        return ["", ""]
+    ratio = median(each["int8"] / each["float32"] for each in times)
+    return [f"{median(each['int8'] for each in times):.2f}", f"{ratio:.2f}x"]
 
 
 def _range(values: Sequence[int]) -> str:
