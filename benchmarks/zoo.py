@@ -109,7 +109,7 @@ def _section(entry: Entry) -> str:
     parts = [f"## {row.name}\n\n{' '.join(facts)}\n", "```sh\n" + "\n".join(commands) + "\n```\n"]
     if "train" in details.commands:
         told = ", ".join(
-            f"{key} {details.training[key]}" for key in ("seed", "commit", "date") if key in details.training
+            f"{key} {details.training[key]}" for key in ("seed", "commit", "date", "init") if key in details.training
         )
         parts.append(f"Trained by ({told}):\n\n```sh\n{_folded(details.commands['train'])}\n```\n")
     if rows := _runtimes(entry):

@@ -36,7 +36,7 @@ SUFFIX = ".safetensors"
 MENET = "https://github.com/clavichord93/MENet"
 NO_LICENSE = "none"  # is stated by the MENet authors
 SHORT = {"top-1": "top-1", "mean IoU": "mIoU", "VOC07 mAP": "mAP"}
-TOLD = ("epochs", "seed", "commit", "date", "images")  # of a record's training
+TOLD = ("epochs", "seed", "commit", "date", "images", "init")  # of a record's training
 WHAT = {
     "train": "Trained by",
     "measure": "Measure the accuracy",
@@ -143,7 +143,8 @@ class WeightsDetails:
         classes: number of them.
         size: channels, height and width of the input, if the record fixes them.
         macs: multiply-adds of one image of that size.
-        training: ``epochs``, ``seed``, ``commit``, ``date`` and ``images`` (evaluated), as far as the record has them.
+        training: ``epochs``, ``seed``, ``commit``, ``date``, ``images`` (evaluated) and ``init`` (the weights that it
+            started from), as far as the record has them.
         latencies: recorded times of one image on one thread, fastest first.
         commands: what to do -> its command: ``train``, ``measure``, ``use``; ``convert`` for weights that are not here.
     """
