@@ -201,9 +201,9 @@ METHODS: dict[str, tuple[str, Write]] = {
 
 
 def logits_of(format_name: str, folder: Path, pixels: Sequence[Tensor]) -> Tensor:
-    """Run an artifact on batches of images."""
+    """Run an artifact on batches of images, on one thread as for the latency: ExecuTorch cannot change the number."""
     fmt = FORMATS[format_name]
-    runner, size = fmt.open(folder / fmt.file), None if fmt.any_batch else 1
+    runner, size = fmt.open(folder / fmt.file, 1), None if fmt.any_batch else 1
     return torch.cat([torch.from_numpy(run_in_batches(runner, batch.numpy(), size)) for batch in pixels])
 
 
