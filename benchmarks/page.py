@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import zoo  # beside this file
+import int8_sections  # beside this file
+import zoo
+from tables import head, line
 
 from compactnets.classification.cost import build_by_name
 from compactnets.complexity import profile
@@ -50,13 +51,6 @@ SEGMENTATION_COLUMNS = (
     "network", "initial weights", "MACs", "parameters", "epochs", "seed", "mIoU, %", "of the last epoch, %",
     "pixels, %", "IoU of each class, %", "latency, ms", "training, images/s", "hours in total"
 )  # fmt: skip
-INT8_COLUMNS = (
-    "network", "method", "format", "images", "float top-1", "int8 top-1", "points lost", "same class",
-    "error of the logits", "float, ms", "int8, ms", "int8 / float", "size, int8 / float", "kept in float"
-)  # fmt: skip
-METHOD_COLUMNS = (
-    "method", "runtime", "points lost: mean", "least and most", "error of the logits", "seconds", "MB", "ms", "of float"
-)  # fmt: skip
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "of the core", "time by operator")
 BROWSER_COLUMNS = (
     "network", "engine", "page, kB", "code, kB", "weights, kB", "in total, kB", "first result, s",
@@ -65,10 +59,6 @@ BROWSER_COLUMNS = (
 BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the limit, x")
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
 WIDTH_COLUMNS = ("format", "multiple", "unit's time over the law", "M", "MACs", "ms")
-CORE_COLUMNS = (
-    "network", "classes", "side, pixels", "flash, bytes", "weights", "code", "RAM, bytes", "arena", "stack",
-    "in the emulator"
-)  # fmt: skip
 FINE_TUNING_COLUMNS = ("way", "mean top-1, %", "each seed", "mean time, s")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
@@ -94,15 +84,14 @@ def render() -> str:
     )
     for kind, section in sections:
         parts += [section(name, record) for name, record in load_results(kind).items()]
-    parts += _int8(list(load_results("int8").values()))
-    parts += _microcontrollers(list(load_results("microcontroller").values()))
-    parts += _side_by_side(load_results("int8_methods"))
-    parts += [_methods(name, record) for name, record in load_results("int8_methods").items()]
+    parts += int8_sections.exports(list(load_results("int8").values()))
+    parts += int8_sections.microcontrollers(list(load_results("microcontroller").values()))
+    parts += int8_sections.ways(load_results("int8_methods"))
     return "\n".join(parts)
 
 
 def _training(name: str, record: dict[str, Any]) -> str:
-    return f"## Training: {name}\n\n{_origin(record)}{_head(COLUMNS)}" + "".join(map(_run, record["runs"]))
+    return f"## Training: {name}\n\n{_origin(record)}{head(COLUMNS)}" + "".join(map(_run, record["runs"]))
 
 
 def _levers(name: str, record: dict[str, Any]) -> str:
@@ -113,8 +102,8 @@ def _levers(name: str, record: dict[str, Any]) -> str:
         f"## Levers: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
         f"{environment['threads']} thread(s); commit {record['commit']}, {record['date']}. {record['model']}, "
         f"{record['epochs']} epochs of `{record['recipe']}` on {record['data']} with `{' '.join(record['common'])}`: "
-        f"evaluated on training images held out. {record['note']}\n\n{_head(LEVER_COLUMNS)}"
-        + "".join(_cells(_lever_cells(row, plain)) for row in rows)
+        f"evaluated on training images held out. {record['note']}\n\n{head(LEVER_COLUMNS)}"
+        + "".join(line(_lever_cells(row, plain)) for row in rows)
     )
 
 
@@ -133,7 +122,7 @@ def _lever_cells(row: dict[str, Any], plain: dict[str, Any]) -> list[str]:
 def _fine_tuning(name: str, record: dict[str, Any]) -> str:
     environment = record["environment"]
     rows = "".join(
-        _cells(
+        line(
             [
                 row["method"],
                 f"{mean(run['top1'] for run in row['runs']):.1f}",
@@ -148,74 +137,8 @@ def _fine_tuning(name: str, record: dict[str, Any]) -> str:
         f"{environment['threads']} thread(s); commit {record['commit']}, {record['date']}. Five classes of "
         f"{record['data']}, {record['photographs']} images each, from {record['weights']}; {record['steps']} steps of "
         f"{record['batch_size']}; the classes and the images are others for each seed. {record['note']}\n\n"
-        f"{_head(FINE_TUNING_COLUMNS)}{rows}"
+        f"{head(FINE_TUNING_COLUMNS)}{rows}"
     )
-
-
-SIDE_BY_SIDE = ("ours", "ours (c)", "ours (openvino)", "nncf", "nncf (openvino)", "onnxruntime, percentile")
-
-
-def _side_by_side(records: dict[str, dict[str, Any]]) -> list[str]:
-    """Return one section with the points that each way to int8 loses on every network."""
-    if not records:
-        return []
-    rows = []
-    for name, record in records.items():
-        found = {row["method"]: [draw["drop_points"] for draw in row["draws"]] for row in record["rows"]}
-        draws = record["rows"][0]["draws"]
-        percent = 100 * mean(draw["float_correct"] / draw["images"] for draw in draws)
-        lost = [found.get(each) for each in SIDE_BY_SIDE]
-        ranges = [f"{mean(drops):+.2f} ({min(drops):+.2f} to {max(drops):+.2f})" if drops else "" for drops in lost]
-        rows.append(_cells([name, f"{percent:.2f} %", len(draws), f"{draws[0]['images']:,}", *ranges]))
-    columns = ("network and data", "float top-1", "draws", "images", *SIDE_BY_SIDE)
-    return [
-        "## Ways to int8, side by side\n\nPoints of top-1 lost, mean over draws of the calibration images (least to "
-        "most); a negative number is a gain. `ours` is `quantize` in ONNX Runtime, nothing stays in float. "
-        f"`fresh` networks were trained for this table for three or four short epochs.\n\n{_head(columns)}"
-        + "".join(rows)
-    ]
-
-
-CONTROLLED = ", but what NNCF's accuracy control puts back"
-
-
-def _methods(name: str, record: dict[str, Any]) -> str:
-    environment, draws = record["environment"], record["rows"][0]["draws"]
-    return (
-        f"## Ways to int8: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
-        f"{environment['threads']} thread; commit {record['commit']}, {record['date']}. {record['network']}, "
-        f"`{record['weights']}`: {len(draws)} draws of {record['calibration_images']} images of {record['data']} to "
-        f"calibrate, {draws[0]['images']:,} others to judge, of which float has "
-        f"{_range([draw['float_correct'] for draw in draws])} right. Nothing stays in float"
-        f"{CONTROLLED if 'control' in str(record['rows']) else ''}.\n\n{_head(METHOD_COLUMNS)}"
-        + "".join(_cells(_method_cells(row)) for row in record["rows"])
-    )
-
-
-def _method_cells(row: dict[str, Any]) -> list[str]:
-    drops, seconds = ([draw[key] for draw in row["draws"]] for key in ("drop_points", "seconds"))
-    return [
-        row["method"],
-        row["format"],
-        f"{mean(drops):+.2f}",
-        f"{min(drops):+.2f} to {max(drops):+.2f}",
-        f"{median(draw['logits_error'] for draw in row['draws']):.3f}",
-        f"{median(seconds):.0f}",
-        f"{median(draw['bytes'] for draw in row['draws']) / 1e6:.2f}",
-        *_method_times([draw["milliseconds"] for draw in row["draws"] if "milliseconds" in draw]),
-    ]
-
-
-def _method_times(times: Sequence[dict[str, float]]) -> list[str]:
-    """Return the latency of int8, and its ratio to float's; nothing where it was not measured."""
-    if not times:
-        return ["", ""]
-    ratio = median(each["int8"] / each["float32"] for each in times)
-    return [f"{median(each['int8'] for each in times):.2f}", f"{ratio:.2f}x"]
-
-
-def _range(values: Sequence[int]) -> str:
-    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
 
 
 def _ablation(name: str, record: dict[str, Any]) -> str:
@@ -225,7 +148,7 @@ def _ablation(name: str, record: dict[str, Any]) -> str:
         f"## Ablation: {name}\n\n```sh\n{record['command']}\n```\n\n{environment['processor']}, "
         f"{environment['device']}; commit {record['commit']}, {record['date']}. {record['epochs']} epochs of "
         f"`{record['recipe']}` on {record['data']}; accuracy of the last, mean and standard deviation.{ranks}\n\n"
-        f"{_head(ABLATION_COLUMNS)}" + "".join(_cells(_ablation_cells(row)) for row in record["rows"])
+        f"{head(ABLATION_COLUMNS)}" + "".join(line(_ablation_cells(row)) for row in record["rows"])
     )
 
 
@@ -235,13 +158,13 @@ def _ablation_cells(row: dict[str, Any]) -> list[str]:
 
 
 def _detection(name: str, record: dict[str, Any]) -> str:
-    rows = (_cells(_detection_cells(run)) for run in record["runs"])
-    return f"## Detection: {name}\n\n{_origin(record)}{_head(DETECTION_COLUMNS)}" + "".join(rows)
+    rows = (line(_detection_cells(run)) for run in record["runs"])
+    return f"## Detection: {name}\n\n{_origin(record)}{head(DETECTION_COLUMNS)}" + "".join(rows)
 
 
 def _segmentation(name: str, record: dict[str, Any]) -> str:
-    rows = (_cells(_segmentation_cells(run)) for run in record["runs"])
-    return f"## Segmentation: {name}\n\n{_origin(record)}{_head(SEGMENTATION_COLUMNS)}" + "".join(rows)
+    rows = (line(_segmentation_cells(run)) for run in record["runs"])
+    return f"## Segmentation: {name}\n\n{_origin(record)}{head(SEGMENTATION_COLUMNS)}" + "".join(rows)
 
 
 def _origin(record: dict[str, Any]) -> str:
@@ -261,8 +184,8 @@ def _speed(name: str, record: dict[str, Any]) -> str:
     versions = f"torch {environment['versions']['torch']}"
     return (
         f"## Speed: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}, {versions}; commit "
-        f"{record['commit']}, {record['date']}. {record['note']}\n\n{_head(SPEED_COLUMNS)}"
-        + "".join(_cells(_speed_cells(row)) for row in record["rows"])
+        f"{record['commit']}, {record['date']}. {record['note']}\n\n{head(SPEED_COLUMNS)}"
+        + "".join(line(_speed_cells(row)) for row in record["rows"])
     )
 
 
@@ -279,10 +202,9 @@ def _latency(name: str, record: dict[str, Any]) -> str:
         f"{settings['matrix']} x {settings['matrix']} matrix product, at {record['limit_gflops']:.0f} GFLOP/s."
         f"{_core(record)}\n\n"
         f"![multiply-adds against latency](latency-{name}.svg)\n\n"
-        f"{_head(('network', 'format', *LATENCY_COLUMNS))}"
+        f"{head(('network', 'format', *LATENCY_COLUMNS))}"
         + "".join(
-            _cells([row["network"], form, *cells(row)])
-            for row, form in zip(record["rows"], formats(record), strict=True)
+            line([row["network"], form, *cells(row)]) for row, form in zip(record["rows"], formats(record), strict=True)
         )
         + (f"\n{record['note']}\n" if record.get("note") else "")
         + _winners(record)
@@ -303,7 +225,7 @@ def _widths(name: str, record: dict[str, Any]) -> str:
         "3x3 depthwise, 1x1) at widths that are multiples of a number, beside what a power law through multiples of 16 "
         "gives; and the recorded M "
         f"({record['learned']}) in groups of such multiples, whole, for {record['shape'][1]} pixels.\n\n"
-        f"{_head(WIDTH_COLUMNS)}"
+        f"{head(WIDTH_COLUMNS)}"
     )
     for row in record["rows"]:
         for each in row["learned"]:
@@ -311,7 +233,7 @@ def _widths(name: str, record: dict[str, Any]) -> str:
             taken = " (taken)" if multiple == row["multiple"] else ""
             label, excess = (f"{multiple}{taken}", f"{row['excess'][str(multiple)]:.2f}") if multiple else ("", "")
             what = "learned" if multiple else "the paper's"
-            text += _cells(
+            text += line(
                 [row["format"], label, excess, what, f"{each['macs'] / 1e6:.1f} M", f"{each['milliseconds']:.2f}"]
             )
     return text
@@ -331,12 +253,12 @@ def _bounds(record: dict[str, Any]) -> str:
         taken = sum(each["milliseconds"] for each in row["operators"] if each["kind"].startswith("1x1"))
         least = 2 * macs / record["core_gflops"] / 1e6
         shares = (f"{100 * share:.0f} %" for share in (taken / total, least / taken))
-        lines.append(_cells([row["network"], *shares, f"{total / (total - taken + least):.2f}"]))
+        lines.append(line([row["network"], *shares, f"{total / (total - taken + least):.2f}"]))
     if not lines:
         return ""
     return (
         "\nPointwise convolutions in format c: their share of its time, the share of the core's limit at which they "
-        f"run, and how much faster the network would be if they ran at that limit.\n\n{_head(BOUND_COLUMNS)}"
+        f"run, and how much faster the network would be if they ran at that limit.\n\n{head(BOUND_COLUMNS)}"
         + "".join(lines)
     )
 
@@ -367,13 +289,13 @@ def _choices(record: dict[str, Any]) -> str:
         time = own["milliseconds"]["median"]
         cells = [network, f"{top1:.1f}", by, f"{own['macs'] / 1e6:.0f} M", f"{time:.2f}"]
         cells += [f"{other['milliseconds']['median']:.2f} ({name})", f"{own['bytes'] / 1e6:.1f}", weights]
-        lines.append((time, _cells(cells)))
+        lines.append((time, line(cells)))
     if not lines:
         return ""
     return (
         "\nAccuracy beside latency, fastest first. We trained nothing on ImageNet: the papers state these accuracies, "
         f"or timm does ({timm['source']}, commit {timm['commit'][:7]}). The last column says whose weights you can "
-        f"get.\n\n{_head(CHOICE_COLUMNS)}" + "".join(line for _, line in sorted(lines))
+        f"get.\n\n{head(CHOICE_COLUMNS)}" + "".join(line for _, line in sorted(lines))
     )
 
 
@@ -383,8 +305,8 @@ def _browser(name: str, record: dict[str, Any]) -> str:
         f"## Browser: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{record['browser']}, "
         f"{environment['processor']}; ONNX Runtime Web {record['rows'][0]['onnxruntime_web']}; commit "
         f"{record['commit']}, {record['date']}. {record['note']} Times are medians with the 10th and 90th percentile."
-        f"\n\n{_head(BROWSER_COLUMNS)}"
-        + "".join(_cells(_browser_cells(row, engine)) for row in record["rows"] for engine in ("planar", "onnx"))
+        f"\n\n{head(BROWSER_COLUMNS)}"
+        + "".join(line(_browser_cells(row, engine)) for row in record["rows"] for engine in ("planar", "onnx"))
     )
 
 
@@ -426,83 +348,8 @@ def _winners(record: dict[str, Any]) -> str:
     ]
     return (
         "\nThe fastest float32 format of each network, and its time by operator, from the runtime's profiler in "
-        f"separate calls:\n\n{_head(WINNER_COLUMNS)}" + "".join(map(_cells, rows))
+        f"separate calls:\n\n{head(WINNER_COLUMNS)}" + "".join(map(line, rows))
     )
-
-
-def _int8(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one section for all results of ``compactnets quantize``, copies of its ``quantization.json``."""
-    if not records:
-        return []
-    timed = [record["latency"] for record in records]
-    environments = {
-        f"{each['environment']['processor']} ({' '.join(each['environment']['cpu_features'])}), commit "
-        f"{each['commit']}, {each['date']}" + (f" ({record['note']})" if record.get("note") else "")
-        for record, each in zip(records, timed, strict=True)
-    }
-    commands = "\n".join(" ".join(record["command"]) for record in records)
-    return [
-        f"## int8\n\n```sh\n{commands}\n```\n\n{'; '.join(sorted(environments))}. Calibration images are excluded from "
-        "the evaluation; latency is the median with the 10th and 90th percentile, float and int8 measured in turns."
-        f"\n\n{_head(INT8_COLUMNS)}" + "".join(_cells(_int8_cells(record)) for record in records)
-    ]
-
-
-def _int8_cells(record: dict[str, Any]) -> list[str]:
-    compared, sizes = record["evaluation"], record["bytes"]
-    times = [row["milliseconds"] for row in record["latency"]["rows"]]
-    shares = [100 * compared[key] / compared["images"] for key in ("float_correct", "int8_correct")]
-    weights = Path(record["command"][2]).stem
-    return [
-        record["network"] if weights in ("best", "last") else weights,  # a name of weights, not a file of a run
-        _how(record),
-        record["format"],
-        str(compared["images"]),
-        *(f"{share:.2f} %" for share in shares),
-        f"{compared['drop_points']:.2f}",
-        f"{100 * compared['agreement']:.1f} %",
-        f"{compared['logits_error']:.3f}",
-        *(f"{time['median']:.2f} ({time['p10']:.2f} to {time['p90']:.2f})" for time in times),
-        f"**{times[1]['median'] / times[0]['median']:.2f}**",
-        f"{sizes['int8'] / 1e6:.2f} MB, **{sizes['int8'] / sizes['float32']:.2f}**",
-        ", ".join(record["kept_in_float"]) or "none",
-    ]
-
-
-def _how(record: dict[str, Any]) -> str:
-    if record.get("trained_for_int8"):
-        return "trained (`--qat`)"
-    left_out = [step for step in ("equalize", "rounding", "correction") if not record["settings"].get(step, True)]
-    bits = record["settings"].get("weight_bits", 8)
-    return f"after training, weights of {bits} bits{'; no ' if left_out else ''}{', '.join(left_out)}"
-
-
-def _microcontrollers(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return one section for all results of ``benchmarks/microcontroller.py``."""
-    if not records:
-        return []
-    first = records[0]
-    limits, row = first["limits"], first["rows"][0]
-    commands = "\n".join(shlex.join(record["command"]) for record in records)
-    commits = "; ".join(sorted({f"commit {record['commit']}, {record['date']}" for record in records}))
-    rows = [_core_cells(record, row) for record in records for row in record["rows"]]
-    return [
-        f"## Microcontrollers\n\n```sh\n{commands}\n```\n\nint8 in C for {row['core']}, {row['compiler']} "
-        f"`{' '.join(row['options'])}`; {commits}. RAM is that of `NAME_run_pixels`: arena (with the 8-bit image), "
-        f"logits and stack. Firmware is linked with {limits['flash_bytes']:,} bytes of flash and "
-        f"{limits['ram_bytes']:,} of RAM, "
-        f"{limits['stack_bytes']:,} of these for the stack, and run by {first['emulator']} as {first['board']}: all "
-        "bits of the logits must be those of the machine that made it. Times are not measured.\n\n"
-        f"{_head(CORE_COLUMNS)}" + "".join(map(_cells, rows))
-    ]
-
-
-def _core_cells(record: dict[str, Any], row: dict[str, Any]) -> list[str]:
-    parts = ("flash_bytes", "weight_bytes", "code_bytes", "ram_bytes", "arena_bytes", "stack_bytes")
-    fits = (
-        f"same bits, {row['used_stack_bytes']:,} bytes of stack used" if row["complaint"] is None else row["complaint"]
-    )
-    return [record["network"], record["classes"], row["size"], *(f"{row[part]:,}" for part in parts), fits]
 
 
 def _speed_cells(row: dict[str, Any]) -> list[str]:
@@ -515,14 +362,6 @@ def _speed_cells(row: dict[str, Any]) -> list[str]:
         f"{ratio['p10']:.2f} to {ratio['p90']:.2f}",
         ratio["n"],
     ]
-
-
-def _head(columns: tuple[str, ...]) -> str:
-    return _cells(columns) + f"|{' --- |' * len(columns)}\n"
-
-
-def _cells(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |\n"
 
 
 def _run(run: dict[str, Any]) -> str:
@@ -540,7 +379,7 @@ def _run(run: dict[str, Any]) -> str:
         f"{speed:.0f}",
         f"{epochs[-1]['seconds'] / 60:.0f}",
     )
-    return _cells(cells)
+    return line(cells)
 
 
 def _detection_cells(run: dict[str, Any]) -> list[str]:

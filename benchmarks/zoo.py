@@ -5,8 +5,9 @@ benchmarks/page.py writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from tables import table  # beside this file
 
 from compactnets.catalogue import ListedWeights, WeightsDetails, describe_authors, describe_weights
 from compactnets.hub.facts import Int8, Latency, recorded_int8
@@ -72,7 +73,7 @@ def _int8(details: WeightsDetails) -> tuple[Int8, ...]:
 def render() -> str:
     """Return docs/zoo.md."""
     found = entries()
-    parts = [f"{INTRODUCTION}\n{_table(OVERVIEW, map(_overview, found))}", *map(_section, found)]
+    parts = [f"{INTRODUCTION}\n{table(OVERVIEW, map(_overview, found))}", *map(_section, found)]
     return "\n".join(parts)
 
 
@@ -113,7 +114,7 @@ def _section(entry: Entry) -> str:
         )
         parts.append(f"Trained by ({told}):\n\n```sh\n{_folded(details.commands['train'])}\n```\n")
     if rows := _runtimes(entry):
-        parts += [_table(RUNTIMES, rows), _places(entry)]
+        parts += [table(RUNTIMES, rows), _places(entry)]
     return "\n".join(parts)
 
 
@@ -199,8 +200,3 @@ def _megabytes(size: int | None) -> str:
 
 def _is_plain(runtime: str) -> bool:
     return "@" not in runtime and parse_format(runtime).precision == "float32"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
