@@ -203,6 +203,34 @@ def quantisers() -> list[str]:
         f"`Entropy` | {control['onnxruntime, entropy']:+.2f} | |",
         "it took {:.0f} to {:.0f} seconds, without it {:.0f} to {:.0f}".format(*seconds(True), *seconds(False)),
         f"every way lost at most {max(muffnet.values()):.2f} points",
+        *quantised_times(),
+    ]
+
+
+def quantised_times() -> list[str]:
+    ways = {
+        "ours (c)": "| C | `quantize` |",
+        "ours": "| ONNX Runtime | `quantize` |",
+        "onnxruntime, percentile": "| ONNX Runtime | its own, `Percentile` |",
+        "nncf": "| ONNX Runtime | NNCF |",
+        "ours (openvino)": "| OpenVINO | `quantize` |",
+        "nncf (openvino)": "| OpenVINO | NNCF |",
+        "ours (executorch)": "| ExecuTorch | `quantize` |",
+        "torchao (executorch)": "| ExecuTorch | torchao |",
+    }
+    found: list[dict[str, tuple[float, float]]] = []
+    for network in ("muffnet_x0_5", "menet_108_8x1_g3"):
+        rows = load_results("int8_methods")[f"{network}-latency"]["rows"]
+        both = {row["method"]: row["draws"][0]["milliseconds"] for row in rows}
+        found.append({way: (each["int8"], each["int8"] / each["float32"]) for way, each in both.items()})
+    for times_of in found:
+        assert min(times_of, key=lambda way: times_of[way]) == "ours (c)"
+        assert min(ratio for way, (_, ratio) in times_of.items() if way in ("ours", "nncf")) > 0.99
+    assert found[0]["torchao (executorch)"] < found[0]["ours (executorch)"]
+    assert found[1]["nncf (openvino)"] < found[1]["ours (openvino)"]
+    return [
+        f"{label} " + " | ".join("{:.2f}, {:.2f}x".format(*each[way]) if way in each else "" for each in found).rstrip()
+        for way, label in ways.items()
     ]
 
 
