@@ -22,7 +22,7 @@ from compactnets.errors import InputError, LimitError  # noqa: E402
 from compactnets.models.registry import create_model, list_models  # noqa: E402
 
 if TYPE_CHECKING:
-    from compactnets.api import check, evaluate, export, load, predict, profile, quantize, train
+    from compactnets.api import check, evaluate, export, load, predict, predict_to_parquet, profile, quantize, train
     from compactnets.catalogue import list_weights
     from compactnets.latency.benchmark import benchmark
     from compactnets.tasks.contract import Model
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 # name -> module; imported on first use, so that registering the families loads neither data readers nor exporters
 LAZY = {
     **dict.fromkeys(("check", "evaluate", "export", "load", "predict", "profile", "quantize", "train"), "api"),
+    "predict_to_parquet": "api",
     "list_weights": "catalogue",
     "benchmark": "latency.benchmark",
     "Model": "tasks.contract",
@@ -51,6 +52,7 @@ __all__ = [
     "list_weights",
     "load",
     "predict",
+    "predict_to_parquet",
     "profile",
     "quantize",
     "train",

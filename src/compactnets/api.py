@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from compactnets.data.inputs import Picture, find_files
+from compactnets.data.finding import find_files, stream_files
+from compactnets.data.inputs import Picture
 from compactnets.errors import InputError
 from compactnets.files import as_path, replace_csv
-from compactnets.folders import check_file
+from compactnets.folders import check_file, check_folder
 from compactnets.tasks import TASKS, find_task, task_of_data
 from compactnets.tasks.contract import DataRequest, Model, Prediction, Report, Result, Task, Verb
-from compactnets.tasks.opening import check_trained, look, open_model
+from compactnets.tasks.opening import check_trained, digest_of, look, open_model
+from compactnets.tasks.parts import PART_SIZE, Shard, Written, write_parts
 from compactnets.training import recipe_files
 from compactnets.training.checkpoint import DEFAULT_TASK, stated_task
 from compactnets.training.distributed import join_world
@@ -31,6 +33,7 @@ from compactnets.training.loop import TrainResult
 from compactnets.training.recipe import RunRecipe
 
 Images = str | Path | Image.Image | np.ndarray
+HOW = {"workers", "batch_size"}  # options that change the results by rounding at most
 
 
 @dataclass(frozen=True)
@@ -224,13 +227,14 @@ def predict(
 
     Args:
         network: a checkpoint, an exported network, or the name of weights.
-        images: one or many; each the path of an image, a video, a folder or a pattern, a Pillow image, or an array
-            (H, W, 3) or (H, W) of uint8, RGB or grey.
+        images: one or many; each the path of an image, a video, a folder or a pattern, ``@`` and the path of a list
+            (:func:`compactnets.data.finding.stream_files`), a Pillow image, or an array (H, W, 3) or (H, W) of uint8,
+            RGB or grey.
         every: use every n-th frame of a video.
         csv: CSV file to write, one row per result.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
-        options: task-specific: ``top`` of classification; ``score``, ``output``, ``coco``, ``annotations`` and
-            ``class_agnostic_nms`` of detection.
+        options: task-specific: ``top``, ``batch_size`` and ``workers`` of classification; ``score``, ``output``,
+            ``coco``, ``annotations`` and ``class_agnostic_nms`` of detection; ``output`` of segmentation.
 
     Returns:
         one prediction per image or frame, in order. An unreadable image gets an ``error``; the others are unaffected.
@@ -242,6 +246,60 @@ def predict(
     found = list(predictions)
     finish(found)
     return found
+
+
+def predict_to_parquet(
+    network: str | Path | Model,
+    images: str | Path | Iterable[str | Path],
+    folder: str | Path,
+    *,
+    every: int = 1,
+    part_size: int = PART_SIZE,
+    shard: str | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Written:
+    """Predict any number of images, a million as well, into Parquet files: streams, and resumes.
+
+    Repeat the call after an interruption: parts that are there are kept, and no image is lost or twice in them. The
+    columns are those of the CSV file of :func:`predict`, with an ``error`` for each image that cannot be used.
+
+    Args:
+        network: a checkpoint, an exported network, or the name of weights.
+        images: one or many; each the path of an image, a video, a folder or a pattern, or ``@`` and the path of a list
+            (:func:`compactnets.data.finding.stream_files`).
+        folder: for the parts, ``part-00000.parquet`` and so on.
+        every: use every n-th frame of a video.
+        part_size: files of a part, which an interrupted call loses at most.
+        shard: ``"3/8"``: only the third of eight equal shares of the files. Each may be computed by a machine of its
+            own, into the same folder.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
+        options: task-specific, as for :func:`predict`, without those that write other files.
+
+    Raises:
+        InputError: a network or an option that cannot be used, a folder that cannot be written or has other
+            predictions, or files that have changed since a part was written.
+    """
+    names = [str(Path(name)) for name in ([images] if isinstance(images, str | Path) else images)]
+    share, output = Shard() if shard is None else Shard.parse(shard), as_path(folder)
+    check_folder(output, "--parquet")
+    found = look(network)
+    task = found.task
+    to_load, chosen = take_options(task, "predict", options)
+    for name in task.needs_all:
+        if getattr(chosen, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} needs all predictions at once: it does not go with --parquet")
+    model = check_trained(open_model(found, found.device(device), options=to_load), "predict")
+    results = {key: value for key, value in chosen.model_dump(mode="json").items() if key not in HOW}
+    settings = {
+        "task": task.name,
+        "weights": digest_of(model),
+        "options": {**{key: value for key, value in to_load.items() if value is not None}, **results},
+        "every": every,
+        "images": names,
+    }
+    with task.predicting(model, every, chosen) as run:
+        return write_parts(run, stream_files(names), output, settings, task.columns, part_size=part_size, shard=share)
 
 
 def start_predicting(

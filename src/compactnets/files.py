@@ -145,7 +145,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def replace_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def replace_csv(path: Path, columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table as CSV, atomically; ``None`` is an empty field.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -16,6 +16,7 @@ from compactnets_cli.options import (
     BOXES,
     GROUPS,
     LABELS,
+    MANY,
     NETWORKS,
     PLACES,
     TRAIN,
@@ -276,27 +277,63 @@ def predict(
         typer.Option(help="COCO file with the image and category ids for --coco.", rich_help_panel=BOXES),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Folder for Parquet files, for any number of images.", rich_help_panel=MANY)
+    ] = None,
+    part_size: Annotated[
+        int | None, typer.Option(min=1, help="Files per Parquet file; default: 10,000.", rich_help_panel=MANY)
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Only share I of N, on this machine.", rich_help_panel=MANY)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Batch size; default: 1, with --parquet 64.", rich_help_panel=LABELS)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Processes that decode; default: none, with --parquet one per core.", rich_help_panel=LABELS
+        ),
+    ] = None,
 ) -> None:
     """Predict what images and video frames show: classes, objects with boxes, or a class for every pixel.
 
     An unusable file is reported on standard error, the others are still processed, and the exit code is 2.
+
+    With --parquet, results are not printed but streamed to Parquet files. Rerun the command to resume.
     """
     from compactnets import api
     from compactnets.console import say, stdout
+    from compactnets.errors import InputError
 
-    _, found, finish = api.start_predicting(
-        one_checkpoint("predict", checkpoint, weights),
-        images,
-        every=every,
-        csv=csv,
-        device=device,
-        top=top,
-        output=output,
-        score=score,
-        coco=coco,
-        annotations=annotations,
-        class_agnostic_nms=class_agnostic_nms or None,
-    )
+    network = one_checkpoint("predict", checkpoint, weights)
+    options: dict[str, Any] = {
+        "every": every,
+        "device": device,
+        "top": top,
+        "output": output,
+        "score": score,
+        "coco": coco,
+        "annotations": annotations,
+        "class_agnostic_nms": class_agnostic_nms or None,
+        "batch_size": batch_size,
+        "workers": workers,
+    }
+    if parquet is not None:
+        if csv is not None:
+            raise InputError("--csv and --parquet are two ways to write the results: give one")
+        parts = {"shard": shard} if part_size is None else {"shard": shard, "part_size": part_size}
+        written = api.predict_to_parquet(network, images, parquet, **parts, **options)
+        print_json(written.to_dict()) if as_json else written.show()
+        if written.failed:
+            say(f"compactnets: error: {written.failed:,} images cannot be used: they are listed in {written.errors}")
+            raise typer.Exit(2)
+        return
+    if part_size is not None or shard is not None:
+        raise InputError(
+            f"{'--shard' if part_size is None else '--part-size'} is for --parquet FOLDER, which is missing"
+        )
+    _, found, finish = api.start_predicting(network, images, csv=csv, **options)
     predictions = []
     for prediction in found:
         predictions.append(prediction)

@@ -21,6 +21,7 @@ TRAIN, NETWORKS, DEPLOY = "Train and use", "Networks", "Deploy"  # the headings 
 GROUPS = "More verbs"
 # headings of the options of one task, or two
 LABELS, BOXES, MASKS = "For images with labels", "For images with boxes", "For images with masks"
+MANY = "For many images"
 PLACES, BOTH = "For images with boxes or masks", "For images with labels or masks"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -38,7 +39,9 @@ Pretrained = Annotated[
 ]
 Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE|FOLDER|PATTERN...", help="Images, videos, folders of them, or quoted patterns."),
+    typer.Argument(
+        metavar="FILE|FOLDER|PATTERN...", help="Images, videos, folders of them, quoted patterns, or @LIST."
+    ),
 ]
 Every = Annotated[int, typer.Option("--every", min=1, metavar="N", help="Use every N-th frame of a video.")]
 AcrossClasses = Annotated[

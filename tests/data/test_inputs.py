@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from compactnets.data.inputs import Picture, find_files, read_pictures
+from compactnets.data.finding import find_files, stream_files
+from compactnets.data.inputs import Picture, read_pictures
 from compactnets.data.video import read_frames
 from compactnets.errors import InputError
 
@@ -65,6 +67,92 @@ def test_what_cannot_be_read_is_named_and_costs_no_other(folder: Path, tmp_path:
             assert one.error is not None
             assert name in one.error
             assert "\n" not in one.error
+
+
+def test_a_folder_comes_before_those_below_it_and_links_after_what_they_lead_to(tmp_path: Path) -> None:
+    for name in ("b/z.png", "b/c/a.png", "b-c/a.png", "z.png", ".hidden/a.png", "@eaDir/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(3, 3).save(tmp_path / name)
+    (tmp_path / "b/c/up").symlink_to(tmp_path)
+    (tmp_path / "a-link").symlink_to(tmp_path / "b-c")
+    (tmp_path / "b/gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = [str(one).removeprefix(f"{tmp_path}/") for one in find_files([tmp_path])]
+    assert found == ["z.png", "b/gone.png", "b/z.png", "b/c/a.png", "b-c/a.png"]
+
+
+def test_a_folder_is_read_as_far_as_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = stream_files([folder])
+    assert [Path(str(next(stream))).name for _ in range(2)] == ["a.png", "b.png"]
+    noise(3, 3).save(folder / "deep/added.png")  # after the start, into a folder that was not reached yet
+    assert [Path(str(one)).name for one in stream] == ["added.png", "c.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_costs_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from compactnets.data import finding
+
+    (folder / "locked").mkdir()
+    real = finding.scan
+    refusal = InputError(f"{folder / 'locked'} cannot be read: Permission denied")
+
+    def scan(place: str) -> Any:
+        if place.endswith("locked"):
+            raise refusal
+        return real(place)
+
+    monkeypatch.setattr(finding, "scan", scan)
+    *found, locked = find_files([folder])
+    assert [Path(str(one)).name for one in found] == ["a.png", "b.png", "c.jpg"]
+    assert isinstance(locked, Picture)
+    assert locked.error == str(refusal)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.txt", "photos/b.png\n\nphotos/deep/c.jpg\r\n"),
+        ("list.txt", "photos/b.png\nphotos/deep/c.jpg"),
+        ("table.csv", "label,Image Path\ncat,photos/b.png\n\ndog,photos/deep/c.jpg\n"),
+        ("table.csv", 'sep=;\nfilename;label\n"photos/b.png";"a;b"\nphotos\\deep\\c.jpg;\n'),
+        ("TABLE.TSV", "path\nphotos/b.png\nphotos/deep/c.jpg\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_stands_for_its_files(folder: Path, name: str, content: str, encoding: str) -> None:
+    (folder.parent / name).write_bytes(content.encode(encoding))
+    found = read(f"@{folder.parent / name}")
+    assert [(Path(one.path).relative_to(folder.parent).as_posix(), one.error) for one in found] == [
+        ("photos/b.png", None),
+        ("photos/deep/c.jpg", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("none.txt", None, "none.txt"),
+        ("empty.txt", b"\n", "lists no file"),
+        ("table.csv", b"a,b\n1,2\n", "a,b"),
+        ("table.csv", b"", "nothing"),
+        ("table.csv", b"a,image\n1\n", "without an image"),
+        ("table.csv", b'image\n"a.png\n', "table.csv"),
+        ("wide.txt", b"\xff\xfea\x00b", "UTF-8"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(folder: Path, name: str, content: bytes | None, told: str) -> None:
+    if content is not None:
+        (folder / name).write_bytes(content)
+    *_, one, last = find_files([f"@{folder / name}", folder / "a.png"])
+    assert isinstance(one, Picture)
+    assert name in str(one.error)
+    assert told in str(one.error)
+    assert "\n" not in str(one.error)
+    assert last == str(folder / "a.png")
+
+
+def test_a_file_that_is_called_like_a_list_is_that_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    noise(3, 3).save("@a.png")
+    assert [one.image is not None for one in read("@a.png")] == [True]
 
 
 def test_frames_of_a_video(tmp_path: Path) -> None:

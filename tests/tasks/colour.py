@@ -137,7 +137,7 @@ class Written:
 
 class ColourTask(Task[ColourRecipe]):
     name, recipe, record, artifact = "colour", ColourRecipe, ColourRecord, ColourExport
-    columns = ("image", "red", "green", "blue", "error")
+    columns = {"image": str, "red": float, "green": float, "blue": float, "error": str}
 
     def holds(self, name: str) -> bool:
         return False

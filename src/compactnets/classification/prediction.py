@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
 from compactnets.data import Preprocess
 from compactnets.data.inputs import Picture, run_on
 from compactnets.errors import InputError
 
-COLUMNS = ("image", "frame", "seconds", "rank", "class_name", "label", "probability", "error")  # of a CSV file
+COLUMNS = {  # of a table of results
+    **{"image": str, "frame": int, "seconds": float},
+    **{"rank": int, "class_name": str, "label": str, "probability": float, "error": str},
+}
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,34 @@ def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top
     preprocess = Preprocess.from_dict(record.preprocess)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
-        logits = model(preprocess(image)[None].to(device)).float()[0]
-    check_outputs(record, len(logits))
-    if not logits.isfinite().all():
-        raise InputError(f"{record.model} gives outputs that are not finite numbers: its weights cannot be used")
-    probabilities = logits.softmax(dim=0)
-    values, indices = probabilities.topk(min(top_k, len(probabilities)))
-    return tuple(
-        Guess(record.class_names[index], record.labels[index], value)
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-    )
+        logits = model(preprocess(image)[None].to(device)).float()
+    (guesses,) = guesses_of(record, logits, top_k)
+    if guesses is None:
+        raise not_finite(record)
+    return guesses
+
+
+def guesses_of(record: CheckpointRecord, logits: Tensor, top_k: int) -> list[tuple[Guess, ...] | None]:
+    """Return the ``top_k`` best guesses of each image, best first; ``None`` where outputs are not finite.
+
+    Args:
+        logits: (N, classes).
+
+    Raises:
+        InputError: another number of outputs than the record's classes.
+    """
+    check_outputs(record, logits.shape[1])
+    values, indices = logits.softmax(dim=1).topk(min(top_k, logits.shape[1]))
+    names, labels = record.class_names, record.labels
+    return [
+        tuple(Guess(names[index], labels[index], value) for value, index in zip(*row, strict=True)) if finite else None
+        for finite, *row in zip(logits.isfinite().all(dim=1).tolist(), values.tolist(), indices.tolist(), strict=True)
+    ]
+
+
+def not_finite(record: CheckpointRecord) -> InputError:
+    """Return the error of outputs that are not finite."""
+    return InputError(f"{record.model} gives outputs that are not finite numbers: its weights cannot be used")
 
 
 def predict(
@@ -83,7 +104,7 @@ def predict(
     Args:
         model: in evaluation mode.
         record: its classes and preprocessing.
-        images: the result of :func:`compactnets.data.inputs.find_files`.
+        images: the result of :func:`compactnets.data.finding.find_files`.
         top_k: guesses for each.
         every: use every n-th frame of a video.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from compactnets.classification.batches import BATCH_SIZE, BatchClassifier
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.classification.cost import NetworkCost, network_cost
 from compactnets.classification.evaluation import match_classes
@@ -63,6 +65,8 @@ class PredictOptions(Options):
     """``predict``."""
 
     top: int = Field(5, ge=1, description="number of classes to return")
+    batch_size: int | None = Field(None, ge=1, description="images at once; default: 1, or 64 with workers or parts")
+    workers: int | None = Field(None, ge=0, description="processes that decode; default: none, or one a core for parts")
 
 
 class ProfileOptions(Options):
@@ -195,7 +199,31 @@ class Classification(Task[ClassificationRecipe]):
     def predict(
         self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
     ) -> Iterator[Prediction]:
-        return predict(model.network, model.record, images, options.top, every)
+        if options.batch_size is None and options.workers is None:
+            return predict(model.network, model.record, images, options.top, every)
+        return self._in_batches(model, images, every, options)
+
+    def _in_batches(
+        self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
+    ) -> Iterator[Prediction]:
+        with self.predicting(model, every, options.model_copy(update={"workers": options.workers or 0})) as run:
+            yield from run(images)
+
+    @contextmanager
+    def predicting(self, model: Model, every: int, options: PredictOptions) -> Iterator[BatchClassifier]:
+        classifier = BatchClassifier(
+            model.network,
+            model.record,
+            model.device,
+            top_k=options.top,
+            every=every,
+            batch_size=options.batch_size or BATCH_SIZE,
+            workers=options.workers,
+        )
+        try:
+            yield classifier
+        finally:
+            classifier.close()
 
     def subject(self, model: Model, verb: str) -> Classifier:
         return Classifier(model.network, model.record)

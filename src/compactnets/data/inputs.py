@@ -1,11 +1,10 @@
-"""The inputs of a prediction: files, folders, patterns and videos, one picture at a time.
+"""The inputs of a prediction, one picture at a time; :mod:`compactnets.data.finding` finds the files.
 
 An unreadable picture is yielded with its error; it does not affect the others.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from compactnets.console import say
-from compactnets.data.base import shorten
 from compactnets.data.images import read_image
-from compactnets.data.listing import compose, list_images
 from compactnets.data.video import is_video, read_frames
 from compactnets.errors import InputError
 from compactnets.failures import one_line
@@ -68,44 +64,8 @@ class Picture:
         return replace(self, image=None, error=text if self.path in text else f"{self.name}: {text}")
 
 
-def find_files(named: Iterable[str | os.PathLike[str]]) -> list[str | Picture]:
-    """Expand the given names, in order, into paths, or pictures with an error if nothing matches.
-
-    A folder stands for all images and videos in and below it; a note on standard error counts the other files. A
-    pattern (``*``, ``?``, ``[...]``, ``**`` for folders of any depth) stands for its sorted matches, as in the shell;
-    an existing file of that literal name takes precedence.
-    """
-    found: list[str | Picture] = []
-    for each in named:
-        name = os.path.expanduser(os.fspath(each))
-        if not os.path.lexists(name) and glob.has_magic(name):
-            matches = sorted(glob.glob(name, recursive=True), key=compose)
-            found += [part for match in matches for part in _files_in(match)] or [
-                Picture(name, error=f"{name} matches no file")
-            ]
-        else:
-            found += _files_in(name)
-    return found
-
-
-def _files_in(name: str) -> list[str | Picture]:
-    if not os.path.isdir(name):
-        return [name]
-    try:
-        listing = list_images(Path(name))
-    except InputError as error:
-        return [Picture(name, error=str(error))]
-    videos = [path for path in listing.left_out if is_video(path)]
-    others = [path for path in listing.left_out if path not in set(videos)]
-    if others:
-        say(f"note: {name}: files left out, neither images nor videos: {len(others):,}, {shorten(others, 3)}")
-    if not listing.images and not videos:
-        return [Picture(name, error=f"{name} holds no image and no video")]
-    return [*listing.images, *videos]
-
-
 def read_pictures(files: Iterable[str | Picture], every: int = 1) -> Iterator[Picture]:
-    """Read the files from :func:`find_files`, one picture at a time.
+    """Read the files from :func:`compactnets.data.finding.find_files`, one picture at a time.
 
     Args:
         files: of images and videos.

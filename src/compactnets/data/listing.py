@@ -10,7 +10,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,23 +127,23 @@ def list_images(folder: Path) -> Listing:
     Raises:
         InputError: a folder that cannot be read.
     """
-    seen = {_identity(parent) for parent in above(folder)}
+    seen = {identity(parent) for parent in above(folder)}
     listing = Listing()
     found: list[tuple[str, list[str]]] = []
     waiting = [str(folder)]
     while waiting:
         place = waiting.pop()
-        seen.add(_identity(place))
+        seen.add(identity(place))
         images: list[str] = []
         found.append((place, images))
         for entry in entries_of(place):
             if entry.is_dir():
-                if entry.name.lower() in SYSTEM_FOLDERS or _identity(entry.path) in seen:
+                if entry.name.lower() in SYSTEM_FOLDERS or identity(entry.path) in seen:
                     listing.left_out.append(entry.path + "/")
                 elif not entry.name.startswith("."):
-                    seen.add(_identity(entry.path))
+                    seen.add(identity(entry.path))
                     waiting.append(entry.path)
-            elif is_image(entry.name) and (entry.is_file() or _is_broken_link(entry)):
+            elif is_image(entry.name) and (entry.is_file() or is_broken_link(entry)):
                 images.append(entry.path)  # reading it will report a broken link
             elif not is_passed_over(entry.name):
                 listing.left_out.append(entry.path)
@@ -194,9 +194,18 @@ def entries_of(folder: str | Path) -> list[os.DirEntry[str]]:
     Raises:
         InputError: it cannot be read.
     """
+    return sorted(scan(folder), key=lambda entry: (entry.is_symlink(), compose(entry.name)))
+
+
+def scan(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a folder, in no order.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: (entry.is_symlink(), compose(entry.name)))
+            yield from entries
     except OSError as error:
         raise InputError(f"{printable(folder)} cannot be read: {error.strerror or error}") from None
 
@@ -224,14 +233,15 @@ def _kind(path: str) -> str:
 def _is_no_class(entry: os.DirEntry[str], folder: Path) -> bool:
     if is_passed_over(entry.name):
         return True
-    return entry.is_symlink() and _identity(entry.path) in {_identity(place) for place in (folder, *above(folder))}
+    return entry.is_symlink() and identity(entry.path) in {identity(place) for place in (folder, *above(folder))}
 
 
-def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+def is_broken_link(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a link to nothing."""
     return entry.is_symlink() and not os.path.exists(entry.path)
 
 
-def _identity(path: str | Path) -> tuple[int, int]:
+def identity(path: str | Path) -> tuple[int, int]:
     """Return an identity that is the same along all paths to a folder."""
     try:
         status = os.stat(path)

@@ -87,20 +87,20 @@ class BatchesOf(Dataset[Loaded]):
             yield int(order[following % len(order)])
 
 
-class _Plan(Sampler[Wanted]):
+class _Plan(Sampler[Any]):
     """The batches to load next; set before each pass."""
 
     def __init__(self) -> None:
-        self.batches: Iterable[Wanted] = ()
+        self.batches: Iterable[Any] = ()
 
-    def __iter__(self) -> Iterator[Wanted]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
 
 
 class Pool:
-    """Torch's worker processes over :class:`BatchesOf`, kept from one pass to the next."""
+    """Torch's worker processes over a data set of batches (:class:`BatchesOf`), kept from one pass to the next."""
 
-    def __init__(self, dataset: BatchesOf, settings: LoaderSettings, workers: int) -> None:
+    def __init__(self, dataset: Dataset[Loaded], settings: LoaderSettings, workers: int) -> None:
         self._plan = _Plan()
         self._workers, self._told = workers, False
         self._loader: DataLoader[Any] | None = DataLoader(
@@ -116,8 +116,11 @@ class Pool:
             generator=torch.Generator().manual_seed(mix_seed(settings.seed, settings.rank)),
         )
 
-    def load(self, batches: Iterable[Wanted]) -> Iterator[Loaded]:
-        """Yield each loaded batch, in order.
+    def load(self, batches: Iterable[Any]) -> Iterator[Loaded]:
+        """Yield each loaded batch, in order; of the ``batches``, a few are taken ahead.
+
+        Args:
+            batches: items of the data set.
 
         Raises:
             InputError: worker processes could not be started, or one of them ended.

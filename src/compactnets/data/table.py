@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[dict[str, int], Iterator[tuple[int, list[str]]]]:
     for delimiter in tried:
         lines = _lines(path, text, delimiter, skipped)
         _, header = next(lines, (1, []))
-        names = ["_".join(cell.lower().replace("-", " ").split()) for cell in header]
+        names = column_names(header)
         kinds = {"image": IMAGE, "label": LABEL, "split": SPLIT}
         columns = {
             kind: names.index(known)
@@ -157,13 +157,18 @@ def _rows(path: Path, columns: Mapping[str, int], lines: Iterator[tuple[int, lis
         cells += [""] * (columns["width"] - len(cells))
         if not (image := cells[columns["image"]]):
             raise InputError(f"{path} line {line}: no image")
-        name, place = _locate(image, path.parent)
+        name, place = locate_image(image, path.parent)
         label = compose(" ".join(cells[columns["label"]].split()))
         split = cells[columns["split"]].lower() if "split" in columns else "val"
         yield Row(line, name, place, label, split)
 
 
-def _locate(image: str, folder: Path) -> tuple[str, str]:
+def column_names(header: Sequence[str]) -> list[str]:
+    """Return the names of columns as :data:`IMAGE` and the others spell them."""
+    return ["_".join(cell.lower().replace("-", " ").split()) for cell in header]
+
+
+def locate_image(image: str, folder: Path) -> tuple[str, str]:
     """Return an image's name and path; backslashes are slashes, unless a file has them in its name."""
     path = os.path.expanduser(image)
     if "\\" in path and not os.path.lexists(folder / path):

@@ -23,10 +23,10 @@ from compactnets.files import as_path, replace_bytes
 from compactnets.folders import check_folder
 from compactnets.training.setup import NotFiniteError
 
-COLUMNS = (  # of a CSV file
-    *("image", "frame", "seconds", "width", "height"),
-    *("class_name", "score", "left", "top", "right", "bottom", "error"),
-)
+COLUMNS = {  # of a table of results
+    **{"image": str, "frame": int, "seconds": float, "width": int, "height": int},
+    **{"class_name": str, "score": float, "left": float, "top": float, "right": float, "bottom": float, "error": str},
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def predict_objects(
     Args:
         detector: a checkpoint's or an exported one, in evaluation mode.
         record: its classes.
-        images: the result of :func:`compactnets.data.inputs.find_files`.
+        images: the result of :func:`compactnets.data.finding.find_files`.
         output: folder for the images with boxes, ``NAME.jpg`` each; default: none are drawn. Input files are never
             overwritten.
         score: least score of an object.

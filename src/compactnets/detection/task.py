@@ -135,6 +135,7 @@ class Detection(Task[DetectionRecipe]):
         "check": CheckOptions,
     }
     columns = COLUMNS
+    needs_all = ("output", "coco", "annotations")
     images = "images with boxes"
 
     def describe(self, record: DetectorRecord) -> str:

@@ -11,7 +11,8 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from compactnets.data.inputs import find_files, read_pictures
+from compactnets.data.finding import find_files
+from compactnets.data.inputs import read_pictures
 from compactnets.deploy.formats.registry import Format
 from compactnets.deploy.record import ImageArtifact
 from compactnets.deploy.subject import NUM_IMAGES, Pictures, Subject

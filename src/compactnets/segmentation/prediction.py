@@ -23,7 +23,10 @@ from compactnets.segmentation.networks import upscale
 from compactnets.segmentation.transform import network_input, normalize
 from compactnets.training.setup import NotFiniteError
 
-COLUMNS = ("image", "frame", "seconds", "width", "height", "class_name", "share", "error")
+COLUMNS = {  # of a table of results
+    **{"image": str, "frame": int, "seconds": float, "width": int, "height": int},
+    **{"class_name": str, "share": float, "error": str},
+}
 MASK, OVERLAY = ".png", "-overlay.jpg"  # endings of the files of an image
 
 
@@ -95,7 +98,7 @@ def predict_masks(
     """Segment images and video frames one by one; an unusable one gives an ``error``.
 
     Args:
-        images: the result of :func:`compactnets.data.inputs.find_files`.
+        images: the result of :func:`compactnets.data.finding.find_files`.
         output: folder for ``NAME.png``, a mask whose values are the classes' places in ``class_names``, and
             ``NAME-overlay.jpg``; ``None``: nothing is written.
         every: use every n-th frame of a video.

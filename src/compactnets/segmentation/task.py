@@ -80,6 +80,7 @@ class Segmentation(Task[SegmentationRecipe]):
         "check": CheckOptions,
     }
     columns = COLUMNS
+    needs_all = ("output",)
     images = "images with masks"
 
     def describe(self, record: SegmenterRecord) -> str:

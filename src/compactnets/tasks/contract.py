@@ -7,7 +7,8 @@ command line and the Python API (:mod:`compactnets.api`) know no task by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
@@ -188,7 +189,10 @@ class Prediction(Protocol):
         """Yield the lines of text below the heading."""
 
     def rows(self) -> Iterable[Sequence[Any]]:
-        """Yield the rows of a CSV file, with the task's ``columns``."""
+        """Yield the rows of a table, with the task's ``columns``."""
+
+
+Predict = Callable[[Iterable[str | Picture]], Iterator[Prediction]]
 
 
 class Report(Protocol):
@@ -256,7 +260,9 @@ class Task(ABC, Generic[RecipeT]):
         record: type of its checkpoints' records.
         artifact: type of its exported networks' records, whose ``network`` is a ``record``; ``None``: no export.
         options: verb -> its task-specific options.
-        columns: columns of the CSV file of predictions.
+        columns: columns of the table of predictions, with their types: ``str``, ``int`` or ``float``; two of them are
+            ``image`` and ``error``.
+        needs_all: options of ``predict`` for which all predictions must be known: they do not go with Parquet parts.
         images: name of its data in errors: "images with boxes".
     """
 
@@ -265,7 +271,8 @@ class Task(ABC, Generic[RecipeT]):
     record: ClassVar[type[BaseModel]]
     artifact: ClassVar[type[BaseModel] | None] = None
     options: ClassVar[Mapping[Verb, type[Options]]] = {}
-    columns: ClassVar[Sequence[str]] = ()
+    columns: ClassVar[Mapping[str, type]] = {}
+    needs_all: ClassVar[Sequence[str]] = ()
     images: ClassVar[str] = "images"
 
     def take(self, verb: Verb, given: Mapping[str, Any]) -> Any:
@@ -408,9 +415,17 @@ class Task(ABC, Generic[RecipeT]):
         """Yield the prediction for each image; an unreadable one yields a prediction with an error.
 
         Args:
-            images: image and video files, or pictures (:func:`compactnets.data.inputs.find_files`).
+            images: image and video files, or pictures (:func:`compactnets.data.finding.find_files`).
             every: use every n-th frame of a video.
         """
+
+    @contextmanager
+    def predicting(self, model: Model, every: int, options: Any) -> Iterator[Predict]:
+        """Yield a function that predicts as :meth:`predict`, for many calls.
+
+        A task may keep worker processes for the time of the block.
+        """
+        yield lambda images: self.predict(model, images, every, options)
 
     def check_outputs(self, verb: Verb, options: Any) -> None:
         """Check the options of a verb before anything is opened.

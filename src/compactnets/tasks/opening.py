@@ -11,14 +11,14 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from compactnets.deploy.record import find_artifact, task_of_artifact
+from compactnets.deploy.record import NAME, digest, find_artifact, task_of_artifact
 from compactnets.deploy.subject import Subject
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.models.pretrained import locate
 from compactnets.tasks import find_task
 from compactnets.tasks.contract import Model, Task
-from compactnets.training.checkpoint import DEFAULT_TASK, task_name, task_of
+from compactnets.training.checkpoint import DEFAULT_TASK, digest_checkpoint, task_name, task_of
 from compactnets.training.distributed import pick_device
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -120,6 +120,20 @@ def open_model(
     place = pick_device(device) if isinstance(device, str) else device
     network, record = task.load(path, place, chosen) if found.kind == "checkpoint" else task.build(str(what), given)
     return Model(task, network.to(place), record, str(what), found.kind, place)
+
+
+def digest_of(model: Model) -> str:
+    """Return a digest of a checkpoint's or an artifact's weights and record, wherever it lies.
+
+    Raises:
+        InputError: it cannot be read, or the model is a network without weights.
+    """
+    path = as_path(check_trained(model, "predict").name)
+    if model.kind == "artifact":
+        folder = find_artifact(path)
+        assert folder is not None
+        return digest(folder / NAME)  # it has the digests of the files
+    return digest_checkpoint(path)
 
 
 def check_trained(model: Model, verb: str) -> Model:
