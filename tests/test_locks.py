@@ -131,6 +131,23 @@ def test_it_waits_for_one_that_is_about_to_end(tmp_path: Path, monkeypatch: pyte
         timer.join()
 
 
+def test_it_waits_as_long_as_it_takes_where_asked_to(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file.json"
+    code = OWNER.replace("own_folder", "own_file").format(package=str(Path(locks.__file__).parent), inside="pass")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(InputError), own_file(path):
+            pytest.fail("owned twice")
+        timer = threading.Timer(1.0, process.kill)
+        timer.start()
+        with own_file(path, wait=True):
+            assert process.wait() != 0
+        timer.join()
+    assert capfd.readouterr().err.count(f"process {process.pid} on ") == 1
+
+
 def test_one_file_and_its_neighbour(tmp_path: Path) -> None:
     with own_file(tmp_path / "new" / "a.safetensors"), own_file(tmp_path / "new" / "b.safetensors"):
         pass

@@ -57,15 +57,18 @@ def own_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def own_file(path: Path) -> Iterator[None]:
+def own_file(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Own a file, and its companion files, exclusively until the block ends.
 
-    A parent folder created here is removed if it is still empty at the end.
+    Re-entrant as :func:`own_folder`. A parent folder created here is removed if it is still empty at the end.
+
+    Args:
+        wait: wait for as long as another process owns it, and say so, instead of raising.
 
     Raises:
         InputError: as :func:`own_folder`.
     """
-    with _made(path.parent, str(path)), _own(path.with_name(f".{path.name}.lock"), path):
+    with _made(path.parent, str(path)), _own(path.with_name(f".{path.name}.lock"), path, wait):
         yield
 
 
@@ -90,7 +93,7 @@ def _made(folder: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _own(lock: Path, what: Path) -> Iterator[None]:
+def _own(lock: Path, what: Path, wait: bool = False) -> Iterator[None]:
     key, process, thread = os.path.realpath(lock), os.getpid(), threading.get_ident()
     with _guard:
         held = _held.get(key)
@@ -105,7 +108,7 @@ def _own(lock: Path, what: Path) -> Iterator[None]:
     number = None
     try:
         if held.times == 1:
-            number = _take(lock, what)
+            number = _take(lock, what, wait)
         yield
     finally:
         with _guard:
@@ -116,9 +119,10 @@ def _own(lock: Path, what: Path) -> Iterator[None]:
             _release(lock, number)
 
 
-def _take(lock: Path, what: Path) -> int:
+def _take(lock: Path, what: Path, wait: bool) -> int:
     """Open and lock the file; return its descriptor."""
     end = time.monotonic() + PATIENCE
+    told = False
     while True:
         try:
             number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -131,7 +135,10 @@ def _take(lock: Path, what: Path) -> int:
             os.close(number)
             if error.errno not in BUSY:
                 raise InputError(f"cannot lock {lock}: {error.strerror}") from None
-            if time.monotonic() > end:
+            if time.monotonic() > end and wait and not told:
+                say(f"{what} is being written by another process{owner}: waiting for it")
+                told = True
+            if time.monotonic() > end and not wait:
                 raise InputError(
                     f"{what} is being written by another process{owner}: wait until it ends, or choose another --output"
                 ) from None

@@ -24,21 +24,9 @@ from compactnets.search.table import LatencyTable, time_by_command
 from compactnets.training.interruption import Interrupted
 from compactnets_cli.app import app
 
+from .helpers import RECIPE, SETTINGS, fake_benchmark, toy
+
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
-
-RECIPE = "digits/quickstart"
-SETTINGS = ["batch_size=256", "lr=0.01", "schedule.warmup_epochs=0"]
-
-
-def _toy(trial: Any, multiple: int = 1) -> tuple[str, dict[str, Any]]:
-    width = trial.suggest_int("toy.width", 12, 60, step=12)
-    return "menet_108_8x1_g3", {
-        "residual_width": width,
-        "groups": 3,
-        "stem_channels": 6,
-        "fusion_width": 2,
-        "depths": [1, 1, 1],
-    }
 
 
 def _macs_of(trial: Any) -> float:
@@ -46,21 +34,10 @@ def _macs_of(trial: Any) -> float:
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A space of five small networks, whose latency on the benchmark is their multiply-adds."""
-    monkeypatch.setitem(space.FAMILIES, "menet", _toy)
-
-    def benchmark(paths: list[str], formats: list[str], **options: Any) -> dict[str, Any]:
-        rows = []
-        for path in paths:
-            record = json.loads(Path(path).with_suffix(".json").read_text())
-            width = record["arguments"].get("residual_width", 100)
-            row = {"network": path, "milliseconds": {"median": width / 10}, "macs": 1, "params": 1, "bytes": 1}
-            rows.append({**row, "peak_memory_bytes": None})
-        options["artifacts"].mkdir(exist_ok=True)
-        return {"rows": rows, "failed": [], "commit": "", "date": "", "environment": {}, "settings": {}}
-
-    monkeypatch.setattr(outcome, "benchmark", benchmark)
+def _toy_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A space of five small networks, whose latency on the benchmark is their width."""
+    monkeypatch.setitem(space.FAMILIES, "menet", toy)
+    monkeypatch.setattr(outcome, "benchmark", fake_benchmark)
 
 
 def search(output: Path, budget: tuple[str, ...] = ("macs=1M",), **options: Any) -> Any:
@@ -131,7 +108,6 @@ def test_an_interrupted_search_goes_on_with_the_same_network(tmp_path: Path, mon
     monkeypatch.setattr(study, "train_member", stops)
     with pytest.raises(Interrupted):
         search(tmp_path / "part")
-    monkeypatch.setattr(study, "_lives", lambda process: False)  # as if in a new process
     found = search(tmp_path / "part")
     assert calls[2] == calls[1]
     assert found.trained == 2
@@ -256,11 +232,11 @@ def test_widths_are_of_the_multiple_that_the_first_process_has_measured(
 ) -> None:
     asked: list[int] = []
 
-    def toy(trial: Any, multiple: int) -> tuple[str, dict[str, Any]]:
+    def asks(trial: Any, multiple: int) -> tuple[str, dict[str, Any]]:
         asked.append(multiple)
-        return _toy(trial)
+        return toy(trial)
 
-    monkeypatch.setitem(space.FAMILIES, "menet", toy)
+    monkeypatch.setitem(space.FAMILIES, "menet", asks)
     monkeypatch.setattr(LatencyTable, "calibrate", lambda *_: None)
     monkeypatch.setattr(LatencyTable, "predict", lambda *_: 0.1)
     monkeypatch.setattr(study, "say_error", lambda _: None)
@@ -297,6 +273,37 @@ class TestTable:
         with pytest.raises(InputError, match="measured elsewhere"):
             LatencyTable.at(path, "c", 2)
 
+    def test_what_another_process_measured_is_neither_measured_again_nor_lost(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[Any] = []
+
+        def measure(module: torch.nn.Module, *_: Any) -> float:
+            calls.append(module)
+            return float(sum(each.numel() for each in module.parameters()))
+
+        monkeypatch.setattr(table, "measure", measure)
+        monkeypatch.setattr(table, "measure_in_turns", lambda modules, *_: {width: float(width) for width in modules})
+        path = tmp_path / "table.json"
+        one, two = (LatencyTable.at(path, "c", 1) for _ in range(2))  # both before anything is measured
+        small, large = (space.build(space.Candidate(*_toy_of(width)), "cifar", 10, 1).eval() for width in (12, 24))
+        expected = one.predict(small, (1, 8, 8)), one.predict(large, (1, 8, 8))
+        number = len(calls)
+        assert two.predict(large, (1, 8, 8)) == expected[1]
+        assert two.multiple == one.multiple
+        assert len(calls) == number
+        widths = iter([12, 24, 36, 48, 60] * 4)
+
+        def make() -> tuple[torch.nn.Module, tuple[int, int, int]]:
+            return space.build(space.Candidate(*_toy_of(next(widths))), "cifar", 10, 1).eval(), (1, 8, 8)
+
+        one.calibrate(iter(lambda: make, None))
+        number = len(calls)
+        two.calibrate(iter(()))
+        assert two.errors == one.errors
+        assert len(calls) == number
+        assert LatencyTable.at(path, "c", 1).parts == one.parts == two.parts
+
     def test_the_correction_is_fitted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each part costs a millionth of its parameters and 0.5 ms outside of a network."""
 
@@ -323,7 +330,7 @@ def _toy_of(width: int) -> tuple[str, dict[str, Any]]:
         def suggest_int(self, *_: Any, **__: Any) -> int:
             return width
 
-    return _toy(Fixed())
+    return toy(Fixed())
 
 
 def test_a_command_prints_the_latency_last(tmp_path: Path) -> None:

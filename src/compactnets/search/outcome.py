@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,17 +16,18 @@ from compactnets.deploy.record import ArtifactRecord, read_artifact
 from compactnets.errors import InputError
 from compactnets.files import json_text, replace_text
 from compactnets.latency.benchmark import benchmark
-from compactnets.locks import own_folder
+from compactnets.locks import own_file, own_folder
 from compactnets.pictures import save_figure
 from compactnets.search.budget import show_amount
 from compactnets.search.space import Candidate
-from compactnets.search.study import Request, Search
+from compactnets.search.study import RECORD, Request, Search, read_record
 from compactnets.search.table import time_by_command
 from compactnets.training.recipe_files import load_recipe
 from compactnets.values import dump_yaml
 
 FINALISTS = 8
-RECORD, PLOT, CHOSEN = "search.json", "search.svg", "chosen.yaml"
+PLOT, CHOSEN = "search.svg", "chosen.yaml"
+MEASURED = ("commit", "date", "environment", "settings")  # of the benchmark, in the record
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,20 @@ class Outcome:
             **self.environment,
         }
 
+    @classmethod
+    def from_dict(cls, request: Request, given: dict[str, Any]) -> Outcome:
+        """Return what :meth:`to_dict` had, of the same request."""
+        finalists = tuple(Finalist(**{**each, "over": tuple(each["over"])}) for each in given["finalists"])
+        return cls(
+            request=request,
+            finalists=finalists,
+            chosen=next((each for each in finalists if given["chosen"] and each.name == given["chosen"]["name"]), None),
+            trained=given["trained"],
+            stopped=given["stopped"],
+            table_errors=tuple(given["latency_errors"]),
+            environment={key: given[key] for key in MEASURED},
+        )
+
     def show(self) -> None:
         """Print the finalists, the fastest first, and the next commands."""
         names = ("latency", "macs", "params", "bytes", "memory")
@@ -118,28 +134,42 @@ class Outcome:
 def conclude(search: Search) -> Outcome:
     """Measure the finalists whole, and write the record, the plot and the recipe of the chosen one.
 
+    Where another process of the search does so at this time, its outcome is returned when it has.
+
     Raises:
         InputError: nothing was trained to the end, or nothing can be measured or written.
     """
-    request, trials = search.request, search.trained()
+    request, trials = search.request, search.claims.trained()
     ended = [trial for trial in trials if trial.state.name == "COMPLETE"]  # a stopped one has a value too
     if not ended:
         raise InputError("no candidate was trained to the end: ask for more --trials")
     ours = sorted((trial for trial in ended if "compared" not in trial.user_attrs), key=lambda trial: -trial.value)
     chosen = [*ours[:FINALISTS], *(trial for trial in ended if "compared" in trial.user_attrs)]
-    measured, environment = _measure(request, chosen)
-    finalists = _mark([_finalist(request, trial, measured) for trial in chosen])
-    best = max((each for each in finalists if each.best), key=lambda each: each.top1, default=None)
-    outcome = Outcome(
-        request=request,
-        finalists=tuple(finalists),
-        chosen=best,
-        trained=search.done,
-        stopped=len(trials) - len(ended),
-        table_errors=tuple(search.table.errors),
-        environment=environment,
-    )
-    replace_text(request.output / RECORD, json_text(outcome.to_dict(), indent=2) + "\n")
+    record = request.output / RECORD
+    with own_file(record, wait=True):
+        if (text := read_record(request.output)) is not None and text != search.record_before:
+            written = Outcome.from_dict(request, json.loads(text))
+            if written.trained == search.claims.done and [each.name for each in written.finalists] == [
+                _name(trial) for trial in chosen
+            ]:
+                return written
+        measured, environment = _measure(request, chosen)
+        finalists = _mark([_finalist(request, trial, measured) for trial in chosen])
+        outcome = Outcome(
+            request=request,
+            finalists=tuple(finalists),
+            chosen=max((each for each in finalists if each.best), key=lambda each: each.top1, default=None),
+            trained=search.claims.done,
+            stopped=len(trials) - len(ended),
+            table_errors=tuple(search.table.errors),
+            environment=environment,
+        )
+        _write(outcome, search)
+    return outcome
+
+
+def _write(outcome: Outcome, search: Search) -> None:
+    request, best = outcome.request, outcome.chosen
     save_figure(_plot(outcome), request.output / PLOT)
     if best is not None:
         candidate = Candidate(**best.candidate)
@@ -152,14 +182,14 @@ def conclude(search: Search) -> Outcome:
         told = f"{best.top1:.2f} % on held-out training images after {request.epochs} epochs"
         text = f"# found by compactnets search: {told}\n"
         replace_text(request.output / CHOSEN, text + dump_yaml(recipe.model_dump(mode="json", exclude_none=True)))
-    return outcome
+    replace_text(request.output / RECORD, json_text(outcome.to_dict(), indent=2) + "\n")  # last: others read it
 
 
 def _measure(request: Request, trials: Sequence[Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Measure the trained networks whole: rows of the benchmark by checkpoint, and its environment."""
     paths = [str(_checkpoint(request, trial)) for trial in trials]
     artifacts = request.output / "artifacts"
-    with own_folder(artifacts):  # another process of the search may be measuring
+    with own_folder(artifacts):
         results = benchmark(paths, [request.format_name], threads=request.threads, artifacts=artifacts)
         if results["failed"]:
             raise InputError(f"{results['failed'][0]['network']} cannot be measured: {results['failed'][0]['reason']}")
@@ -174,12 +204,15 @@ def _measure(request: Request, trials: Sequence[Any]) -> tuple[dict[str, dict[st
             for path, row in rows.items():
                 folder = next(each for each in artifacts.iterdir() if Path(path).parent.name in each.name)
                 row["milliseconds"] = {"median": time_by_command(request.device_command, folder / file)}
-    kept = ("commit", "date", "environment", "settings")
-    return rows, {key: results[key] for key in kept}
+    return rows, {key: results[key] for key in MEASURED}
 
 
 def _checkpoint(request: Request, trial: Any) -> Path:
     return request.output / "runs" / Candidate(**trial.user_attrs["candidate"]).key / "last.safetensors"
+
+
+def _name(trial: Any) -> str:
+    return str(trial.user_attrs.get("compared") or Candidate(**trial.user_attrs["candidate"]).key)
 
 
 def _finalist(request: Request, trial: Any, measured: dict[str, dict[str, Any]]) -> Finalist:
@@ -191,11 +224,10 @@ def _finalist(request: Request, trial: Any, measured: dict[str, dict[str, Any]])
         "bytes": row["bytes"],
         "memory": row["peak_memory_bytes"],
     }
-    compared = trial.user_attrs.get("compared")
     return Finalist(
-        name=compared or Candidate(**trial.user_attrs["candidate"]).key,
+        name=_name(trial),
         candidate=trial.user_attrs["candidate"],
-        compared=compared is not None,
+        compared="compared" in trial.user_attrs,
         top1=trial.value,
         costs=costs,
         predicted=trial.user_attrs["costs"].get("latency"),

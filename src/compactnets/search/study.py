@@ -6,8 +6,6 @@ command goes on and which ``optuna-dashboard`` shows. Several processes may run 
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +22,7 @@ from compactnets.console import say
 from compactnets.errors import InputError, missing_extra
 from compactnets.models.registry import accepted_arguments
 from compactnets.search.budget import Budget, show_amount
+from compactnets.search.claims import ENOUGH, Claims
 from compactnets.search.space import Candidate, build, suggest
 from compactnets.search.table import (
     CommandError,
@@ -36,6 +35,7 @@ from compactnets.search.table import (
 from compactnets.training.recipe_files import load_recipe
 
 STUDY = "study.log"  # Optuna's journal
+RECORD = "search.json"  # of the outcome
 PATIENCE = 200  # candidates over the budget in sequence, after which there is none within it
 WARM_UP = "schedule.warmup_epochs="
 HELD_OUT = 10  # one in so many training images judges the candidates
@@ -126,6 +126,7 @@ class Search:
         self.preprocess = self.base.resolve_preprocess(train.default_preprocess)
         self.channels, self.size = self.preprocess.channels, self.preprocess.size
         request.output.mkdir(parents=True, exist_ok=True)
+        self.record_before = read_record(request.output)
         self.table = LatencyTable.at(
             request.table or request.output / f"latency-{request.format_name}.json",
             request.format_name,
@@ -145,6 +146,7 @@ class Search:
             load_if_exists=True,
         )
         self._check_origin()
+        self.claims = Claims(self.optuna, self.study, request.trials, say)
         self.multiple = 1  # of the widths that are proposed
 
     @cached_property
@@ -165,52 +167,46 @@ class Search:
             say_multiple(self.table, self.multiple)
             self.table.calibrate(self._samples())
             say_error(self.table)
-        self._adopt()
-        failed = self.optuna.trial.TrialState.FAIL
-        known = {
-            trial.user_attrs.get("compared") for trial in self.study.get_trials(deepcopy=False) if trial.state != failed
-        }
-        for name in self.request.compared:
-            if name not in known:
-                self._train(self._ask(), Candidate(name), compared=name)
+        self.claims.queue(self.request.compared)
         refused = 0
-        while self.done < self.request.trials:
-            trial = self._ask()
-            try:
-                candidate = suggest(trial, self.request.families, self.request.sizes, self.multiple)
-                costs = self.costs(candidate)
-            except CommandError:
-                self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
-                raise
-            except InputError as error:  # values that make no network
-                self._refuse(trial, 1.0, str(error))
-                refused += 1
-            else:
-                trial.set_user_attr("candidate", candidate.to_dict())
-                trial.set_user_attr("costs", costs)
-                excess = self.request.budget.excess(costs)
-                if excess > 0 or self._seen(trial, candidate):
-                    self._refuse(trial, excess, "over the budget" if excess > 0 else "trained before")
-                    refused += 1
-                else:
-                    self._train(trial, candidate)
-                    refused = 0
+        while (trial := self.claims.next()) is not None:
+            refused = refused + 1 if self._refuses(trial) else 0
             if refused >= PATIENCE:
                 raise InputError(
                     f"none of {PATIENCE} candidates in sequence is new and within the budget: raise the budget, or ask "
-                    f"for fewer --trials (trained so far: {self.done})"
+                    f"for fewer --trials (trained so far: {self.claims.done})"
                 )
 
-    @property
-    def done(self) -> int:
-        """Number of candidates that were trained, to the end or until they were stopped."""
-        return sum(1 for trial in self.trained() if "compared" not in trial.user_attrs)
-
-    def trained(self) -> list[Any]:
-        """Return the trials that were trained and have ended, those for comparison too."""
-        states = (self.optuna.trial.TrialState.COMPLETE, self.optuna.trial.TrialState.PRUNED)
-        ended = self.study.get_trials(deepcopy=False, states=states)
-        return [trial for trial in ended if trial.intermediate_values and "reason" not in trial.user_attrs]
+    def _refuses(self, trial: Any) -> bool:
+        """Train a trial's network, or refuse it: over the budget, or known."""
+        if (compared := trial.user_attrs.get("compared")) is not None:
+            candidate = Candidate(compared)
+            trial.set_user_attr("candidate", candidate.to_dict())
+            trial.set_user_attr("costs", self.costs(candidate, counts_alone=True))
+            self._train(trial, candidate)
+            return False
+        try:
+            candidate = suggest(trial, self.request.families, self.request.sizes, self.multiple)
+            why_not = self.claims.admit(trial, candidate.to_dict())
+            if why_not == ENOUGH:  # it is withdrawn
+                return False
+            if why_not is not None:
+                self._refuse(trial, 0.0, why_not)
+                return True
+            costs = trial.user_attrs.get("costs") or self.costs(candidate)  # known of one that is queued again
+        except CommandError:
+            self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)
+            raise
+        except InputError as error:  # values that make no network
+            self._refuse(trial, 1.0, str(error))
+            return True
+        trial.set_user_attr("costs", costs)
+        excess = self.request.budget.excess(costs)
+        if excess > 0:
+            self._refuse(trial, excess, "over the budget")
+            return True
+        self._train(trial, candidate)
+        return False
 
     def costs(self, candidate: Candidate, *, counts_alone: bool = False) -> dict[str, float | None]:
         """Return the costs of a candidate that are known without training: by count, and by its parts.
@@ -232,12 +228,11 @@ class Search:
         if "bytes" in limits or "memory" in limits:
             found |= artifact_costs(model, shape, self.request.format_name)
         if "latency" in limits:
-            command = self.request.device_command
-            found["latency"] = (
-                self.table.predict(model, shape)
-                if command is None
-                else measure_elsewhere(model, shape, self.request.format_name, command)
-            )
+            if (command := self.request.device_command) is None:
+                found["latency"] = self.table.predict(model, shape)
+            else:
+                with self.table.measuring():  # one process at a time, as for the table
+                    found["latency"] = measure_elsewhere(model, shape, self.request.format_name, command)
         return found
 
     def recipe(self, candidate: Candidate, epochs: int) -> ClassificationRecipe:
@@ -264,13 +259,9 @@ class Search:
             model: torch.nn.Module = build(candidate, self.stem, self.classes, self.channels).eval()
         return model
 
-    def _train(self, trial: Any, candidate: Candidate, compared: str | None = None) -> None:
-        """Train a candidate rung by rung; the pruner may stop it after each."""
-        if compared is not None:
-            trial.set_user_attr("compared", compared)
-            trial.set_user_attr("candidate", candidate.to_dict())
-            trial.set_user_attr("costs", self.costs(candidate, counts_alone=True))
-        costs = trial.user_attrs["costs"]
+    def _train(self, trial: Any, candidate: Candidate) -> None:
+        """Train a candidate rung by rung; the pruner may stop it after each, unless it is there for comparison."""
+        costs, compared = trial.user_attrs["costs"], "compared" in trial.user_attrs
         told = ", ".join(f"{name} {show_amount(name, value)}" for name, value in costs.items() if value is not None)
         say(f"candidate {trial.number}: {candidate.key}: {told}")
         top1 = 0.0
@@ -283,50 +274,17 @@ class Search:
                 return
             top1 = outcome.result["final"]["top1_percent"]
             trial.report(top1, epochs)
-            if compared is None and epochs < self.request.epochs and trial.should_prune():
+            if not compared and epochs < self.request.epochs and trial.should_prune():
                 say(f"candidate {trial.number}: {top1:.2f} % after {epochs} epochs, stopped")
                 self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
                 return
         say(f"candidate {trial.number}: {top1:.2f} % after {self.request.epochs} epochs")
         self.study.tell(trial, top1)
 
-    def _ask(self, distributions: dict[str, Any] | None = None) -> Any:
-        trial = self.study.ask(distributions)
-        trial.set_user_attr("owner", [socket.gethostname(), os.getpid()])
-        return trial
-
     def _refuse(self, trial: Any, excess: float, reason: str) -> None:
         trial.set_constraint("budget", max(excess, 1e-6))  # positive: not feasible
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
-
-    def _seen(self, trial: Any, candidate: Candidate) -> bool:
-        """Whether another trial trains or has trained this network."""
-        return any(
-            other.number != trial.number
-            and other.user_attrs.get("candidate") == candidate.to_dict()
-            and "reason" not in other.user_attrs
-            for other in self.study.get_trials(deepcopy=False)
-        )
-
-    def _adopt(self) -> None:
-        """Queue again what a process of this machine left when it ended; its run goes on where it stopped."""
-        state = self.optuna.trial.TrialState
-        for trial in self.study.get_trials(deepcopy=False, states=(state.RUNNING,)):
-            host, process = trial.user_attrs.get("owner", (None, 0))
-            if host != socket.gethostname() or _lives(process):
-                continue
-            self.study.tell(trial.number, state=state.FAIL)
-            name = trial.user_attrs.get("compared")
-            if name is None and "candidate" in trial.user_attrs:
-                self._train_again(Candidate(**trial.user_attrs["candidate"]), trial)
-
-    def _train_again(self, candidate: Candidate, before: Any) -> None:
-        self.study.enqueue_trial(before.params)
-        trial = self._ask(before.distributions)
-        trial.set_user_attr("candidate", candidate.to_dict())
-        trial.set_user_attr("costs", before.user_attrs["costs"])
-        self._train(trial, candidate)
 
     def _samples(self) -> Iterator[Callable[[], tuple[torch.nn.Module, tuple[int, int, int]]]]:
         """Yield makers of networks of the space at random, for the table's correction."""
@@ -376,11 +334,9 @@ class Search:
             )
 
 
-def _lives(process: int) -> bool:
+def read_record(folder: Path) -> str | None:
+    """Return the text of the outcome that a folder has; ``None`` if it has none."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
+        return (folder / RECORD).read_text(encoding="utf-8")
+    except OSError:
+        return None

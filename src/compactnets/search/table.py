@@ -109,19 +109,34 @@ class LatencyTable:
             InputError: one of another machine, runtime or number of threads.
         """
         table = cls(path, format_name, threads)
-        if not path.exists():
-            return table
-        found = read_json(path, "a table of latencies")
-        wanted = table._origin()
+        table._read()
+        return table
+
+    def _read(self) -> None:
+        """Take what the file has, if there is one."""
+        if not self.path.exists():
+            return
+        found = read_json(self.path, "a table of latencies")
+        wanted = self._origin()
         if not isinstance(found, dict) or {key: found.get(key) for key in wanted} != wanted:
             raise InputError(
-                f"{path} was measured elsewhere (another machine, runtime version or number of threads): remove it to "
-                f"measure again, or choose another --table"
+                f"{self.path} was measured elsewhere (another machine, runtime version or number of threads): remove "
+                f"it to measure again, or choose another --table"
             )
-        table.parts, table.errors = dict(found["parts"]), list(found["errors"])
-        table.per_value, table.per_part = found["per_value"], found["per_part"]
-        table.widths = [Widths.from_dict(each) for each in found.get("widths", ())]  # none in older ones
-        return table
+        self.parts, self.errors = self.parts | found["parts"], list(found["errors"])
+        self.per_value, self.per_part = found["per_value"], found["per_part"]
+        self.widths = [Widths.from_dict(each) for each in found.get("widths", ())]  # none in older ones
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Measure alone: other processes with this table wait, and find here what was measured meanwhile.
+
+        Raises:
+            InputError: the file cannot be written, or is of another machine.
+        """
+        with own_file(self.path, wait=True):
+            self._read()
+            yield
 
     @property
     def error(self) -> float:
@@ -137,12 +152,18 @@ class LatencyTable:
     def multiple(self) -> int:
         """The multiple of channels that the runtime likes; measured if that is not done."""
         if not self.widths:
-            step = 16
-            for first, side in Tracker(RANGES, len(RANGES), f"measuring widths in {self.format_name}"):
-                modules = {width: (unit(width), (width, side, side)) for width in range(first, first + step + 1)}
-                self.widths.append(Widths(side, measure_in_turns(modules, self.format_name, self.threads)))
-            self.save()
+            with self.measuring():
+                if not self.widths:
+                    self._measure_widths()
         return choose(self.widths)
+
+    def _measure_widths(self) -> None:
+        step, found = 16, []
+        for first, side in Tracker(RANGES, len(RANGES), f"measuring widths in {self.format_name}"):
+            modules = {width: (unit(width), (width, side, side)) for width in range(first, first + step + 1)}
+            found.append(Widths(side, measure_in_turns(modules, self.format_name, self.threads)))
+        self.widths = found
+        self.save()
 
     def calibrate(self, networks: Iterable[Callable[[], tuple[nn.Module, tuple[int, int, int]]]]) -> None:
         """Fit the correction on whole networks, and tell the error on others; does nothing if that is done.
@@ -152,6 +173,11 @@ class LatencyTable:
         """
         if self.errors:
             return
+        with self.measuring():
+            if not self.errors:
+                self._fit(networks)
+
+    def _fit(self, networks: Iterable[Callable[[], tuple[nn.Module, tuple[int, int, int]]]]) -> None:
         from scipy.optimize import nnls  # loads much
 
         makers = iter(networks)
@@ -170,12 +196,12 @@ class LatencyTable:
         self.save()
 
     def _sum(self, parts: Sequence[Part]) -> float:
-        new = [part for part in parts if part.key not in self.parts]
-        for part in new:
-            if part.key not in self.parts:
-                self.parts[part.key] = measure(part.module, part.shape, self.format_name, self.threads)
-        if new:
-            self.save()
+        if any(part.key not in self.parts for part in parts):
+            with self.measuring():
+                for part in parts:
+                    if part.key not in self.parts:
+                        self.parts[part.key] = measure(part.module, part.shape, self.format_name, self.threads)
+                self.save()
         return sum(self.parts[part.key] for part in parts)
 
     def _correction(self, parts: Sequence[Part]) -> np.ndarray:
@@ -203,7 +229,7 @@ class LatencyTable:
             "errors": self.errors,
             "widths": [each.to_dict() for each in self.widths],
         }
-        with own_file(self.path):
+        with own_file(self.path, wait=True):
             replace_text(self.path, json_text(content, indent=2) + "\n")
 
 
