@@ -3,7 +3,7 @@
 The images are hard links to a few hundred PNG files, in folders of 1,000, in a temporary folder. Each measurement is
 the command itself in a process of its own, whose memory is read several times a second (Linux).
 
-python benchmarks/predict_scale.py cifar10 --images 20000 100000 --workers 0 1 --output record.json
+python benchmarks/predict_scale.py cifar10 --images 20000 100000 --workers 1 --output record.json
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from harness import write_record
 
+import compactnets
 from compactnets.data import open_source
 
 DISTINCT = 500
+INTERVAL = 0.2  # seconds between two looks at the memory
 PER_FOLDER = 1000
 COMMAND = "from compactnets_cli import main; main()"
 NOTE = (
-    "Peaks of the memory of the process and its workers together, in which a page that several share counts once "
-    "(PSS), and of the process alone (RSS). Reading, decoding and writing included, starting the program not."
+    "Memory of the process and its workers together, in which a page that several share counts once (PSS): the peak, "
+    "which is that of starting, and the median over the last tenth of the time; and the peak of the process alone "
+    "(RSS). The rates include reading, decoding and writing, and not starting."
 )
 
 
@@ -50,19 +54,22 @@ def link_images(paths: list[Path], folder: Path, count: int) -> Path:
     return folder
 
 
-def measure(arguments: list[str]) -> tuple[dict[str, Any], float, float]:
-    """Run the command; return what it printed, and the peaks of all its processes and of the first, in MB."""
+def measure(arguments: list[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Run the command; return what it printed, and its memory in MB."""
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stdout=printed)
-        together = alone = 0.0
+        together: list[float] = []
+        alone = 0.0
         while process.poll() is None:
-            together = max(together, sum(map(shared_out, family(process.pid))))
+            together.append(sum(map(shared_out, family(process.pid))))
             alone = max(alone, field(Path(f"/proc/{process.pid}/status"), "VmHWM:"))
-            time.sleep(0.2)
+            time.sleep(INTERVAL)
         if process.returncode:
             raise SystemExit(f"the command failed with exit code {process.returncode}")
         printed.seek(0)
-        return json.load(printed), together, alone
+        late = median(together[-len(together) // 10 :])
+        memory = {"peak_mb": max(together), "late_mb": late, "peak_mb_of_the_process": alone}
+        return json.load(printed), {key: round(value) for key, value in memory.items()}
 
 
 def family(number: int) -> list[int]:
@@ -94,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="images to take, such as cifar10 or a folder")
     parser.add_argument("--weights", default="muffnet_x0_5.cifar10")
+    parser.add_argument("--format", help="to which the network is exported first; default: it runs in PyTorch")
     parser.add_argument("--images", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--note", default="", help="what else the machine did")
@@ -102,20 +110,24 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         paths = write_images(arguments.source, Path(name) / "distinct")
+        network = ["--weights", arguments.weights]
+        if arguments.format:
+            exported = Path(name) / "exported"
+            compactnets.export(arguments.weights, arguments.format, exported)
+            network = ["--checkpoint", str(exported)]
         for count in arguments.images:
             tree = link_images(paths, Path(name) / f"{count}", count)
             for workers in arguments.workers:
                 output = Path(name) / f"predictions-{count}-{workers}"
                 options = ["--parquet", str(output), "--workers", str(workers), "--device", "cpu", "--json"]
-                found, together, alone = measure(["predict", "--weights", arguments.weights, str(tree), *options])
+                found, memory = measure(["predict", *network, str(tree), *options])
                 assert (found["images"], found["failed"]) == (count, 0)
                 row = {
                     "images": count,
                     "workers": workers,
                     "seconds": round(found["seconds"], 1),
                     "images_per_second": round(count / found["seconds"], 1),
-                    "peak_mb": round(together),
-                    "peak_mb_of_the_process": round(alone),
+                    **memory,
                     "parts": found["parts"],
                     "bytes": sum(path.stat().st_size for path in output.glob("*.parquet")),
                 }
@@ -123,7 +135,8 @@ def main() -> None:
                 print(row, flush=True)
     if arguments.output:
         note = " ".join(filter(None, (NOTE, arguments.note)))
-        content = {"note": note, "weights": arguments.weights, "data": Path(arguments.source).name, "rows": rows}
+        what = {"weights": arguments.weights, "format": arguments.format, "data": Path(arguments.source).name}
+        content = {"note": note, **what, "rows": rows}
         write_record(arguments.output, torch.device("cpu"), content)
 
 
