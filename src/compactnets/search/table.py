@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from compactnets.search.alignment import RANGES, Widths, choose, excess_of, unit
 from compactnets.values import read_json
 
 WARM_UP, CALLS, TURNS = 3, 8, 8  # calls before, in a turn, and turns
-LEAST_SECONDS = 0.25  # of the turns together, so that one of them has the core to itself
+LEAST_SECONDS = 0.25  # of the turns together
 FITTED, JUDGED = 8, 6  # whole networks to fit the correction on, and to tell its error
 WIDTHS_SECONDS = 8.0  # of the turns of all widths of a range together
 MOST_CHANNELS = 256  # of --align
@@ -261,9 +260,11 @@ def find_multiple(align: str, format_name: str | None = None, threads: int = 1, 
 
 
 def measure(module: nn.Module, shape: Sequence[int], format_name: str, threads: int) -> float:
-    """Return the milliseconds of a module in a runtime, in this process, for one image.
+    """Return the milliseconds of a module in a runtime, in this process, for one image: of its fastest call.
 
-    The median of the calls of a turn, in the fastest of a few turns: what else runs on the machine takes whole turns.
+    On one thread, a call's time is what this process had of the core. A network that needs longer than the system's
+    time slice is interrupted in every call where another program wants the core, a part of it is not; by the clock,
+    the whole network would seem to be slower than its parts.
 
     Raises:
         InputError: it cannot be written in this format or run here.
@@ -271,11 +272,11 @@ def measure(module: nn.Module, shape: Sequence[int], format_name: str, threads: 
     with _opened(module, shape, format_name, threads) as call:
         for _ in range(WARM_UP):
             call()
-        turns: list[float] = []
-        end = time.perf_counter() + LEAST_SECONDS
-        while len(turns) < TURNS or time.perf_counter() < end:
-            turns.append(median(_seconds(call)))
-    return 1e3 * min(turns)
+        fastest, turns, end = float("inf"), 0, time.perf_counter() + LEAST_SECONDS
+        while turns < TURNS or time.perf_counter() < end:
+            fastest = min(fastest, *_seconds(call, threads))
+            turns += 1
+    return 1e3 * fastest
 
 
 def measure_in_turns(
@@ -299,7 +300,7 @@ def measure_in_turns(
         while turns < TURNS or time.perf_counter() < end:
             for key, call in calls.items():
                 call()  # what another left in the caches
-                fastest[key] = min(fastest[key], *_seconds(call))
+                fastest[key] = min(fastest[key], *_seconds(call, threads))
             turns += 1
     return {key: 1e3 * seconds for key, seconds in fastest.items()}
 
@@ -316,12 +317,13 @@ def _opened(module: nn.Module, shape: Sequence[int], format_name: str, threads: 
         yield lambda: run(pixels)
 
 
-def _seconds(call: Callable[[], Any]) -> list[float]:
+def _seconds(call: Callable[[], Any], threads: int) -> list[float]:
+    clock = time.process_time if threads == 1 else time.perf_counter
     seconds = []
     for _ in range(CALLS):
-        start = time.perf_counter()
+        start = clock()
         call()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return seconds
 
 
