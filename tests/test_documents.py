@@ -1,4 +1,4 @@
-"""Every code block of README, CONTRIBUTING and docs: parsed, and run on stand-in data wherever it can be.
+"""Every code block of README, CONTRIBUTING, examples and docs: parsed, and run on stand-in data wherever it can be.
 
 A page is one folder and one namespace: its blocks run from top to bottom, and later ones use what earlier ones made.
 Files that a page speaks of and no block before makes (``photos/``, ``photo.jpg``, ``runs/photos/best.safetensors``)
@@ -42,7 +42,10 @@ __all__ = ["run"]
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
 LANGUAGES = ("sh", "python", "text", "yaml", "toml", "")  # the last three and text are shown, not run
 
@@ -54,6 +57,7 @@ NOT_RUN = {
     r"^python (environments|benchmarks)/": "makes environments, or measures for minutes",
     r"^python -m pip wheel": "builds the package; tests/test_packaging.py does",
     r"^cd .* && cc ": "compiles for this machine; tests/deploy/planar compiles and runs the same files",
+    r"^(cc|ffmpeg) |classify\.py|http\.server": "runs an example; tests/examples and tests/web/test_own_page.py do",
     r"^torchrun": "needs several GPUs or machines; tests/training/test_distributed.py runs two processes",
     r"^compactnets web (?!.*--no-serve)": "serves until Ctrl-C; tests/web runs it in a browser",
     r"^compactnets web": "needs the built page; tests/web builds it",
@@ -181,9 +185,10 @@ def command_line() -> Any:
 
 def check_program(words: list[str], where: str) -> None:
     """Whether a line names a program that this repository speaks of, and files and extras that are there."""
-    assert words[0] in ("python", "pytest", "ruff", "mypy", "git", "source", ".ci/run", "cd", "cc", "./example"), where
-    if words[0] == "python" and words[1].endswith(".py"):
-        assert (ROOT / words[1]).is_file(), where
+    known = ("python", "pytest", "ruff", "mypy", "git", "source", ".ci/run", "cd", "cc", "./example", "ffmpeg")
+    assert words[0] in known, where
+    if words[0] == "python" and words[1].endswith(".py"):  # of the repository, or an example that was copied
+        assert (ROOT / words[1]).is_file() or any((ROOT / "examples").rglob(words[1])), where
     extras = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra in re.findall(r"\[([\w,]+)\]", " ".join(words)) if "pip" in words else ():
         assert all(f"\n{name} = [" in extras for name in extra.split(",")), where
