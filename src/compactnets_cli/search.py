@@ -48,6 +48,7 @@ def search(
         typer.Option(metavar="COMMAND", help="Measure elsewhere: gets an artifact's file, prints milliseconds last."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the proposals and the trainings; default: 0.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that train at once; default: 1.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: auto.")] = None,
     download: Download = False,
     as_json: AsJson = False,
@@ -69,6 +70,7 @@ def search(
         "table": table,
         "device_command": device_command,
         "seed": seed,
+        "workers": workers,
         "device": device,
     }
     outcome = find(

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +14,10 @@ import pytest
 from compactnets.search import claims
 from compactnets.search.claims import ENOUGH, KNOWN, Claims, is_alive
 
-from .helpers import RECIPE, SETTINGS
-
 optuna = pytest.importorskip("optuna", reason="optuna is not installed")
 
 ELSEWHERE = ["another-machine", 1, None]
 DEAD = [socket.gethostname(), 2**22 + 1, None]  # no process has this number
-OPTIONS = {"family": "menet", "recipe": RECIPE, "settings": SETTINGS, "trials": 3, "epochs": 2, "rungs": 1}
 TOY = {"model": "toy", "arguments": {}, "size": None}
 
 
@@ -119,6 +110,7 @@ def test_what_a_dead_process_left_is_taken_over_by_one(study: Any) -> None:
     """Two that notice it at once queue it twice; the second is withdrawn."""
     left = _ask(study, DEAD, 7, costs={"macs": 1.0})
     width = left.params["width"]
+    left.report(20.0, 1)
     _ask(study, DEAD)  # asked for, and nothing more
     ours, _ = _claims(study, 1)
     ours._take_over()
@@ -126,6 +118,7 @@ def test_what_a_dead_process_left_is_taken_over_by_one(study: Any) -> None:
     trial = ours.next()
     assert trial is not None
     assert trial.user_attrs["costs"] == {"macs": 1.0}
+    assert dict(trial.user_attrs["reported"]) == {1: 20.0}
     assert trial.suggest_int("width", 0, 99) == width
     assert ours.admit(trial, {**TOY, "arguments": {"width": 7}}) is None
     _end(study, trial)
@@ -181,68 +174,3 @@ def test_a_number_that_another_process_has_now_is_not_the_same_process() -> None
     assert not is_alive(*DEAD)
     assert not is_alive(host, os.getpid())  # an earlier search of this process
     assert is_alive(*ELSEWHERE)
-
-
-def _start(output: Path, log: Path, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.search.one_process", str(output), str(log), json.dumps(OPTIONS | options)]
-    pipe, root = subprocess.PIPE, Path(__file__).parents[2]
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=root)
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def _lines(log: Path, what: str) -> list[str]:
-    return [line for line in log.read_text().splitlines() if line.startswith(what)] if log.exists() else []
-
-
-def _ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
-    out, notes = process.communicate(timeout=120)
-    assert process.returncode == 0, notes
-    return json.loads(out), notes
-
-
-def test_two_processes_train_as_many_as_asked_for_and_tell_the_same(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    both = [_start(tmp_path / "search", log, compared=["shufflenet_g3_x0_25"]) for _ in range(2)]
-    (one, _), (two, _) = map(_ended, both)
-    assert one == two
-    assert one["trained"] == 3
-    trained = Counter(_lines(log, "train"))
-    assert len({line.split()[1] for line in trained}) == 4  # one for comparison
-    assert set(trained.values()) == {1}
-    assert len(_lines(log, "measure")) == 1
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
-def test_the_other_goes_on_where_one_is_killed(tmp_path: Path) -> None:
-    """First as it trains what the other waits for, and then as it measures."""
-    log = tmp_path / "log"
-    hang, hold = log.with_suffix(".hang"), log.with_suffix(".hold")
-    hang.touch()
-    first = _start(tmp_path / "search", log, trials=1)
-    _until(lambda: bool(_lines(log, "train")))
-    second = _start(tmp_path / "search", log, trials=1)
-    assert second.stderr is not None
-    assert f"process {first.pid}" in second.stderr.readline()
-    assert len(_lines(log, "train")) == 1
-    hold.touch()
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    hang.unlink()
-    _until(lambda: bool(_lines(log, "measure")))
-    assert len({line.split()[1] for line in _lines(log, "train")}) == 1
-    third = _start(tmp_path / "search", log, trials=1)
-    assert third.stderr is not None
-    assert f"process {second.pid}" in third.stderr.readline()
-    hold.unlink()
-    second.send_signal(signal.SIGKILL)
-    second.communicate()
-    found, _ = _ended(third)
-    assert found["trained"] == 1
-    assert len({line.split()[1] for line in _lines(log, "train")}) == 1
-    assert len(_lines(log, "measure")) == 2

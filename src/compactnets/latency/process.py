@@ -6,9 +6,9 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,15 @@ class Worker:
     """Runs functions of this package in sequence, in a process that :meth:`close` ends immediately.
 
     Ctrl-C in a terminal reaches all its processes; the worker ignores it, so only the main one reacts.
+
+    Args:
+        quiet: hide what it prints on standard error, such as a crashing runtime's output. Otherwise it prints there,
+            and may have processes of its own, as those that load images.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = True) -> None:
         self._pipe, theirs = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process = CONTEXT.Process(target=_serve, args=(theirs, quiet), daemon=quiet)
         with _blocked_interrupt():
             self._process.start()
         theirs.close()
@@ -67,6 +71,10 @@ class Worker:
         self.start(function, *arguments)
         return self.result()
 
+    def stop(self) -> None:
+        """Ask the call to end, by SIGTERM; :meth:`result` tells how it did."""
+        self._process.terminate()
+
     def close(self) -> None:
         """End the process immediately."""
         self._process.kill()
@@ -86,11 +94,18 @@ class Worker:
         return CrashedError(f"its process crashed ({how})")
 
 
-def _serve(pipe: Connection) -> None:
+def wait(workers: Collection[Worker]) -> list[Worker]:
+    """Return those workers whose :meth:`Worker.result` is there, as soon as one is."""
+    pipes = {worker._pipe: worker for worker in workers}
+    return [pipes[ready] for ready in connection.wait(pipes)]  # type: ignore[index]
+
+
+def _serve(pipe: Connection, quiet: bool) -> None:
     """Answer calls until the other end is closed."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)  # hide a crashing runtime's output
-    os.close(nothing)
+    if quiet:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.close(nothing)
     _be_the_first_to_go()
     while True:
         try:

@@ -12,6 +12,7 @@ from compactnets.search.budget import Budget
 from compactnets.search.outcome import Outcome, conclude
 from compactnets.search.space import parse_family
 from compactnets.search.study import Request, Search
+from compactnets.search.workers import train_by_workers
 
 
 def find(
@@ -32,6 +33,7 @@ def find(
     table: str | Path | None = Request.table,
     device_command: str | None = Request.device_command,
     seed: int = Request.seed,
+    workers: int = Request.workers,
     device: str = Request.device,
     download: bool = Request.download,
 ) -> Outcome:
@@ -52,6 +54,8 @@ def find(
         table: file of the parts' latencies, which other searches may share.
         device_command: measures instead of this machine (:func:`compactnets.search.table.time_by_command`).
         seed: of the proposals and the trainings.
+        workers: processes that train at once; above 1, a script needs ``if __name__ == "__main__":``, since they import
+            it.
         device: that trains.
         download: download public data that is missing.
 
@@ -77,11 +81,16 @@ def find(
         sizes=tuple(sizes),
         compared=tuple(compared),
         seed=seed,
+        workers=workers,
         device=device,
         table=None if table is None else as_path(table),
         device_command=device_command,
         download=download,
     )
     search = Search(request)
-    search.run()
+    search.measure()
+    if workers == 1:
+        search.train()
+    else:
+        train_by_workers(search)
     return conclude(search)

@@ -126,6 +126,8 @@ class Claims:
                 continue
             if declared := {"candidate", "costs", "compared"} & trial.user_attrs.keys():
                 kept = {name: trial.user_attrs[name] for name in declared}
+                reported = {**dict(trial.user_attrs.get("reported", ())), **trial.intermediate_values}
+                kept["reported"] = sorted(reported.items())
                 self.study.enqueue_trial(trial.params, {**kept, "again": trial.number})
             else:
                 self._withdraw(trial.number)

@@ -60,6 +60,7 @@ class Request:
         sizes: sides of the images to choose from; the data's own if empty.
         compared: networks by name that are trained alike for comparison, whatever they cost.
         seed: of the proposals and of all trainings.
+        workers: processes that train at once, here.
         device: that trains.
         table: file of the parts' latencies; in ``output`` if not given.
         device_command: command that gets an artifact's main file and prints milliseconds, instead of measuring here.
@@ -80,12 +81,15 @@ class Request:
     sizes: tuple[int, ...] = ()
     compared: tuple[str, ...] = ()
     seed: int = 0
+    workers: int = 1
     device: str = "auto"
     table: Path | None = None
     device_command: str | None = None
     download: bool = False
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise InputError(f"--workers must be at least 1, found {self.workers}")
         if self.epochs < (least := REDUCTION**self.rungs):
             raise InputError(
                 f"--epochs must be at least {least} for {self.rungs} rungs, each of which doubles them, found "
@@ -113,10 +117,15 @@ def library() -> Any:
 
 
 class Search:
-    """A study with what its candidates are measured and trained by."""
+    """A study with what its candidates are measured and trained by.
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    Args:
+        request: what is searched for.
+        worker: number of this process among those that one command has started, from 1.
+    """
+
+    def __init__(self, request: Request, worker: int | None = None) -> None:
+        self.request, self.worker = request, worker
         self.optuna = library()
         for name in request.compared:
             accepted_arguments(name)  # before anything is measured
@@ -146,7 +155,7 @@ class Search:
             load_if_exists=True,
         )
         self._check_origin()
-        self.claims = Claims(self.optuna, self.study, request.trials, say)
+        self.claims = Claims(self.optuna, self.study, request.trials, self._say)
         self.multiple = 1  # of the widths that are proposed
 
     @cached_property
@@ -155,18 +164,27 @@ class Search:
         found = self.base.model_arguments.get("stem")
         return None if found is None else str(found)
 
-    def run(self) -> None:
-        """Propose, measure and train candidates until as many as requested are done.
+    def measure(self) -> None:
+        """Make the table of latencies ready, where they are limited and measured here.
+
+        Raises:
+            InputError: nothing can be measured here.
+        """
+        if "latency" not in self.request.budget.limits or self.request.device_command is not None:
+            return
+        self.multiple = self._agreed(self.table.multiple)
+        self.table.calibrate(self._samples())
+        if self.worker is None:
+            say_multiple(self.table, self.multiple)
+            say_error(self.table)
+
+    def train(self) -> None:
+        """Propose and train candidates until as many as requested are done, by this process and others.
 
         Raises:
             InputError: no candidate within the budget, or data or settings that cannot be used.
             Interrupted: a signal; the run in progress is saved, and the same command goes on.
         """
-        if "latency" in self.request.budget.limits and self.request.device_command is None:
-            self.multiple = self._agreed(self.table.multiple)
-            say_multiple(self.table, self.multiple)
-            self.table.calibrate(self._samples())
-            say_error(self.table)
         self.claims.queue(self.request.compared)
         refused = 0
         while (trial := self.claims.next()) is not None:
@@ -263,23 +281,30 @@ class Search:
         """Train a candidate rung by rung; the pruner may stop it after each, unless it is there for comparison."""
         costs, compared = trial.user_attrs["costs"], "compared" in trial.user_attrs
         told = ", ".join(f"{name} {show_amount(name, value)}" for name, value in costs.items() if value is not None)
-        say(f"candidate {trial.number}: {candidate.key}: {told}")
-        top1 = 0.0
+        self._say(f"candidate {trial.number}: {candidate.key}: {told}")
+        top1, before = 0.0, dict(trial.user_attrs.get("reported", ()))
+        place = Place(self.request.device, self.request.workers)
         for epochs in self.request.steps:
+            if epochs in before:  # by the process that had begun; its run may be past these epochs
+                trial.report(top1 := before[epochs], epochs)
+                continue
             member = Member(candidate.key, self.recipe(candidate, epochs))
-            outcome = train_member(member, self.request.data, self.request.output / "runs", Place(self.request.device))
+            outcome = train_member(member, self.request.data, self.request.output / "runs", place, self.worker)
             if outcome.result is None:
                 self._refuse(trial, 1.0, str(outcome.error))
-                say(f"candidate {trial.number} failed: {outcome.error}")
+                self._say(f"candidate {trial.number} failed: {outcome.error}")
                 return
             top1 = outcome.result["final"]["top1_percent"]
             trial.report(top1, epochs)
             if not compared and epochs < self.request.epochs and trial.should_prune():
-                say(f"candidate {trial.number}: {top1:.2f} % after {epochs} epochs, stopped")
+                self._say(f"candidate {trial.number}: {top1:.2f} % after {epochs} epochs, stopped")
                 self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
                 return
-        say(f"candidate {trial.number}: {top1:.2f} % after {self.request.epochs} epochs")
+        self._say(f"candidate {trial.number}: {top1:.2f} % after {self.request.epochs} epochs")
         self.study.tell(trial, top1)
+
+    def _say(self, message: str) -> None:
+        say(message if self.worker is None else f"worker {self.worker}: {message}")
 
     def _refuse(self, trial: Any, excess: float, reason: str) -> None:
         trial.set_constraint("budget", max(excess, 1e-6))  # positive: not feasible
