@@ -62,6 +62,7 @@ NOT_RUN = {
     r"^compactnets web (?!.*--no-serve)": "serves until Ctrl-C; tests/web runs it in a browser",
     r"^compactnets web": "needs the built page; tests/web builds it",
     r"^compactnets (push|pull)|flowers-model": "needs the Hub; tests/hub runs it against a stand-in",
+    r"^compactnets quickstart": "trains for two minutes; tests/test_quickstart.py does",
     r"^compactnets search": "measures and trains for an hour; tests/search searches a toy space",
     r"^compactnets convert|authors_in1k\.safetensors": "needs a file of theirs; tests/models/test_legacy.py has one",
     r"^compactnets papers ablation": "trains for hours; tests/papers/test_ablation.py runs a small one",
@@ -70,8 +71,8 @@ NOT_RUN = {
     r"RECIPE|…": "is a synopsis",
 }
 PATH = r"`((?:src|tests|docs|benchmarks|environments|web|\.ci|\.github)/[\w./-]+)`"  # of this repository
-# generated from records: commands of days of work, which are parsed; of the zoo, those that train
-RECORDS = {"docs/results.md": "", "docs/zoo.md": "compactnets train "}
+# generated: commands of days of work, which are parsed; of the zoo, those that train; the examples of the help texts
+RECORDS = {"docs/results.md": "", "docs/zoo.md": "compactnets train ", "docs/commands.md": ""}
 # verbs that take seconds, or run the whole of something
 SLOW = re.compile(r"^compactnets (train|export|quantize|benchmark|papers|list|profile .*(--recipe|--detector))")
 SLOW_CALLS = {"train", "export", "benchmark"}
