@@ -30,7 +30,7 @@ from compactnets.latency.results import (
     row_threads,
     thread_counts,
 )
-from compactnets.papers.ablation import describe, own_sharings, rank_correlation
+from compactnets.papers.ablation import describe, describe_contrast, own_sharings, rank_correlation
 from compactnets.papers.stated import stated_rows
 from compactnets.plots import draw_sharing
 from compactnets.recorded import load_results, network_label
@@ -42,7 +42,17 @@ COLUMNS = (
     "network", "MACs", "parameters", "epochs", "seed", "top-1 after each epoch, %", "last loss", "images/s", "minutes"
 )  # fmt: skip
 LEVER_COLUMNS = ("changed", "settings", "top-1, %", "each run, %", "gain, points", "minutes")
-ABLATION_COLUMNS = ("network", "MACs", "parameters", "the paper on ImageNet, %", "top-1, %", "runs", "each run, %")
+ABLATION_COLUMNS = (
+    "network",
+    "MACs",
+    "parameters",
+    "the paper on ImageNet, %",
+    "top-1, %",
+    "runs",
+    "each run, %",
+    "to the first row, points (95 %)",
+    "p",
+)
 DETECTION_COLUMNS = (
     "detector", "backbone", "side, pixels", "anchors", "initial weights", "epochs", "seed", "AP50 of each class, %",
     "VOC07 mAP, %", "VOC10 mAP, %", "VOC07 mAP of val, %", "training, s/image", "test, s/image", "hours in total"
@@ -147,14 +157,22 @@ def _ablation(name: str, record: dict[str, Any]) -> str:
     return (
         f"## Ablation: {name}\n\n```sh\n{record['command']}\n```\n\n{environment['processor']}, "
         f"{environment['device']}; commit {record['commit']}, {record['date']}. {record['epochs']} epochs of "
-        f"`{record['recipe']}` on {record['data']}; accuracy of the last, mean and standard deviation.{ranks}\n\n"
-        f"{head(ABLATION_COLUMNS)}" + "".join(line(_ablation_cells(row)) for row in record["rows"])
+        f"`{record['recipe']}` on {record['data']}; accuracy of the last, mean and standard deviation.{ranks} p is of "
+        "Welch's test against the first row, one comparison each.\n\n"
+        f"{head(ABLATION_COLUMNS)}" + "".join(line(_ablation_cells(row, record["rows"][0])) for row in record["rows"])
     )
 
 
-def _ablation_cells(row: dict[str, Any]) -> list[str]:
+def _ablation_cells(row: dict[str, Any], first: dict[str, Any]) -> list[str]:
     each = (f"{run['top1_percent']:.2f}" if "error" not in run else "failed" for run in row["runs"])
-    return [row["label"], f"{row['macs'] / 1e6:.1f} M", f"{row['params'] / 1e6:.2f} M", *describe(row), ", ".join(each)]
+    return [
+        row["label"],
+        f"{row['macs'] / 1e6:.1f} M",
+        f"{row['params'] / 1e6:.2f} M",
+        *describe(row),
+        ", ".join(each),
+        *describe_contrast(row, first),
+    ]
 
 
 def _detection(name: str, record: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from compactnets.errors import InputError
 from compactnets.papers.ablation import (
     ABLATIONS,
     ablation_rows,
+    contrast,
     describe,
+    describe_contrast,
     own_sharings,
     rank_correlation,
     run_ablation,
@@ -134,6 +137,21 @@ def test_mean_and_spread() -> None:
     assert describe(row(1, 60, None)) == ("1.00", "60.00", "1, 1 failed")
     assert describe(row(1, None)) == ("1.00", "-", "0, 1 failed")
     assert describe(row(None, 60)) == ("-", "60.00", "1")
+
+
+def test_the_difference_to_another_row() -> None:
+    """Welch's formulas by hand: equal variances and numbers give 2 n - 2 degrees of freedom."""
+    found = contrast(row(1, 63, 65, 67), row(1, 60, 62, 64))
+    assert found is not None
+    error = math.sqrt(2 * 4 / 3)
+    half = 2.7764 * error  # t of 4 degrees of freedom at 97.5 %
+    assert (found.difference, found.low, found.high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-3)
+    assert found.p == pytest.approx(0.1399, abs=5e-4)  # of t = 1.837
+    same = row(1, 60, 62)
+    assert describe_contrast(same, same) == ("-", "-")
+    assert contrast(row(1, 60), same) is None
+    assert contrast(row(1, 60, 60), row(1, 61, 61)) is None  # no spread to judge by
+    assert describe_contrast(row(1, 50, 52, None), same)[0].startswith("-10.00 (")
 
 
 def test_rank_correlation() -> None:

@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_ind
 
 import compactnets
 from compactnets.classification.checkpoint import CheckpointRecord
@@ -205,6 +205,43 @@ def summarize(row: Mapping[str, Any]) -> tuple[float, float | None, int] | None:
     return mean(accuracies), stdev(accuracies) if len(accuracies) > 1 else None, len(accuracies)
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """How a row differs from another, by Welch's test (unequal variances) over the seeds.
+
+    Attributes:
+        difference: of the means, in points.
+        low, high: of its 95 % confidence interval.
+        p: probability of a difference at least as large if the means are equal; of one comparison, whatever number of
+            them is made.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def contrast(row: Mapping[str, Any], other: Mapping[str, Any]) -> Contrast | None:
+    """Compare the accuracies of two rows; ``None`` unless both have two runs or more, not all of them equal."""
+    ours, theirs = (
+        [run["top1_percent"] for run in each["runs"] if run.get("top1_percent") is not None] for each in (row, other)
+    )
+    if min(len(ours), len(theirs)) < 2 or stdev(ours) == stdev(theirs) == 0:
+        return None
+    test = ttest_ind(ours, theirs, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    return Contrast(mean(ours) - mean(theirs), float(low), float(high), float(test.pvalue))
+
+
+def describe_contrast(row: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the difference of a row to the first one with its interval, and p, as text; dashes where there is none."""
+    found = None if row is first else contrast(row, first)
+    if found is None:
+        return "-", "-"
+    return f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})", f"{found.p:.2g}"
+
+
 def rank_correlation(result: Mapping[str, Any]) -> float | None:
     """Return Spearman's rank correlation of our means with the paper's accuracies; ``None`` for fewer than 3 rows."""
     stated = [row for row in result["rows"] if row["stated_top1"] is not None]
@@ -233,12 +270,14 @@ def _same_network(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def show(result: Mapping[str, Any]) -> None:
     """Print a result as a table, the paper's accuracies next to ours."""
     table = Table("row")
-    table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs")
+    table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs", "to the first (95 %)", "p")
     for row in result["rows"]:
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
-        table.add_row(row["label"], *cost, *describe(row))
+        table.add_row(row["label"], *cost, *describe(row), *describe_contrast(row, result["rows"][0]))
     stdout.print(table)
     stdout.print(f"accuracy: paper, on ImageNet; here, on {result['data']}, mean and standard deviation over seeds")
+    if any(contrast(row, result["rows"][0]) for row in result["rows"][1:]):
+        stdout.print("to the first: difference to the first row in points; p of Welch's test, one comparison each")
     if (correlation := rank_correlation(result)) is not None:
         stdout.print(f"rank correlation of the two: {correlation:.2f}")
 

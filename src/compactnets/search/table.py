@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -260,7 +261,9 @@ def find_multiple(align: str, format_name: str | None = None, threads: int = 1, 
 
 
 def measure(module: nn.Module, shape: Sequence[int], format_name: str, threads: int) -> float:
-    """Return the milliseconds of a module in a runtime, in this process, for one image: of its fastest call.
+    """Return the milliseconds of a module in a runtime, in this process, for one image.
+
+    The median of the calls of a turn, in the fastest of a few turns.
 
     On one thread, a call's time is what this process had of the core. A network that needs longer than the system's
     time slice is interrupted in every call where another program wants the core, a part of it is not; by the clock,
@@ -272,11 +275,11 @@ def measure(module: nn.Module, shape: Sequence[int], format_name: str, threads: 
     with _opened(module, shape, format_name, threads) as call:
         for _ in range(WARM_UP):
             call()
-        fastest, turns, end = float("inf"), 0, time.perf_counter() + LEAST_SECONDS
-        while turns < TURNS or time.perf_counter() < end:
-            fastest = min(fastest, *_seconds(call, threads))
-            turns += 1
-    return 1e3 * fastest
+        turns: list[float] = []
+        end = time.perf_counter() + LEAST_SECONDS
+        while len(turns) < TURNS or time.perf_counter() < end:
+            turns.append(median(_seconds(call, threads)))
+    return 1e3 * min(turns)
 
 
 def measure_in_turns(
