@@ -47,6 +47,10 @@ def search(
         str | None,
         typer.Option(metavar="COMMAND", help="Measure elsewhere: gets an artifact's file, prints milliseconds last."),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL|FILE", help="Keep the study there, for several machines: sqlite:///search.db, ..."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the proposals and the trainings; default: 0.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that train at once; default: 1.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps; default: auto.")] = None,
@@ -69,6 +73,7 @@ def search(
         "rungs": rungs,
         "table": table,
         "device_command": device_command,
+        "storage": storage,
         "seed": seed,
         "workers": workers,
         "device": device,

@@ -32,6 +32,7 @@ def _train(member: Any, data: str, folder: Path, *_: Any) -> Any:
     path = folder / member.name / "last.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"arguments": dict(member.recipe.model_arguments)}))
+    path.with_suffix(".safetensors").touch()
     while LOG.with_suffix(".hang").exists():
         time.sleep(0.05)
     time.sleep(0.2)

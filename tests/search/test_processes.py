@@ -78,6 +78,28 @@ def test_two_processes_train_as_many_as_asked_for_and_tell_the_same(tmp_path: Pa
     assert len(_lines(log, "measure")) == 1
 
 
+def test_two_machines_share_a_database(tmp_path: Path) -> None:
+    """Each has its own folder and measures what it has trained."""
+    logs = [tmp_path / "log0", tmp_path / "log1"]
+    options = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "trials": 4}
+    logs[0].with_suffix(".hang").touch()
+    first = _start(tmp_path / "0", logs[0], **options)
+    _until(lambda: bool(_lines(logs[0], "train")))
+    second = _start(tmp_path / "1", logs[1], **options)
+    _until(lambda: bool(_lines(logs[1], "train")))
+    logs[0].with_suffix(".hang").unlink()
+    found = [_ended(process)[0] for process in (first, second)]
+    trained = [{name for name, _ in _trained(log)} for log in logs]
+    assert not trained[0] & trained[1]
+    assert len(trained[0] | trained[1]) == 4 == found[0]["trained"] == found[1]["trained"]
+    for each, ours, theirs in zip(found, trained, reversed(trained), strict=True):
+        assert {one["name"] for one in each["finalists"]} <= ours
+        assert set(each["elsewhere"]) <= theirs
+        assert len(each["finalists"]) + len(each["elsewhere"]) == 4 - each["stopped"]
+        assert "storage" not in each["request"]
+    assert not any((tmp_path / number / "study.log").exists() for number in "01")
+
+
 @POSIX
 def test_the_other_goes_on_where_one_is_killed(tmp_path: Path) -> None:
     """First as it trains what the other waits for, and then as it measures."""

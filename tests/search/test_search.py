@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,6 +183,7 @@ def _written(folder: Path, trial: Any, record: dict[str, Any]) -> Path:
     path = folder / f"{trial.number}" / "last.safetensors"
     path.parent.mkdir(exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(record))
+    path.touch()
     return path
 
 
@@ -226,6 +228,69 @@ def test_only_what_none_beats_is_best() -> None:
     given = [one("a", 1, 80), one("b", 2, 85), one("c", 2, 84), one("d", 3, 85), one("e", 1, 99, "bytes")]
     marked = _mark([*given, one("f", 1, 99, compared=True)])
     assert [each.name for each in marked if each.best] == ["a", "b"]
+
+
+def _pretend(member: Any, data: str, folder: Path, *_: Any) -> Any:
+    """Train nothing: wider is better."""
+    path = folder / member.name / "last.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".safetensors").touch()
+    path.write_text(json.dumps({"arguments": dict(member.recipe.model_arguments)}))
+    top1 = float(member.recipe.model_arguments["residual_width"])
+    return SimpleNamespace(result={"final": {"top1_percent": top1}}, error=None)
+
+
+@pytest.mark.parametrize("kind", ["database", "file"])
+def test_what_another_machine_trained_is_measured_once_it_is_here(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "train_member", _pretend)
+    storage = f"sqlite:///{tmp_path / 'study.db'}" if kind == "database" else str(tmp_path / "shared.log")
+    options = {"storage": storage, "epochs": 1, "rungs": 0}
+    first = search(tmp_path / "one", trials=1, **options)
+    second = search(tmp_path / "two", trials=3, **options)
+    (name,) = (each.name for each in first.finalists)
+    assert second.trained == 3
+    assert second.elsewhere == (name,)
+    assert len(second.finalists) == 2
+    second.show()
+    assert f"{name}\n" in capsys.readouterr().out
+    third = search(tmp_path / "three", trials=3, **options)  # came when all was done
+    assert (third.finalists, len(third.elsewhere), third.chosen) == ((), 3, None)
+    third.show()
+    assert "next:" not in capsys.readouterr().out
+    shutil.copytree(tmp_path / "one" / "runs" / name, tmp_path / "two" / "runs" / name)
+    whole = search(tmp_path / "two", trials=3, **options)
+    assert len(whole.finalists) == 3
+    assert whole.elsewhere == ()
+    with pytest.raises(InputError, match=r"the storage holds .* another budget"):
+        search(tmp_path / "four", ("macs=2M",), **options)
+
+
+def test_a_study_of_other_images_or_another_processor_is_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "train_member", _pretend)
+    monkeypatch.setattr(study.Search, "measure", lambda _: None)
+    monkeypatch.setattr(LatencyTable, "predict", lambda *_: 0.1)
+    options = {"storage": str(tmp_path / "shared.log"), "epochs": 1, "rungs": 0, "trials": 1}
+    small = [*SETTINGS[1:], "batch_size=8", "split=0.8"]
+    search(tmp_path / "one", ("latency=9ms",), settings=small, data=_undivided(tmp_path, "folder"), **options)
+    next((tmp_path / "photos" / "digit0").iterdir()).unlink()
+    with pytest.raises(InputError, match="another images"):
+        search(tmp_path / "two", ("latency=9ms",), settings=small, data=str(tmp_path / "photos"), **options)
+    (tmp_path / "shared.log").unlink()
+    search(tmp_path / "one", ("latency=9ms",), **options)
+    monkeypatch.setattr(study, "cpu_name", lambda: "another")
+    with pytest.raises(InputError, match="another processor"):
+        search(tmp_path / "two", ("latency=9ms",), **options)
+
+
+@pytest.mark.parametrize("storage", ["nodatabase://a/b", "sqlite:////does/not/exist/a.db", "/does/not/exist/a.log"])
+def test_a_storage_that_cannot_be_opened_is_one_line(storage: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--storage cannot be opened") as error:
+        search(tmp_path, storage=storage)
+    assert "\n" not in str(error.value)
 
 
 def test_widths_are_of_the_multiple_that_the_first_process_has_measured(

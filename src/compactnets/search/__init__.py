@@ -32,6 +32,7 @@ def find(
     compared: Sequence[str] = Request.compared,
     table: str | Path | None = Request.table,
     device_command: str | None = Request.device_command,
+    storage: str | None = Request.storage,
     seed: int = Request.seed,
     workers: int = Request.workers,
     device: str = Request.device,
@@ -53,6 +54,8 @@ def find(
         compared: networks by name that are trained alike and measured with the finalists.
         table: file of the parts' latencies, which other searches may share.
         device_command: measures instead of this machine (:func:`compactnets.search.table.time_by_command`).
+        storage: keeps the study instead of a file in ``output``, for several machines: a database's URL such as
+            ``sqlite:///search.db``, or a file that they share. Each has its own ``output``.
         seed: of the proposals and the trainings.
         workers: processes that train at once; above 1, a script needs ``if __name__ == "__main__":``, since they import
             it.
@@ -85,6 +88,7 @@ def find(
         device=device,
         table=None if table is None else as_path(table),
         device_command=device_command,
+        storage=storage,
         download=download,
     )
     search = Search(request)

@@ -62,7 +62,16 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search found; ``chosen`` is the most accurate finalist within the budget, ``None`` if there is none."""
+    """What a search found.
+
+    Attributes:
+        finalists: networks that were measured.
+        chosen: the most accurate finalist within the budget, ``None`` if there is none.
+        trained, stopped: number of candidates, by all processes.
+        table_errors: of the latency table.
+        environment: of the measurement.
+        elsewhere: names of finalists that another machine has trained, and that are not in the output folder.
+    """
 
     request: Request
     finalists: tuple[Finalist, ...]
@@ -71,6 +80,7 @@ class Outcome:
     stopped: int
     table_errors: tuple[float, ...]
     environment: dict[str, Any]
+    elsewhere: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, for JSON."""
@@ -79,6 +89,7 @@ class Outcome:
             "output": str(self.request.output),
             "budget": dict(self.request.budget.limits),
         }
+        del request["storage"]  # its URL may have a password
         request["table"] = None if self.request.table is None else str(self.request.table)
         return {
             "request": request,
@@ -87,6 +98,7 @@ class Outcome:
             "finalists": [asdict(each) for each in self.finalists],
             "chosen": None if self.chosen is None else asdict(self.chosen),
             "latency_errors": list(self.table_errors),
+            "elsewhere": list(self.elsewhere),
             **self.environment,
         }
 
@@ -101,7 +113,8 @@ class Outcome:
             trained=given["trained"],
             stopped=given["stopped"],
             table_errors=tuple(given["latency_errors"]),
-            environment={key: given[key] for key in MEASURED},
+            environment={key: given[key] for key in MEASURED if key in given},
+            elsewhere=tuple(given.get("elsewhere", ())),
         )
 
     def show(self) -> None:
@@ -122,6 +135,13 @@ class Outcome:
         )
         stdout.print(table)
         output = self.request.output
+        if self.elsewhere:
+            stdout.print(
+                f"{len(self.elsewhere)} of the best were trained on other machines and are not measured: copy these "
+                f"folders from there into {output / 'runs'}, and rerun the command: {', '.join(self.elsewhere)}"
+            )
+        if not self.finalists:
+            return
         if self.chosen is None:
             stdout.print("no finalist is within the budget as measured whole: raise it, or ask for more --trials")
             return
@@ -144,7 +164,8 @@ def conclude(search: Search) -> Outcome:
     if not ended:
         raise InputError("no candidate was trained to the end: ask for more --trials")
     ours = sorted((trial for trial in ended if "compared" not in trial.user_attrs), key=lambda trial: -trial.value)
-    chosen = [*ours[:FINALISTS], *(trial for trial in ended if "compared" in trial.user_attrs)]
+    best = [*ours[:FINALISTS], *(trial for trial in ended if "compared" in trial.user_attrs)]
+    chosen = [trial for trial in best if _checkpoint(request, trial).is_file()]
     record = request.output / RECORD
     with own_file(record, wait=True):
         if (text := read_record(request.output)) is not None and text != search.record_before:
@@ -153,7 +174,7 @@ def conclude(search: Search) -> Outcome:
                 _name(trial) for trial in chosen
             ]:
                 return written
-        measured, environment = _measure(request, chosen)
+        measured, environment = _measure(request, chosen) if chosen else ({}, {})
         finalists = _mark([_finalist(request, trial, measured) for trial in chosen])
         outcome = Outcome(
             request=request,
@@ -163,6 +184,7 @@ def conclude(search: Search) -> Outcome:
             stopped=len(trials) - len(ended),
             table_errors=tuple(search.table.errors),
             environment=environment,
+            elsewhere=tuple(_folder(trial) for trial in best if trial not in chosen),
         )
         _write(outcome, search)
     return outcome
@@ -170,7 +192,8 @@ def conclude(search: Search) -> Outcome:
 
 def _write(outcome: Outcome, search: Search) -> None:
     request, best = outcome.request, outcome.chosen
-    save_figure(_plot(outcome), request.output / PLOT)
+    if outcome.finalists:
+        save_figure(_plot(outcome), request.output / PLOT)
     if best is not None:
         candidate = Candidate(**best.candidate)
         recipe = load_recipe(
@@ -208,11 +231,15 @@ def _measure(request: Request, trials: Sequence[Any]) -> tuple[dict[str, dict[st
 
 
 def _checkpoint(request: Request, trial: Any) -> Path:
-    return request.output / "runs" / Candidate(**trial.user_attrs["candidate"]).key / "last.safetensors"
+    return request.output / "runs" / _folder(trial) / "last.safetensors"
+
+
+def _folder(trial: Any) -> str:
+    return Candidate(**trial.user_attrs["candidate"]).key
 
 
 def _name(trial: Any) -> str:
-    return str(trial.user_attrs.get("compared") or Candidate(**trial.user_attrs["candidate"]).key)
+    return str(trial.user_attrs.get("compared") or _folder(trial))
 
 
 def _finalist(request: Request, trial: Any, measured: dict[str, dict[str, Any]]) -> Finalist:

@@ -6,6 +6,7 @@ command goes on and which ``optuna-dashboard`` shows. Several processes may run 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,10 @@ from compactnets.classification.preparation import open_training
 from compactnets.classification.recipe import ClassificationRecipe
 from compactnets.complexity import count
 from compactnets.console import say
+from compactnets.environment import cpu_name
 from compactnets.errors import InputError, missing_extra
+from compactnets.failures import cause
+from compactnets.files import as_path
 from compactnets.models.registry import accepted_arguments
 from compactnets.search.budget import Budget, show_amount
 from compactnets.search.claims import ENOUGH, Claims
@@ -52,6 +56,7 @@ class Request:
         format_name, threads: the runtime whose latency counts.
         data: what :func:`compactnets.data.open_source` takes.
         output: folder of the study and its runs.
+        storage: where the study is instead: a database's URL, or a file that several machines share.
         recipe: of all trainings.
         settings: as for ``--set``.
         trials: candidates to train.
@@ -85,6 +90,7 @@ class Request:
     device: str = "auto"
     table: Path | None = None
     device_command: str | None = None
+    storage: str | None = None
     download: bool = False
 
     def __post_init__(self) -> None:
@@ -132,6 +138,7 @@ class Search:
         self.base = load_recipe(ClassificationRecipe, request.recipe, request.settings)
         train = open_training(request.data, self.base.split, download=request.download)
         self.classes, self.held_out = len(train.class_names), max(1, len(train) // HELD_OUT)
+        self._images = f"{len(train)} of {hashlib.sha256(repr(list(train.class_names)).encode()).hexdigest()[:16]}"
         self.preprocess = self.base.resolve_preprocess(train.default_preprocess)
         self.channels, self.size = self.preprocess.channels, self.preprocess.size
         request.output.mkdir(parents=True, exist_ok=True)
@@ -141,9 +148,7 @@ class Search:
             request.format_name,
             request.threads,
         )
-        storage = self.optuna.storages.JournalStorage(
-            self.optuna.storages.journal.JournalFileBackend(str(request.output / STUDY))
-        )
+        storage = open_storage(self.optuna, request.storage or str(request.output / STUDY))
         self.study = self.optuna.create_study(
             study_name="compactnets",
             storage=storage,
@@ -164,13 +169,18 @@ class Search:
         found = self.base.model_arguments.get("stem")
         return None if found is None else str(found)
 
+    @property
+    def _measures_here(self) -> bool:
+        """Whether latencies of this machine are limited."""
+        return "latency" in self.request.budget.limits and self.request.device_command is None
+
     def measure(self) -> None:
         """Make the table of latencies ready, where they are limited and measured here.
 
         Raises:
             InputError: nothing can be measured here.
         """
-        if "latency" not in self.request.budget.limits or self.request.device_command is not None:
+        if not self._measures_here:
             return
         self.multiple = self._agreed(self.table.multiple)
         self.table.calibrate(self._samples())
@@ -348,15 +358,37 @@ class Search:
             "epochs": self.request.steps,
             "recipe": self.base.model_dump(mode="json"),
             "seed": self.request.seed,
+            "images": self._images,
         }
+        if self._measures_here:
+            wanted["processor"] = cpu_name()
         found = self.study.user_attrs.get("request")
         if found is None:
             self.study.set_user_attr("request", wanted)
-        elif changed := [key for key, value in wanted.items() if found.get(key) != value]:
-            raise InputError(
-                f"{self.request.output} holds a search with another {', '.join(changed)}: give the same options, or "
-                f"another --output"
+        elif changed := [key for key, value in wanted.items() if found.get(key, value) != value]:  # older have fewer
+            where, other = (
+                (self.request.output, "--output") if self.request.storage is None else ("the storage", "--storage")
             )
+            raise InputError(
+                f"{where} holds a search with another {', '.join(changed)}: give the same options, or another {other}"
+            )
+
+
+def open_storage(optuna: Any, storage: str) -> Any:
+    """Open where a study is kept: in a database by its URL, such as ``sqlite:///search.db``, or in a file.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        if "://" not in storage:
+            return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(as_path(storage))))
+        patient = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else None  # others write too
+        return optuna.storages.RDBStorage(storage, engine_kwargs=patient)
+    except Exception as error:  # each database's driver has errors of its own
+        raise InputError(
+            f"--storage cannot be opened ({cause(error)}): give a URL such as sqlite:///search.db, or a file's path"
+        ) from None
 
 
 def read_record(folder: Path) -> str | None:
