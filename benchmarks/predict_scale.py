@@ -26,12 +26,14 @@ from compactnets.data import open_source
 
 DISTINCT = 500
 INTERVAL = 0.2  # seconds between two looks at the memory
+LOOKS = 25  # of which a figure is the median
 PER_FOLDER = 1000
 COMMAND = "from compactnets_cli import main; main()"
 NOTE = (
-    "Memory of the process and its workers together, in which a page that several share counts once (PSS): the peak, "
-    "which is that of starting, and the median over the last tenth of the time; and the peak of the process alone "
-    "(RSS). The rates include reading, decoding and writing, and not starting."
+    "Memory of the process and its workers together, in which a page that several share counts once (PSS): what they "
+    "allocated (without pages of libraries, which the system drops and reads again) after a quarter, a half and three "
+    "quarters of the time, and at the end; and the peak, of starting. The peak of the process alone is its RSS. The "
+    "rates include reading, decoding and writing, and not starting."
 )
 
 
@@ -59,16 +61,21 @@ def measure(arguments: list[str]) -> tuple[dict[str, Any], dict[str, int]]:
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stdout=printed)
         together: list[float] = []
+        allocated: list[float] = []
         alone = 0.0
         while process.poll() is None:
-            together.append(sum(map(shared_out, family(process.pid))))
+            parts = [shared_out(number) for number in family(process.pid)]
+            together.append(sum(whole for whole, _ in parts))
+            allocated.append(sum(own for _, own in parts))
             alone = max(alone, field(Path(f"/proc/{process.pid}/status"), "VmHWM:"))
             time.sleep(INTERVAL)
         if process.returncode:
             raise SystemExit(f"the command failed with exit code {process.returncode}")
         printed.seek(0)
-        late = median(together[-len(together) // 10 :])
-        memory = {"peak_mb": max(together), "late_mb": late, "peak_mb_of_the_process": alone}
+        late = {f"{share}%": median(allocated[len(allocated) * share // 100 :][:LOOKS]) for share in (25, 50, 75)}
+        late["100%"] = median(allocated[-LOOKS - 1 : -1])  # the very last may be of a process that is ending
+        memory = {f"allocated_mb_at_{share}": value for share, value in late.items()}
+        memory |= {"peak_mb": max(together), "peak_mb_of_the_process": alone}
         return json.load(printed), {key: round(value) for key, value in memory.items()}
 
 
@@ -83,9 +90,13 @@ def family(number: int) -> list[int]:
     return [number, *children]
 
 
-def shared_out(number: int) -> float:
-    """Return the memory of a process in MB; a page that n processes have is an n-th of one."""
-    return field(Path(f"/proc/{number}/smaps_rollup"), "Pss:")
+def shared_out(number: int) -> tuple[float, float]:
+    """Return the memory of a process in MB, and what it allocated of that; a page of n processes counts an n-th.
+
+    The rest are pages of libraries, which the system drops and reads again as it likes.
+    """
+    whole, *own = (field(Path(f"/proc/{number}/smaps_rollup"), name) for name in ("Pss:", "Pss_Anon:", "Pss_Shmem:"))
+    return whole, sum(own)
 
 
 def field(path: Path, name: str) -> float:
