@@ -32,8 +32,11 @@ from compactnets.latency.results import (
 )
 from compactnets.papers.ablation import describe, describe_contrast, own_sharings, rank_correlation
 from compactnets.papers.stated import stated_rows
+from compactnets.pictures import save_figure
 from compactnets.plots import draw_sharing
 from compactnets.recorded import load_results, network_label
+from compactnets.search.budget import show_amount
+from compactnets.search.outcome import plot
 from compactnets.tasks.opening import open_model
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +72,7 @@ BROWSER_COLUMNS = (
 BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the limit, x")
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
 WIDTH_COLUMNS = ("format", "multiple", "unit's time over the law", "M", "MACs", "ms")
+SEARCH_COLUMNS = ("network", "", "top-1, %", "ms", "by its parts, ms", "MACs", "parameters", "MB", "arguments")
 FINE_TUNING_COLUMNS = ("way", "mean top-1, %", "each seed", "mean time, s")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
@@ -84,6 +88,7 @@ def render() -> str:
         ("training", _training),
         ("levers", _levers),
         ("fine_tuning", _fine_tuning),
+        ("search", _search),
         ("ablation", _ablation),
         ("speed", _speed),
         ("latency", _latency),
@@ -149,6 +154,56 @@ def _fine_tuning(name: str, record: dict[str, Any]) -> str:
         f"{record['batch_size']}; the classes and the images are others for each seed. {record['note']}\n\n"
         f"{head(FINE_TUNING_COLUMNS)}{rows}"
     )
+
+
+def _search(name: str, record: dict[str, Any]) -> str:
+    request, environment = record["request"], record["environment"]
+    errors = [100 * abs(each) for each in record["latency_errors"]]
+    told = f"{environment['processor']}, {environment['device']}; commit {record['commit']}, {record['date']}."
+    limits = ", ".join(f"{quantity} {show_amount(quantity, limit)}" for quantity, limit in request["budget"].items())
+    finalists = sorted(record["finalists"], key=lambda each: each["costs"]["latency"])
+    return (
+        f"## Search: {name}\n\n```sh\n{_search_command(request)}\n```\n\n{told} {record['trained']} networks of "
+        f"{' and '.join(request['families'])} trained, {record['stopped']} of them stopped early; budget: {limits} in "
+        f"{request['format_name']}, {request['threads']} thread. Accuracy after {request['epochs']} epochs of "
+        f"`{request['recipe']}` on training images that are held out. By their parts, latencies of {len(errors)} whole "
+        f"networks were off by {mean(errors):.1f} % on average, {max(errors):.1f} % at most. {record['note']}\n\n"
+        f"![accuracy over latency](search-{name}.svg)\n\n{head(SEARCH_COLUMNS)}"
+        + "".join(line(_finalist_cells(each, record["chosen"])) for each in finalists)
+    )
+
+
+def _search_command(request: dict[str, Any]) -> str:
+    """Return the command of a search, which its record does not have: an address in it may have a password."""
+    unit = {"latency": "ms"}
+    words = ["compactnets", "search", "--family", ",".join(request["families"])]
+    words += [
+        word for key, limit in request["budget"].items() for word in ("--budget", f"{key}={limit:g}{unit.get(key, '')}")
+    ]
+    words += ["--format", request["format_name"], "--threads", request["threads"], "--data", request["data"]]
+    words += ["--output", request["output"], "--recipe", request["recipe"], "--trials", request["trials"]]
+    words += ["--epochs", request["epochs"], "--rungs", request["rungs"], "--seed", request["seed"]]
+    words += [word for each in request["compared"] for word in ("--compare", each)]
+    words += [word for each in request["sizes"] for word in ("--size", each)]
+    return shlex.join(map(str, [*words, *(word for each in request["settings"] for word in ("--set", each))]))
+
+
+def _finalist_cells(each: dict[str, Any], chosen: dict[str, Any] | None) -> list[str]:
+    costs, predicted = each["costs"], each["predicted"]
+    note = "best of its speed" if each["best"] else f"over {', '.join(each['over'])}" if each["over"] else ""
+    if chosen is not None and each["name"] == chosen["name"]:
+        note = "chosen"
+    return [
+        each["name"],
+        "for comparison" if each["compared"] else note,
+        f"{each['top1']:.2f}",
+        f"{costs['latency']:.3f}",
+        "" if predicted is None else f"{predicted:.3f}",
+        f"{costs['macs'] / 1e6:.1f} M",
+        f"{costs['params'] / 1e6:.2f} M",
+        f"{costs['bytes'] / 1e6:.2f}",
+        "" if each["compared"] else f"`{json.dumps(each['candidate']['arguments'])}`",
+    ]
 
 
 def _ablation(name: str, record: dict[str, Any]) -> str:
@@ -464,6 +519,8 @@ def main() -> None:
     (ROOT / "docs" / "zoo.md").write_text(zoo.render(), encoding="utf-8")
     for name, record in load_results("latency").items():
         draw(record, ROOT / "docs" / f"latency-{name}.svg")
+    for name, record in load_results("search").items():
+        save_figure(plot(record), ROOT / "docs" / f"search-{name}.svg")
     for name, row in own_sharings(load_results("ablation").values()).items():
         draw_sharing(build_by_name(row["model"], row["arguments"]), ROOT / "docs" / f"sharing-{name}.svg")
 

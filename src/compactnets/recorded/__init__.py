@@ -1,9 +1,9 @@
 """Recorded results and the code that records them. Each JSON file names command, commit, date, device and versions.
 
 The folders beside this file: ``training``, ``detection`` and ``segmentation`` (finished runs), ``ablation``
-(``compactnets papers ablation``), ``evaluation`` (a checkpoint on a sample), ``latency`` (``compactnets benchmark``),
-``int8`` (``compactnets quantize``), ``speed``, ``latency_table`` and ``microcontroller`` (the scripts of
-``benchmarks``).
+(``compactnets papers ablation``), ``search`` (``compactnets search``), ``evaluation`` (a checkpoint on a sample),
+``latency`` (``compactnets benchmark``), ``int8`` (``compactnets quantize``), ``speed``, ``latency_table``,
+``microcontroller`` and others (the scripts of ``benchmarks``).
 docs/results.md shows all of them, ``compactnets papers report`` those that belong to the papers' tables. No number is
 typed manually.
 """

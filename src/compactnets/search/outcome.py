@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ def conclude(search: Search) -> Outcome:
 def _write(outcome: Outcome, search: Search) -> None:
     request, best = outcome.request, outcome.chosen
     if outcome.finalists:
-        save_figure(_plot(outcome), request.output / PLOT)
+        save_figure(plot(outcome.to_dict()), request.output / PLOT)
     if best is not None:
         candidate = Candidate(**best.candidate)
         recipe = load_recipe(
@@ -277,36 +277,39 @@ def _mark(finalists: Sequence[Finalist]) -> list[Finalist]:
     return [Finalist(**{**vars(each), "best": each in able and not beaten(each)}) for each in finalists]
 
 
-def _plot(outcome: Outcome) -> Any:
+def plot(record: Mapping[str, Any]) -> Any:
+    """Return Matplotlib's figure of a search's record, as :meth:`Outcome.to_dict` gives it."""
     from matplotlib.figure import Figure  # here, because importing it takes a second
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
+    finalists, request, chosen = record["finalists"], record["request"], record["chosen"]
     kinds = {
-        "within the budget": ("o", "tab:blue", lambda each: not each.compared and not each.over),
-        "over the budget": ("x", "tab:red", lambda each: not each.compared and bool(each.over)),
-        "for comparison": ("s", "0.35", lambda each: each.compared),
+        "within the budget": ("o", "tab:blue", lambda each: not each["compared"] and not each["over"]),
+        "over the budget": ("x", "tab:red", lambda each: not each["compared"] and bool(each["over"])),
+        "for comparison": ("s", "0.35", lambda each: each["compared"]),
     }
     for label, (marker, colour, takes) in kinds.items():
-        shown = [each for each in outcome.finalists if takes(each)]
+        shown = [each for each in finalists if takes(each)]
         if shown:
             axes.scatter(
-                [each.latency for each in shown],
-                [each.top1 for each in shown],
-                s=[12 + (each.costs["bytes"] or 0) / 4e4 for each in shown] if marker != "x" else 40,
+                [each["costs"]["latency"] for each in shown],
+                [each["top1"] for each in shown],
+                s=[12 + (each["costs"]["bytes"] or 0) / 4e4 for each in shown] if marker != "x" else 40,
                 marker=marker,
                 color=colour,
                 label=label,
             )
-    front = sorted((each for each in outcome.finalists if each.best), key=lambda each: each.latency)
-    axes.plot([each.latency for each in front], [each.top1 for each in front], color="tab:blue", lw=1)
-    for each in outcome.finalists:
-        if each.compared or each is outcome.chosen:
-            axes.annotate(each.name, (each.latency, each.top1), xytext=(6, -12), textcoords="offset points", fontsize=8)
-    if (limit := outcome.request.budget.limits.get("latency")) is not None:
+    front = sorted((each for each in finalists if each["best"]), key=lambda each: each["costs"]["latency"])
+    axes.plot([each["costs"]["latency"] for each in front], [each["top1"] for each in front], color="tab:blue", lw=1)
+    for each in finalists:
+        if each["compared"] or (chosen and each["name"] == chosen["name"]):
+            at = (each["costs"]["latency"], each["top1"])
+            axes.annotate(each["name"], at, xytext=(6, -12), textcoords="offset points", fontsize=8)
+    if (limit := request["budget"].get("latency")) is not None:
         axes.axvline(limit, color="0.6", ls="--", lw=1)
-    axes.set_xlabel(f"milliseconds in {outcome.request.format_name} (area: bytes)")
-    axes.set_ylabel(f"top-1 after {outcome.request.epochs} epochs, % of held-out images")
+    axes.set_xlabel(f"milliseconds in {request['format_name']} (area: bytes)")
+    axes.set_ylabel(f"top-1 after {request['epochs']} epochs, % of held-out images")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return figure
