@@ -73,6 +73,7 @@ BOUND_COLUMNS = ("network", "of the time", "of the core's limit", "faster at the
 CHOICE_COLUMNS = ("network", "ImageNet top-1, %", "stated by", "MACs", "c, ms", "fastest other, ms", "c, MB", "weights")
 WIDTH_COLUMNS = ("format", "multiple", "unit's time over the law", "M", "MACs", "ms")
 SEARCH_COLUMNS = ("network", "", "top-1, %", "ms", "by its parts, ms", "MACs", "parameters", "MB", "arguments")
+ZERO_COST_COLUMNS = ("score", "after epochs", "networks", "rank correlation", "p")
 FINE_TUNING_COLUMNS = ("way", "mean top-1, %", "each seed", "mean time, s")
 SPEED_COLUMNS = ("what", "ours, images/s", "reference, images/s", "ratio", "p10 to p90 of the ratio", "n")
 
@@ -93,6 +94,7 @@ def render() -> str:
         ("speed", _speed),
         ("latency", _latency),
         ("latency_table", _widths),
+        ("zero_cost", _zero_cost),
         ("browser", _browser),
         ("detection", _detection),
         ("segmentation", _segmentation),
@@ -309,6 +311,22 @@ def _widths(name: str, record: dict[str, Any]) -> str:
             text += line(
                 [row["format"], label, excess, what, f"{each['macs'] / 1e6:.1f} M", f"{each['milliseconds']:.2f}"]
             )
+    return text
+
+
+def _zero_cost(name: str, record: dict[str, Any]) -> str:
+    """Return the section of a result of ``benchmarks/zero_cost.py``."""
+    environment = record["environment"]
+    text = (
+        f"## Accuracy told before training: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n"
+        f"{environment['processor']}; commit {record['commit']}, {record['date']}. {record['note']}\n\nSpearman's rank "
+        f"correlation of each score with the accuracy of a search's candidates on {record['data']}; a score is the "
+        f"mean over {record['draws']} draws of {record['batch']} images and first weights. `benchmarks/zero_cost.py` "
+        f"names the sources.\n\n{head(ZERO_COST_COLUMNS)}"
+    )
+    for row in record["rows"]:
+        cells = [row["score"].replace("_", " "), row["epochs"], row["networks"], f"{row['spearman']:.2f}"]
+        text += line([*map(str, cells), f"{row['p']:.2g}"])
     return text
 
 

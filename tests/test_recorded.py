@@ -119,7 +119,7 @@ def test_every_record_is_of_a_known_kind() -> None:
     kinds = {"training", "ablation", "detection", "segmentation", "evaluation", "latency", "int8", "speed", "browser"}
     kinds |= {"levers", "int8_methods", "microcontroller", "latency_table", "fine_tuning", "search"}
     found = {path.parent.name for path in FOLDER.rglob("*.json")}
-    assert found == kinds
+    assert found - {"zero_cost"} == kinds  # of which there may be none yet
 
 
 @pytest.mark.parametrize("record", records("speed"))
