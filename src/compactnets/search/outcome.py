@@ -302,10 +302,12 @@ def plot(record: Mapping[str, Any]) -> Any:
             )
     front = sorted((each for each in finalists if each["best"]), key=lambda each: each["costs"]["latency"])
     axes.plot([each["costs"]["latency"] for each in front], [each["top1"] for each in front], color="tab:blue", lw=1)
+    middle = sum(axes.get_xlim()) / 2
     for each in finalists:
         if each["compared"] or (chosen and each["name"] == chosen["name"]):
             at = (each["costs"]["latency"], each["top1"])
-            axes.annotate(each["name"], at, xytext=(6, -12), textcoords="offset points", fontsize=8)
+            side = {"xytext": (6, -12)} if at[0] < middle else {"xytext": (-6, -12), "ha": "right"}
+            axes.annotate(each["name"], at, textcoords="offset points", fontsize=8, **side)
     if (limit := request["budget"].get("latency")) is not None:
         axes.axvline(limit, color="0.6", ls="--", lw=1)
     axes.set_xlabel(f"milliseconds in {request['format_name']} (area: bytes)")
