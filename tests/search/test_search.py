@@ -293,6 +293,18 @@ def test_a_storage_that_cannot_be_opened_is_one_line(storage: str, tmp_path: Pat
     assert "\n" not in str(error.value)
 
 
+def test_a_database_that_goes_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: Any) -> Any:
+        database.write_bytes(b"no database any more" * 1000)
+        return SimpleNamespace(result={"final": {"top1_percent": 50.0}}, error=None)
+
+    database = tmp_path / "study.db"
+    monkeypatch.setattr(study, "train_member", train)
+    with pytest.raises(InputError, match="--storage cannot be used .* rerun the command") as error:
+        search(tmp_path / "search", storage=f"sqlite:///{database}")
+    assert "\n" not in str(error.value)
+
+
 def test_widths_are_of_the_multiple_that_the_first_process_has_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

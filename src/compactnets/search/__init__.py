@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compactnets.deploy.formats.registry import find_format
+from compactnets.errors import InputError
+from compactnets.failures import cause
 from compactnets.files import as_path
 from compactnets.folders import check_folder
 from compactnets.search.budget import Budget
@@ -92,9 +94,12 @@ def find(
         download=download,
     )
     search = Search(request)
-    search.measure()
-    if workers == 1:
-        search.train()
-    else:
-        train_by_workers(search)
-    return conclude(search)
+    try:
+        search.measure()
+        if workers == 1:
+            search.train()
+        else:
+            train_by_workers(search)
+        return conclude(search)
+    except search.optuna.exceptions.StorageInternalError as error:  # such as a server that has gone
+        raise InputError(f"--storage cannot be used ({cause(error)}): rerun the command to go on") from None
