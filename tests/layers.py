@@ -17,7 +17,7 @@ LAYERS = (  # modules by their first names after ``compactnets.``, or longer one
     ("tasks",),
     ("latency", "web", "quantization"),
     ("detection", "classification.quantization", "classification.examples"),
-    ("segmentation",),
+    ("segmentation", "multilabel"),
     ("classification.task", "classification.grid", "papers.ablation"),  # the whole of a task, and what trains by it
     ("search",),
     ("recorded", "api"),

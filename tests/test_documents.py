@@ -85,7 +85,7 @@ BOX_FOLDERS = ("bccd", "cells", "boxes")  # Pascal VOC with train, val and test
 BOXES_UNDIVIDED = ("labelled",)
 MASK_FOLDERS = ("street",)  # with the values of CamVid's classes
 CLASSIFIER, MENET, SEARCH, DETECTOR = "muffnet_x0_5", "menet_108_8x1_g3", "search", "detector"
-SEGMENTER = "segmenter"
+SEGMENTER, TAGGER = "segmenter", "tagger"
 CHECKPOINTS = {
     "runs/photos/best.safetensors": CLASSIFIER,
     "runs/flowers/best.safetensors": CLASSIFIER,
@@ -96,6 +96,7 @@ CHECKPOINTS = {
     "runs/search/last.safetensors": SEARCH,
     "runs/cells/best.safetensors": DETECTOR,
     "runs/street/best.safetensors": SEGMENTER,
+    "runs/tags/best.safetensors": TAGGER,
 }
 CHEAP = ("workers=0", "compile=false", "precision=float32")
 # enough steps for the statistics of batch normalisation to settle: before, rounding is amplified without bound
@@ -257,11 +258,13 @@ def save(path: Path, kind: str) -> None:
         chosen = planned(CLASSIFIER, None, "camvid/lraspp", settings=["size=[64,96]"])
         save_checkpoint(path, build(chosen).state_dict(), chosen)
         return
-    model = CLASSIFIER if kind == SEARCH else kind
+    model = CLASSIFIER if kind in (SEARCH, TAGGER) else kind
     arguments: dict[str, Any] = {"num_classes": 2, "in_chans": 3, "stem": "imagenet"}
     if kind == SEARCH:
         arguments |= {"stem": "cifar", "sharing": "learned"}
-    record = CheckpointRecord(
+    from compactnets.multilabel.checkpoint import MultilabelRecord
+
+    record = (MultilabelRecord if kind == TAGGER else CheckpointRecord)(
         model=model,
         arguments=arguments,
         class_names=list(CLASSES),
@@ -287,6 +290,12 @@ def prepare(folder: Path, blocks: list[Block], made: list[str]) -> None:
             image_folder(folder / name)
     if re.search(r"\bcifar10\b(?!\.)", text) and "--data" in text:
         image_folder(folder / "images")
+    if "tags.csv" in text:
+        for number in range(12):
+            photograph(folder / f"tags/{number}.jpg", number)
+        cells = ("", CLASSES[0], CLASSES[1], ";".join(CLASSES))
+        lines = (f"tags/{number}.jpg,{cells[number % 4]},{'val' if number > 7 else 'train'}\n" for number in range(12))
+        (folder / "tags.csv").write_text("image,labels,split\n" + "".join(lines))
     for name in UNDIVIDED:
         if re.search(rf"(?<![\w/]){name}/", text):
             image_folder(folder / name, splits={"": 10})

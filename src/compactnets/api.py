@@ -2,8 +2,8 @@
 
 Every function takes a network as :func:`load` does: the path of a checkpoint or exported network, the name of weights,
 or the :class:`Model` that :func:`load` returned. Task-specific ``options`` are listed with the task:
-:class:`compactnets.classification.task.Classification`, :class:`compactnets.detection.task.Detection` and
-:class:`compactnets.segmentation.task.Segmentation`.
+:class:`compactnets.classification.task.Classification`, :class:`compactnets.detection.task.Detection`,
+:class:`compactnets.segmentation.task.Segmentation` and :class:`compactnets.multilabel.task.Multilabel`.
 """
 
 from __future__ import annotations
@@ -196,8 +196,9 @@ def evaluate(
         workers: worker processes that load images.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
         download: download public data that is missing.
-        options: task-specific: ``examples`` of every task; ``batch_size``, ``tta`` and ``predictions`` of
-            classification; ``metric``, ``bad_boxes``, ``on_error`` and ``class_agnostic_nms`` of detection.
+        options: task-specific: ``examples`` of all but multilabel; ``batch_size``, ``tta`` and ``predictions`` of
+            classification; ``metric``, ``bad_boxes``, ``on_error`` and ``class_agnostic_nms`` of detection;
+            ``batch_size`` and ``score`` of multilabel.
 
     Raises:
         InputError: a network or data that cannot be used, or a class unknown to the network.
@@ -234,7 +235,8 @@ def predict(
         csv: CSV file to write, one row per result.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; an exported network runs on the CPU.
         options: task-specific: ``top``, ``batch_size`` and ``workers`` of classification; ``score``, ``output``,
-            ``coco``, ``annotations`` and ``class_agnostic_nms`` of detection; ``output`` of segmentation.
+            ``coco``, ``annotations`` and ``class_agnostic_nms`` of detection; ``output`` of segmentation; ``score``,
+            ``batch_size`` and ``workers`` of multilabel.
 
     Returns:
         one prediction per image or frame, in order. An unreadable image gets an ``error``; the others are unaffected.

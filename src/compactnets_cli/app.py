@@ -19,6 +19,7 @@ from compactnets_cli.options import (
     MANY,
     NETWORKS,
     PLACES,
+    SEVERAL,
     TRAIN,
     AcrossClasses,
     AsJson,
@@ -222,6 +223,10 @@ def evaluate(
         typer.Option(help="CSV or Parquet file to write, one row per image.", rich_help_panel=LABELS),
     ] = None,
     class_agnostic_nms: AcrossClasses = None,
+    score: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Probability of a label; default: the recipe's.", rich_help_panel=SEVERAL),
+    ] = None,
 ) -> None:
     """Evaluate a checkpoint or an exported network: accuracy, average precision, or intersection over union."""
     from compactnets import api
@@ -241,6 +246,7 @@ def evaluate(
         examples=examples,
         predictions=predictions,
         class_agnostic_nms=class_agnostic_nms or None,
+        score=score,
     )
     if result.is_main:
         print_json(result.to_dict()) if as_json else result.show()
@@ -266,7 +272,8 @@ def predict(
         ),
     ] = None,
     score: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Minimum score; default: 0.5.", rich_help_panel=BOXES)
+        float | None,
+        typer.Option(min=0, max=1, help="Minimum score, or probability of one of several labels; default: 0.5."),
     ] = None,
     coco: Annotated[
         Path | None,

@@ -21,7 +21,7 @@ TRAIN, NETWORKS, DEPLOY = "Train and use", "Networks", "Deploy"  # the headings 
 GROUPS = "More verbs"
 # headings of the options of one task, or two
 LABELS, BOXES, MASKS = "For images with labels", "For images with boxes", "For images with masks"
-MANY = "For many images"
+MANY, SEVERAL = "For many images", "For images with several labels"
 PLACES, BOTH = "For images with boxes or masks", "For images with labels or masks"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from compactnets.classification.batches import BatchClassifier, PreparedFiles
+from compactnets.classification.batches import BatchRunner, PreparedFiles
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
-from compactnets.classification.prediction import predict
+from compactnets.classification.prediction import as_predictions, guesses_of, predict
 from compactnets.data.inputs import Picture
 from compactnets.data.preprocess import Preprocess
 from compactnets.errors import InputError
@@ -27,6 +28,11 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, CheckpointRecord]:
     return load_checkpoint(save_digits(tmp_path_factory.mktemp("a") / "a.safetensors", "shufflenet_g3_x0_25"), CPU)
+
+
+def runner(network: nn.Module, record: CheckpointRecord, **options: int) -> BatchRunner[Any]:
+    preprocess = Preprocess.from_dict(record.preprocess)
+    return BatchRunner(network, preprocess, CPU, lambda logits: guesses_of(record, logits, 3), **options)
 
 
 @pytest.fixture
@@ -45,9 +51,9 @@ def test_batches_give_what_single_images_give(
     digits: tuple[nn.Module, CheckpointRecord], files: list[str | Picture], batch_size: int, workers: int
 ) -> None:
     expected = list(predict(*digits, files, top_k=3, every=2))
-    classifier = BatchClassifier(*digits, CPU, top_k=3, every=2, batch_size=batch_size, workers=workers)
+    many = runner(*digits, every=2, batch_size=batch_size, workers=workers)
     for _ in range(2):  # the processes are used again
-        found = list(classifier(files))
+        found = list(as_predictions(many(files)))
         assert [(one.name, one.frame, one.error) for one in found] == [
             (one.name, one.frame, one.error) for one in expected
         ]
@@ -55,7 +61,7 @@ def test_batches_give_what_single_images_give(
             assert [guess.class_name for guess in one.guesses] == [guess.class_name for guess in other.guesses]
             shares, others = ([guess.probability for guess in each.guesses] for each in (one, other))
             assert shares == pytest.approx(others, abs=1e-6)
-    classifier.close()
+    many.close()
     assert sum(bool(one.error) for one in expected) == 3
     assert len(expected) == 14
 
@@ -74,16 +80,16 @@ class Choosy(Preprocess):
 def test_what_preprocessing_refuses_costs_no_other(
     digits: tuple[nn.Module, CheckpointRecord], files: list[str]
 ) -> None:
-    classifier = BatchClassifier(*digits, CPU, batch_size=4, workers=0)
+    many = runner(*digits, batch_size=4, workers=0)
     loaded = PreparedFiles(Choosy(**digits[1].preprocess))[files[:2] + files[3:4]]
     assert loaded.items.shape == (1, 8, 8, 1)
-    found = list(classifier._batch(files[:2] + files[3:4], loaded))
+    found = list(as_predictions(many._batch(files[:2] + files[3:4], loaded)))
     assert [(files[place] in str(one.error), one.error) for place, one in zip((0, 1, 3), found, strict=True)] == [
         (False, None),
         (True, f"{files[1]}: too grey"),
         (True, f"{files[3]}: ValueError: too"),
     ]
-    assert [len(one.guesses) for one in found] == [5, 0, 0]
+    assert [len(one.guesses) for one in found] == [3, 0, 0]
 
 
 def test_files_are_taken_as_they_are_needed(digits: tuple[nn.Module, CheckpointRecord], files: list[str]) -> None:
@@ -95,11 +101,11 @@ def test_files_are_taken_as_they_are_needed(digits: tuple[nn.Module, CheckpointR
             taken += 1
             yield files[0]
 
-    classifier = BatchClassifier(*digits, CPU, batch_size=4, workers=0)
-    for done, found in enumerate(itertools.islice(classifier(endless()), 100)):
+    many = runner(*digits, batch_size=4, workers=0)
+    for done, found in enumerate(itertools.islice(as_predictions(many(endless())), 100)):
         assert found.error is None
         assert taken <= done + 8
-    classifier.close()
+    many.close()
 
 
 class Unsound(nn.Module):
@@ -119,14 +125,14 @@ class Failing(nn.Module):
 def test_outputs_that_are_not_finite_cost_no_other(
     digits: tuple[nn.Module, CheckpointRecord], files: list[str]
 ) -> None:
-    classifier = BatchClassifier(Unsound(), digits[1], CPU, batch_size=4, workers=0)
-    found = list(classifier([str(file) for file in (files[0], files[1], files[3])]))
+    many = runner(Unsound(), digits[1], batch_size=4, workers=0)
+    found = list(as_predictions(many([str(file) for file in (files[0], files[1], files[3])])))
     assert ["finite" in str(one.error) for one in found] == [False, True, False]
     assert files[1] in str(found[1].error)
 
 
 def test_a_network_that_cannot_run_is_one_line(digits: tuple[nn.Module, CheckpointRecord], files: list[str]) -> None:
-    classifier = BatchClassifier(Failing(), digits[1], CPU, batch_size=4, workers=0)
+    many = runner(Failing(), digits[1], batch_size=4, workers=0)
     with pytest.raises(InputError, match=r"batch of 2 images.*an operator") as refused:
-        list(classifier(files[:2]))
+        list(many(files[:2]))
     assert "\n" not in str(refused.value)

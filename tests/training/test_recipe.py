@@ -48,6 +48,7 @@ def test_the_recipes_are_there() -> None:
         "imagenet/menet",
         "imagenet/modern",
         "imagenet/muffnet",
+        "multilabel",
         "small/faster_rcnn",
         "small/ssd512",
         "voc/deeplabv3",

@@ -1,26 +1,27 @@
-"""Classify any number of image files: worker processes decode, and the network gets batches."""
+"""Run a network on any number of image files: worker processes decode, and the network gets batches."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from compactnets.classification.checkpoint import CheckpointRecord
-from compactnets.classification.prediction import Guess, Prediction, guesses_of, not_finite, predict
 from compactnets.data.batches import LoaderSettings, to_device
 from compactnets.data.images import read_image
-from compactnets.data.inputs import Picture
+from compactnets.data.inputs import Picture, run_on
 from compactnets.data.pool import Loaded, Pool
 from compactnets.data.preprocess import Preprocess
 from compactnets.data.video import is_video
 from compactnets.errors import InputError
 from compactnets.failures import one_line
 
+Found = TypeVar("Found")
 BATCH_SIZE = 64
 
 
@@ -49,14 +50,14 @@ class PreparedFiles(Dataset[Loaded]):
         return Loaded(torch.stack(pixels) if pixels else None, torch.tensor(places), 0, failures)
 
 
-class BatchClassifier:
-    """Classifies files in batches; its worker processes are kept from one call to the next.
+class BatchRunner(Generic[Found]):
+    """Runs a network on files in batches; its worker processes are kept from one call to the next.
 
     Args:
-        network: in evaluation mode.
-        record: its classes and preprocessing.
+        network: in evaluation mode; gives (N, classes).
+        preprocess: of the images.
         device: where the network is.
-        top_k: guesses for each image.
+        read: from outputs (N, classes) to the result of each image, or to the error of those that have none.
         every: use every n-th frame of a video. Videos are decoded in this process, one frame at a time.
         batch_size: images at once.
         workers: processes that decode; ``None``: one for each core, or none where there is one core. 0 decodes in this
@@ -66,24 +67,23 @@ class BatchClassifier:
     def __init__(
         self,
         network: nn.Module,
-        record: CheckpointRecord,
+        preprocess: Preprocess,
         device: torch.device,
+        read: Callable[[Tensor], Sequence[Found | InputError]],
         *,
-        top_k: int = 5,
         every: int = 1,
         batch_size: int = BATCH_SIZE,
         workers: int | None = None,
     ) -> None:
-        self.network, self.record, self.device = network, record, device
-        self.top_k, self.every, self.batch_size = top_k, every, batch_size
-        self.preprocess = Preprocess.from_dict(record.preprocess)
+        self.network, self.preprocess, self.device, self.read = network, preprocess, device, read
+        self.every, self.batch_size = every, batch_size
         if workers is None:
             workers = cores if (cores := usable_cores()) > 1 else 0
         settings = LoaderSettings.in_order(batch_size, 0, 1, device)
-        self._pool = Pool(PreparedFiles(self.preprocess), settings, workers)
+        self._pool = Pool(PreparedFiles(preprocess), settings, workers)
 
-    def __call__(self, images: Iterable[str | Picture]) -> Iterator[Prediction]:
-        """Yield the prediction for each image and video frame, in order; of an unusable one, an ``error``.
+    def __call__(self, images: Iterable[str | Picture]) -> Iterator[tuple[Picture, Found | None]]:
+        """Yield each image and video frame with its result, in order; without one, its ``error`` says why.
 
         Raises:
             InputError: the network cannot run, or a worker process was lost.
@@ -100,25 +100,38 @@ class BatchClassifier:
             if isinstance(unit, list):
                 yield from self._batch(unit, loaded)
             else:
-                yield from predict(self.network, self.record, [unit], self.top_k, self.every)
+                yield from run_on([unit], self.every, self.one)
 
-    def _batch(self, paths: list[str], loaded: Loaded) -> Iterator[Prediction]:
-        failures, found = dict(loaded.failures), iter(list[tuple[Guess, ...] | None]())
+    def one(self, image: Image.Image) -> Found:
+        """Return the result for one image.
+
+        Raises:
+            InputError: it has none.
+        """
+        (found,) = self.read(self._outputs(self.preprocess.pixels(image)[None]))
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def _batch(self, paths: list[str], loaded: Loaded) -> Iterator[tuple[Picture, Found | None]]:
+        results: dict[int, Found | InputError] = {place: InputError(text) for place, text in loaded.failures}
         if loaded.items is not None:
-            pixels = to_device(loaded.items.permute(0, 3, 1, 2).contiguous(), self.device)
-            with torch.inference_mode(), one_line(f"a batch of {len(pixels)} images from {paths[0]} on"):
-                logits = self.network(self.preprocess.normalize(pixels)).float().cpu()
-            found = iter(guesses_of(self.record, logits, self.top_k))
+            with one_line(f"a batch of {len(loaded.items)} images from {paths[0]} on"):
+                found = self.read(self._outputs(loaded.items))
+            results |= zip(loaded.indices.tolist(), found, strict=True)
         for place, path in enumerate(paths):
-            picture = Picture(path)
-            if place in failures:
-                picture = picture.failed(InputError(failures[place]))
-            elif (guesses := next(found)) is not None:
-                yield Prediction(guesses=guesses, **picture.facts)
-                continue
+            result, picture = results[place], Picture(path)
+            if isinstance(result, InputError):
+                yield picture.failed(result), None
             else:
-                picture = picture.failed(not_finite(self.record))
-            yield Prediction(**picture.facts)
+                yield picture, result
+
+    def _outputs(self, pixels: Tensor) -> Tensor:
+        """Run the network: (N, S, S, C) uint8 -> (N, classes) float32, on the CPU."""
+        images = self.preprocess.normalize(to_device(pixels.permute(0, 3, 1, 2).contiguous(), self.device))
+        with torch.inference_mode():
+            outputs: Tensor = self.network(images).float().cpu()
+        return outputs
 
     def close(self) -> None:
         """End the worker processes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -58,6 +58,9 @@ class CheckpointRecord(BaseModel):
         return share if self.training.get("data") == spec else None
 
 
+Kind = TypeVar("Kind", bound=CheckpointRecord)
+
+
 def read_weights(path: Path, record: CheckpointRecord) -> dict[str, Tensor]:
     """Read the weights of a checkpoint. Older files do not state their form (:mod:`compactnets.models.form`): the
     record's form is used.
@@ -104,8 +107,13 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> tup
         InputError: a file or record that cannot be read, weights that do not fit the network, or a checkpoint that was
             trained for int8 (:func:`compactnets.deploy.int8.training.load_int8` loads those).
     """
+    return load_as(path, device, CheckpointRecord)
+
+
+def load_as(path: str | Path, device: torch.device | str, kind: type[Kind]) -> tuple[nn.Module, Kind]:
+    """Load a checkpoint as :func:`load_checkpoint`, with a record of this type."""
     path = as_path(path)
-    record = read_record(path, CheckpointRecord)
+    record = read_record(path, kind)
     check_float(record, path)
     model = create_model(record.model, **record.arguments)
     load_weights(model, read_tensors(path), record.model, path)

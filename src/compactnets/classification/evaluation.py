@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compactnets.classification.checkpoint import CheckpointRecord
-from compactnets.console import Tracker, stdout
+from compactnets.console import Tracker, say, stdout
 from compactnets.data import ImageSource, Preprocess
 from compactnets.data.base import shorten
 from compactnets.data.loading import EvalLoader, make_eval_loader
@@ -165,6 +165,13 @@ def evaluate_batches(
     if bad_images or not math.isfinite(loss_sum):
         raise NotFiniteError(f"the network gives outputs that are not finite for {bad_images} of {images} images")
     return Evaluation(images, top1, top5, loss_sum / images, time.perf_counter() - start)
+
+
+def note_trained(record: CheckpointRecord, source: ImageSource) -> None:
+    """Say so if a network was trained on a share of the images of an undivided source."""
+    share = record.share_trained(source.spec)
+    if share is not None:
+        say(f"note: {source.spec} has images that this network was trained on: --split {share:g} leaves them out")
 
 
 def match_classes(record: CheckpointRecord, source: ImageSource) -> list[int] | None:

@@ -68,13 +68,13 @@ def classify(model: nn.Module, record: CheckpointRecord, image: Image.Image, top
     with torch.inference_mode():
         logits = model(preprocess(image)[None].to(device)).float()
     (guesses,) = guesses_of(record, logits, top_k)
-    if guesses is None:
-        raise not_finite(record)
+    if isinstance(guesses, InputError):
+        raise guesses
     return guesses
 
 
-def guesses_of(record: CheckpointRecord, logits: Tensor, top_k: int) -> list[tuple[Guess, ...] | None]:
-    """Return the ``top_k`` best guesses of each image, best first; ``None`` where outputs are not finite.
+def guesses_of(record: CheckpointRecord, logits: Tensor, top_k: int) -> list[tuple[Guess, ...] | InputError]:
+    """Return the ``top_k`` best guesses of each image, best first; an error where outputs are not finite.
 
     Args:
         logits: (N, classes).
@@ -86,7 +86,9 @@ def guesses_of(record: CheckpointRecord, logits: Tensor, top_k: int) -> list[tup
     values, indices = logits.softmax(dim=1).topk(min(top_k, logits.shape[1]))
     names, labels = record.class_names, record.labels
     return [
-        tuple(Guess(names[index], labels[index], value) for value, index in zip(*row, strict=True)) if finite else None
+        tuple(Guess(names[index], labels[index], value) for value, index in zip(*row, strict=True))
+        if finite
+        else not_finite(record)
         for finite, *row in zip(logits.isfinite().all(dim=1).tolist(), values.tolist(), indices.tolist(), strict=True)
     ]
 
@@ -94,6 +96,12 @@ def guesses_of(record: CheckpointRecord, logits: Tensor, top_k: int) -> list[tup
 def not_finite(record: CheckpointRecord) -> InputError:
     """Return the error of outputs that are not finite."""
     return InputError(f"{record.model} gives outputs that are not finite numbers: its weights cannot be used")
+
+
+def as_predictions(found: Iterable[tuple[Picture, tuple[Guess, ...] | None]]) -> Iterator[Prediction]:
+    """Yield the prediction for each picture and its guesses, of which an unusable one has none."""
+    for picture, guesses in found:
+        yield Prediction(guesses=guesses or (), **picture.facts)
 
 
 def predict(
@@ -108,5 +116,4 @@ def predict(
         top_k: guesses for each.
         every: use every n-th frame of a video.
     """
-    for picture, guesses in run_on(images, every, lambda image: classify(model, record, image, top_k)):
-        yield Prediction(guesses=guesses or (), **picture.facts)
+    return as_predictions(run_on(images, every, lambda image: classify(model, record, image, top_k)))

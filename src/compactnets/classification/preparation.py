@@ -87,11 +87,12 @@ def open_training(name: str, share: float | None = None, *, download: bool = Fal
     return open_source(name, "train", download=download)
 
 
-def network_of(init: Path | None, who: str) -> str:
+def network_of(init: Path | None, who: str, kind: type[CheckpointRecord] = CheckpointRecord) -> str:
     """Return the name of the network whose trained weights a run starts from.
 
     Args:
         who: needs it, in errors.
+        kind: the type of the weights' record.
 
     Raises:
         InputError: no checkpoint, or weights without a record.
@@ -102,15 +103,21 @@ def network_of(init: Path | None, who: str) -> str:
         )
     if is_foreign(init):
         raise InputError(f"{init} has no record that names its network: give --model as well")
-    return read_record(init, CheckpointRecord).model
+    return read_record(init, kind).model
 
 
-def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path | None = None) -> Prepared:
+def prepare(
+    recipe: ClassificationRecipe,
+    source: ImageSource,
+    init: str | Path | None = None,
+    kind: type[CheckpointRecord] = CheckpointRecord,
+) -> Prepared:
     """Build the network of a recipe for the classes and channels of a source.
 
     Args:
         init: checkpoint with the initial weights, or weights without a record
             (:mod:`compactnets.training.foreign`); the classifier is replaced if the classes differ.
+        kind: the type of the record of ``init``.
 
     Raises:
         InputError: an unknown network or argument, or a checkpoint of another network.
@@ -118,7 +125,9 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
     init = None if init is None else as_path(init)
     skips = recipe.on_error == "skip"  # also for the images that are looked at here
     of_data = source.readable_preprocess if skips else source.default_preprocess
-    preprocess = recipe.resolve_preprocess(_of_init(init, of_data) if recipe.preprocess_of == FROM_INIT else of_data)
+    preprocess = recipe.resolve_preprocess(
+        _of_init(init, of_data, kind) if recipe.preprocess_of == FROM_INIT else of_data
+    )
     given = {key for key in ("num_classes", "in_chans") if key in recipe.model_arguments}
     if given:
         raise InputError(f"model_arguments: {' and '.join(sorted(given))} follow from the data: remove them")
@@ -143,7 +152,7 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
         weights = renew_classifier(weights, model, init, source.spec)
         load_weights(model, weights, recipe.model, init, WHAT_TO_DO)
         return Prepared(preprocess, model, arguments)
-    record = read_record(init, CheckpointRecord)
+    record = read_record(init, kind)
     check_float(record, init)
     if record.model != recipe.model:
         raise InputError(f"{init} is a checkpoint of {record.model}, the recipe trains {recipe.model}")
@@ -159,14 +168,14 @@ def prepare(recipe: ClassificationRecipe, source: ImageSource, init: str | Path 
     return Prepared(preprocess, model, arguments)
 
 
-def _of_init(init: Path | None, of_data: Preprocess) -> Preprocess:
+def _of_init(init: Path | None, of_data: Preprocess, kind: type[CheckpointRecord]) -> Preprocess:
     """Return the preprocessing that the initial weights were trained with; that of the data if nothing states it."""
     if init is None:
         raise InputError(f"preprocess_of is {FROM_INIT}, but there is no --init: give it, or --set preprocess_of=data")
     if is_foreign(init):
         say(f"{init} does not state its preprocessing: taking that of the data")
         return of_data
-    return Preprocess.from_dict(read_record(init, CheckpointRecord).preprocess)
+    return Preprocess.from_dict(read_record(init, kind).preprocess)
 
 
 def _whiten_stem(model: nn.Module, source: ImageSource, preprocess: Preprocess) -> None:

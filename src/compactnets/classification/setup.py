@@ -238,6 +238,10 @@ class ClassificationSetup(TrainingSetup):
         return evaluate_batches(model, loader, world, description=description, stop=stop)
 
     def save(self, folder: Path, name: str, weights: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        save_checkpoint(folder / f"{name}.safetensors", weights, self.make_record(metrics))
+
+    def make_record(self, metrics: Mapping[str, Any]) -> CheckpointRecord:
+        """Return the record of a checkpoint with an epoch's metrics."""
         training = {
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.train_source.spec,
@@ -246,7 +250,7 @@ class ClassificationSetup(TrainingSetup):
         }
         if self.teacher is not None:
             training["teacher"] = self.teacher.describe()
-        record = CheckpointRecord(
+        return CheckpointRecord(
             model=self.recipe.model,
             arguments=self.prepared.arguments,
             class_names=list(self.train_source.class_names),
@@ -257,4 +261,3 @@ class ClassificationSetup(TrainingSetup):
             versions=software_versions(),
             int8=self.prepared.int8,
         )
-        save_checkpoint(folder / f"{name}.safetensors", weights, record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,20 +12,20 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compactnets.classification.batches import BATCH_SIZE, BatchClassifier
+from compactnets.classification.batches import BATCH_SIZE, BatchRunner
 from compactnets.classification.checkpoint import CheckpointRecord, load_checkpoint
 from compactnets.classification.cost import NetworkCost, network_cost
-from compactnets.classification.evaluation import match_classes
+from compactnets.classification.evaluation import match_classes, note_trained
 from compactnets.classification.examples import write_examples
 from compactnets.classification.judging import Judgement, check_suffix, judge, write_guesses
 from compactnets.classification.networks import build_network
-from compactnets.classification.prediction import COLUMNS, Prediction, predict
+from compactnets.classification.prediction import COLUMNS, Guess, Prediction, as_predictions, guesses_of, predict
 from compactnets.classification.preparation import network_of, open_splits, prepare
 from compactnets.classification.quantization import quantize_model
 from compactnets.classification.recipe import FROM_INIT, ClassificationRecipe
 from compactnets.classification.setup import ClassificationSetup
 from compactnets.console import say
-from compactnets.data import ImageSource, open_source
+from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.checking import check_images, check_source
 from compactnets.data.dividing import open_parts, share_of
 from compactnets.data.inputs import Picture
@@ -37,7 +37,7 @@ from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError
 from compactnets.folders import check_file
 from compactnets.quantization import QuantizeReport
-from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, QuantizeOptions, Task, Verb
+from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, Predict, QuantizeOptions, Task, Verb
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -121,7 +121,7 @@ class Classification(Task[ClassificationRecipe]):
             )
         match_classes(model.record, source)
         if share is None and not getattr(source, "divided", True):
-            _note_trained(model.record, source)
+            note_trained(model.record, source)
         return source
 
     def check(self, data: DataRequest, split: str, options: Options) -> SourceReport:
@@ -206,24 +206,25 @@ class Classification(Task[ClassificationRecipe]):
     def _in_batches(
         self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
     ) -> Iterator[Prediction]:
-        with self.predicting(model, every, options.model_copy(update={"workers": options.workers or 0})) as run:
-            yield from run(images)
+        with self._runner(model, every, options.model_copy(update={"workers": options.workers or 0})) as run:
+            yield from as_predictions(run(images))
 
     @contextmanager
-    def predicting(self, model: Model, every: int, options: PredictOptions) -> Iterator[BatchClassifier]:
-        classifier = BatchClassifier(
+    def predicting(self, model: Model, every: int, options: PredictOptions) -> Iterator[Predict]:
+        with self._runner(model, every, options) as run:
+            yield lambda images: as_predictions(run(images))
+
+    def _runner(self, model: Model, every: int, options: PredictOptions) -> closing[BatchRunner[tuple[Guess, ...]]]:
+        runner: BatchRunner[tuple[Guess, ...]] = BatchRunner(
             model.network,
-            model.record,
+            Preprocess.from_dict(model.record.preprocess),
             model.device,
-            top_k=options.top,
+            lambda logits: guesses_of(model.record, logits, options.top),
             every=every,
             batch_size=options.batch_size or BATCH_SIZE,
             workers=options.workers,
         )
-        try:
-            yield classifier
-        finally:
-            classifier.close()
+        return closing(runner)
 
     def subject(self, model: Model, verb: str) -> Classifier:
         return Classifier(model.network, model.record)
@@ -236,13 +237,6 @@ class Classification(Task[ClassificationRecipe]):
 
     def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
         return network_cost(name, arguments, **options.model_dump())
-
-
-def _note_trained(record: CheckpointRecord, source: ImageSource) -> None:
-    """Say so if a network was trained on a share of the images of an undivided source."""
-    share = record.share_trained(source.spec)
-    if share is not None:
-        say(f"note: {source.spec} has images that this network was trained on: --split {share:g} leaves them out")
 
 
 TASK = Classification()

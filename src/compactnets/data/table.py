@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +42,14 @@ class Row(NamedTuple):
     split: str  # of SPLIT, in small letters; val if there is no such column
 
 
+class Table(NamedTuple):
+    """A table whose header was read."""
+
+    columns: dict[str, int]  # "image", "label" and "split", where there are such columns -> position
+    header: list[str]  # the cells of the first line
+    lines: Iterator[tuple[int, list[str]]]  # those after the header that are not empty, with their numbers
+
+
 class TableSource(ImageFiles):
     """Images listed in a CSV file, in the order of their names.
 
@@ -65,18 +73,10 @@ class TableSource(ImageFiles):
     kind = "csv"
 
     def __init__(self, path: Path, split: Split, spec: str) -> None:
-        columns, lines = _read(path)
-        self.divided = "split" in columns
-        found = list(_rows(path, columns, lines))
-        if not found:
-            raise InputError(f"{path} names no image below its header")
-        names = ", ".join(sorted({row.split for row in found}))
-        if self.divided:
-            found = _with_splits(path, found)
-        if split not in {row.split for row in found}:
-            told = f"found {names}" if self.divided else "found none; divide the images with --split 0.8"
-            raise MissingSplitError(f"{spec} has no {split} split: expected {split} in a column {SPLIT[0]}, {told}")
-        rows = sorted(_checked(path, [row for row in found if row.split]), key=lambda row: compose(row.name))
+        table = read_table(path)
+        self.divided = "split" in table.columns
+        found = choose_split(path, list(_rows(path, table)), split, spec, divided=self.divided)
+        rows = sorted(checked(path, [row for row in found if row.split]), key=lambda row: compose(row.name))
         class_names = tuple(sorted({row.label for row in rows}))
         _compare(path, class_names, rows)
         rows, positions = [row for row in rows if row.split == split], {name: i for i, name in enumerate(class_names)}
@@ -86,16 +86,26 @@ class TableSource(ImageFiles):
         self.left_out = left_out
 
     def content(self) -> str:
-        # of absolute paths only the names, so that the images may be moved
-        names = [os.path.basename(name) if os.path.isabs(name) else name for name in self.names]
-        return digest_files(names, self.paths)
+        return digest_listed(self.names, self.paths)
 
     def name(self, index: int) -> str:
         return self.names[index]
 
 
-def _read(path: Path) -> tuple[dict[str, int], Iterator[tuple[int, list[str]]]]:
-    """Return the position of each column of a table, and its lines after the header, with their numbers."""
+def digest_listed(names: Sequence[str], paths: Sequence[str]) -> str:
+    """Return a digest of the images of a table; of absolute paths only the names, so that the images may be moved."""
+    return digest_files([os.path.basename(name) if os.path.isabs(name) else name for name in names], paths)
+
+
+def read_table(path: Path, needed: Sequence[str] = ("image", "label")) -> Table:
+    """Read the header of a table.
+
+    Args:
+        needed: columns that must be there.
+
+    Raises:
+        InputError: the file cannot be read, or lacks a column.
+    """
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(f"{path} has {path.stat().st_size:,} bytes: too large for a table of labels")
@@ -121,16 +131,15 @@ def _read(path: Path) -> tuple[dict[str, int], Iterator[tuple[int, list[str]]]]:
             for kind, choices in kinds.items()
             if (known := next((name for name in choices if name in names), None)) is not None
         }
-        if "image" in columns and "label" in columns:
-            columns["width"] = len(header)
-            return columns, lines
+        if all(kind in columns for kind in needed):
+            return Table(columns, header, lines)
         headers.append((columns, header))
     columns, header = max(headers, key=lambda found: (len(found[0]), len(found[1])))
-    wanted = [f"{choices[0]} ({', '.join(choices[1:5])}, …)" for choices in (IMAGE, LABEL)]
+    wanted = [f"{kinds[kind][0]} ({', '.join(kinds[kind][1:5])}, …)" for kind in needed]
     image = next((cell for cell in header if cell.lower().endswith(ENDINGS)), None)
     told = f"the line of an image, {quoted(image)}" if image else quoted(", ".join(header)) if header else "nothing"
     raise InputError(
-        f"{path} line {skipped + 1}: expected the names of the columns, {wanted[0]} and {wanted[1]}, found {told}"
+        f"{path} line {skipped + 1}: expected the names of the columns, {' and '.join(wanted)}, found {told}"
     )
 
 
@@ -149,18 +158,46 @@ def _lines(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
             yield number, cells
 
 
-def _rows(path: Path, columns: Mapping[str, int], lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+def _rows(path: Path, table: Table) -> Iterator[Row]:
     """Yield the lines of a table as rows; labels and images are not checked yet."""
-    for line, cells in lines:
-        if any(cells[columns["width"] :]):
-            raise InputError(f"{path} line {line}: {len(cells)} cells, the header has {columns['width']}")
-        cells += [""] * (columns["width"] - len(cells))
+    for row, cells in bare_rows(path, table):
+        yield row._replace(label=compose(" ".join(cells[table.columns["label"]].split())))
+
+
+def bare_rows(path: Path, table: Table) -> Iterator[tuple[Row, list[str]]]:
+    """Yield the lines of a table as rows without labels, each with its cells, as many as the header's.
+
+    Raises:
+        InputError: a line with too many cells, or without an image.
+    """
+    columns, width = table.columns, len(table.header)
+    for line, cells in table.lines:
+        if any(cells[width:]):
+            raise InputError(f"{path} line {line}: {len(cells)} cells, the header has {width}")
+        cells += [""] * (width - len(cells))
         if not (image := cells[columns["image"]]):
             raise InputError(f"{path} line {line}: no image")
         name, place = locate_image(image, path.parent)
-        label = compose(" ".join(cells[columns["label"]].split()))
         split = cells[columns["split"]].lower() if "split" in columns else "val"
-        yield Row(line, name, place, label, split)
+        yield Row(line, name, place, "", split), cells
+
+
+def choose_split(path: Path, found: list[Row], split: Split, spec: str, *, divided: bool) -> list[Row]:
+    """Return the rows with ``train``, ``val`` or, where another split is evaluated on, an empty text as the split.
+
+    Raises:
+        InputError: no row, or an unknown name of a split.
+        MissingSplitError: no such split.
+    """
+    if not found:
+        raise InputError(f"{path} names no image below its header")
+    names = ", ".join(sorted({row.split for row in found}))
+    if divided:
+        found = _with_splits(path, found)
+    if split not in {row.split for row in found}:
+        told = f"found {names}" if divided else "found none; divide the images with --split 0.8"
+        raise MissingSplitError(f"{spec} has no {split} split: expected {split} in a column {SPLIT[0]}, {told}")
+    return found
 
 
 def column_names(header: Sequence[str]) -> list[str]:
@@ -178,7 +215,6 @@ def locate_image(image: str, folder: Path) -> tuple[str, str]:
 
 
 def _with_splits(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with ``train``, ``val`` or, where another split is evaluated on, an empty text as the split."""
     for row in rows:
         if row.split not in (*TRAIN_FOLDERS, *VAL_FOLDERS):
             raise InputError(
@@ -191,8 +227,11 @@ def _with_splits(path: Path, rows: Sequence[Row]) -> list[Row]:
     return [row._replace(split=splits.get(row.split, "")) for row in rows]
 
 
-def _checked(path: Path, rows: Sequence[Row]) -> list[Row]:
+def checked(path: Path, rows: Sequence[Row], *, unlabelled: bool = False) -> list[Row]:
     """Return the rows without repetitions.
+
+    Args:
+        unlabelled: whether an image may have no label.
 
     Raises:
         InputError: no label, no such image, or one with two labels or splits.
@@ -200,7 +239,7 @@ def _checked(path: Path, rows: Sequence[Row]) -> list[Row]:
     kept: dict[str, Row] = {}
     missing: list[Row] = []
     for row in rows:
-        if not row.label:
+        if not (row.label or unlabelled):
             raise InputError(f"{path} line {row.line}: {_plain(row.name)} has no label")
         first = kept.setdefault(os.path.normpath(row.path), row)
         for what in ("label", "split"):
@@ -233,6 +272,11 @@ def _compare(path: Path, class_names: Sequence[str], rows: Sequence[Row]) -> Non
     if trained and (new := [name for name in class_names if name not in trained]):
         line = min(row.line for row in rows if row.label == new[0])
         raise InputError(f"{path} line {line}: the class {quoted(new[0])} has no image to train on")
+    warn_of_capitals(path, class_names)
+
+
+def warn_of_capitals(path: Path, class_names: Sequence[str]) -> None:
+    """Warn of classes whose names differ in capitals alone."""
     folded: dict[str, str] = {}
     for name in class_names:
         if (other := folded.setdefault(name.casefold(), name)) != name:

@@ -78,6 +78,7 @@ class ImageArtifact(ExportedRecord):
     network: Any
     agreement: ClassVar[str] = "same top-1"
     agreement_digits: ClassVar[int] = 0
+    page: ClassVar[bool] = True  # whether the page for browsers can show what it gives
     weights: str = Field("", description="sha256 of the original tensors, with their names and shapes")
     macs: int = Field(description="multiply-adds for one image of the size that it was compared at")
     params: int

@@ -13,6 +13,7 @@ from compactnets.values import dump_yaml
 PIPELINES = {
     "classification": "image-classification",
     "detection": "object-detection",
+    "multilabel": "image-classification",
     "segmentation": "image-segmentation",
 }
 # licences by their name here -> the Hub's identifier; all others are "unknown" there, and the page has the words

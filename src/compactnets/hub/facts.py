@@ -17,6 +17,7 @@ from compactnets.tasks.opening import open_model
 # key of a record's `training` -> its name on a page, and the Hub's
 METRICS = {
     "top1_percent": ("top-1", "accuracy"),
+    "map_percent": ("mAP of the labels", "mean_average_precision"),
     "miou_percent": ("mean IoU", "mean_iou"),
     "voc07_percent": ("VOC07 mAP", "mean_average_precision"),
 }

@@ -16,6 +16,7 @@ from compactnets.training.checkpoint import DEFAULT_TASK
 # name -> "module:attribute" of its Task; imported on first use
 TASKS = {
     "classification": "compactnets.classification.task:TASK",
+    "multilabel": "compactnets.multilabel.task:TASK",
     "segmentation": "compactnets.segmentation.task:TASK",
     "detection": "compactnets.detection.task:TASK",
 }
