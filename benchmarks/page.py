@@ -64,6 +64,11 @@ SEGMENTATION_COLUMNS = (
     "network", "initial weights", "MACs", "parameters", "epochs", "seed", "mIoU, %", "of the last epoch, %",
     "pixels, %", "IoU of each class, %", "latency, ms", "training, images/s", "hours in total"
 )  # fmt: skip
+SCALE_COLUMNS = (
+    "images", "workers", "images/s", "allocated after a quarter, MB", "after three, MB", "peak, MB",
+    "peak of the process, MB", "parts", "Parquet, MB"
+)  # fmt: skip
+SCALE_MEMORY = ("allocated_mb_at_25%", "allocated_mb_at_75%", "peak_mb", "peak_mb_of_the_process")
 WINNER_COLUMNS = ("network", "fastest", "ms", "x limit", "of the core", "time by operator")
 BROWSER_COLUMNS = (
     "network", "engine", "page, kB", "code, kB", "weights, kB", "in total, kB", "first result, s",
@@ -92,6 +97,7 @@ def render() -> str:
         ("search", _search),
         ("ablation", _ablation),
         ("speed", _speed),
+        ("predict_scale", _predict_scale),
         ("latency", _latency),
         ("latency_table", _widths),
         ("zero_cost", _zero_cost),
@@ -261,6 +267,29 @@ def _speed(name: str, record: dict[str, Any]) -> str:
         f"## Speed: {name}\n\n```sh\n{' '.join(record['command'])}\n```\n\n{place}, {versions}; commit "
         f"{record['commit']}, {record['date']}. {record['note']}\n\n{head(SPEED_COLUMNS)}"
         + "".join(line(_speed_cells(row)) for row in record["rows"])
+    )
+
+
+def _predict_scale(name: str, record: dict[str, Any]) -> str:
+    environment = record["environment"]
+    rows = (
+        line(
+            [
+                f"{row['images']:,}",
+                row["workers"],
+                f"{row['images_per_second']:,.0f}",
+                *(f"{row[key]:,}" for key in SCALE_MEMORY),
+                row["parts"],
+                f"{row['bytes'] / 1e6:.1f}",
+            ]
+        )
+        for row in record["rows"]
+    )
+    return (
+        f"## Many predictions: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
+        f"{environment['threads']} thread(s); commit {record['commit']}, {record['date']}. `predict --parquet` with "
+        f"{record['weights']} ({record['format'] or 'PyTorch'}) on links to images of "
+        f"{record['data']}. {record['note']}\n\n{head(SCALE_COLUMNS)}" + "".join(rows)
     )
 
 

@@ -512,6 +512,15 @@ def finetuning() -> list[str]:
     ]
 
 
+def serving() -> list[str]:
+    few, many = load_results("predict_scale")["cifar10"]["rows"]
+    late = "allocated_mb_at_75%"
+    return [
+        f"{few[late]} MB for {few['images']:,} images, and {many[late]} MB for {many['images']:,}",
+        f"{many['images_per_second']:.0f} images a second",
+    ]
+
+
 PAGES: dict[str, Callable[[], list[str]]] = {
     "docs/finetuning.md": finetuning,
     "README.md": readme,
@@ -524,6 +533,7 @@ PAGES: dict[str, Callable[[], list[str]]] = {
     "docs/muffnet.md": muffnet,
     "docs/scaling.md": scaling,
     "docs/segmentation.md": segmentation,
+    "docs/serving.md": serving,
     "docs/training.md": training,
 }
 

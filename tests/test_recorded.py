@@ -23,6 +23,7 @@ from compactnets.models.pretrained import authors_files
 from compactnets.papers.ablation import ablation_rows
 from compactnets.recorded import FOLDER, add_runs, load_results, read_classifier_run
 from compactnets.search.alignment import Widths, choose, excess_of
+from compactnets.tasks.parts import PART_SIZE
 from compactnets.training.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +118,7 @@ def test_levers_are_compared_with_the_recipe_as_it_is(page: ModuleType) -> None:
 
 def test_every_record_is_of_a_known_kind() -> None:
     kinds = {"training", "ablation", "detection", "segmentation", "evaluation", "latency", "int8", "speed", "browser"}
-    kinds |= {"levers", "int8_methods", "microcontroller", "latency_table", "fine_tuning", "search"}
+    kinds |= {"levers", "int8_methods", "microcontroller", "latency_table", "fine_tuning", "search", "predict_scale"}
     found = {path.parent.name for path in FOLDER.rglob("*.json")}
     assert found - {"zero_cost"} == kinds  # of which there may be none yet
 
@@ -155,6 +156,19 @@ def test_a_page_names_its_browser_and_what_it_loaded(record: dict) -> None:
         for turn in row["turns"]:
             for each in turn["engines"].values():
                 assert 0 < each["milliseconds"]["p10"] <= each["milliseconds"]["p90"]
+
+
+@pytest.mark.parametrize("record", records("predict_scale"))
+def test_memory_does_not_grow_with_the_images(record: dict) -> None:
+    assert all(record[key] for key in ("command", "commit", "date", "environment", "note", "weights", "data", "rows"))
+    for row in record["rows"]:
+        assert row["images_per_second"] == pytest.approx(row["images"] / row["seconds"], rel=0.01)
+        assert row["parts"] == -(-row["images"] // PART_SIZE)
+    few, *_, many = record["rows"]
+    assert many["images"] >= 5 * few["images"]
+    late = "allocated_mb_at_75%"
+    assert many[late] < 1.05 * few[late]
+    assert many[late] < 1.05 * many["allocated_mb_at_25%"]
 
 
 @pytest.mark.parametrize("record", records("ablation"))
