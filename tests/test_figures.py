@@ -135,7 +135,22 @@ def choosing() -> list[str]:
     gain = aligned[1] / aligned[8]
     four, lite = "timm:mobilenetv4_conv_small", "timm:efficientnet_lite0"
     lite_ms = min(milliseconds(row) for (name, _), row in peers.items() if name == lite)
+    search = load_results("search")["cifar10-c"]
+    (named,) = (each for each in search["finalists"] if each["compared"])
+    best_found, proxies = search["chosen"], load_results("zero_cost")["cifar10-c"]
+    milli = [each["costs"]["latency"] for each in (best_found, named)]
+    told = {(row["score"], row["epochs"]): row["spearman"] for row in proxies["rows"]}
+    assert max(told, key=lambda each: told[each]) == ("synflow", 2)
+    assert sorted((told[each] for each in told if each[1] == 1), reverse=True)[:2] == [
+        told["synflow", 1],
+        told["macs", 1],
+    ]
     return [
+        f"takes {milli[0]:.3f} ms where muffnet_x0_5 takes {milli[1]:.3f}, {milli[1] / milli[0]:.2f} times as fast, "
+        f"with {best_found['top1']:.2f} % of the held-out images right against {named['top1']:.2f} %",
+        f"{told['synflow', 1]:.2f} for synflow and {told['macs', 1]:.2f} for plain multiply-adds",
+        f"{told['synflow', 2]:.2f} and {told['macs', 2]:.2f}",
+        f"predicted whole networks within {100 * max(map(abs, search['latency_errors'])):.1f} %",
         f"(`{four}`) has {top1[four]:.1f} % and takes {milliseconds(peers[four, 'onnx']):.1f} ms in ONNX",
         f"has {stated['muffnet_x1_5']:.1f} % in its paper and takes {milliseconds(peers['muffnet_x1_5', 'c']):.1f} ms",
         f"EfficientNet-Lite0 has {top1[lite]:.1f} % and takes {lite_ms:.1f} ms",
@@ -482,6 +497,7 @@ def little_hardware() -> list[str]:
     run, second = load_results("training")["cifar10-fast"]["runs"][0], shipped("muffnet_x0_5")
     by_size = [run["epochs"][index]["images_per_second"] for index in (2, -1)]  # at 16 pixels and at 32
     scores = [each["epochs"][-1]["top1_percent"] for each in (run, second)]
+    third = load_results("training")["cifar10-fast-third"]["runs"][0]
     late = next(epoch["top1_percent"] for epoch in second["epochs"] if epoch["epoch"] == 20)
     best, sgd, slow = (levers[name] for name in ("muon, ten times the rate", "as it is", "muon, half the rate"))
     return [
@@ -494,6 +510,7 @@ def little_hardware() -> list[str]:
         f"{scores[1]:.2f} % after {len(second['epochs'])} more epochs in "
         f"{second['epochs'][-1]['seconds'] / 3600:.1f} hours of one core",
         f"it gained {scores[1] - scores[0]:.2f} points",
+        f"instead of 40 %, ended at {third['epochs'][-1]['top1_percent']:.2f} %",
         f"{late:.0f} % after two thirds of it, {scores[1]:.0f} % at its end",
         f"trained {by_size[0]:.0f} images a second at 16 pixels and {by_size[1]:.0f} at 32",
     ]
