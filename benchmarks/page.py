@@ -53,7 +53,8 @@ ABLATION_COLUMNS = (
     "top-1, %",
     "runs",
     "each run, %",
-    "to the first row, points (95 %)",
+    "to the first row, points",
+    "95 %",
     "p",
 )
 DETECTION_COLUMNS = (

@@ -114,6 +114,12 @@ def test_repeated_lines_and_near_names(write: Callable[..., Path]) -> None:
         assert open_source(str(path), "val").class_names == ("Cat", "cat", "owl")
 
 
+def test_labels_that_look_like_several(write: Callable[..., Path]) -> None:
+    path = write(plain().replace("a/2.png,cat", "a/2.png,cat|owl"))
+    with pytest.warns(UserWarning, match=r"'cat\|owl' is one class.*multilabel"):
+        assert open_source(str(path), "val").class_names == ("cat", "cat|owl", "owl")
+
+
 @pytest.mark.parametrize(
     ("text", "facts"),
     [

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from compactnets.errors import InputError
 from compactnets.values import shorten as quoted
 
 SUFFIXES = (".csv", ".tsv")
+SEPARATORS = re.compile(r"[;|]")  # between the labels of a cell, where an image has several
 # names of the columns, in any capitals, with spaces or hyphens; of several, the first here is read
 IMAGE = (
     *("image", "path", "image_path", "file", "filename", "file_name", "filepath", "file_path", "image_file"),
@@ -273,6 +275,11 @@ def _compare(path: Path, class_names: Sequence[str], rows: Sequence[Row]) -> Non
         line = min(row.line for row in rows if row.label == new[0])
         raise InputError(f"{path} line {line}: the class {quoted(new[0])} has no image to train on")
     warn_of_capitals(path, class_names)
+    if joined := next((name for name in class_names if SEPARATORS.search(name)), None):
+        warnings.warn(
+            f"{printable(path)}: {quoted(joined)} is one class; for several labels an image, use the recipe multilabel",
+            stacklevel=2,
+        )
 
 
 def warn_of_capitals(path: Path, class_names: Sequence[str]) -> None:

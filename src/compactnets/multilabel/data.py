@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from compactnets.data.dividing import divide, group_copies
 from compactnets.data.folder import ImageFiles
 from compactnets.data.listing import compose
 from compactnets.data.table import (
+    SEPARATORS,
     SUFFIXES,
     Row,
     Table,
@@ -32,7 +32,6 @@ from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.values import shorten as quoted
 
-SEPARATORS = re.compile(r"[;|]")  # between the labels of a cell
 YES, NO = ("1", "true"), ("0", "false")  # in a class's own column, with any capitals
 LOOKED_AT = 1000  # lines that tell several labels from one
 

@@ -234,12 +234,12 @@ def contrast(row: Mapping[str, Any], other: Mapping[str, Any]) -> Contrast | Non
     return Contrast(mean(ours) - mean(theirs), float(low), float(high), float(test.pvalue))
 
 
-def describe_contrast(row: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the difference of a row to the first one with its interval, and p, as text; dashes where there is none."""
+def describe_contrast(row: Mapping[str, Any], first: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the difference of a row to the first one, its interval, and p, as text; dashes where there is none."""
     found = None if row is first else contrast(row, first)
     if found is None:
-        return "-", "-"
-    return f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})", f"{found.p:.2g}"
+        return "-", "-", "-"
+    return f"{found.difference:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}", f"{found.p:.2g}"
 
 
 def rank_correlation(result: Mapping[str, Any]) -> float | None:
@@ -270,7 +270,7 @@ def _same_network(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def show(result: Mapping[str, Any]) -> None:
     """Print a result as a table, the paper's accuracies next to ours."""
     table = Table("row")
-    table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs", "to the first (95 %)", "p")
+    table.add_figures("MACs (M)", "params (M)", "paper, %", "here, %", "runs", "to the first", "95 %", "p")
     for row in result["rows"]:
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['params'] / 1e6:.3f}"]
         table.add_row(row["label"], *cost, *describe(row), *describe_contrast(row, result["rows"][0]))
