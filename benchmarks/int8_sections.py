@@ -135,10 +135,11 @@ CONTROLLED = ", but what NNCF's accuracy control puts back"
 
 def _methods(name: str, record: dict[str, Any]) -> str:
     environment, draws = record["environment"], record["rows"][0]["draws"]
+    times = "1 draw" if len(draws) == 1 else f"{len(draws)} draws"
     return (
         f"## Ways to int8: {name}\n\n```sh\n{shlex.join(record['command'])}\n```\n\n{environment['processor']}, "
         f"{environment['threads']} thread; commit {record['commit']}, {record['date']}. {record['network']}, "
-        f"`{record['weights']}`: {len(draws)} draws of {record['calibration_images']} images of {record['data']} to "
+        f"`{record['weights']}`: {times} of {record['calibration_images']} images of {record['data']} to "
         f"calibrate, {draws[0]['images']:,} others to judge, of which float has "
         f"{_range([draw['float_correct'] for draw in draws])} right. Nothing stays in float"
         f"{CONTROLLED if 'control' in str(record['rows']) else ''}.\n\n{head(METHOD_COLUMNS)}"

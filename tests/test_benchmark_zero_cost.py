@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,26 +14,15 @@ from torch import nn
 
 from compactnets.search import find, space
 
+from .scripts import load_script
 from .search.helpers import RECIPE, SETTINGS, fake_benchmark, toy
 
 pytest.importorskip("optuna", reason="optuna is not installed")
-ROOT = Path(__file__).parents[1]
-
-
-def _load(name: str) -> ModuleType:
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a script
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return module
 
 
 @pytest.fixture(scope="module")
 def zero_cost() -> ModuleType:
-    return _load("zero_cost")
+    return load_script("benchmarks/zero_cost.py")
 
 
 def test_the_gradient_norm_of_a_linear_classifier(zero_cost: ModuleType) -> None:
@@ -101,6 +88,6 @@ def test_a_toy_search_becomes_a_record(zero_cost: ModuleType, tmp_path: Path, mo
     widths = sorted(each["arguments"]["residual_width"] for each in record["networks"])
     macs = {each["arguments"]["residual_width"]: each["scores"]["macs"] for each in record["networks"]}
     assert [macs[width] for width in widths] == sorted(macs.values())
-    text = _load("page")._zero_cost("toy", record)
+    text = load_script("benchmarks/page.py")._zero_cost("toy", record)
     assert "| gradient norm | 1 | 4 |" in text
     assert str(tmp_path) not in text

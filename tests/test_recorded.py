@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -26,19 +24,14 @@ from compactnets.search.alignment import Widths, choose, excess_of
 from compactnets.tasks.parts import PART_SIZE
 from compactnets.training.recipe_files import load_recipe
 
+from .scripts import load_script
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # as for a script
-    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks" / "page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return module
+    return load_script("benchmarks/page.py")
 
 
 def records(kind: str) -> list:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def commands() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("commands", ROOT / "environments" / "commands.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("environments/commands.py")
 
 
 def test_the_page_is_what_the_help_texts_say(commands: ModuleType) -> None:
