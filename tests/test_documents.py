@@ -35,7 +35,7 @@ from compactnets_cli import app
 from .cli.conftest import run
 from .cli.helpers import Outcome
 from .detection.helpers import COLOURS, FASTER_RCNN, SSD, TINY, write_scenes
-from .segmentation.scenes import write_folders
+from .segmentation.scenes import NAMES, write_folders
 
 __all__ = ["run"]
 
@@ -83,7 +83,7 @@ IMAGE_FOLDERS = ("photos", "flowers", "imagenet")  # with train/ and val/
 UNDIVIDED = ("collected",)  # class folders alone
 BOX_FOLDERS = ("bccd", "cells", "boxes")  # Pascal VOC with train, val and test
 BOXES_UNDIVIDED = ("labelled",)
-MASK_FOLDERS = ("street",)  # with the values of CamVid's classes
+MASK_FOLDERS = ("street",)
 CLASSIFIER, MENET, SEARCH, DETECTOR = "muffnet_x0_5", "menet_108_8x1_g3", "search", "detector"
 SEGMENTER, TAGGER = "segmenter", "tagger"
 CHECKPOINTS = {
@@ -255,7 +255,7 @@ def save(path: Path, kind: str) -> None:
         from compactnets.segmentation.checkpoint import build
         from compactnets.segmentation.cost import planned_record as planned
 
-        chosen = planned(CLASSIFIER, None, "camvid/lraspp", settings=["size=[64,96]"])
+        chosen = planned(CLASSIFIER, None, "small/lraspp", settings=["size=[64,96]", f"classes={json.dumps(NAMES)}"])
         save_checkpoint(path, build(chosen).state_dict(), chosen)
         return
     model = CLASSIFIER if kind in (SEARCH, TAGGER) else kind
@@ -304,7 +304,7 @@ def prepare(folder: Path, blocks: list[Block], made: list[str]) -> None:
             write_scenes(folder / name, train=4, val=2, test=2)
     for name in MASK_FOLDERS:
         if re.search(rf"(?<![\w/]){name}/", text):
-            write_folders(folder / name, classes=False)
+            write_folders(folder / name)
     for name in BOXES_UNDIVIDED:
         if re.search(rf"(?<![\w/]){name}\b", text):
             shutil.rmtree(write_scenes(folder / name, any=6) / "ImageSets")
@@ -345,7 +345,7 @@ def is_slow(block: Block, command: str = "") -> bool:
 
 
 def needs_what_slow_makes(text: str) -> bool:
-    return bool(re.search(r"deploy/|(?<![\w/])models/|runs/(int8|mine)/", text))
+    return bool(re.search(r"deploy/|(?<![\w/])models/|runs/(int8|mine|found|scenes|tagged)/", text))
 
 
 def steps(page: str, slow: bool) -> Iterator[tuple[Block, str]]:
@@ -366,8 +366,8 @@ def cheaper(command: str) -> list[str]:
     words = shlex.split(command)[1:]
     words = [re.sub(r"^cifar10$", "images", word) for word in words]
     if words[0] == "train":
-        boxes = words[1].startswith(("small/", "voc/", "coco/"))
-        masks = words[1].startswith("camvid/")
+        masks = words[1].endswith("/lraspp")
+        boxes = not masks and words[1].startswith(("small/", "voc/", "coco/"))
         detector = "ssd" if "ssd" in words[1] else "faster_rcnn"
         changes = (*CHEAP_BOXES, *as_settings(detector)) if boxes else CHEAP_MASKS if masks else CHEAP_IMAGES
         words = [

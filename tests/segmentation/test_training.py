@@ -224,3 +224,14 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "best.safetensors").exists()
     with pytest.warns(UserWarning, match="deeplabv3plus has no effect"):
         recipe(deeplabv3plus={"channels": 64})
+
+
+def test_a_recipe_for_ones_own_masks_takes_the_datas_classes(tmp_path: Path) -> None:
+    data = write_folders(tmp_path / "data")
+    settings = ("size=[64,96]", "augment.crop=[64,96]", "batch_size=2", "epochs=1", "min_steps=1", "compile=false")
+    api.train("small/lraspp", data, tmp_path / "run", model="muffnet_x0_5", settings=settings)
+    assert tuple(json.loads((tmp_path / "run" / "best.json").read_text())["class_names"]) == NAMES
+    with pytest.raises(InputError, match="classes=null") as refused:
+        api.train("camvid/lraspp", data, tmp_path / "other")
+    assert "bicyclist" in str(refused.value)
+    assert "box" in str(refused.value)

@@ -50,6 +50,7 @@ def test_the_recipes_are_there() -> None:
         "imagenet/muffnet",
         "multilabel",
         "small/faster_rcnn",
+        "small/lraspp",
         "small/ssd512",
         "voc/deeplabv3",
         "voc/faster_rcnn",

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from compactnets.console import say
+from compactnets.data.base import shorten
 from compactnets.data.inputs import Picture
 from compactnets.errors import InputError
 from compactnets.folders import check_file, check_folder
@@ -95,6 +96,11 @@ class Segmentation(Task[SegmentationRecipe]):
         data.refuse_download(self.name)
         library()  # reports a missing one before the first epoch
         tree = find_masks(data.only(self.name))
+        if recipe.classes and tree.class_names and recipe.classes != tree.class_names:
+            raise InputError(
+                f"{tree.spec} states the classes {shorten(tree.class_names, 30)}; the recipe has "
+                f"{shorten(recipe.classes, 30)}: add --set classes=null to take the data's (small/lraspp does)"
+            )
         train, val = (
             tree.open(split, recipe.classes, recipe.ignore) for split in (recipe.train_split, recipe.val_split)
         )
