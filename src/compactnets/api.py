@@ -350,8 +350,8 @@ def export(
         output: folder for the artifact; written completely or not at all.
         arguments: arguments of a network given by name, such as ``num_classes``.
         options: task-specific: ``size``, ``batch_size``, ``serving``, ``images``, ``precision``, ``tolerance``,
-            ``lanes``, ``embed`` and ``mcu`` of classification and segmentation; ``heads``, ``size``, ``precision``,
-            ``tolerance`` and ``class_agnostic_nms`` of detection.
+            ``lanes``, ``embed``, ``mcu`` and ``delegate`` of classification and segmentation; ``heads``, ``size``,
+            ``precision``, ``tolerance`` and ``class_agnostic_nms`` of detection.
 
     Returns:
         the report; its ``record`` is the content of ``artifact.json``.

@@ -36,7 +36,8 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch."
+            help="float32 (the default), or float16: half the bytes, input and output alike; not for executorch with "
+            "xnnpack."
         ),
     ] = None,
     tolerance: Annotated[
@@ -91,6 +92,13 @@ def export(
             rich_help_panel=BOTH,
         ),
     ] = None,
+    delegate: Annotated[
+        str | None,
+        typer.Option(
+            help="executorch: xnnpack (the default), or vulkan or coreml, which run only on the device.",
+            rich_help_panel=BOTH,
+        ),
+    ] = None,
     heads: Annotated[
         Literal["boxes", "raw"] | None,
         typer.Option(
@@ -121,6 +129,7 @@ def export(
         lanes=lanes,
         embed=embed or None,
         mcu=mcu,
+        delegate=delegate,
         heads=heads,
         class_agnostic_nms=class_agnostic_nms or None,
     )

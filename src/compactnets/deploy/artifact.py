@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compactnets.deploy.formats.registry import FORMATS, Runner
+from compactnets.deploy.formats.registry import Runner
 from compactnets.deploy.record import ArtifactRecord, ImageArtifact, read_artifact
 from compactnets.errors import InputError
 from compactnets.failures import one_line
@@ -73,7 +73,7 @@ def load_artifact(path: str | Path, threads: int | None = None, kind: type[Image
             or a runtime that is not installed.
     """
     record, folder = read_artifact(path, kind)
-    fmt = FORMATS[record.format]
+    fmt = record.opener()
     with one_line(f"{folder / fmt.file} cannot be opened"):
         runner = fmt.open(folder / fmt.file, threads)
     artifact = Artifact(runner, record).eval()

@@ -59,6 +59,7 @@ def export_subject(
     precision: str = FLOAT32,
     embed: bool = False,
     mcu: str | None = None,
+    delegate: str | None = None,
 ) -> ImageArtifact:
     """Export a network to a device runtime, compare it with PyTorch, and keep the artifact if they agree.
 
@@ -76,19 +77,21 @@ def export_subject(
         embed: put the weights into the main file as well, for formats with files beside it that can do without (``c``).
         mcu: core of a microcontroller, such as ``"cortex-m7"``: embed the weights, compile for it, and record the flash
             and RAM that the network takes (``c``).
+        delegate: what the runtime leaves the computation to (``executorch``): ``"xnnpack"``, the default, ``"vulkan"``
+            or ``"coreml"``. Where the runtime here does not have it, the artifact's specification is checked instead.
 
     Returns:
         the record, of the subject's ``artifact``.
 
     Raises:
-        InputError: an unknown format, an unsupported precision, ``lanes`` for a format that does not benefit,
-            ``embed`` for one that cannot, a missing extra, a folder with other content, a network that the format
-            cannot express, a format that fixes the size where none is known.
+        InputError: an unknown format or delegate, an unsupported precision, ``lanes``, ``embed`` or ``delegate`` for a
+            format that cannot, a missing extra, a folder with other content, a network that the format cannot express,
+            a format that fixes the size where none is known.
         LimitError: the artifact differs from PyTorch by more than ``tolerance``; nothing is kept.
     """
     output = as_path(output)
     subject.check()
-    fmt = find_format(format_name)
+    fmt = find_format(format_name).delegating(delegate)
     fmt.check_precision(precision)
     fmt.versions()
     if lanes is not None and not fmt.lanes:
@@ -96,7 +99,7 @@ def export_subject(
     fmt.check_embedding(embed, mcu)
     embed = embed or mcu is not None
     if subject.size is None and not fmt.any_size:
-        raise InputError(f"an artifact of {fmt.name} takes one size, and this network any: give --size HEIGHTxWIDTH")
+        raise InputError(f"an artifact of {fmt.title} takes one size, and this network any: give --size HEIGHTxWIDTH")
     tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     check_share(tolerance, "--tolerance")
     check_output(output)
@@ -106,9 +109,9 @@ def export_subject(
     computed = precision == FLOAT16 and fmt.float16 == "computed" and not fmt.runs_here
     pictures = subject.pictures(images) if fmt.runs_here or computed else None
     with (
-        stages(f"{subject.title} to {fmt.name}"),
+        stages(f"{subject.title} to {fmt.title}"),
         writing(output) as partial,
-        one_line(f"{subject.title} cannot be exported to {fmt.name}", space),
+        one_line(f"{subject.title} cannot be exported to {fmt.title}", space),
     ):
         stage("rewriting")
         subject = subject.ready()

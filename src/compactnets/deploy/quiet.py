@@ -27,12 +27,13 @@ def quiet() -> Iterator[None]:
     with open(os.devnull, "wb") as nothing, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(nothing.fileno(), 2)
-        disabled = logging.root.manager.disable
+        disabled, level = logging.root.manager.disable, logging.root.level
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
             logging.disable(disabled)
+            logging.root.setLevel(level)  # which some libraries change when they are imported
             sys.stderr.flush()
             if own is not None:
                 stderr._file = None

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from compactnets.classification.checkpoint import CheckpointRecord, check_outputs
 from compactnets.data import Preprocess
-from compactnets.deploy.formats.registry import FORMATS
+from compactnets.deploy.formats.registry import FORMATS, Format
 from compactnets.errors import InputError
 from compactnets.files import as_path
 from compactnets.training.checkpoint import parse_record, stated_task
@@ -94,6 +94,14 @@ class ImageArtifact(ExportedRecord):
     @abstractmethod
     def example(self) -> tuple[int, int, int]:
         """Channels, height and width of an image that it takes."""
+
+    def opener(self) -> Format:
+        """Return the format that opens it, with the delegate that it was made for.
+
+        Raises:
+            InputError: an unknown delegate.
+        """
+        return FORMATS[self.format].delegating(self.details.get("delegate"))
 
     @property
     def map_size(self) -> tuple[int, int] | None:

@@ -60,7 +60,7 @@ def verify(
         InputError: images or an artifact that cannot be used.
     """
     if not fmt.runs_here:
-        note = f"{fmt.name} runs on {fmt.runs_on} only: its specification was checked, but the network was not run"
+        note = f"{fmt.title} runs {fmt.where}; its specification was checked, but the network was not run"
         return Verification(ran=False, note=note, tolerance=tolerance)
     chosen, origin = pictures or subject.pictures(images)
     least = subject.least_agreement if least_agreement is None else least_agreement
@@ -111,7 +111,7 @@ def check_float16(fmt: Format, deployed: nn.Module, subject: Subject, pictures: 
     difference = subject.compare(expected.numpy(), found.numpy(), len(pixels)).relative_difference
     if not difference <= tolerance:
         raise LimitError(
-            f"in float16, as {fmt.name} computes, the logits differ by {difference:.2g} of the largest, beyond the "
+            f"in float16, as {fmt.title} computes, the logits differ by {difference:.2g} of the largest, beyond the "
             f"tolerance of {tolerance:.2g}: it was not kept"
         )
     return difference

@@ -355,6 +355,8 @@ def parse_format(text: str) -> Variant:
     fmt = None if name == EAGER else find_format(name)
     if fmt and fmt.lanes and (lanes := re.fullmatch(r"lanes([1-9]\d*)", option)):
         return Variant(name, lanes=int(lanes[1]))
+    if fmt and (found := {each.name: each for each in fmt.delegates[1:]}.get(option)):
+        raise InputError(f"{text} cannot be measured: it runs only on {found.device}")
     precision = option or FLOAT32
     allowed: list[str] = [FLOAT32]
     if fmt:
@@ -441,10 +443,11 @@ def _read_if_fits(folder: Path, subject: Subject, variant: Variant, batch_size: 
     """Return the record of an artifact with the same weights, settings and versions, or ``None``."""
     try:
         artifact, _ = read_artifact(folder, subject.artifact)
+        opener = artifact.opener()
     except InputError:
         return None
     fits = (
-        artifact.format == variant.format
+        opener == find_format(variant.format)  # no other delegate
         and artifact.precision == variant.stored
         and artifact.details.get("lanes") == variant.lanes
         and artifact.input[0] in (None, batch_size)

@@ -119,6 +119,7 @@ class ExportOptions(Options):
     lanes: int | None = None
     embed: bool = False
     mcu: str | None = None
+    delegate: str | None = None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def write_float16(model: nn.Module, example: Tensor, folder: Path) -> dict[str, 
 
 
 def _write(model: nn.Module, example: Tensor, folder: Path, precision: str) -> dict[str, Any]:
-    with quiet(), _own_scratch():
+    with quiet(), own_scratch():
         import coremltools
 
         stage("tracing")
@@ -81,7 +81,7 @@ def _write(model: nn.Module, example: Tensor, folder: Path, precision: str) -> d
 
 
 @contextmanager
-def _own_scratch() -> Iterator[None]:
+def own_scratch() -> Iterator[None]:
     """Put temporary files in a folder that is removed: coremltools leaves its own behind."""
     before = tempfile.tempdir
     with scratch_folder() as scratch:

@@ -1,4 +1,8 @@
-"""ExecuTorch, delegating everything possible to XNNPACK."""
+"""ExecuTorch, delegating everything possible: to XNNPACK, Vulkan or Core ML.
+
+The runtime of ExecuTorch's package has XNNPACK, and Core ML on Apple's systems. A program for a delegate that it does
+not have can be parsed here, but not run.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from compactnets.console import stage
+from compactnets.deploy.formats.coreml import own_scratch
+from compactnets.deploy.formats.delegates import DELEGATES, Delegate
 from compactnets.deploy.formats.registry import Runner, trace_program
 from compactnets.deploy.int8.lowering import shuffle_in_int8
 from compactnets.deploy.int8.operators import use_pytorch_operators
@@ -38,32 +44,44 @@ SPLITS = {
 }
 
 
-def write(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
-    """Write ``model.pte`` for the shape of ``example``, and count what is delegated.
+XNNPACK = DELEGATES["xnnpack"]
+FLOAT = 6  # PyTorch's number of float32, as the runtime states types
+
+
+def write(model: nn.Module, example: Tensor, folder: Path, delegate: Delegate = XNNPACK) -> dict[str, Any]:
+    """Write ``model.pte`` for the shape of ``example``, check its input and output, and count what is delegated.
 
     Raises:
-        InputError: a convolution is not delegated.
+        InputError: a convolution is not delegated, a package of the delegate is missing, or the file has unexpected
+            inputs or outputs.
     """
-    return _save(separate_padding(model), example, folder)
+    return _save(separate_padding(model), example, folder, delegate)
+
+
+def write_float16(model: nn.Module, example: Tensor, folder: Path, delegate: Delegate) -> dict[str, Any]:
+    """Write the same with weights and arithmetic of the delegate in float16, and input and output in float32."""
+    return _save(separate_padding(model), example, folder, delegate, float16=True)
 
 
 def write_int8(network: GraphModule, example: Tensor, folder: Path) -> dict[str, Any]:
-    """Write ``model.pte`` of an int8 network, as :func:`write` does."""
+    """Write ``model.pte`` of an int8 network for XNNPACK, as :func:`write` does."""
     freeze(network, unsigned=False, integer_bias=False)
-    return _save(shuffle_in_int8(network), example, folder)
+    return _save(shuffle_in_int8(network), example, folder, XNNPACK)
 
 
-def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
-    with quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+def _save(
+    model: nn.Module, example: Tensor, folder: Path, delegate: Delegate, *, float16: bool = False
+) -> dict[str, Any]:
+    with quiet(), own_scratch():
+        partitioner = _partitioner(delegate, float16)
         from executorch.devtools.backend_debug import get_delegation_info
         from executorch.exir import to_edge_transform_and_lower
 
         program = split_by_slices(trace_program(model, example, any_shape=False))
         use_pytorch_operators(program.graph_module.graph)
         program.graph_module.recompile()
-        stage("lowering to XNNPACK")
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        stage(f"lowering to {delegate.title}")
+        edge = to_edge_transform_and_lower(program, partitioner=[partitioner])
         info = get_delegation_info(edge.exported_program().graph_module)
         left = {
             name: counts.non_delegated
@@ -73,15 +91,78 @@ def _save(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         buffer = edge.to_executorch().buffer
     if outside := [name for name in left if "conv" in name or "linear" in name or "addmm" in name]:
         raise InputError(
-            f"XNNPACK does not take {', '.join(outside)} of this network, which ExecuTorch would run in its own plain "
-            f"kernels: export to another format"
+            f"{delegate.title} does not take {', '.join(outside)} of this network, which ExecuTorch would run in its "
+            f"own plain kernels: export to another format"
         )
     (folder / "model.pte").write_bytes(buffer)
+    with torch.inference_mode():
+        _check_tensors(folder / "model.pte", example.shape, model(example).shape)
     return {
+        "delegate": delegate.name,
         "delegated_operators": info.num_delegated_nodes,
         "delegates": info.num_delegated_subgraphs,
+        "delegated_share": info.num_delegated_nodes / (info.num_delegated_nodes + sum(left.values())),
         "other_operators": left,
     }
+
+
+def _partitioner(delegate: Delegate, float16: bool) -> Any:
+    """Return what chooses the operators of a delegate.
+
+    Raises:
+        InputError: a package is missing, or this release of ExecuTorch does not have the delegate.
+    """
+    try:
+        if delegate.name == "vulkan":
+            from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+
+            return VulkanPartitioner({"force_fp16": True} if float16 else None)
+        if delegate.name == "coreml":
+            import coremltools
+            from executorch.backends.apple.coreml.compiler import CoreMLBackend
+            from executorch.backends.apple.coreml.partition import CoreMLPartitioner
+
+            settings = CoreMLBackend.generate_compile_specs(
+                minimum_deployment_target=coremltools.target.iOS16,
+                compute_precision=coremltools.precision.FLOAT16 if float16 else coremltools.precision.FLOAT32,
+            )
+            return CoreMLPartitioner(compile_specs=settings)
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+        return XnnpackPartitioner()
+    except ImportError as error:
+        packages = " ".join(["executorch", *delegate.packages])
+        raise InputError(
+            f"the delegate {delegate.name} cannot be used with the packages installed ({error}): "
+            f"python -m pip install --upgrade {packages}"
+        ) from None
+
+
+def _check_tensors(path: Path, taken: torch.Size, given: torch.Size) -> None:
+    """Parse a program, and compare its input and output with these shapes, in float32. Its delegates are not needed.
+
+    Raises:
+        InputError: the file cannot be parsed, or has other inputs or outputs.
+    """
+    with quiet():
+        from executorch.runtime import Runtime, Verification
+
+        program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+        method = program.metadata("forward")
+        inputs = [method.input_tensor_meta(index) for index in range(method.num_inputs())]
+        outputs = [method.output_tensor_meta(index) for index in range(method.num_outputs())]
+    found = [[(tuple(one.sizes()), one.dtype()) for one in tensors] for tensors in (inputs, outputs)]
+    expected = [[(tuple(shape), FLOAT)] for shape in (taken, given)]
+    if found != expected:
+        raise InputError(f"ExecuTorch wrote a program of {found} where {expected} was expected")
+
+
+def has_backend(name: str) -> bool:
+    """Tell whether the runtime that is installed here has a delegate."""
+    with quiet():
+        from executorch.runtime import Runtime
+
+        return bool(Runtime.get().backend_registry.is_available(name))
 
 
 def split_by_slices(program: ExportedProgram) -> ExportedProgram:

@@ -6,7 +6,7 @@ import copy
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 from torch.torch_version import TorchVersion
 
 from compactnets.console import stage
+from compactnets.deploy.formats.delegates import DELEGATES, Delegate
 from compactnets.deploy.operators import OperatorTime
 from compactnets.deploy.quiet import quiet
 from compactnets.errors import InputError, did_you_mean, missing_extra
@@ -81,6 +82,8 @@ class Format:
             PyTorch, although its metadata allows it.
         scratch: temporary disk space for writing and checking, as a multiple of the weights.
         runs_on: prefix of ``sys.platform`` on systems that can run it; empty: everywhere.
+        delegates: what its runtime can leave the computation to, the default first.
+        delegate: the one that artifacts are for, if it is not the default (:meth:`delegating`).
     """
 
     name: str
@@ -104,6 +107,8 @@ class Format:
     needs_torch: tuple[str, str] | None = None
     scratch: float = 0.0
     runs_on: str = ""
+    delegates: tuple[Delegate, ...] = ()
+    delegate: Delegate | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -112,8 +117,47 @@ class Format:
 
     @property
     def runs_here(self) -> bool:
-        """Whether this machine can run such an artifact."""
+        """Whether this machine can run such an artifact; of a delegate that is not the default, whether it is here."""
+        if self.delegate is not None:
+            return bool(self._module().has_backend(self.delegate.backend))
         return sys.platform.startswith(self.runs_on)
+
+    @property
+    def title(self) -> str:
+        """Its name in messages, with the delegate if that is not the default."""
+        return self.name if self.delegate is None else f"{self.name} ({self.delegate.name})"
+
+    @property
+    def where(self) -> str:
+        """Where artifacts run that do not run here, for messages."""
+        if self.delegate is None:
+            return f"on {self.runs_on} only"
+        return f"only on {self.delegate.device}: the runtime here has no {self.delegate.backend}"
+
+    def delegating(self, name: str | None) -> Format:
+        """Return the same format with artifacts for one of its delegates; ``None`` is the default.
+
+        Raises:
+            InputError: it has no delegates, or not this one.
+        """
+        if name is None:
+            return self
+        if not self.delegates:
+            able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.delegates)
+            raise InputError(f"--delegate is for {able}: the format {self.name} has no delegates")
+        found = {delegate.name: delegate for delegate in self.delegates}
+        if name not in found:
+            raise InputError(f"{self.name} delegates to {', '.join(found)}, found {name!r}{did_you_mean(name, found)}")
+        delegate = found[name]
+        if delegate is self.delegates[0]:
+            return self
+        return replace(
+            self,
+            delegate=delegate,
+            float16=delegate.float16,
+            packages=(*self.packages, *delegate.packages),
+            extra=",".join(extra for extra in (self.extra, delegate.extra) if extra),
+        )
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the packages.
@@ -126,7 +170,7 @@ class Format:
             try:
                 found[package] = version(package)
             except PackageNotFoundError:
-                raise missing_extra(package, self.extra or "", f"the format {self.name}") from None
+                raise missing_extra(package, self.extra or "", f"the format {self.title}") from None
         if self.needs_torch:
             package, (release, needed) = self.packages[0], self.needs_torch
             if TorchVersion(found[package]) >= release and torch.__version__ < needed:
@@ -149,7 +193,7 @@ class Format:
             raise InputError(f"--precision is float32 or float16, found {precision!r}{hint}")
         if precision == FLOAT16 and not self.float16:
             able = ", ".join(fmt.name for fmt in FORMATS.values() if fmt.float16)
-            raise InputError(f"the format {self.name} has no float16: --precision float16 is for {able}")
+            raise InputError(f"the format {self.title} has no float16: --precision float16 is for {able}")
 
     def write(
         self, model: nn.Module, example: Tensor, folder: Path, precision: str = FLOAT32, *, embed_weights: bool = False
@@ -171,7 +215,8 @@ class Format:
         """
         self.versions()
         write = self._module().write_float16 if precision == FLOAT16 else self._module().write
-        options = {"embed_weights": True} if embed_weights else {}
+        options: dict[str, Any] = {"embed_weights": True} if embed_weights else {}
+        options |= {} if self.delegate is None else {"delegate": self.delegate}
         details: dict[str, Any] = write(model, example, folder, **options)
         return details
 
@@ -255,7 +300,7 @@ class Format:
         """
         self.versions()
         if not self.runs_here:
-            raise InputError(f"{path} is a {self.name} artifact, which runs on {self.runs_on} only")
+            raise InputError(f"{path} is an artifact of {self.title}, which runs {self.where}")
         more = {} if precision == "float32" else {"precision": precision}
         runner: Runner = self._module().open_runner(path, threads, **more)
 
@@ -346,6 +391,7 @@ FORMATS = {
             scratch=1.0,
             int8=True,
             int8_output=True,
+            delegates=tuple(DELEGATES.values()),
             needs_torch=("1.5", "2.13"),  # tried: 1.5.1 fails on the first tensor with PyTorch 2.11 and 2.12
         ),
         Format(
