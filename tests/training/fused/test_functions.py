@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import platform
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compactnets.training.fused.native import missing
+from compactnets.compiler import find_compiler
+from compactnets.training.fused.native import kernels, missing
 from compactnets.training.fused.network import FusedNetwork
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason="no C compiler")
@@ -107,6 +110,39 @@ def test_sums_splits_and_concatenations() -> None:
     torch.manual_seed(0)
     layers = (conv(6, 12), conv(9, 4), conv(7, 6, 1), conv(5, 5, 3, 1, 5), conv(15, 15, 5, 1, 15))
     compare(Layers(*layers, forward=forward).train(), torch.randn(4, 6, 8, 8))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_parts_of_any_size(groups: int, depthwise: bool) -> None:
+    """Parts shorter and longer than a vector, and of one channel, across the groups' borders."""
+    sizes = [1, 17, 2, 33, 5, 1, 4]  # 63 channels
+
+    def forward(self: Layers, x: Tensor) -> Tensor:
+        before, after = self.layers
+        parts = torch.split(before(x), sizes, dim=1)
+        again = torch.cat([parts[index] for index in (3, 0, 6, 1, 4, 2, 5)], dim=1)
+        return F.relu(after(F.relu(again))) + F.relu(after(F.relu(torch.cat(parts, dim=1))))
+
+    torch.manual_seed(0)
+    channels = sum(sizes)
+    after = conv(channels, channels, 3, 1, channels) if depthwise else conv(channels, 21, groups=groups)
+    compare(Layers(conv(4, channels), after, forward=forward).train(), torch.randn(3, 4, 9, 7))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="options of x86")
+@pytest.mark.parametrize("without", [["-mno-avx512f"], ["-mno-avx512f", "-mno-avx"]], ids=["AVX2", "SSE"])
+def test_with_narrower_vectors(without: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another processor compiles is as exact."""
+    monkeypatch.setenv("CC", shlex.join([*find_compiler(), *without]))
+    kernels.cache_clear()
+    try:
+        test_parts_of_any_size(3, depthwise=False)
+        test_depthwise(20, 5, 2, (3, 13, 16))
+        test_pointwise(17, 33, 1, (2, 7, 5))
+        test_pooling((2, 7, 5))
+    finally:
+        kernels.cache_clear()
 
 
 @pytest.mark.parametrize("size", [(2, 7, 5), (3, 1, 2), (1, 16, 16)])

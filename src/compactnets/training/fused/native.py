@@ -30,7 +30,7 @@ class Rows(ctypes.Structure):
 
     _fields_ = (
         ("parts", ctypes.POINTER(Part)), ("count", c_int), ("mean", c_void_p), ("scale", c_void_p), ("bias", c_void_p),
-        ("low", c_float), ("high", c_float), ("own", c_void_p * 6),
+        ("low", c_float), ("high", c_float), ("own", c_void_p * 2),
     )  # fmt: skip
 
 

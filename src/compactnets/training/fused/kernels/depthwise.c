@@ -61,18 +61,11 @@ INLINE long padded_floats(const window *v, layout l) {
     return (long)(v->height + v->size - 1) * (v->width + v->size - 1) * l.row;
 }
 
-INLINE pending row_of_image(const pending *p, layout l, const window *v, long image, int y, float *raw, float *of_raw) {
-    const long rows = (long)v->height * v->width;
-    return gather(p, l, image * rows + (long)y * v->width, v->width, v->images * rows, raw, of_raw);
-}
-
 /* An image into the middle of a padded one. */
-INLINE void enter_image(const pending *p, factors f, layout l, const window *v, long image, float *raw, float *padded) {
+INLINE void enter_image(const pending *p, factors f, layout l, const window *v, long image, float *padded) {
     const int pad = v->size / 2, wide = v->width + 2 * pad;
-    for (int y = 0; y < v->height; y++) {
-        const pending row = row_of_image(p, l, v, image, y, raw, NULL);
-        enter(&row, f, l, v->width, padded + ((long)(y + pad) * wide + pad) * l.row, l.row);
-    }
+    enter_lines(p, f, image * v->height * v->width, v->height, v->width, padded + ((long)pad * wide + pad) * l.row,
+                l.row, (long)wide * l.row);
 }
 
 typedef struct {
@@ -93,12 +86,12 @@ static void window_forward_slice(void *arguments, int slice, float *scratch) {
     const int out_height = strided(v->height, v->stride), out_width = strided(v->width, v->stride);
     const factors f = pack_factors(&w->in, l, &scratch);
     float *weight = take(&scratch, (long)v->size * v->size * l.row), *padded = take(&scratch, padded_floats(v, l));
-    float *out = take(&scratch, (long)out_width * l.row), *raw = take(&scratch, (long)v->width * l.channels + VEC);
+    float *out = take(&scratch, (long)out_width * l.row);
     pack_window(w->weight, v, l, 0, weight);
     memset(padded, 0, padded_floats(v, l) * sizeof(float));
     const long last = slice_start(v->images, w->slices, slice + 1);
     for (long image = slice_start(v->images, w->slices, slice); image < last; image++) {
-        enter_image(&w->in, f, l, v, image, raw, padded);
+        enter_image(&w->in, f, l, v, image, padded);
         for (int y = 0; y < out_height; y++) {
             output_row(v->size, v->stride, out_width, padded + (long)y * v->stride * wide * l.row, (long)wide * l.row,
                        l, weight, out);
@@ -110,13 +103,14 @@ static void window_forward_slice(void *arguments, int slice, float *scratch) {
 /* z (images, height / stride, width / stride, channels), its mean and biased variance. Weights: (channels, k, k). */
 API void depthwise_forward(const pending *in, const float *weight, const window *v, float *z, float *mean,
                            float *variance, int threads) {
-    const layout l = lay_out(v->channels, 1);
+    const layout l = lay_out_parts(v->channels, 1, in->count);
     const int slices = (int)least(MOST_SLICES, v->images);
     window_forward w = {*in, weight, *v, z, slices, l, make_moments(slices, l)};
-    const long floats = (3L + v->size * v->size + 2 * v->width) * l.row + padded_floats(v, l) + 8 * 16;
+    const long floats = (3L + v->size * v->size + v->width) * l.row + padded_floats(v, l) + 8 * 16;
+    cut(&w.in, l, v->images * v->height * v->width);
     run(window_forward_slice, &w, floats, slices, threads);
     merge_moments(w.m, slices, l, mean, variance);
-    free(w.m);
+    free(w.m), free(w.in.segments);
 }
 
 typedef struct {
@@ -175,8 +169,6 @@ static void window_backward_slice(void *arguments, int slice, float *scratch) {
     float *weight = take(&scratch, (long)area * l.row), *gx = take(&scratch, (long)v->width * l.row);
     /* the output's gradient lies at the pixels of the input that its strides meet, with zeros between them */
     float *padded = take(&scratch, padded_floats(v, l)), *gz = take(&scratch, padded_floats(v, l));
-    float *raw = take(&scratch, (long)v->width * l.channels + VEC);
-    float *of_raw = take(&scratch, (long)v->width * l.channels + VEC);
     float *gw = w->gw + (long)slice * area * l.row;
     const long out_pixels = v->images * out_height * out_width;
     const float *g_end = w->of_z.g + (out_pixels - 1) * w->of_z.step + l.channels;
@@ -187,7 +179,7 @@ static void window_backward_slice(void *arguments, int slice, float *scratch) {
     memset(gw, 0, (long)area * l.row * sizeof(float));
     const long last = slice_start(v->images, w->slices, slice + 1);
     for (long image = slice_start(v->images, w->slices, slice); image < last; image++) {
-        enter_image(&w->in, f, l, v, image, raw, padded);
+        enter_image(&w->in, f, l, v, image, padded);
         for (int y = 0; y < out_height; y++) {
             float *to = gz + ((long)(y * v->stride + pad) * wide + pad) * l.row;
             enter_gradient(&w->of_z, constant, by_z, l, (image * out_height + y) * out_width, out_width, g_end, z_end,
@@ -203,10 +195,8 @@ static void window_backward_slice(void *arguments, int slice, float *scratch) {
         if (!w->in.parts->gx) continue;
         for (int y = 0; y < v->height; y++) {
             output_row(v->size, 1, v->width, gz + (long)y * wide * l.row, (long)wide * l.row, l, weight, gx);
-            const pending row = row_of_image(&w->in, l, v, image, y, raw, of_raw);
-            leave(&row, f, l, v->width, padded + ((long)(y + pad) * wide + pad) * l.row, l.row, gx,
-                  w->sums + 2L * slice * l.row);
-            scatter(&w->in, l, (image * v->height + y) * v->width, v->width, of_raw);
+            leave(&w->in, f, l, (image * v->height + y) * v->width, v->width,
+                  padded + ((long)(y + pad) * wide + pad) * l.row, l.row, gx, w->sums + 2L * slice * l.row);
         }
     }
 }
@@ -214,15 +204,16 @@ static void window_backward_slice(void *arguments, int slice, float *scratch) {
 /* Gradients of the raw input, of its bias and scale (channels,), and of the weights. */
 API void depthwise_backward(const pending *in, const output_gradient *of_z, const float *weight, const window *v,
                             float *of_bias, float *of_scale, float *gw, int threads) {
-    const layout l = lay_out(v->channels, 1);
+    const layout l = lay_out_parts(v->channels, 1, in->count);
     const int slices = (int)least(MOST_SLICES, v->images), area = v->size * v->size;
     window_backward w = {*in, *of_z, weight, *v, slices, l, NULL, room((long)slices * area * l.row)};
     w.sums = (double *)calloc(2L * slices * l.row, sizeof(double));
-    const long floats = (5L + area + 3 * v->width) * l.row + 2 * padded_floats(v, l) + 13 * 16;
+    cut(&w.in, l, v->images * v->height * v->width);
+    const long floats = (5L + area + v->width) * l.row + 2 * padded_floats(v, l) + 13 * 16;
     run(window_backward_slice, &w, floats, slices, threads);
     if (in->mean && in->parts->gx) merge_sums(w.sums, slices, l, of_bias, of_scale);
     add_slices(w.gw, slices, (long)area * l.row);
     for (int c = 0; c < l.channels; c++)
         for (int k = 0; k < area; k++) gw[c * area + k] = w.gw[(long)k * l.row + c];
-    free(w.sums), free(w.gw);
+    free(w.sums), free(w.gw), free(w.in.segments);
 }

@@ -23,10 +23,8 @@ static void join_slice(void *arguments, int slice, float *scratch) {
     memset(b, 0, BLOCK * l.row * sizeof(float));
     for (long p = slice_start(w->pixels, w->slices, slice), now; p < last; p += now) {
         now = least(BLOCK, last - p);
-        const pending in_a = gather(&w->a, l, p, now, w->pixels, NULL, NULL);
-        const pending in_b = two ? gather(&w->b, l, p, now, w->pixels, NULL, NULL) : w->b;
-        enter(&in_a, fa, l, now, a, l.row);
-        if (two) enter(&in_b, fb, l, now, b, l.row);
+        enter(&w->a, fa, p, now, a, l.row);
+        if (two) enter(&w->b, fb, p, now, b, l.row);
         FOR_VECTORS(l, at, from, n) for (long r = 0, i = at; r < now; r++, i += l.row) {
             const vec sum = load(a + i) + load(b + i);
             if (!w->gy) {
@@ -36,12 +34,16 @@ static void join_slice(void *arguments, int slice, float *scratch) {
             const vec gy = get(w->gy + (p + r) * w->gy_step + from, n, g_end);
             store(g + i, bounded ? (vec)((ivec)gy & (sum > low) & (sum < high)) : gy);
         }
-        if (w->gy && in_a.gx) leave(&in_a, fa, l, now, a, l.row, g, w->sums_a + 2L * slice * l.row);
-        if (w->gy && two && in_b.gx) leave(&in_b, fb, l, now, b, l.row, g, w->sums_b + 2L * slice * l.row);
+        if (w->gy && w->a.parts->gx) leave(&w->a, fa, l, p, now, a, l.row, g, w->sums_a + 2L * slice * l.row);
+        if (w->gy && two && w->b.parts->gx) leave(&w->b, fb, l, p, now, b, l.row, g, w->sums_b + 2L * slice * l.row);
     }
 }
 
-static void join(join_work *w, int threads) { run(join_slice, w, (6L + 3 * BLOCK) * w->l.row + 9 * 16, w->slices, threads); }
+static void join(join_work *w, int threads) {
+    cut(&w->a, w->l, w->pixels), cut(&w->b, w->l, w->pixels);
+    run(join_slice, w, (6L + 3 * BLOCK) * w->l.row + 9 * 16, w->slices, threads);
+    free(w->a.segments), free(w->b.segments);
+}
 
 /* y (pixels, channels) = clamp(a + b, low, high) of the normalised terms; b->parts may be NULL. */
 API void join_forward(const pending *a, const pending *b, float low, float high, long pixels, int channels, float *y,
@@ -89,10 +91,9 @@ static void pool_slice(void *arguments, int slice, float *scratch) {
         }
         for (long p = 0, now; p < w->pixels; p += now) {
             now = least(BLOCK, w->pixels - p);
-            const pending in = gather(&w->in, l, image * w->pixels + p, now, w->images * w->pixels, NULL, NULL);
-            enter(&in, f, l, now, rows, l.row);
+            enter(&w->in, f, image * w->pixels + p, now, rows, l.row);
             if (w->gy) {
-                leave(&in, f, l, now, rows, l.row, g, w->sums + 2L * slice * l.row);
+                leave(&w->in, f, l, image * w->pixels + p, now, rows, l.row, g, w->sums + 2L * slice * l.row);
                 continue;
             }
             for (int c = 0; c < l.padded; c += VEC) {
@@ -106,7 +107,9 @@ static void pool_slice(void *arguments, int slice, float *scratch) {
 }
 
 static void pool(pool_work *w, int threads) {
+    cut(&w->in, w->l, w->images * w->pixels);
     run(pool_slice, w, (4L + 2 * BLOCK) * w->l.row + 6 * 16, w->slices, threads);
+    free(w->in.segments);
 }
 
 /* y (images, channels): the mean of the normalised pixels of each image. */
@@ -126,7 +129,7 @@ API void pool_backward(const pending *in, long images, long pixels, int channels
 }
 
 typedef struct {
-    part x;
+    pending x;
     long pixels;
     int slices;
     layout l;
@@ -136,14 +139,12 @@ typedef struct {
 static void measure_slice(void *arguments, int slice, float *scratch) {
     const measure_work *w = (const measure_work *)arguments;
     const layout l = w->l;
-    const pending all = {&w->x, 1, NULL, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, 0, 0};
-    const factors none = pack_factors(&all, l, &scratch);
+    const factors none = pack_factors(&w->x, l, &scratch);
     float *rows = take(&scratch, BLOCK * l.row);
     const long last = slice_start(w->pixels, w->slices, slice + 1);
     for (long p = slice_start(w->pixels, w->slices, slice), now; p < last; p += now) {
         now = least(BLOCK, last - p);
-        const pending in = gather(&all, l, p, now, w->pixels, NULL, NULL);
-        enter(&in, none, l, now, rows, l.row);
+        enter(&w->x, none, p, now, rows, l.row);
         emit(w->m + slice, l, rows, now, NULL);
     }
 }
@@ -153,8 +154,10 @@ API void measure_forward(const float *x, long step, long pixels, int channels, f
                          int threads) {
     const layout l = lay_out(channels, 1);
     const int slices = (int)least(MOST_SLICES, pixels);
-    measure_work w = {{x, step, NULL, 0, channels, 0}, pixels, slices, l, make_moments(slices, l)};
+    const part all = {x, step, NULL, 0, channels, 0};
+    measure_work w = {{&all, 1, NULL, NULL, NULL, 0, 0, NULL, 0}, pixels, slices, l, make_moments(slices, l)};
+    cut(&w.x, l, pixels);
     run(measure_slice, &w, (3L + BLOCK) * l.row + 5 * 16, slices, threads);
     merge_moments(w.m, slices, l, mean, variance);
-    free(w.m);
+    free(w.m), free(w.x.segments);
 }

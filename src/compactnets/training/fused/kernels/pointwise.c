@@ -83,15 +83,13 @@ static void forward_slice(void *arguments, int slice, float *scratch) {
     const layout x = w->x, y = w->y;
     const factors f = pack_factors(&w->in, x, &scratch);
     float *rows = take(&scratch, BLOCK * x.row), *out = take(&scratch, BLOCK * y.row);
-    float *raw = take(&scratch, BLOCK * x.channels + VEC);
     const long last = slice_start(w->pixels, w->slices, slice + 1);
     for (long p = slice_start(w->pixels, w->slices, slice); p < last; p += BLOCK) {
         const int count = (int)least(BLOCK, last - p);
-        const pending in = gather(&w->in, x, p, count, w->pixels, raw, NULL);
-        enter(&in, f, x, count, rows, x.row);
+        enter(&w->in, f, p, count, rows, x.row);
         for (int g = 0; g < x.groups; g++)
-            multiply(count, y.padded, x.each, rows + g * x.padded, x.row, 1, w->panels + g * panel_floats(y.each, x.each),
-                     1, 0, out + g * y.padded, y.row, 0);
+            multiply(count, y.padded, x.each, rows + g * x.padded, x.row, 1,
+                     w->panels + g * panel_floats(y.each, x.each), 1, 0, out + g * y.padded, y.row, 0);
         emit(w->m + slice, y, out, count, w->z + p * y.channels);
     }
 }
@@ -99,16 +97,17 @@ static void forward_slice(void *arguments, int slice, float *scratch) {
 /* z (pixels, out_channels) of the normalised input, and z's mean and biased variance. Weights: (out, in / groups). */
 API void pointwise_forward(const pending *in, const float *weight, long pixels, int in_channels, int out_channels,
                            int groups, float *z, float *mean, float *variance, int threads) {
-    const layout x = lay_out(in_channels, groups), y = lay_out(out_channels, groups);
+    const layout x = lay_out_parts(in_channels, groups, in->count), y = lay_out(out_channels, groups);
     const long each = panel_floats(y.each, x.each);
     float *panels = room(groups * each);
     for (int g = 0; g < groups; g++)
         pack_panels(weight + (long)g * y.each * x.each, x.each, 1, y.each, x.each, panels + g * each);
     const int slices = (int)least(MOST_SLICES, pixels);
     forward_work w = {*in, panels, z, pixels, slices, x, y, make_moments(slices, y)};
-    run(forward_slice, &w, 3L * (x.row + 16) + BLOCK * (2L * x.row + y.row) + 64, slices, threads);
+    cut(&w.in, x, pixels);
+    run(forward_slice, &w, 3L * (x.row + 16) + BLOCK * ((long)x.row + y.row) + 64, slices, threads);
     merge_moments(w.m, slices, y, mean, variance);
-    free(w.m), free(panels);
+    free(w.m), free(panels), free(w.in.segments);
 }
 
 typedef struct {
@@ -131,24 +130,21 @@ static void backward_slice(void *arguments, int slice, float *scratch) {
     float *gz = take(&scratch, BLOCK * y.row);
     float *gw = w->gw + (long)slice * y.channels * x.padded;
     pack_channels(w->of_z.constant, y, constant), pack_channels(w->of_z.by_z, y, by_z);
-    float *raw = take(&scratch, BLOCK * x.channels + VEC), *of_raw = take(&scratch, BLOCK * x.channels + VEC);
     const float *g_end = w->of_z.g + (w->pixels - 1) * w->of_z.step + y.channels;
     const float *z_end = w->of_z.z + w->pixels * y.channels;
     const long first = slice_start(w->pixels, w->slices, slice), last = slice_start(w->pixels, w->slices, slice + 1);
     for (long p = first; p < last; p += BLOCK) {
         const int count = (int)least(BLOCK, last - p);
-        const pending in = gather(&w->in, x, p, count, w->pixels, raw, of_raw);
-        enter(&in, f, x, count, rows, x.row);
+        enter(&w->in, f, p, count, rows, x.row);
         enter_gradient(&w->of_z, constant, by_z, y, p, count, g_end, z_end, gz, y.row);
         for (int g = 0; g < x.groups; g++)
             multiply(y.each, x.padded, count, gz + g * y.padded, 1, y.row, rows + g * x.padded, 0, x.row,
                      gw + (long)g * y.each * x.padded, x.padded, p > first);
-        if (!in.gx) continue;
+        if (!w->in.parts->gx) continue;
         for (int g = 0; g < x.groups; g++)
             multiply(count, x.padded, y.each, gz + g * y.padded, y.row, 1, w->panels + g * panel_floats(x.each, y.each),
                      1, 0, gx + g * x.padded, x.row, 0);
-        leave(&in, f, x, count, rows, x.row, gx, w->sums + 2L * slice * x.row);
-        scatter(&w->in, x, p, count, of_raw);
+        leave(&w->in, f, x, p, count, rows, x.row, gx, w->sums + 2L * slice * x.row);
     }
 }
 
@@ -156,7 +152,7 @@ static void backward_slice(void *arguments, int slice, float *scratch) {
 API void pointwise_backward(const pending *in, const output_gradient *of_z, const float *weight, long pixels,
                             int in_channels, int out_channels, int groups, float *of_bias, float *of_scale,
                             float *gw, int threads) {
-    const layout x = lay_out(in_channels, groups), y = lay_out(out_channels, groups);
+    const layout x = lay_out_parts(in_channels, groups, in->count), y = lay_out(out_channels, groups);
     const long each = panel_floats(x.each, y.each), sums = (long)y.channels * x.padded;
     float *panels = room(groups * each);
     for (int g = 0; g < groups; g++)
@@ -164,9 +160,11 @@ API void pointwise_backward(const pending *in, const output_gradient *of_z, cons
     const int slices = (int)least(least(MOST_SLICES, pixels), sums * 8 < MOST_SUMS ? MOST_SUMS / sums : 8);
     backward_work w = {*in, *of_z, panels, pixels, slices, x, y, NULL, room(slices * sums)};
     w.sums = (double *)calloc(2L * slices * x.row, sizeof(double));
-    run(backward_slice, &w, 3L * (x.row + 16) + 2L * (y.row + 16) + BLOCK * (4L * x.row + y.row) + 96, slices, threads);
+    cut(&w.in, x, pixels);
+    run(backward_slice, &w, 3L * (x.row + 16) + 2L * (y.row + 16) + BLOCK * (2L * x.row + y.row) + 96, slices, threads);
     if (in->mean && in->parts->gx) merge_sums(w.sums, slices, x, of_bias, of_scale);
     add_slices(w.gw, slices, sums);
-    for (int o = 0; o < y.channels; o++) memcpy(gw + (long)o * x.each, w.gw + (long)o * x.padded, x.each * sizeof(float));
-    free(w.sums), free(w.gw), free(panels);
+    for (int o = 0; o < y.channels; o++)
+        memcpy(gw + (long)o * x.each, w.gw + (long)o * x.padded, x.each * sizeof(float));
+    free(w.sums), free(w.gw), free(panels), free(w.in.segments);
 }

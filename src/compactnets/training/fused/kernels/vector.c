@@ -46,8 +46,12 @@ INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) 
 INLINE long least(long a, long b) { return a < b ? a : b; }
 INLINE int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-/* The first `count` floats, and zeros; reads a whole vector unless that would pass `end`. */
+/* The first `count` floats, and zeros; without masks, a whole vector is read unless that would pass `end`. */
 INLINE vec load_part(const float *from, int count, const float *end) {
+#if defined(__AVX512F__)
+    (void)end;
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
+#else
     vec value = {0};
     if (from + VEC <= end) {
         ivec lane;
@@ -57,14 +61,32 @@ INLINE vec load_part(const float *from, int count, const float *end) {
     } else
         memcpy(&value, from, count * sizeof(float));
     return value;
+#endif
 }
 
 INLINE void store_part(float *to, vec value, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)value);
+#else
     const float *from = (const float *)&value;
     int done = 0;
     UNROLL
     for (int part = VEC / 2; part; part /= 2)
         if (count & part) memcpy(to + done, from + done, part * sizeof(float)), done += part;
+#endif
+}
+
+/* Add the first `count` floats to sums in double precision. */
+INLINE void add_to(double *sums, vec value, int count) {
+#if defined(__AVX512F__)
+    const __m512 kept = _mm512_maskz_mov_ps((__mmask16)((1u << count) - 1), (__m512)value);
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(kept));
+    const __m512d high = _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(kept), 1)));
+    _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
+    _mm512_storeu_pd(sums + 8, _mm512_add_pd(_mm512_loadu_pd(sums + 8), high));
+#else
+    for (int i = 0; i < count; i++) sums[i] += value[i];
+#endif
 }
 
 /* A packed row: `padded` floats of every group. Rows are `row` apart, never a power of two, lest they fall on the same
@@ -74,6 +96,13 @@ typedef struct { int channels, groups, each, padded, row; } layout;
 INLINE layout lay_out(int channels, int groups) {
     const int each = channels / groups, padded = round_up(each, VEC), row = groups * padded;
     return (layout){channels, groups, each, padded, row % 64 ? row : row + VEC};
+}
+
+/* With room behind a row, for a vector that begins at any of its channels. */
+INLINE layout lay_out_parts(int channels, int groups, int parts) {
+    layout l = lay_out(channels, groups);
+    if (parts > 1) l.row = groups * l.padded + VEC, l.row += l.row % 64 ? 0 : VEC;
+    return l;
 }
 
 /* Visit the vectors of a row: `at` in the packed row, `from` in the tensor's, with `n` channels. */
@@ -100,6 +129,9 @@ INLINE void put_or_add(float *to, vec value, int count, int add) {
     put(to, add ? value + get(to, count, NULL) : value, count);
 }
 
+/* Rows ahead of those in work that are fetched from memory: about a block. */
+#define AHEAD 48
+
 /* Working memory, in multiples of a cache line. */
 INLINE float *take(float **scratch, long floats) {
     float *taken = *scratch;
@@ -121,19 +153,38 @@ INLINE void pack_channels(const float *from, layout l, float *to) {
 /* Some channels of a tensor, and where their gradient goes (NULL: not wanted) or is added; rows are `step` apart. */
 typedef struct { const float *x; long step; float *gx; long gx_step; int channels, add; } part;
 
+/* At most VEC channels of a part, which lie next to each other in a packed row too. */
+typedef struct {
+    const float *x, *end; /* of the part: nothing beyond may be read */
+    float *gx;
+    long step, gx_step;
+    int at, channels, add; /* place in the packed row */
+} segment;
+
 /* A tensor whose normalisation and bounds are still to be applied: clamp((x - mean) * scale + bias, low, high). */
 typedef struct {
     const part *parts; /* of the channels, in order */
     int count;
     const float *mean, *scale, *bias; /* (channels,); NULL: x is used as it is */
     float low, high;
-    /* in a kernel: the rows of a block */
-    const float *x, *end;
-    long step;
-    float *gx;
-    long gx_step;
-    int add;
+    segment *segments; /* in a kernel */
+    int segment_count;
 } pending;
+
+/* Cut the parts into segments; the caller frees them. */
+static void cut(pending *p, layout l, long rows) {
+    p->segments = (segment *)malloc((l.channels / VEC + l.groups + p->count + 1) * sizeof(segment));
+    int found = 0, channel = 0;
+    for (const part *one = p->parts; one < p->parts + p->count; one++)
+        for (int from = 0, now; from < one->channels; from += now, channel += now) {
+            const int in_group = channel % l.each;
+            now = (int)least(least(VEC, one->channels - from), l.each - in_group);
+            p->segments[found++] = (segment){
+                one->x + from, one->x + (rows - 1) * one->step + one->channels, one->gx ? one->gx + from : NULL,
+                one->step, one->gx_step, channel / l.each * l.padded + in_group, now, one->add};
+        }
+    p->segment_count = found;
+}
 
 typedef struct { float *mean, *scale, *shift; } factors; /* packed */
 
@@ -156,88 +207,73 @@ INLINE vec clamp(vec y, vec low, vec high) { /* NaN stays: of two operands, the 
 #endif
 }
 
-INLINE void copy_row(const float *from, const float *end, int channels, float *to) { /* writes whole vectors */
-    for (int c = 0; c < channels; c += VEC) store(to + c, get(from + c, (int)least(VEC, channels - c), end));
-}
-
-/* The rows of a block of `count` from `row` on: where they are if there is one part, else copied to `raw`, and their
- * gradient in `of_raw`. */
-INLINE pending gather(const pending *p, layout l, long row, long count, long rows, float *raw, float *of_raw) {
-    pending block = *p;
-    const part *one = p->parts;
-    if (p->count == 1) {
-        block.x = one->x + row * one->step, block.step = one->step, block.end = one->x + (rows - 1) * one->step + l.channels;
-        block.gx = one->gx ? one->gx + row * one->gx_step : NULL, block.gx_step = one->gx_step;
-        block.add = one->add;
-        return block;
-    }
-    for (long r = 0; r < count; r++) {
-        float *to = raw + r * l.channels;
-        for (int i = 0; i < p->count; to += p->parts[i++].channels) {
-            one = p->parts + i;
-            copy_row(one->x + (row + r) * one->step, one->x + (rows - 1) * one->step + one->channels, one->channels, to);
+/* `lines` of `count` rows each, normalised and packed, to `to`; rows are `step` apart, lines `line_step`. */
+INLINE void enter_segment(int n, const segment *s, int normalised, vec low, vec high, vec scale, vec shift, long row,
+                          long lines, long count, float *to, long step, long line_step) {
+    const float *x = s->x + row * s->step;
+    for (; lines; lines--, to += line_step)
+        for (long r = 0; r < count; r++, x += s->step) {
+            __builtin_prefetch(x + AHEAD * s->step);
+            const vec value = get(x, n, s->end);
+            store(to + r * step, normalised ? clamp(value * scale + shift, low, high) : value);
         }
-    }
-    block.x = raw, block.step = block.gx_step = l.channels, block.end = raw + count * l.channels + VEC;
-    block.gx = p->parts->gx ? of_raw : NULL, block.add = 0;
-    return block;
 }
 
-/* The gradient of a gathered block, to its parts. */
-INLINE void scatter(const pending *p, layout l, long row, long count, const float *of_raw) {
-    for (long r = 0; p->count > 1 && r < count; r++) {
-        const float *from = of_raw + r * l.channels;
-        for (int i = 0; i < p->count; from += p->parts[i++].channels) {
-            const part *one = p->parts + i;
-            float *to = one->gx + (row + r) * one->gx_step;
-            for (int c = 0; c < one->channels; c += VEC)
-                put_or_add(to + c, load(from + c), (int)least(VEC, one->channels - c), one->add);
-        }
-    }
+INLINE void enter_lines(const pending *p, factors f, long row, long lines, long count, float *to, long step,
+                        long line_step) {
+    const vec low = splat(p->low), high = splat(p->high), none = splat(0);
+    /* whole vectors: the next segment overwrites what one writes too much */
+    for (const segment *s = p->segments; s < p->segments + p->segment_count; s++)
+        if (p->mean)
+            WITH_COUNT(s->channels, enter_segment, s, 1, low, high, load(f.scale + s->at), load(f.shift + s->at), row,
+                       lines, count, to + s->at, step, line_step);
+        else
+            WITH_COUNT(s->channels, enter_segment, s, 0, low, high, none, none, row, lines, count, to + s->at, step,
+                       line_step);
 }
 
-/* A block of rows, normalised and packed, to `to`; rows are `step` apart. */
-INLINE void enter_vector(int n, const pending *p, int from, vec scale, vec shift, long count, float *to, long step) {
-    const vec low = splat(p->low), high = splat(p->high);
-    const float *x = p->x + from;
-    if (!p->mean)
-        for (long r = 0; r < count; r++) store(to + r * step, get(x + r * p->step, n, p->end));
-    else
-        for (long r = 0; r < count; r++)
-            store(to + r * step, clamp(get(x + r * p->step, n, p->end) * scale + shift, low, high));
+INLINE void enter(const pending *p, factors f, long row, long count, float *to, long step) {
+    enter_lines(p, f, row, 1, count, to, step, 0);
 }
 
-INLINE void enter(const pending *block, factors f, layout l, long count, float *to, long step) {
-    FOR_VECTORS(l, at, from, n)
-    WITH_COUNT(n, enter_vector, block, from, load(f.scale + at), load(f.shift + at), count, to + at, step);
-}
-
-/* From the gradient of a block of normalised rows `y`, both packed, to that of the raw rows. Adds to the sums for the
- * gradients of bias and scale, (2, row). */
-INLINE void leave_vector(int n, const pending *p, int from, vec mean, vec scale, long count, const float *y,
-                         const float *gy, long step, long gy_step, double *of_bias, double *of_scale) {
-    const vec low = splat(p->low), high = splat(p->high);
-    const float *x = p->x + from;
-    float *gx = p->gx + from;
+/* From the gradient of normalised rows `y`, both packed, to that of the raw rows. Adds to the sums for the gradients of
+ * bias and scale. */
+INLINE void leave_segment(int n, const segment *s, int add, vec low, vec high, vec mean, vec scale, long row, long count,
+                          const float *y, long y_step, const float *gy, long gy_step, double *of_bias,
+                          double *of_scale) {
+    const float *x = s->x + row * s->step;
+    float *gx = s->gx + row * s->gx_step;
     vec bias_sum = {0}, scale_sum = {0};
-    if (!p->mean) {
-        for (long r = 0; r < count; r++) put_or_add(gx + r * p->gx_step, load(gy + r * gy_step), n, p->add);
-        return;
-    }
     for (long r = 0; r < count; r++) {
-        const vec value = load(y + r * step);
+        const vec value = load(y + r * y_step);
         const vec g = (vec)((ivec)load(gy + r * gy_step) & (value > low) & (value < high));
-        bias_sum += g, scale_sum += g * (get(x + r * p->step, n, p->end) - mean);
-        put_or_add(gx + r * p->gx_step, g * scale, n, p->add);
+        bias_sum += g, scale_sum += g * (get(x + r * s->step, n, s->end) - mean);
+        put_or_add(gx + r * s->gx_step, g * scale, n, add);
     }
-    for (int i = 0; i < VEC; i++) of_bias[i] += bias_sum[i], of_scale[i] += scale_sum[i];
+    add_to(of_bias, bias_sum, n), add_to(of_scale, scale_sum, n);
 }
 
-INLINE void leave(const pending *block, factors f, layout l, long count, const float *y, long y_step, const float *gy,
-                  double *sums) {
-    FOR_VECTORS(l, at, from, n)
-    WITH_COUNT(n, leave_vector, block, from, load(f.mean + at), load(f.scale + at), count, y + at, gy + at, y_step,
-               l.row, sums + at, sums + l.row + at);
+INLINE void pass_segment(int n, const segment *s, int add, long row, long count, const float *gy, long gy_step) {
+    float *gx = s->gx + row * s->gx_step;
+    for (long r = 0; r < count; r++) put_or_add(gx + r * s->gx_step, load(gy + r * gy_step), n, add);
+}
+
+/* `sums`: (2, row) */
+INLINE void leave(const pending *p, factors f, layout l, long row, long count, const float *y, long y_step,
+                  const float *gy, double *sums) {
+    const vec low = splat(p->low), high = splat(p->high);
+    for (const segment *s = p->segments; s < p->segments + p->segment_count; s++) {
+#define LEAVE(add)                                                                                                     \
+    WITH_COUNT(s->channels, leave_segment, s, add, low, high, load(f.mean + s->at), load(f.scale + s->at), row, count, \
+               y + s->at, y_step, gy + s->at, l.row, sums + s->at, sums + l.row + s->at)
+        if (!p->mean)
+            WITH_COUNT(s->channels, pass_segment, s, s->add, row, count, gy + s->at, l.row);
+        else if (s->add)
+            LEAVE(1);
+        else
+            LEAVE(0);
+#undef LEAVE
+    }
 }
 
 /* The gradient of a convolution's output: its own, and by way of the output's mean and variance. */
@@ -249,8 +285,10 @@ typedef struct {
 
 INLINE void enter_gradient_vector(int n, const float *g, long g_step, const float *end, const float *z, long z_step,
                                   const float *z_end, vec constant, vec by_z, long count, float *to, long step) {
-    for (long r = 0; r < count; r++)
+    for (long r = 0; r < count; r++) {
+        __builtin_prefetch(g + (r + AHEAD) * g_step), __builtin_prefetch(z + (r + AHEAD) * z_step);
         store(to + r * step, get(g + r * g_step, n, end) + constant + by_z * get(z + r * z_step, n, z_end));
+    }
 }
 
 INLINE void enter_gradient(const output_gradient *o, const float *constant, const float *by_z, layout l, long row,
@@ -273,7 +311,7 @@ INLINE void emit_vector(int n, vec first, double *sum_to, double *square_to, con
         sum += difference, square += difference * difference;
         if (z) put(z + r * z_step, value, n);
     }
-    for (int i = 0; i < VEC; i++) sum_to[i] += sum[i], square_to[i] += square[i];
+    add_to(sum_to, sum, VEC), add_to(square_to, square, VEC);
 }
 
 /* Write a block of packed rows to z, unless that is NULL, and add it to the sums. */
