@@ -18,6 +18,8 @@ from compactnets.data.images import read_image
 from compactnets.data.preprocess import Preprocess
 from compactnets.errors import InputError
 from compactnets.multilabel.checkpoint import load_multilabel
+from compactnets.multilabel.export import MultilabelSubject
+from compactnets.multilabel.quantization import LabelsQuantization
 from compactnets.training.recipe_files import load_recipe
 
 from ..cli.conftest import run
@@ -122,17 +124,87 @@ def test_exports_leave_a_sigmoid_to_the_caller(run: Run, trained: Path, best: Pa
     image = trained / "images/07.png"
     found, expected = (compactnets.predict(each, image)[0].labels for each in (tmp_path / "a", best))
     assert [guess.class_name for guess in found] == [guess.class_name for guess in expected]
-    for what in (best, tmp_path / "a"):
-        refused = run("web", "--checkpoint", what, "--no-serve", "--output", tmp_path / "web")
-        assert (refused.code, len(refused.err.strip().splitlines())) == (2, 1)
-        assert "labels" in refused.err or "multilabel" in refused.err
+
+
+def test_int8_loses_little_of_the_map(run: Run, trained: Path, best: Path, tmp_path: Path) -> None:
+    data = trained / "labels.csv"
+    arguments = ("--format", "onnx", "--calibration", data, "--eval", data)
+    done = run("quantize", best, *arguments, "--max-drop", 2, "--output", tmp_path / "a", "--json")
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "a" / "quantization.json").read_text())
+    compared = report["evaluation"]
+    assert compared["images"] == 15
+    assert compared["drop_points"] == pytest.approx(compared["float_map"] - compared["int8_map"])
+    assert [row["name"] for row in compared["classes"]] == list(COLOURS)
+    int8, floating = (
+        run("eval", "--checkpoint", each, "--data", data, "--json").json["map_percent"]
+        for each in (tmp_path / "a", best)
+    )
+    assert (int8, floating) == (pytest.approx(compared["int8_map"]), pytest.approx(compared["float_map"], abs=0.01))
+    artifact = json.loads((tmp_path / "a" / "artifact.json").read_text())
+    assert (artifact["task"], artifact["precision"]) == ("multilabel", "int8")
+
+
+def test_int8_is_not_kept_past_its_limit(run: Run, trained: Path, best: Path, tmp_path: Path) -> None:
+    data = trained / "labels.csv"
+    arguments = ("--format", "onnx", "--calibration", data, "--eval", data, "--max-drop", -99)
+    done = run("quantize", best, *arguments, "--output", tmp_path / "a")
+    assert (done.code, "mAP" in done.err, (tmp_path / "a").exists()) == (3, True, False)
+
+
+def test_what_was_trained_on_a_share_is_compared_on_the_rest(trained: Path, best: Path) -> None:
+    network, record = load_multilabel(best)
+    training = {"recipe": {"split": 0.8}, "data": str(trained / "undivided.csv")}
+    task = LabelsQuantization(MultilabelSubject(network, record.model_copy(update={"training": training})))
+    task.take(str(trained / "undivided.csv"), str(trained / "undivided.csv"), 10)
+    assert (len(task.images), len(task.rest)) == (10, 12)
+    assert not {*task.images.paths} & {*task.rest.paths}
+    other = LabelsQuantization(MultilabelSubject(network, record))
+    other.take(str(trained / "undivided.csv"), str(trained / "undivided.csv"), 10)
+    assert (len(other.images), len(other.rest)) == (10, 50)
+    assert not {*other.images.paths} & {*other.rest.paths}
+
+
+def test_profile_counts_a_checkpoint(run: Run, best: Path) -> None:
+    found = run("profile", best, "--json").json
+    _, record = load_multilabel(best)
+    named = compactnets.profile(record.model, arguments=["num_classes=3", "stem=cifar"], input_size=(3, 16, 16))
+    size = Preprocess.from_dict(record.preprocess).size
+    assert size == 16
+    assert (found["macs"], found["params"]) == (named.cost.macs, named.cost.params)
+
+
+def test_data_check_counts_labels_and_finds_contradictions(run: Run, tmp_path: Path) -> None:
+    root = write_tables(tmp_path / "data", 20)
+    found = run("data", "check", root / "labels.csv", "--json").json
+    assert (found["clean"], found["kind"]) == (True, "labels")
+    assert {split: part["images"] for split, part in found["splits"].items()} == {"train": 15, "val": 5}
+    assert any("train: 3 images have no label" in note for note in found["notes"])  # 0, 8 and 16
+    images = root / "images"
+    (images / "05.png").write_bytes((images / "06.png").read_bytes())  # blue;red = green;red, both to train on
+    (images / "11.png").write_bytes((images / "03.png").read_bytes())  # the same labels, both to evaluate on
+    (images / "09.png").write_bytes((images / "01.png").read_bytes())
+    (images / "08.png").write_bytes(b"nothing")
+    told = run("data", "check", root / "labels.csv", "--json")
+    assert told.code == 1
+    (conflict,) = told.json["conflicts"]
+    assert {each["class_name"] for each in conflict} == {"blue;red", "green;red"}
+    assert [each["name"] for each in told.json["unreadable"]] == ["images/08.png"]
+    assert run("data", "check", root / "undivided.csv", "--split", 0.8, "--json").json["splits"]["val"]["images"] == 4
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("quantize", "{best}", "--format", "onnx", "--calibration", "{data}", "--eval", "{data}", "--output", "{new}"),
-        ("profile", "{best}"),
+        (
+            *("quantize", "{best}", "--format", "onnx", "--calibration", "{data}", "--eval", "{data}"),
+            *("--output", "{new}", "--float", "{best}"),
+        ),
+        (
+            *("quantize", "{best}", "--format", "onnx", "--calibration", "{images}", "--eval", "{data}"),
+            *("--output", "{new}"),
+        ),
+        ("data", "check", "{data}", "--split", "test"),
         ("predict", "--checkpoint", "{best}", "{data}", "--top", "3"),
         ("eval", "--checkpoint", "{best}", "--data", "{data}", "--tta", "flip"),
         ("eval", "--checkpoint", "{best}", "--data", "{data}", "--split", "test"),

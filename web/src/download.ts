@@ -34,7 +34,10 @@ export function resultAsJson(name: string, image: ImageFacts | undefined, shown:
 }
 
 function found(network: Network, answer: Answer): object {
-  if (answer.mask === undefined) return { top5: guesses(answer, network), logits: Array.from(answer.logits) };
+  if (answer.mask === undefined) {
+    const kind = network.threshold === undefined ? "top5" : "labels"; // all that are likely
+    return { [kind]: guesses(answer, network), logits: Array.from(answer.logits) };
+  }
   const { mask, drawMs } = answer;
   const shares = mask.counts.map((count, index) => [network.class_names[index], count / (mask.width * mask.height)]);
   return {

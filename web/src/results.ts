@@ -1,6 +1,6 @@
 /** What the page shows of results: a card with the classes per network, one table, and where each comes from. */
 
-import { guesses } from "./classes";
+import { guesses, nothing } from "./classes";
 import { element } from "./element";
 import { bytes, milliseconds, percent, quantile, short } from "./format";
 import { sides } from "./preprocess";
@@ -21,7 +21,9 @@ export function card(network: Network, answer: Answer): HTMLElement {
   if (!network.trained) title.append(" ", element("span", "badge", "not trained"));
   const of = element("p", "note", kind(network));
   const list = element("ol", "top");
-  for (const guess of guesses(answer, network)) {
+  const found = guesses(answer, network);
+  if (found.length === 0) list.append(element("li", "", element("span", "label", nothing(network))));
+  for (const guess of found) {
     const colour = network.colours?.[guess.index];
     const fill = element("span", "fill");
     fill.style.width = `${100 * guess.probability}%`;
@@ -60,10 +62,11 @@ function input(network: Network): string {
 export function kind(network: Network): string {
   const { mean } = network.preprocess;
   const classes = network.class_names.length;
+  const of = network.map ? " for every pixel" : network.threshold === undefined ? "" : ", several at once";
   const data = !network.trained ? "not trained" : network.data ? `trained on ${network.data}` : "";
   const parts = [
     data,
-    `${classes.toLocaleString("en")} ${classes === 1 ? "class" : "classes"}${network.map ? " for every pixel" : ""}`,
+    `${classes.toLocaleString("en")} ${classes === 1 ? "class" : "classes"}${of}`,
     `${input(network)} pixels${mean.length === 1 ? ", grey" : ""}`,
   ];
   return parts.filter((part) => part !== "").join("; ");
@@ -186,11 +189,12 @@ function spread({ answer, engine }: Shown): string {
 /** One sentence, for those who listen rather than look. */
 export function summary(name: string, shown: Shown[]): string {
   const parts = shown.map(({ network, answer }) => {
-    const guess = answer && guesses(answer, network)[0];
     const latency = median(answer?.runMs);
-    return guess && latency !== undefined
-      ? `${guess.label}, ${percent(guess.probability)}, in ${milliseconds(latency)} (${network.name})`
-      : network.name;
+    if (answer === undefined || latency === undefined) return network.name;
+    const found = guesses(answer, network);
+    const said = network.threshold === undefined ? found.slice(0, 1) : found;
+    const text = said.map((guess) => `${guess.label}, ${percent(guess.probability)}`).join(", ") || nothing(network);
+    return `${text}, in ${milliseconds(latency)} (${network.name})`;
   });
   return `${name}: ${parts.join("; ")}`;
 }

@@ -50,6 +50,7 @@ export interface Network extends Stored {
   task: string;
   map?: [height: number, width: number]; // of scores for every pixel; without it, one score a class
   colours?: Colour[]; // of the classes, with a map only
+  threshold?: number; // of probabilities, where an image may have several classes or none
   class_names: string[];
   class_labels: string[];
   source: string;

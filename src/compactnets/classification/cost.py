@@ -49,6 +49,7 @@ def network_cost(
     num_classes: int | None = None,
     batch_size: int = 1,
     per_layer: bool = False,
+    kind: type[CheckpointRecord] = CheckpointRecord,
 ) -> NetworkCost:
     """Count the cost of a network.
 
@@ -58,12 +59,13 @@ def network_cost(
         input_size: (C, H, W); default: the size in the network's paper, or the checkpoint's.
         batch_size: images at once, for the activation memory.
         per_layer: whether :meth:`NetworkCost.show` has a row for each layer.
+        kind: of a checkpoint's record.
 
     Raises:
         InputError: no such network or checkpoint, or arguments that it does not take.
     """
     merged = merge_arguments({"stem": stem, "num_classes": num_classes}, arguments)
-    return NetworkCost(name, profile_by_name(name, input_size, batch_size, merged), per_layer)
+    return NetworkCost(name, profile_by_name(name, input_size, batch_size, merged, kind), per_layer)
 
 
 def parse_arguments(pairs: Iterable[str]) -> dict[str, Any]:
@@ -90,31 +92,38 @@ def merge_arguments(options: Mapping[str, Any], pairs: Iterable[str]) -> dict[st
     return {**given, **parsed}
 
 
-def build_by_name(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build_by_name(
+    name: str, arguments: Mapping[str, Any], kind: type[CheckpointRecord] = CheckpointRecord
+) -> nn.Module:
     """Build a network on the meta device: one with a name, or that of a classifier's checkpoint, without its weights.
 
     Args:
         name: of a network, or the path of a ``.safetensors`` checkpoint.
         arguments: of the network; they override a checkpoint's own.
+        kind: of a checkpoint's record.
     """
     if name.endswith(SUFFIX):
-        record = read_record(Path(name), CheckpointRecord)
+        record = read_record(Path(name), kind)
         name, arguments = record.model, {**record.arguments, **arguments}
     with torch.device("meta"):
         return create_model(name, **arguments).eval()
 
 
 def profile_by_name(
-    name: str, input_size: tuple[int, int, int] | None, batch_size: int, arguments: Mapping[str, Any]
+    name: str,
+    input_size: tuple[int, int, int] | None,
+    batch_size: int,
+    arguments: Mapping[str, Any],
+    kind: type[CheckpointRecord] = CheckpointRecord,
 ) -> Cost:
     """Profile a network by name. Arguments that are not given follow from its stem.
 
     A classifier's checkpoint is profiled at its own input size.
     """
     if name.endswith(SUFFIX):
-        record = read_record(Path(name), CheckpointRecord)
+        record = read_record(Path(name), kind)
         size = input_size or (record.arguments.get("in_chans", 3), *[Preprocess.from_dict(record.preprocess).size] * 2)
-        return _profile(name, build_by_name(name, {"in_chans": size[0], **arguments}), size, batch_size)
+        return _profile(name, build_by_name(name, {"in_chans": size[0], **arguments}, kind), size, batch_size)
     accepted_arguments(name)
     defaults, (channels, height, width) = default_arguments(name, arguments.get("stem"))
     size = input_size or (arguments.get("in_chans", channels), height, width)

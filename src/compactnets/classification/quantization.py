@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.fx import GraphModule
 from compactnets.classification.checkpoint import CheckpointRecord, check_float
 from compactnets.classification.evaluation import match_classes
 from compactnets.data import ImageSource, Preprocess, open_source
-from compactnets.data.base import MissingSplitError
+from compactnets.data.base import MissingSplitError, Split
 from compactnets.data.dividing import open_parts
 from compactnets.data.part import PartOfSource
 from compactnets.deploy.formats.registry import Format
@@ -28,6 +29,8 @@ from compactnets.quantization import Quantization, QuantizeReport, Start
 from compactnets.quantization import quantize as quantize_subject
 from compactnets.tasks.contract import Model
 from compactnets.tasks.opening import open_to_write
+
+Source = TypeVar("Source", bound=ImageSource)
 
 
 def quantize_model(
@@ -106,7 +109,9 @@ class ClassifierQuantization(Quantization):
         self.what = compared[0] if compared else self.what
 
     def take(self, calibration: str, evaluation: str, count: int) -> None:
-        self.images, self.rest = _sources(self.record, calibration, evaluation, count)
+        self.images, self.rest = apart(
+            self.record, calibration, evaluation, count, open_one=open_source, open_both=open_parts, part=PartOfSource
+        )
         self.class_map = match_classes(self.record, self.rest)
         if self.compared is not None:
             name, _, record = self.compared
@@ -153,23 +158,38 @@ class ClassifierQuantization(Quantization):
         return Start(reference, without_quantizers(model), counted, settings)
 
 
-def _sources(
-    record: CheckpointRecord, calibration: str, evaluation: str, count: int
-) -> tuple[ImageSource, ImageSource]:
+def apart(
+    record: CheckpointRecord,
+    calibration: str,
+    evaluation: str,
+    count: int,
+    *,
+    open_one: Callable[[str, Split], Source],
+    open_both: Callable[[str, float], tuple[Source, Source]],
+    part: Callable[[Source, list[int]], Source],
+) -> tuple[Source, Source]:
     """Return the images to calibrate on and those to evaluate on, without overlap.
 
     Of an undivided source that the network was trained on a share of, it is calibrated on that share and evaluated on
     the rest.
+
+    Args:
+        open_one: opens a split of a source.
+        open_both: opens an undivided source, by the share to train on.
+        part: takes some images of a source.
+
+    Raises:
+        InputError: sources that cannot be opened, or no image left to evaluate on.
     """
-    rest: ImageSource = open_source(evaluation, "val")
+    rest = open_one(evaluation, "val")
     share = record.share_trained(evaluation)
     if share is not None and calibration == evaluation and not getattr(rest, "divided", True):
-        trained, rest = open_parts(evaluation, share)
-        return PartOfSource(trained, spread_over(trained, count).tolist()), rest
+        trained, rest = open_both(evaluation, share)
+        return part(trained, spread_over(trained, count).tolist()), rest
     try:
-        images = open_source(calibration, "train")
+        images = open_one(calibration, "train")
     except MissingSplitError:
-        images = open_source(calibration, "val")
+        images = open_one(calibration, "val")
     chosen = spread_over(images, count)
     if (images.fingerprint(), images.content()) == (rest.fingerprint(), rest.content()):
         left = np.setdiff1d(np.arange(len(rest)), chosen)
@@ -178,5 +198,5 @@ def _sources(
                 f"{evaluation} has {len(rest)} images, all used for calibration: choose another --eval, or fewer "
                 "--calibration-images"
             )
-        rest = PartOfSource(rest, left.tolist())
-    return PartOfSource(images, chosen.tolist()), rest
+        rest = part(rest, left.tolist())
+    return part(images, chosen.tolist()), rest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -29,7 +30,7 @@ from compactnets.data import ImageSource, Preprocess, open_source
 from compactnets.data.checking import check_images, check_source
 from compactnets.data.dividing import open_parts, share_of
 from compactnets.data.inputs import Picture
-from compactnets.data.opening import WORDS
+from compactnets.data.opening import WORDS, open_quietly
 from compactnets.data.report import SourceReport
 from compactnets.deploy.int8.training import load_int8, prepare_int8
 from compactnets.deploy.record import ArtifactRecord
@@ -37,7 +38,17 @@ from compactnets.deploy.subject import Classifier
 from compactnets.errors import InputError
 from compactnets.folders import check_file
 from compactnets.quantization import QuantizeReport
-from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, Predict, QuantizeOptions, Task, Verb
+from compactnets.tasks.contract import (
+    DataRequest,
+    ExportOptions,
+    Model,
+    Options,
+    Predict,
+    ProfileOptions,
+    QuantizeOptions,
+    Task,
+    Verb,
+)
 from compactnets.training.checkpoint import read_record
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
@@ -67,16 +78,6 @@ class PredictOptions(Options):
     top: int = Field(5, ge=1, description="number of classes to return")
     batch_size: int | None = Field(None, ge=1, description="images at once; default: 1, or 64 with workers or parts")
     workers: int | None = Field(None, ge=0, description="processes that decode; default: none, or one a core for parts")
-
-
-class ProfileOptions(Options):
-    """``profile``."""
-
-    input_size: tuple[int, int, int] | None = None
-    stem: Literal["imagenet", "cifar"] | None = None
-    num_classes: int | None = None
-    batch_size: int = 1
-    per_layer: bool = False
 
 
 class Classification(Task[ClassificationRecipe]):
@@ -132,7 +133,8 @@ class Classification(Task[ClassificationRecipe]):
             raise InputError(
                 f"--split must be train, val, both or a share such as 0.8 for images with labels, found {split!r}"
             )
-        return check_source(name, split, workers=data.workers, download=data.download)  # type: ignore[arg-type]
+        opened = functools.partial(open_quietly, download=data.download)
+        return check_source(name, split, workers=data.workers, opened=opened)  # type: ignore[arg-type]
 
     def setup(
         self,

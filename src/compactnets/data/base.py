@@ -84,6 +84,18 @@ class ImageSource(ABC):
     def name(self, index: int) -> str:
         """Return a name of image ``index`` for reports and errors: a path, or a shard and row."""
 
+    def class_counts(self) -> np.ndarray:
+        """Return the number of images of each class, ``(classes,)`` int64."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    def remarks(self) -> list[str]:
+        """Return what a data check should tell that may be intended."""
+        return []
+
+    def classes_of(self, index: int) -> str:
+        """Return what image ``index`` is labelled with, for reports."""
+        return self.class_names[self.labels[index]]
+
     @cached_property
     def default_preprocess(self) -> Preprocess:
         """Preprocessing that suits the images (see :func:`compactnets.data.presets.choose_preprocess`).

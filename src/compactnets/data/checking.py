@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -25,15 +25,16 @@ def check_source(
     split: Literal["train", "val", "both"] = "both",
     *,
     workers: int | None = None,
-    download: bool = False,
+    opened: Callable[[str, Split], ImageSource] = open_quietly,
 ) -> SourceReport:
-    """Decode every image of a source (:func:`compactnets.data.open_source`) and find duplicates.
+    """Decode every image of a source and find duplicates.
 
     Memory: about 100 bytes per image, plus the images being decoded.
 
     Args:
         split: ``"both"`` checks all existing splits, also for images in more than one.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
+        opened: opens a split, as :func:`compactnets.data.open_source`.
 
     Raises:
         InputError: the source cannot be opened, or has no such split.
@@ -43,7 +44,7 @@ def check_source(
     wanted: tuple[Split, ...] = ("train", "val") if split == "both" else (split,)
     for name in wanted:
         try:
-            sources.append(open_quietly(spec, name, download=download))
+            sources.append(opened(spec, name))
         except MissingSplitError as error:
             absent.append(error)
     if not sources:
@@ -68,7 +69,7 @@ def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> 
     seen = examine(source, workers, Fits(source.readable_preprocess))
     report.left_out[source.split] = list(source.left_out)
     report.unreadable.extend(_found(source, index, reason) for index, reason in seen.unreadable.items())
-    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    counts = source.class_counts()
     least, most = int(counts.argmin()), int(counts.argmax())
     report.splits[source.split] = SplitSummary(
         images=len(source),
@@ -88,6 +89,7 @@ def _examine(source: ImageSource, report: SourceReport, workers: int | None) -> 
             f"{source.split}: {source.class_names[most]} has {counts[most]:,} images, {source.class_names[least]} only "
             f"{counts[least]:,}"
         )
+    report.notes.extend(source.remarks())
     return seen.digests
 
 
@@ -107,7 +109,7 @@ def _found(source: ImageSource, index: int, reason: str = "") -> LabelledImage:
         name = source.name(index)
     except InputError:  # the name is stored with the image
         name = f"image {index}"
-    return LabelledImage(source.split, index, name, reason, source.class_names[source.labels[index]])
+    return LabelledImage(source.split, index, name, reason, source.classes_of(index))
 
 
 def _compare(sources: Sequence[ImageSource], digests: Sequence[np.ndarray], report: SourceReport) -> None:
@@ -115,7 +117,7 @@ def _compare(sources: Sequence[ImageSource], digests: Sequence[np.ndarray], repo
     copies: Counter[str] = Counter()
     for group in same_images(np.concatenate(digests)):
         places = [locate(sources, int(position)) for position in group]
-        classes = {source.class_names[source.labels[index]] for source, index in places}
+        classes = {source.classes_of(index) for source, index in places}
         splits = {source.split for source, _ in places}
         if len(classes) == 1 and len(splits) == 1:
             copies.update({places[0][0].split: len(places) - 1})

@@ -78,7 +78,6 @@ class ImageArtifact(ExportedRecord):
     network: Any
     agreement: ClassVar[str] = "same top-1"
     agreement_digits: ClassVar[int] = 0
-    page: ClassVar[bool] = True  # whether the page for browsers can show what it gives
     weights: str = Field("", description="sha256 of the original tensors, with their names and shapes")
     macs: int = Field(description="multiply-adds for one image of the size that it was compared at")
     params: int
@@ -106,6 +105,11 @@ class ImageArtifact(ExportedRecord):
     @property
     def map_size(self) -> tuple[int, int] | None:
         """Height and width of the scores for an ``example``; ``None`` for one score a class."""
+        return None
+
+    @property
+    def threshold(self) -> float | None:
+        """Least probability of a class, where an image may have several; ``None`` where the best one counts."""
         return None
 
     def notes(self) -> list[str]:

@@ -69,6 +69,17 @@ class LabelsSource(ImageFiles):
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def class_counts(self) -> np.ndarray:
+        counts: np.ndarray = self.tags.sum(axis=0)
+        return counts
+
+    def remarks(self) -> list[str]:
+        bare = int((~self.tags.any(axis=1)).sum())
+        return [f"{self.split}: {bare:,} images have no label"] if bare else []
+
+    def classes_of(self, index: int) -> str:
+        return ";".join(self.class_names[place] for place in np.flatnonzero(self.tags[index])) or "no label"
+
     def fingerprint(self) -> str:
         return hashlib.sha256(super().fingerprint().encode() + np.packbits(self.tags).tobytes()).hexdigest()
 

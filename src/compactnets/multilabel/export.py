@@ -23,9 +23,12 @@ class MultilabelArtifact(ArtifactRecord):
 
     task: Literal["multilabel"] = "multilabel"  # type: ignore[assignment]
     agreement = "same labels"
-    page = False  # which makes probabilities of all classes together
     network: MultilabelRecord = Field(description="network, classes, preprocessing, source and licence of the weights")
     after: str = Field(AFTER, description="what is left to the caller")
+
+    @property
+    def threshold(self) -> float:
+        return self.network.threshold
 
     def notes(self) -> list[str]:
         return [f"output: {self.after}"]

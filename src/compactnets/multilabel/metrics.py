@@ -12,9 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compactnets.classification.evaluation import match_classes
 from compactnets.classification.judging import ALL_CLASSES, WORST
 from compactnets.console import Table, Tracker, stdout
-from compactnets.data.loading import EvalLoader
+from compactnets.data import Preprocess
+from compactnets.data.loading import EvalLoader, make_eval_loader
+from compactnets.multilabel.checkpoint import MultilabelRecord
+from compactnets.multilabel.data import LabelsSource
 from compactnets.training.distributed import World
 from compactnets.training.setup import EvaluationStopped, NotFiniteError
 
@@ -110,6 +114,52 @@ class LabelsScore:
             shown = (f"{value:.1f} %" if value is not None else "-" for value in figures)
             table.add_row(row.label, f"{row.images:,}", *shown)
         stdout.print(table)
+
+
+def measure_on(
+    network: nn.Module,
+    record: MultilabelRecord,
+    source: LabelsSource,
+    world: World | None = None,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    threshold: float | None = None,
+) -> LabelsScore:
+    """Evaluate a network on the images of a source, whose classes may be some of the network's, in another order.
+
+    Args:
+        network: of the record; gives logits, (N, classes).
+        threshold: default: the record's.
+
+    Raises:
+        InputError: a class that the network does not know, or an image that cannot be read.
+        NotFiniteError: (an InputError) outputs that are not finite.
+    """
+    world, outputs = world or World(), match_classes(record, source)
+    loader = make_eval_loader(
+        source,
+        Preprocess.from_dict(record.preprocess),
+        batch_size=batch_size,
+        workers=workers,
+        rank=world.rank,
+        world_size=world.size,
+        device=world.device,
+    )
+    places = range(len(record.labels)) if outputs is None else outputs
+    try:
+        return measure(
+            network,
+            loader,
+            world,
+            tags=source.tags,
+            class_names=[record.class_names[place] for place in places],
+            labels=[record.labels[place] for place in places],
+            outputs=outputs,
+            threshold=record.threshold if threshold is None else threshold,
+        )
+    finally:
+        loader.close()
 
 
 def measure(

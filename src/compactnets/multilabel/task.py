@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -11,24 +11,38 @@ from pydantic import Field
 from torch import nn
 
 from compactnets.classification.batches import BATCH_SIZE, BatchRunner
+from compactnets.classification.cost import NetworkCost, network_cost
 from compactnets.classification.evaluation import match_classes, note_trained
 from compactnets.classification.prediction import Guess
 from compactnets.classification.preparation import network_of
 from compactnets.classification.recipe import FROM_INIT
 from compactnets.console import say
 from compactnets.data import Preprocess
+from compactnets.data.checking import check_images, check_source
 from compactnets.data.dividing import share_of
 from compactnets.data.inputs import Picture
-from compactnets.data.loading import make_eval_loader
+from compactnets.data.report import SourceReport
 from compactnets.errors import InputError
 from compactnets.multilabel.checkpoint import NAME, MultilabelRecord, load_multilabel, record_type
 from compactnets.multilabel.data import LabelsSource, holds_labels, open_divided, open_labels
 from compactnets.multilabel.export import MultilabelArtifact, MultilabelSubject
-from compactnets.multilabel.metrics import LabelsScore, measure
+from compactnets.multilabel.metrics import LabelsScore, measure_on
 from compactnets.multilabel.prediction import COLUMNS, ImageLabels, as_labels, labels_of
+from compactnets.multilabel.quantization import LabelsQuantization
 from compactnets.multilabel.recipe import MultilabelRecipe
 from compactnets.multilabel.setup import MultilabelSetup
-from compactnets.tasks.contract import DataRequest, ExportOptions, Model, Options, Predict, Task
+from compactnets.quantization import QuantizeReport, quantize
+from compactnets.tasks.contract import (
+    DataRequest,
+    ExportOptions,
+    Model,
+    Options,
+    Predict,
+    ProfileOptions,
+    QuantizeOptions,
+    Task,
+)
+from compactnets.tasks.opening import open_to_write
 from compactnets.training.distributed import World
 from compactnets.training.loop import TrainResult
 
@@ -55,7 +69,13 @@ class Multilabel(Task[MultilabelRecipe]):
     recipe = MultilabelRecipe
     record = MultilabelRecord
     artifact = MultilabelArtifact
-    options = {"evaluate": EvaluateOptions, "predict": PredictOptions, "export": ExportOptions}
+    options = {
+        "evaluate": EvaluateOptions,
+        "predict": PredictOptions,
+        "export": ExportOptions,
+        "quantize": QuantizeOptions,
+        "profile": ProfileOptions,
+    }
     columns = COLUMNS
     images = "images with several labels"
 
@@ -116,31 +136,15 @@ class Multilabel(Task[MultilabelRecipe]):
     def evaluate(
         self, model: Model, source: LabelsSource, split: str, workers: int, world: World, options: EvaluateOptions
     ) -> LabelsScore:
-        record: MultilabelRecord = model.record
-        outputs = match_classes(record, source)
-        loader = make_eval_loader(
+        return measure_on(
+            model.network,
+            model.record,
             source,
-            Preprocess.from_dict(record.preprocess),
+            world,
             batch_size=options.batch_size,
             workers=workers,
-            rank=world.rank,
-            world_size=world.size,
-            device=world.device,
+            threshold=options.score,
         )
-        places = range(len(record.labels)) if outputs is None else outputs
-        try:
-            return measure(
-                model.network,
-                loader,
-                world,
-                tags=source.tags,
-                class_names=[record.class_names[place] for place in places],
-                labels=[record.labels[place] for place in places],
-                outputs=outputs,
-                threshold=_threshold(model, options),
-            )
-        finally:
-            loader.close()
 
     def predict(
         self, model: Model, images: Iterable[str | Picture], every: int, options: PredictOptions
@@ -171,8 +175,32 @@ class Multilabel(Task[MultilabelRecipe]):
         )
         return closing(runner)
 
+    def check(self, data: DataRequest, split: str, options: Options) -> SourceReport:
+        data.refuse_download(self.name)
+        name, share = data.only(self.name), share_of(split)
+        if share is not None:
+            return check_images(open_divided(name, share), workers=data.workers)
+        if split not in ("train", "val", "both"):
+            raise InputError(
+                f"--split must be train, val, both or a share such as 0.8 for {self.images}, found {split!r}"
+            )
+        return check_source(name, split, workers=data.workers, opened=open_labels)  # type: ignore[arg-type]
+
     def subject(self, model: Model, verb: str) -> MultilabelSubject:
         return MultilabelSubject(model.network, model.record)
+
+    def quantize(
+        self, network: str | Path | Model, format_name: str, output: Path, options: QuantizeOptions
+    ) -> QuantizeReport:
+        if options.float_network is not None:
+            raise InputError(f"--float is for images with one label: for {self.images}, int8 is compared with float")
+        size = options.image_size()
+        subject = MultilabelSubject(*open_to_write(network, MultilabelRecord, "quantize"))
+        subject = subject if size is None else subject.resized(size)
+        return quantize(LabelsQuantization(subject), format_name, output, **options.arguments())
+
+    def profile(self, name: str, arguments: Sequence[str], options: ProfileOptions) -> NetworkCost:
+        return network_cost(name, arguments, kind=MultilabelRecord, **options.model_dump())
 
 
 def _threshold(model: Model, options: EvaluateOptions | PredictOptions) -> float:

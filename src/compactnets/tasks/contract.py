@@ -67,6 +67,16 @@ class Options(BaseModel):
             raise InputError(f"{option}: {message}, found {problem['input']!r}") from None
 
 
+class ProfileOptions(Options):
+    """``profile``, of tasks whose whole network is one of :mod:`compactnets.models`."""
+
+    input_size: tuple[int, int, int] | None = None
+    stem: Literal["imagenet", "cifar"] | None = None
+    num_classes: int | None = None
+    batch_size: int = 1
+    per_layer: bool = False
+
+
 class QuantizeOptions(Options):
     """``quantize``, of every task that has it; the last seven are :class:`compactnets.deploy.int8.Settings`."""
 

@@ -32,7 +32,7 @@ from compactnets.failures import Space, scratch_folder
 from compactnets.files import as_path, json_text
 from compactnets.folders import check_folder, entries, writing
 from compactnets.tasks import find_task
-from compactnets.tasks.opening import look, open_subject
+from compactnets.tasks.opening import open_subject
 from compactnets.web.page import find_page
 from compactnets.web.planar import make_module
 
@@ -194,8 +194,6 @@ def _open(what: str, engine: str | None) -> Opened:
     if engine == ONNX:
         find_format(FORMATS[ONNX]).versions()
     subject = open_subject(what, "web")
-    if not subject.artifact.page:
-        raise InputError(f"the page shows no {look(what).task.images} yet, found {what}")
     _check_size(subject.title, subject.preprocess)
     stem = path.name.removesuffix(".safetensors")
     tag = stem.removeprefix(f"{subject.title}.") if stem.startswith(f"{subject.title}.") else ""
@@ -205,7 +203,7 @@ def _open(what: str, engine: str | None) -> Opened:
 def _record_type(path: Path) -> type[ImageArtifact]:
     """Return the type of an artifact's record, by the task that it states."""
     task = find_task(task_of_artifact(find_artifact(path) or path))
-    if task.artifact is None or not issubclass(task.artifact, ImageArtifact) or not task.artifact.page:
+    if task.artifact is None or not issubclass(task.artifact, ImageArtifact):
         raise InputError(f"{task.name} has no web: {path} is a network for {task.name}")
     return task.artifact
 
@@ -265,6 +263,7 @@ def _entry(opened: Opened, record: ImageArtifact, folder: Path, site: Path, take
         "task": record.task,
         "class_names": network.class_names,
         "class_labels": network.labels,
+        **({} if record.threshold is None else {"threshold": record.threshold}),
         **_map(record),
         "source": network.source,
         "license": network.license,
