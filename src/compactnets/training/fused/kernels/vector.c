@@ -129,7 +129,7 @@ INLINE void put_or_add(float *to, vec value, int count, int add) {
     put(to, add ? value + get(to, count, NULL) : value, count);
 }
 
-/* Rows ahead of those in work that are fetched from memory: about a block. */
+/* Rows ahead of those in work that are fetched from memory, where the rows in work are few; else as many as they. */
 #define AHEAD 48
 
 /* Working memory, in multiples of a cache line. */
@@ -210,11 +210,13 @@ INLINE vec clamp(vec y, vec low, vec high) { /* NaN stays: of two operands, the 
 /* `lines` of `count` rows each, normalised and packed, to `to`; rows are `step` apart, lines `line_step`. */
 INLINE void enter_segment(int n, const segment *s, int normalised, vec low, vec high, vec scale, vec shift, long row,
                           long lines, long count, float *to, long step, long line_step) {
-    const float *x = s->x + row * s->step;
+    const float *end = s->end;
+    const long x_step = s->step, ahead = (lines > 1 ? AHEAD : count) * x_step;
+    const float *x = s->x + row * x_step;
     for (; lines; lines--, to += line_step)
-        for (long r = 0; r < count; r++, x += s->step) {
-            __builtin_prefetch(x + AHEAD * s->step);
-            const vec value = get(x, n, s->end);
+        for (long r = 0; r < count; r++, x += x_step) {
+            __builtin_prefetch(x + ahead);
+            const vec value = get(x, n, end);
             store(to + r * step, normalised ? clamp(value * scale + shift, low, high) : value);
         }
 }
@@ -238,24 +240,28 @@ INLINE void enter(const pending *p, factors f, long row, long count, float *to, 
 
 /* From the gradient of normalised rows `y`, both packed, to that of the raw rows. Adds to the sums for the gradients of
  * bias and scale. */
-INLINE void leave_segment(int n, const segment *s, int add, vec low, vec high, vec mean, vec scale, long row, long count,
-                          const float *y, long y_step, const float *gy, long gy_step, double *of_bias,
+INLINE void leave_segment(int n, const segment *s, int add, vec low, vec high, vec mean, vec scale, long row,
+                          long count, const float *y, long y_step, const float *gy, long gy_step, double *of_bias,
                           double *of_scale) {
-    const float *x = s->x + row * s->step;
-    float *gx = s->gx + row * s->gx_step;
+    const float *end = s->end;
+    const long x_step = s->step, gx_step = s->gx_step;
+    const float *x = s->x + row * x_step;
+    float *gx = s->gx + row * gx_step;
     vec bias_sum = {0}, scale_sum = {0};
-    for (long r = 0; r < count; r++) {
+    for (long r = 0; r < count; r++, x += x_step, gx += gx_step) {
+        __builtin_prefetch(gx + count * gx_step, 1);
         const vec value = load(y + r * y_step);
         const vec g = (vec)((ivec)load(gy + r * gy_step) & (value > low) & (value < high));
-        bias_sum += g, scale_sum += g * (get(x + r * s->step, n, s->end) - mean);
-        put_or_add(gx + r * s->gx_step, g * scale, n, add);
+        bias_sum += g, scale_sum += g * (get(x, n, end) - mean);
+        put_or_add(gx, g * scale, n, add);
     }
     add_to(of_bias, bias_sum, n), add_to(of_scale, scale_sum, n);
 }
 
 INLINE void pass_segment(int n, const segment *s, int add, long row, long count, const float *gy, long gy_step) {
-    float *gx = s->gx + row * s->gx_step;
-    for (long r = 0; r < count; r++) put_or_add(gx + r * s->gx_step, load(gy + r * gy_step), n, add);
+    const long gx_step = s->gx_step;
+    float *gx = s->gx + row * gx_step;
+    for (long r = 0; r < count; r++, gx += gx_step) put_or_add(gx, load(gy + r * gy_step), n, add);
 }
 
 /* `sums`: (2, row) */
@@ -286,7 +292,7 @@ typedef struct {
 INLINE void enter_gradient_vector(int n, const float *g, long g_step, const float *end, const float *z, long z_step,
                                   const float *z_end, vec constant, vec by_z, long count, float *to, long step) {
     for (long r = 0; r < count; r++) {
-        __builtin_prefetch(g + (r + AHEAD) * g_step), __builtin_prefetch(z + (r + AHEAD) * z_step);
+        __builtin_prefetch(g + (r + count) * g_step), __builtin_prefetch(z + (r + count) * z_step);
         store(to + r * step, get(g + r * g_step, n, end) + constant + by_z * get(z + r * z_step, n, z_end));
     }
 }
@@ -309,7 +315,7 @@ INLINE void emit_vector(int n, vec first, double *sum_to, double *square_to, con
     for (long r = 0; r < count; r++) {
         const vec value = load(rows + r * step), difference = value - first;
         sum += difference, square += difference * difference;
-        if (z) put(z + r * z_step, value, n);
+        if (z) __builtin_prefetch(z + (r + count) * z_step, 1), put(z + r * z_step, value, n);
     }
     add_to(sum_to, sum, VEC), add_to(square_to, square, VEC);
 }
