@@ -158,6 +158,19 @@ def test_a_tensor_far_from_zero() -> None:
     compare(Layers(conv(3, 6, 3), nn.ReLU(), conv(6, 6)).train(), torch.randn(4, 3, 8, 8) + 100)
 
 
+def test_what_follows_a_frozen_convolution_learns() -> None:
+    """Its normalisation has gradients though what it normalises has none."""
+    torch.manual_seed(0)
+    model = Layers(conv(3, 6, 3), nn.ReLU(), conv(6, 6), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).train()
+    model.layers[0][0].weight.requires_grad_(False)  # type: ignore[index]
+    plain = copy.deepcopy(model)
+    x = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    for runner in (plain, FusedNetwork(model).train()):
+        (runner(x) * torch.arange(1.0, 7)[:, None, None]).sum().backward()
+    for name in ("layers.0.1.weight", "layers.0.1.bias"):
+        torch.testing.assert_close(model.get_parameter(name).grad, plain.get_parameter(name).grad, rtol=1e-3, atol=1e-4)
+
+
 def test_nan_is_not_hidden() -> None:
     model = Layers(conv(4, 4), nn.ReLU(), conv(4, 4), nn.ReLU()).train()
     x = torch.randn(2, 4, 4, 4).contiguous(memory_format=torch.channels_last)

@@ -129,8 +129,8 @@ class Term:
         self.address = ctypes.byref(self.rows)
 
     def gradients(self, wanted: bool) -> tuple[list[Tensor | None], Tensor]:
-        """Return room for the gradients of the parts, and of bias and scale (2, C)."""
-        sums = torch.zeros(2, self.channels)
+        """Return room for the gradients of the parts, and of mean, scale and bias (3, C)."""
+        sums = torch.zeros(3, self.channels)
         if not wanted:
             return [None] * len(self.raws), sums
         gradients: list[Tensor | None] = []
@@ -141,11 +141,9 @@ class Term:
             gradients.append(None if written else gradient)
         return gradients, sums
 
-    def of_factors(self, sums: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def of_factors(self, sums: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of mean, scale and bias."""
-        if self.factors[1] is None:
-            return None, None, None
-        return -self.factors[1] * sums[0], sums[1], sums[0]
+        return (None, None, None) if self.factors[1] is None else sums.unbind()
 
 
 def _rooms(raws: Sequence[Tensor]) -> list[Any]:
@@ -157,10 +155,8 @@ class OutputGradient:
 
     def __init__(self, gz: Tensor, g_mean: Tensor, g_variance: Tensor, z: Tensor, mean: Tensor) -> None:
         self.gz, step = as_rows(gz)
-        self.by_z = g_variance * (2 / _pixels(z))
-        self.constant = g_mean / _pixels(z) - mean * self.by_z
-        self.z = z
-        pointers = (_pointer(z), _pointer(self.constant), _pointer(self.by_z))
+        self.others = (z, mean, g_mean.contiguous(), g_variance.contiguous())
+        pointers = map(_pointer, self.others)
         self.address = ctypes.byref(Gradient(_pointer(self.gz), step, *pointers))
 
 
@@ -193,9 +189,9 @@ class Convolution(torch.autograd.Function):
         term = Term(raws, (mean, scale, bias), ctx.bounds, ctx.rooms)
         of_z = OutputGradient(gz, g_mean, g_variance, z, moments[0])
         ctx.room.take()
-        gx, sums = term.gradients(any(ctx.needs_input_grad[9:]))
+        gx, sums = term.gradients(any((*ctx.needs_input_grad[:3], *ctx.needs_input_grad[9:])))
         gw = torch.empty(weight.shape)
-        results = (*_addresses(sums), gw.data_ptr())
+        results = (sums.data_ptr(), gw.data_ptr())
         _run(f"{ctx.kernel}_backward", term.address, of_z.address, weight.data_ptr(), *ctx.shape, *results)
         return *term.of_factors(sums), None, None, gw, None, None, None, *gx
 
@@ -221,8 +217,8 @@ class Join(torch.autograd.Function):
         saved, (of_a, of_b, bounds) = ctx.saved_tensors, ctx.bounds
         first = Term(saved[6:7], saved[:3], of_a, ctx.rooms[0])
         second = Term(saved[7:], saved[3:6], of_b, ctx.rooms[1])
-        ga, a_sums = first.gradients(ctx.needs_input_grad[0])
-        gb, b_sums = second.gradients(ctx.needs_input_grad[6])
+        ga, a_sums = first.gradients(any(ctx.needs_input_grad[:4]))
+        gb, b_sums = second.gradients(any(ctx.needs_input_grad[6:10]))
         gy, step = as_rows(gradients[0])
         ctx.room.take()
         results = (a_sums.data_ptr(), b_sums.data_ptr())
@@ -249,10 +245,10 @@ class Pool(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         mean, scale, bias, *raws = ctx.saved_tensors
         term = Term(raws, (mean, scale, bias), ctx.bounds, ctx.rooms)
-        gx, sums = term.gradients(ctx.needs_input_grad[5])
+        gx, sums = term.gradients(any((*ctx.needs_input_grad[:3], ctx.needs_input_grad[5])))
         n, c, h, w = raws[0].shape
         gy = (gradients[0] / (h * w)).contiguous()
-        _run("pool_backward", term.address, n, h * w, c, gy.data_ptr(), *_addresses(sums))
+        _run("pool_backward", term.address, n, h * w, c, gy.data_ptr(), sums.data_ptr())
         return *term.of_factors(sums), None, None, *gx
 
 
@@ -273,6 +269,35 @@ class Measure(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         by_z = gradients[1] * (2 / _pixels(x))
         return x * by_z[:, None, None] + (gradients[0] / _pixels(x) - moments[0] * by_z)[:, None, None]
+
+
+class Scale(torch.autograd.Function):
+    """What a batch normalisation multiplies by: ``weight / sqrt(variance + eps)``, (C,); it updates running averages.
+
+    Args:
+        running: mean and variance, or twice ``None``.
+        pixels: of which mean and variance are.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, variance: Tensor, weight: Tensor, mean: Tensor, eps: float, momentum: float,
+        running: Sequence[Tensor | None], pixels: int,
+    ) -> Tensor:  # fmt: skip
+        ctx.eps, weight, channels = eps, weight.contiguous(), len(weight)
+        scale = torch.empty(channels)
+        pointers, averages = map(_pointer, (mean, variance, weight)), map(_pointer, running)
+        kernels().scale_forward(*pointers, eps, channels, pixels, momentum, *averages, scale.data_ptr())
+        ctx.save_for_backward(variance, weight)
+        return scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (variance, weight), gradient = ctx.saved_tensors, gradients[0].contiguous()
+        results = torch.empty(2, len(weight))
+        arguments = (variance.data_ptr(), weight.data_ptr(), ctx.eps, len(weight), gradient.data_ptr())
+        kernels().scale_backward(*arguments, *_addresses(results))
+        return *results.unbind(), None, None, None, None, None
 
 
 class Split(torch.autograd.Function):

@@ -37,7 +37,10 @@ class Rows(ctypes.Structure):
 class Gradient(ctypes.Structure):
     """``output_gradient`` of ``kernels/vector.c``."""
 
-    _fields_ = (("g", c_void_p), ("step", c_long), ("z", c_void_p), ("constant", c_void_p), ("by_z", c_void_p))
+    _fields_ = (
+        ("g", c_void_p), ("step", c_long), ("z", c_void_p), ("mean", c_void_p), ("g_mean", c_void_p),
+        ("g_variance", c_void_p),
+    )  # fmt: skip
 
 
 class Window(ctypes.Structure):
@@ -53,14 +56,16 @@ SOURCE = Path(__file__).parent / "kernels" / "kernels.c"
 POINTER, INT, LONG, FLOAT = c_void_p, c_int, c_long, c_float
 ARGUMENTS = {
     "pointwise_forward": (POINTER, POINTER, LONG, INT, INT, INT, POINTER, POINTER, POINTER, INT),
-    "pointwise_backward": (POINTER, POINTER, POINTER, LONG, INT, INT, INT, POINTER, POINTER, POINTER, INT),
+    "pointwise_backward": (POINTER, POINTER, POINTER, LONG, INT, INT, INT, POINTER, POINTER, INT),
     "depthwise_forward": (POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, INT),
-    "depthwise_backward": (POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, INT),
+    "depthwise_backward": (POINTER, POINTER, POINTER, POINTER, POINTER, POINTER, INT),
     "join_forward": (POINTER, POINTER, FLOAT, FLOAT, LONG, INT, POINTER, INT),
     "join_backward": (POINTER, POINTER, FLOAT, FLOAT, LONG, INT, POINTER, LONG, POINTER, POINTER, INT),
     "pool_forward": (POINTER, LONG, LONG, INT, POINTER, INT),
-    "pool_backward": (POINTER, LONG, LONG, INT, POINTER, POINTER, POINTER, INT),
+    "pool_backward": (POINTER, LONG, LONG, INT, POINTER, POINTER, INT),
     "measure_forward": (POINTER, LONG, LONG, INT, POINTER, POINTER, INT),
+    "scale_forward": (POINTER, POINTER, POINTER, FLOAT, INT, LONG, FLOAT, POINTER, POINTER, POINTER),
+    "scale_backward": (POINTER, POINTER, FLOAT, INT, POINTER, POINTER, POINTER),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compactnets.training.fused.functions import Join, Measure, Pool, SharedGradient, Split, escape
+from compactnets.training.fused.functions import Join, Measure, Pool, Scale, SharedGradient, Split, escape
 
 Factors = tuple[Tensor, Tensor, Tensor]  # mean, scale, bias: (C,) each
 NO_TERM: tuple[Any, ...] = (None, None, None, None, -math.inf, math.inf)  # tensor and what remains, as Join takes them
@@ -153,12 +153,9 @@ def _normalise(
     if not x.finished or (x.low, x.high) != (-math.inf, math.inf) or x.raw.numel() == x.raw.shape[1]:
         return NotImplemented
     mean, variance = x.moments if x.moments is not None else Measure.apply(x.raw)
-    if running_mean is not None and running_var is not None:
-        count = x.raw.numel() // x.raw.shape[1]
-        with torch.no_grad():
-            running_mean.lerp_(mean, momentum)
-            running_var.lerp_(variance * (count / (count - 1)), momentum)
-    return Pending(x.parts, (mean, weight * (variance + eps).rsqrt(), bias))
+    pixels = x.raw.numel() // x.raw.shape[1]
+    scale = Scale.apply(variance, weight, mean.detach(), eps, momentum, (running_mean, running_var), pixels)
+    return Pending(x.parts, (mean, scale, bias))
 
 
 def _bound(x: Any, low: float, high: float, inplace: bool) -> Any:

@@ -174,7 +174,7 @@ static void window_backward_slice(void *arguments, int slice, float *scratch) {
     const float *g_end = w->of_z.g + (out_pixels - 1) * w->of_z.step + l.channels;
     const float *z_end = w->of_z.z + out_pixels * l.channels;
     pack_window(w->weight, v, l, 1, weight);
-    pack_channels(w->of_z.constant, l, constant), pack_channels(w->of_z.by_z, l, by_z);
+    pack_gradient(&w->of_z, l, out_pixels, constant, by_z);
     memset(padded, 0, padded_floats(v, l) * sizeof(float)), memset(gz, 0, padded_floats(v, l) * sizeof(float));
     memset(gw, 0, (long)area * l.row * sizeof(float));
     const long last = slice_start(v->images, w->slices, slice + 1);
@@ -201,9 +201,9 @@ static void window_backward_slice(void *arguments, int slice, float *scratch) {
     }
 }
 
-/* Gradients of the raw input, of its bias and scale (channels,), and of the weights. */
+/* Gradients of the raw input, of its factors (3, channels), and of the weights. */
 API void depthwise_backward(const pending *in, const output_gradient *of_z, const float *weight, const window *v,
-                            float *of_bias, float *of_scale, float *gw, int threads) {
+                            float *of_factors, float *gw, int threads) {
     const layout l = lay_out_parts(v->channels, 1, in->count);
     const int slices = (int)least(MOST_SLICES, v->images), area = v->size * v->size;
     window_backward w = {*in, *of_z, weight, *v, slices, l, NULL, room((long)slices * area * l.row)};
@@ -211,7 +211,7 @@ API void depthwise_backward(const pending *in, const output_gradient *of_z, cons
     cut(&w.in, l, v->images * v->height * v->width);
     const long floats = (5L + area + v->width) * l.row + 2 * padded_floats(v, l) + 13 * 16;
     run(window_backward_slice, &w, floats, slices, threads);
-    if (in->mean && in->parts->gx) merge_sums(w.sums, slices, l, of_bias, of_scale);
+    if (in->mean && in->parts->gx) merge_sums(w.sums, slices, l, in->scale, of_factors);
     add_slices(w.gw, slices, (long)area * l.row);
     for (int c = 0; c < l.channels; c++)
         for (int k = 0; k < area; k++) gw[c * area + k] = w.gw[(long)k * l.row + c];

@@ -53,7 +53,7 @@ API void join_forward(const pending *a, const pending *b, float low, float high,
     join(&w, threads);
 }
 
-/* Gradients of the raw terms, and of their biases and scales: (2, channels) each. */
+/* Gradients of the raw terms, and of their factors: (3, channels) each. */
 API void join_backward(const pending *a, const pending *b, float low, float high, long pixels, int channels,
                        const float *gy, long gy_step, float *of_a, float *of_b, int threads) {
     const layout l = lay_out(channels, 1);
@@ -62,8 +62,8 @@ API void join_backward(const pending *a, const pending *b, float low, float high
     w.sums_a = (double *)calloc(2L * slices * l.row, sizeof(double));
     w.sums_b = (double *)calloc(2L * slices * l.row, sizeof(double));
     join(&w, threads);
-    if (a->mean && a->parts->gx) merge_sums(w.sums_a, slices, l, of_a, of_a + channels);
-    if (b->parts && b->mean && b->parts->gx) merge_sums(w.sums_b, slices, l, of_b, of_b + channels);
+    if (a->mean && a->parts->gx) merge_sums(w.sums_a, slices, l, a->scale, of_a);
+    if (b->parts && b->mean && b->parts->gx) merge_sums(w.sums_b, slices, l, b->scale, of_b);
     free(w.sums_a), free(w.sums_b);
 }
 
@@ -118,13 +118,13 @@ API void pool_forward(const pending *in, long images, long pixels, int channels,
     pool(&w, threads);
 }
 
-/* Gradients of the raw tensor, and of bias and scale (channels,); gy is divided by the pixels. */
-API void pool_backward(const pending *in, long images, long pixels, int channels, const float *gy, float *of_bias,
-                       float *of_scale, int threads) {
+/* Gradients of the raw tensor, and of its factors (3, channels); gy is divided by the pixels. */
+API void pool_backward(const pending *in, long images, long pixels, int channels, const float *gy,
+                       float *of_factors, int threads) {
     pool_work w = {*in, images, pixels, NULL, gy, (int)least(MOST_SLICES, images), lay_out(channels, 1), NULL};
     w.sums = (double *)calloc(2L * w.slices * w.l.row, sizeof(double));
     pool(&w, threads);
-    if (in->mean && in->parts->gx) merge_sums(w.sums, w.slices, w.l, of_bias, of_scale);
+    if (in->mean && in->parts->gx) merge_sums(w.sums, w.slices, w.l, in->scale, of_factors);
     free(w.sums);
 }
 

@@ -2,3 +2,4 @@
 #include "pointwise.c"
 #include "depthwise.c"
 #include "join.c"
+#include "scale.c"

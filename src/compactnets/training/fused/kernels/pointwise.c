@@ -129,7 +129,7 @@ static void backward_slice(void *arguments, int slice, float *scratch) {
     float *rows = take(&scratch, BLOCK * x.row), *gx = take(&scratch, BLOCK * x.row);
     float *gz = take(&scratch, BLOCK * y.row);
     float *gw = w->gw + (long)slice * y.channels * x.padded;
-    pack_channels(w->of_z.constant, y, constant), pack_channels(w->of_z.by_z, y, by_z);
+    pack_gradient(&w->of_z, y, w->pixels, constant, by_z);
     const float *g_end = w->of_z.g + (w->pixels - 1) * w->of_z.step + y.channels;
     const float *z_end = w->of_z.z + w->pixels * y.channels;
     const long first = slice_start(w->pixels, w->slices, slice), last = slice_start(w->pixels, w->slices, slice + 1);
@@ -148,10 +148,10 @@ static void backward_slice(void *arguments, int slice, float *scratch) {
     }
 }
 
-/* Gradients of the raw input, of its bias and scale (in_channels,), and of the weights. */
+/* Gradients of the raw input, of its factors (3, in_channels), and of the weights. */
 API void pointwise_backward(const pending *in, const output_gradient *of_z, const float *weight, long pixels,
-                            int in_channels, int out_channels, int groups, float *of_bias, float *of_scale,
-                            float *gw, int threads) {
+                            int in_channels, int out_channels, int groups, float *of_factors, float *gw,
+                            int threads) {
     const layout x = lay_out_parts(in_channels, groups, in->count), y = lay_out(out_channels, groups);
     const long each = panel_floats(x.each, y.each), sums = (long)y.channels * x.padded;
     float *panels = room(groups * each);
@@ -162,7 +162,7 @@ API void pointwise_backward(const pending *in, const output_gradient *of_z, cons
     w.sums = (double *)calloc(2L * slices * x.row, sizeof(double));
     cut(&w.in, x, pixels);
     run(backward_slice, &w, 3L * (x.row + 16) + 2L * (y.row + 16) + BLOCK * (2L * x.row + y.row) + 96, slices, threads);
-    if (in->mean && in->parts->gx) merge_sums(w.sums, slices, x, of_bias, of_scale);
+    if (in->mean && in->parts->gx) merge_sums(w.sums, slices, x, in->scale, of_factors);
     add_slices(w.gw, slices, sums);
     for (int o = 0; o < y.channels; o++)
         memcpy(gw + (long)o * x.each, w.gw + (long)o * x.padded, x.each * sizeof(float));

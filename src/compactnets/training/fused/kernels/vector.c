@@ -286,8 +286,19 @@ INLINE void leave(const pending *p, factors f, layout l, long row, long count, c
 typedef struct {
     const float *g;
     long step;
-    const float *z, *constant, *by_z; /* g + constant + by_z * z; z is contiguous */
+    const float *z, *mean; /* z is contiguous */
+    const float *g_mean, *g_variance; /* (channels,) */
 } output_gradient;
+
+/* The gradient is g + constant + by_z * z; both packed. */
+static void pack_gradient(const output_gradient *o, layout l, long pixels, float *constant, float *by_z) {
+    memset(constant, 0, l.row * sizeof(float)), memset(by_z, 0, l.row * sizeof(float));
+    for (int g = 0, c = 0; g < l.groups; g++)
+        for (int at = g * l.padded; at < g * l.padded + l.each; at++, c++) {
+            by_z[at] = o->g_variance[c] * (2.0f / pixels);
+            constant[at] = o->g_mean[c] / pixels - o->mean[c] * by_z[at];
+        }
+}
 
 INLINE void enter_gradient_vector(int n, const float *g, long g_step, const float *end, const float *z, long z_step,
                                   const float *z_end, vec constant, vec by_z, long count, float *to, long step) {
@@ -357,12 +368,14 @@ static moments *make_moments(int slices, layout l) {
     return all;
 }
 
-static void merge_sums(const double *sums, int slices, layout l, float *of_bias, float *of_scale) {
+/* Gradients of mean, scale and bias, (3, channels). */
+static void merge_sums(const double *sums, int slices, layout l, const float *scales, float *of_factors) {
     for (int channel = 0; channel < l.channels; channel++) {
         const int at = channel / l.each * l.padded + channel % l.each;
         double bias = 0, scale = 0;
         for (int s = 0; s < slices; s++) bias += sums[2L * s * l.row + at], scale += sums[(2L * s + 1) * l.row + at];
-        of_bias[channel] = (float)bias, of_scale[channel] = (float)scale;
+        of_factors[channel] = -scales[channel] * (float)bias;
+        of_factors[l.channels + channel] = (float)scale, of_factors[2 * l.channels + channel] = (float)bias;
     }
 }
 
