@@ -8,7 +8,7 @@ tests/cli/test_commands_page.py holds the page to them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -44,8 +44,8 @@ def section(words: str, command: Any) -> str:
     if command.epilog:
         text += f"\n```sh\n{command.epilog.removeprefix(EXAMPLE)}\n```\n"
     shown = [each for each in command.params if not getattr(each, "hidden", False)]
-    hints = get_type_hints(inspect.unwrap(command.callback))
-    rows = [f"| {names(each)} | {meaning(each, choices_of(hints.get(each.name)))} |\n" for each in shown]
+    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+    rows = [f"| {names(each)} | {meaning(each, hints.get(each.name))} |\n" for each in shown]
     return text + ("\n| option | |\n| --- | --- |\n" + "".join(rows) if rows else "")
 
 
@@ -64,10 +64,16 @@ def names(parameter: Any) -> str:
     return ", ".join(f"`{name}`" for name in written)
 
 
-def meaning(parameter: Any, choices: Sequence[str]) -> str:
+def help_of(parameter: Any, hint: Any) -> str:
+    """Return the help of a parameter; some versions of typer keep that of an argument in the function's type alone."""
+    told = (getattr(each, "help", None) for each in (parameter, *getattr(hint, "__metadata__", ())))
+    return next(filter(None, told), "")
+
+
+def meaning(parameter: Any, hint: Any) -> str:
     """Return the help of a parameter, its choices and default."""
-    told = [(getattr(parameter, "help", None) or "").replace("|", "\\|")]
-    if choices:
+    told = [help_of(parameter, hint).replace("|", "\\|")]
+    if choices := choices_of(hint):
         told.append(f"One of {', '.join(f'`{choice}`' for choice in choices)}.")
     if parameter.required:
         told.append("Required.")
