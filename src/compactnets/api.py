@@ -346,7 +346,7 @@ def export(
     Args:
         network: a checkpoint, or the name of weights or of a network.
         format: ``"onnx"``, ``"openvino"``, ``"executorch"``, ``"litert"``, ``"ncnn"``, ``"coreml"``, ``"torch"`` or
-            ``"c"``.
+            ``"c"``; for detectors ``"onnx"``, ``"openvino"`` or ``"ncnn"``.
         output: folder for the artifact; written completely or not at all.
         arguments: arguments of a network given by name, such as ``num_classes``.
         options: task-specific: ``size``, ``batch_size``, ``serving``, ``images``, ``precision``, ``tolerance``,

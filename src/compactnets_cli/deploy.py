@@ -21,7 +21,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, openvino, executorch, litert, ncnn, coreml (an extra each), torch or c; detectors: onnx.",
+            help="onnx, openvino, executorch, litert, ncnn, coreml (an extra each), torch or c; detectors: onnx, "
+            "openvino or ncnn.",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the artifact and its artifact.json.")],
@@ -102,7 +103,7 @@ def export(
     heads: Annotated[
         Literal["boxes", "raw"] | None,
         typer.Option(
-            help="boxes (the default): the graph decodes the boxes; raw: the caller does.",
+            help="boxes (the default): the graph decodes the boxes; raw: the caller does, as for ncnn.",
             rich_help_panel=BOXES,
         ),
     ] = None,

@@ -14,6 +14,7 @@ from compactnets.errors import InputError
 from compactnets.training.checkpoint import save_checkpoint
 from tests.detection.lively import CLASS_NAMES, lively_detector
 
+from ..deploy.conftest import needs
 from .helpers import Outcome
 
 Run = Callable[..., Outcome]
@@ -88,10 +89,40 @@ def test_an_artifact_is_evaluated_and_predicts_like_its_checkpoint(
     assert "sha256 differs" in wrong.err
 
 
+@pytest.mark.parametrize(("form", "heads"), [("openvino", "boxes"), ("ncnn", "raw")])
+def test_other_runtimes_are_evaluated_and_predict_like_the_checkpoint(
+    run: Run, checkpoint: Path, photographs: Path, tmp_path: Path, form: str, heads: str
+) -> None:
+    needs(form)
+    folder = tmp_path / "artifact"
+    done = run("export", checkpoint, "--format", form, "--output", folder, "--json")
+    assert done.code == 0, done.err
+    assert (done.json["format"], done.json["heads"]) == (form, heads)
+    main, weights = done.json["files"]
+    for path in (folder, folder / main, folder / weights):
+        found, expected = (
+            run("predict", "--checkpoint", one, photographs / "val" / "1.png", "--score", "0.3", "--json").json[0][
+                "objects"
+            ]
+            for one in (path, checkpoint)
+        )
+        assert len(found) == len(expected) > 3
+        for one, other in zip(found, expected, strict=True):
+            assert one["class_name"] == other["class_name"]
+            assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+            assert one["box"] == pytest.approx(other["box"], abs=1e-1)
+    scores = [run("eval", "--checkpoint", one, "--data", photographs, "--json").json for one in (folder, checkpoint)]
+    assert scores[0]["voc10"] == pytest.approx(scores[1]["voc10"])
+    agnostic = run("eval", "--checkpoint", folder, "--data", photographs, "--class-agnostic-nms")
+    assert agnostic.code == (2 if heads == "boxes" else 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "ncnn"], "detectors are exported to onnx only, found --format ncnn"),
+        (["--format", "c"], "detectors are exported to onnx, openvino, ncnn, found --format c"),
+        (["--format", "ncnn", "--heads", "boxes"], "--heads raw, found boxes"),
+        (["--delegate", "vulkan"], "--delegate is not an option of export for detection"),
         (["--size", "96"], "made for 64 x 64 pixels: remove --size, found 96 x 96"),
         (["--size", "big"], "--size takes one side or HEIGHTxWIDTH"),
     ],

@@ -179,10 +179,15 @@ def store_float16(model: nn.Module) -> nn.Module:
     return deployed.requires_grad_(False)
 
 
-def round_to_float16(model: nn.Module) -> None:
-    """Round the weights that :func:`store_float16` would store, in place; their dtype stays float32."""
+def round_to_float16(model: nn.Module, *, flush: bool = False) -> None:
+    """Round the weights that :func:`store_float16` would store, in place; their dtype stays float32.
+
+    Args:
+        flush: whether numbers below float16's normal ones become 0, as some converters store them.
+    """
     for module, name, stored in list(_in_float16(model)):
-        module.get_parameter(name).data.copy_(stored)
+        small = stored.abs() < torch.finfo(torch.float16).smallest_normal
+        module.get_parameter(name).data.copy_(stored.masked_fill(small, 0) if flush else stored)
 
 
 def _in_float16(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:

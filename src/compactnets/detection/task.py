@@ -75,7 +75,7 @@ class PredictOptions(Options):
 class ExportOptions(Options):
     """``export``; see :func:`compactnets.detection.deploy.export.export_detector`."""
 
-    heads: Literal["boxes", "raw"] = "boxes"
+    heads: Literal["boxes", "raw"] | None = None
     size: str | int | None = None
     precision: str = "float32"
     tolerance: float | None = None
@@ -260,13 +260,12 @@ class Detection(Task[DetectionRecipe]):
             write_coco_results(options.coco, predictions, CocoIds(model.record.class_names, options.annotations))
 
     def export(self, model: Model, output: Path, format_name: str, options: ExportOptions) -> ExportReport:
-        if format_name != "onnx":
-            raise InputError(f"detectors are exported to onnx only, found --format {format_name}")
         fixed = None if options.size is None else parse_size(str(options.size))
         record = export_detector(
             model.network,
             model.record,
             output,
+            format_name=format_name,
             heads=options.heads,
             size=fixed,
             tolerance=options.tolerance,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from compactnets.deploy.formats.registry import (
     INPUT,
     OUTPUT,
     Runner,
+    TensorRunner,
     trace_program,
 )
 from compactnets.deploy.int8.lowering import leave_float_outputs
@@ -179,6 +180,25 @@ def open_runner(path: Path, threads: int | None) -> Runner:
         return logits
 
     return run
+
+
+def open_tensors(path: Path, threads: int | None) -> TensorRunner:
+    """Load a file with several inputs or outputs into ONNX Runtime on the CPU."""
+    session = open_session(path, threads)
+    names = [one.name for one in session.get_inputs()]
+
+    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        found: list[np.ndarray] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return found
+
+    return run
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file."""
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 def time_operators(path: Path, images: np.ndarray, threads: int | None, calls: int) -> list[OperatorTime]:

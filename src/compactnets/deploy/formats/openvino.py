@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.fx import GraphModule
 
 from compactnets.console import stage
 from compactnets.deploy.formats import onnx as onnx_format
-from compactnets.deploy.formats.registry import Runner
+from compactnets.deploy.formats.registry import Runner, TensorRunner
 from compactnets.deploy.int8.lowering import separate_groups
 from compactnets.deploy.int8.quantized import freeze
 from compactnets.deploy.operators import OperatorTime, convolution, summarize
@@ -62,6 +63,30 @@ def _save(
             apply_moc_transformations(network, cf=False)
         openvino.save_model(network, folder / "model.xml", compress_to_fp16=compressed)
     return {"opset": onnx_format.OPSET}
+
+
+def convert(source: Path, path: Path) -> None:
+    """Write an ONNX file of any inputs and outputs as ``path`` (``.xml``) and its ``.bin``; float16 stays float16."""
+    stage("converting to OpenVINO")
+    _openvino().save_model(_core().read_model(source), path, compress_to_fp16=False)
+
+
+def open_tensors(path: Path, threads: int | None) -> TensorRunner:
+    """Compile a file with several inputs or outputs for the CPU, whatever is open in their shapes."""
+    compiled = _compile(path, None, threads, "f32")
+    lock, idle = threading.Lock(), list[Any]()
+
+    def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with lock:
+            request = idle.pop() if idle else compiled.create_infer_request()
+        try:
+            request.infer(list(arrays), share_inputs=True)
+            return [request.get_output_tensor(index).data.copy() for index in range(len(compiled.outputs))]
+        finally:
+            with lock:
+                idle.append(request)
+
+    return run
 
 
 def open_runner(path: Path, threads: int | None, precision: str = "f32") -> Runner:
@@ -134,12 +159,13 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path} cannot be loaded by OpenVINO: {_last_line(error)}") from None
 
 
-def _compile(path: Path, shape: tuple[int, ...], threads: int | None, precision: str, **more: Any) -> Any:
+def _compile(path: Path, shape: tuple[int, ...] | None, threads: int | None, precision: str, **more: Any) -> Any:
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", **more}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     network = _read(path)
-    network.reshape(list(shape))
+    if shape is not None:
+        network.reshape(list(shape))
     return _core().compile_model(network, "CPU", settings)
 
 

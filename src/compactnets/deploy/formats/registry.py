@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,8 @@ from compactnets.errors import InputError, did_you_mean, missing_extra
 from compactnets.telemetry import without_openvino_telemetry
 
 Runner = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes) float32
+# several arrays, the first axis of each that of images or regions -> the outputs in their order
+TensorRunner = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 # pixels for tracing networks of dynamic size, whatever their own size: if a feature map has a single
 # pixel, torch.export assumes that for all sizes
@@ -69,6 +71,7 @@ class Format:
         float16: float16 support. ``"stored"``: the weights of convolutions and matrix products are float16 in the file,
             and the runtime chooses its arithmetic (float32 in the check); ``"computed"``: the runtime also computes in
             float16; ``None``: not supported. Input and output are float32 everywhere.
+        flushes: whether float16 numbers below the normal ones (6.1e-5) are stored as 0.
         int8: whether it supports int8 networks quantised here.
         int8_output: whether its runtime only runs the last layer in int8 if the logits are int8 too.
         int8_mixed: whether parts of an int8 network may stay in float.
@@ -96,6 +99,7 @@ class Format:
     any_size: bool = True
     precisions: tuple[str, ...] = ()
     float16: Literal["stored", "computed"] | None = None
+    flushes: bool = False
     int8: bool = False
     int8_output: bool = False
     int8_mixed: bool = True
@@ -273,8 +277,12 @@ class Format:
             folder: with the artifact's files.
             metadata: key -> text (``deploy.metadata``).
         """
+        self.embed_into(folder / self.file, metadata)
+
+    def embed_into(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write metadata into a main file of any name; does nothing if the format has no metadata."""
         if self.metadata:
-            self._module().embed(folder / self.file, metadata)
+            self._module().embed(path, metadata)
 
     def load_runtime(self) -> None:
         """Import the library that runs the artifacts, so that its memory is not attributed to a network.
@@ -321,6 +329,25 @@ class Format:
                 ) from None
 
         return run
+
+    def open_tensors(self, path: Path, threads: int | None = None) -> TensorRunner:
+        """Load a file with several inputs or outputs, a part of a detector, into its runtime.
+
+        Args:
+            path: the main file.
+            threads: as for :meth:`open`.
+
+        Raises:
+            InputError: the extra is missing, or the file cannot be loaded.
+        """
+        self.versions()
+        runner: TensorRunner = self._module().open_tensors(path, threads)
+        return runner
+
+    def read_metadata(self, path: Path) -> dict[str, str]:
+        """Return the metadata in a main file that ONNX's runtime reads; empty for other formats."""
+        found: dict[str, str] = self._module().read_metadata(path) if self.name == "onnx" else {}
+        return found
 
     def time_operators(
         self, path: Path, images: np.ndarray, threads: int | None, calls: int, precision: str = "float32"
@@ -414,6 +441,7 @@ FORMATS = {
             extra="ncnn",
             scratch=3.0,
             float16="stored",
+            flushes=True,  # pnnx of 20261020
         ),
         Format(
             "coreml",

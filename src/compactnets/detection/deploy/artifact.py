@@ -10,14 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from compactnets.deploy.formats.registry import FORMATS
 from compactnets.deploy.record import ExportedRecord
 from compactnets.detection.checkpoint import DetectorRecord
 from compactnets.detection.deploy.decoding import Decoding
 
-WHOLE, FIRST, SECOND = "model.onnx", "proposals.onnx", "subnet.onnx"
+WHOLE, FIRST, SECOND = "model", "proposals", "subnet"  # the parts: all, or the halves of raw Faster R-CNN
 INPUT = "images"
 
 Heads = Literal["boxes", "raw"]
+# format -> what its files can hold: pnnx leaves torchvision's nms, topk and indexing, for which ncnn has no layer
+FORMS: dict[str, tuple[Heads, ...]] = {"onnx": ("boxes", "raw"), "openvino": ("boxes", "raw"), "ncnn": ("raw",)}
 
 
 class TensorRecord(BaseModel):
@@ -102,24 +105,34 @@ class DetectorArtifact(ExportedRecord):
     """The ``artifact.json`` of a detector; ``files`` are in the order in which they run."""
 
     task: Literal["detection"] = "detection"
-    format: Literal["onnx"] = "onnx"
+    format: Literal["onnx", "openvino", "ncnn"] = "onnx"
     heads: Heads = Field(description="boxes: the choice of boxes is inside; raw: it is left to the caller")
     precision: Literal["float32", "float16"] = Field("float32", description="of the weights in the files")
     network: DetectorRecord = Field(description="detector, backbone, classes, source and licence of the weights")
     input: InputRecord
-    inputs: dict[str, list[TensorRecord]] = Field(description="of each file")
-    outputs: dict[str, list[TensorRecord]] = Field(description="of each file")
+    inputs: dict[str, list[TensorRecord]] = Field(description="of each main file")
+    outputs: dict[str, list[TensorRecord]] = Field(description="of each main file")
     decoding: Decoding = Field(description="the numbers of the choice of boxes")
     steps: list[str] = Field(description="what is left to the caller, in order")
-    opset: int
+    opset: int | None = Field(description="of ONNX, also where another format was made from it")
     cost: dict[str, Any] = Field(description="multiply-adds and parameters by part")
     verification: DetectorVerification | None = None
 
     def expected_files(self) -> tuple[str, ...]:
         """Return the names that ``files`` must have, in order."""
-        return tuple(file_names(self.network.detector, self.heads))
+        found = parts(self.network.detector, self.heads)
+        return tuple(name for part in found for name in part_files(self.format, part))
+
+    def file(self, part: str) -> str:
+        """Return the main file of a part."""
+        return part_files(self.format, part)[0]
 
 
-def file_names(detector: str, heads: Heads) -> list[str]:
-    """Return the files of an artifact, in the order in which they run."""
+def parts(detector: str, heads: Heads) -> list[str]:
+    """Return the parts of an artifact, in the order in which they run."""
     return [FIRST, SECOND] if detector == "faster_rcnn" and heads == "raw" else [WHOLE]
+
+
+def part_files(format_name: str, part: str) -> list[str]:
+    """Return the files of a part, the main one first: those of the format, with the part's name."""
+    return [name.replace("model", part, 1) for name in FORMATS[format_name].files]

@@ -1,7 +1,8 @@
-"""The ONNX files of a detector, with their inputs and outputs."""
+"""The files of a detector in each format, with their inputs and outputs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
+from compactnets.console import stage
 from compactnets.detection.deploy.artifact import FIRST, INPUT, SECOND, WHOLE, Heads, TensorRecord
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.stages import BoxHeads, RegionHeads, SSDHeads, Whole
@@ -20,23 +22,37 @@ PROBABILITIES = "probabilities: background, then the classes"
 
 Open = dict[int, str]  # dimension -> its name
 Tensors = tuple[tuple[str, Open, str], ...]  # name, dynamic dimensions, meaning
-Graphs = dict[str, tuple[list[TensorRecord], list[TensorRecord]]]  # file -> inputs and outputs
 
 
-def write_graphs(
-    deployed: FasterRCNN | SSD, decoding: Decoding, size: tuple[int, int] | None, heads: Heads, folder: Path
-) -> Graphs:
-    """Write the files of an artifact.
+@dataclass(frozen=True)
+class Part:
+    """One file to be: a module, what it takes and what it gives.
+
+    Attributes:
+        name: ``WHOLE``, ``FIRST`` or ``SECOND``.
+        module: one of :mod:`compactnets.detection.deploy.stages`.
+        example: its inputs.
+        inputs: their records.
+        outputs: those of its outputs.
+    """
+
+    name: str
+    module: Whole | SSDHeads | RegionHeads | BoxHeads
+    example: tuple[Tensor, ...]
+    inputs: list[TensorRecord]
+    outputs: list[TensorRecord]
+
+
+def take_apart(
+    deployed: FasterRCNN | SSD, decoding: Decoding, size: tuple[int, int] | None, heads: Heads
+) -> list[Part]:
+    """Return the parts of an artifact, in the order in which they run.
 
     Args:
         deployed: the result of ``deploy_detector``.
         decoding: its parameters.
         size: height and width; ``None`` makes both dynamic.
         heads: see :func:`compactnets.detection.deploy.export.export_detector`.
-        folder: where to write.
-
-    Returns:
-        inputs and outputs of each file, in the order in which they run.
     """
     image = torch.rand(1, 3, *(size or EXAMPLE))
     sides: Open = {} if size else {2: "height", 3: "width"}
@@ -47,10 +63,10 @@ def write_graphs(
             ("labels", {0: "detections"}, "index into network.class_names"),
             ("scores", {0: "detections"}, "from 0 to 1"),
         )
-        return {WHOLE: _save(Whole(deployed, decoding), (image,), folder / WHOLE, (images,), outputs)}
+        return [_part(WHOLE, Whole(deployed, decoding, size), (image,), (images,), outputs)]
     if decoding.proposals is None:
         outputs = (("scores", {}, PROBABILITIES), ("boxes", {}, f"{CORNERS}, decoded and clipped"))
-        return {WHOLE: _save(SSDHeads(deployed), (image,), folder / WHOLE, (images,), outputs)}
+        return [_part(WHOLE, SSDHeads(deployed), (image,), (images,), outputs)]
     anchors: Open = {0: "anchors"} if sides else {}
     maps: Open = {2: "rows", 3: "columns"} if sides else {}
     first = (
@@ -63,34 +79,68 @@ def write_graphs(
     inputs = (("regions", each, "what RoIAlign gives"), ("proposals", each, CORNERS))
     second = (("scores", each, PROBABILITIES), ("boxes", each, f"for every column of scores: {CORNERS}, not clipped"))
     proposals = torch.tensor([[0.0, 0, 32, 32]]).repeat(3, 1)
-    return {
-        FIRST: _save(RegionHeads(deployed, decoding.stride), (image,), folder / FIRST, (images,), first),
-        SECOND: _save(BoxHeads(deployed), (regions, proposals), folder / SECOND, inputs, second),
-    }
+    return [
+        _part(FIRST, RegionHeads(deployed, decoding.stride, size), (image,), (images,), first),
+        _part(SECOND, BoxHeads(deployed), (regions, proposals), inputs, second),
+    ]
 
 
-def _save(
-    module: nn.Module,
+def _part(
+    name: str,
+    module: Whole | SSDHeads | RegionHeads | BoxHeads,
     example: tuple[Tensor, ...],
-    path: Path,
     inputs: Tensors,
     outputs: Tensors,
-) -> tuple[list[TensorRecord], list[TensorRecord]]:
-    """Write one file."""
-    from compactnets.deploy.formats.onnx import save_program
-
+) -> Part:
     module.eval()
     with torch.inference_mode():
         results = module(*example)
-    shapes = tuple(dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for _, dims, _ in inputs)
-    program = torch.export.export(module, example, dynamic_shapes=shapes)
-    save_program(program, path, [name for name, *_ in inputs], [name for name, *_ in outputs], translations())
-    records = tuple(
-        [_record(tensor, *entry) for tensor, entry in zip(tensors, entries, strict=True)]
-        for tensors, entries in ((example, inputs), (results, outputs))
+    return Part(
+        name,
+        module,
+        example,
+        [_record(tensor, *entry) for tensor, entry in zip(example, inputs, strict=True)],
+        [_record(tensor, *entry) for tensor, entry in zip(results, outputs, strict=True)],
     )
-    _name_dimensions(path, [*records[0], *records[1]])
-    return records[0], records[1]
+
+
+def write_onnx(part: Part, path: Path) -> None:
+    """Write one part as ONNX."""
+    from compactnets.deploy.formats.onnx import save_program
+
+    stage("tracing")
+    shapes = tuple(
+        {dim: torch.export.Dim.DYNAMIC for dim, size in enumerate(one.shape) if isinstance(size, str)}
+        for one in part.inputs
+    )
+    program = torch.export.export(part.module, part.example, dynamic_shapes=shapes)
+    inputs, outputs = ([one.name for one in records] for records in (part.inputs, part.outputs))
+    save_program(program, path, inputs, outputs, translations())
+    _name_dimensions(path, [*part.inputs, *part.outputs])
+
+
+class _Batched(nn.Module):
+    """A stage with the axis of the images in front of every output."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        assert not isinstance(part.module, Whole)
+        self.stage: SSDHeads | RegionHeads | BoxHeads = part.module
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.stage.batched(*inputs)
+
+
+def write_ncnn(part: Part, path: Path, float16: bool) -> None:
+    """Write one part of a detector of a fixed size as ncnn, for one image or region at a time.
+
+    Raises:
+        InputError: an operator that ncnn does not have.
+    """
+    from compactnets.deploy.formats.ncnn import convert
+
+    with torch.inference_mode():
+        convert(_Batched(part).eval(), [one[:1] for one in part.example], path, float16=float16)
 
 
 def _record(tensor: Tensor, name: str, dims: Open, meaning: str) -> TensorRecord:

@@ -51,7 +51,7 @@ def pair(expected: Found, found: Found, candidates: Found, decoding: Decoding, s
         LimitError: a detection without a partner that rounding does not explain, or a NaN.
     """
     if not (found.scores.isfinite().all() and found.boxes.isfinite().all()):
-        raise LimitError("the onnx artifact gives values that are not finite: it was not kept")
+        raise LimitError("the artifact gives values that are not finite: it was not kept")
     scores, pixels, costs = _differences(expected, found, side)
     rows, columns = (torch.as_tensor(index) for index in linear_sum_assignment(costs.clamp(max=APART).numpy()))
     good = costs[rows, columns] <= tolerance
@@ -115,7 +115,7 @@ def _explain(
         if not (real and (at_limit or near.any() or equal.any() or follows)):
             whose = "PyTorch's" if side is expected else "the artifact's"
             raise LimitError(
-                f"the onnx artifact differs from PyTorch: {whose} detection of class {label} with score {score:.4f} "
+                f"the artifact differs from PyTorch: {whose} detection of class {label} with score {score:.4f} "
                 f"has no partner within the tolerance of {tolerance:.2g}: it was not kept"
             )
         explained.append((side, index))

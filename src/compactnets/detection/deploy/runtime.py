@@ -1,4 +1,4 @@
-"""An exported detector as a module that runs in ONNX Runtime, for evaluation and prediction."""
+"""An exported detector as a module that runs in its runtime, for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ class ArtifactDetector(nn.Module):
 
     def __init__(self, artifact: DetectorArtifact, folder: Path, threads: int | None = None) -> None:
         super().__init__()
-        from compactnets.deploy.formats.onnx import open_session
-
-        self.artifact = artifact
-        self.sessions = {}
-        for name in artifact.files:
+        self.artifact, self.folder = artifact, folder
+        self.runners = {}
+        for name in artifact.inputs:
             with one_line(f"{folder / name} cannot be opened"):
-                self.sessions[name] = open_session(folder / name, threads)
+                self.runners[name] = FORMATS[artifact.format].open_tensors(folder / name, threads)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         found = [self.find(image) for image in images]
@@ -56,7 +54,7 @@ class ArtifactDetector(nn.Module):
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (K, 4) in pixels of the input, labels (K,) from 0 and scores (K,) of an input (1, 3, h, w)."""
-        decoding, (name, *_) = self.artifact.decoding, self.sessions
+        decoding, (name, *_) = self.artifact.decoding, self.runners
         outputs = self.call(name, images)
         if self.artifact.heads == "boxes":
             boxes, labels, scores = outputs
@@ -73,38 +71,47 @@ class ArtifactDetector(nn.Module):
     def finish(self, features: Tensor, proposals: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the detections among proposals (R, 4), with the second file of raw Faster R-CNN."""
         decoding = self.artifact.decoding
-        found = self.call(SECOND, decoding.pool(features, proposals), proposals)
+        found = self.call(self.artifact.file(SECOND), decoding.pool(features, proposals), proposals)
         return decoding.pick_boxes(found[0], found[1], height, width)
 
     def call(self, name: str, *inputs: Tensor) -> list[Tensor]:
-        """Run one file."""
-        names = [one.name for one in self.artifact.inputs[name]]
+        """Run one main file."""
         arrays = [np.ascontiguousarray(one.numpy(), dtype=np.float32) for one in inputs]
+        records = self.artifact.outputs[name]
+        if not len(arrays[0]):  # no region
+            return [torch.zeros(0, *(side for side in one.shape[1:] if isinstance(side, int))) for one in records]
         with one_line(f"{name} cannot run on {' and '.join(str(list(each.shape)) for each in arrays)}"):
-            found = self.sessions[name].run(None, dict(zip(names, arrays, strict=True)))
+            found = self.runners[name](arrays)
         if not all(np.isfinite(values).all() for values in found):
             raise NotFiniteError(f"{name} gives outputs that are not finite")
-        return [torch.from_numpy(values) for values in found]
+        # ncnn's has an axis of images where the record has none
+        return [
+            torch.from_numpy(values[0] if values.ndim > len(one.shape) else values)
+            for values, one in zip(found, records, strict=True)
+        ]
 
     def check_classes(self) -> None:
-        """Check that the record names as many classes as the files' metadata, if any.
+        """Check that the record names as many classes as the last file's metadata, if any, and as its raw outputs.
 
         Raises:
             InputError: both numbers.
         """
-        *_, session = self.sessions.values()
-        noted = session.get_modelmeta().custom_metadata_map.get(f"{PREFIX}class_names")
-        if noted is not None:  # files of earlier versions have none
+        *_, name = self.runners
+        noted = FORMATS[self.artifact.format].read_metadata(self.folder / name).get(f"{PREFIX}class_names")
+        if noted is not None:  # files of earlier versions, and of other formats, have none
             check_classes(self.artifact.network, len(json.loads(noted)) + 1)
-        columns = {one.name: one.shape[-1] for one in session.get_outputs()}["scores"]
-        if self.artifact.heads == "raw" and isinstance(columns, int):
-            check_classes(self.artifact.network, columns)
+        if self.artifact.heads == "raw":
+            given = [
+                torch.zeros([1 if isinstance(side, str) else side for side in one.shape])
+                for one in self.artifact.inputs[name]
+            ]
+            check_classes(self.artifact.network, int(self.call(name, *given)[0].shape[-1]))
 
 
 def load_detector_artifact(
     path: str | Path, threads: int | None = None, *, class_agnostic_nms: bool = False
 ) -> ArtifactDetector:
-    """Load an exported detector into ONNX Runtime, by its folder or one of its files.
+    """Load an exported detector into its runtime, by its folder or one of its files.
 
     Args:
         path: folder or file.
@@ -116,7 +123,7 @@ def load_detector_artifact(
             inside the files.
     """
     record, folder = read_artifact(path, DetectorArtifact)
-    FORMATS["onnx"].versions()
+    FORMATS[record.format].versions()
     detector = ArtifactDetector(record, folder, threads).eval()
     detector.check_classes()
     if class_agnostic_nms and not record.decoding.class_agnostic:

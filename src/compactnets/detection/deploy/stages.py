@@ -3,6 +3,9 @@
 torchvision's own ``forward`` takes lists of images of any size and branches on values, which torch's exporter cannot
 trace (https://github.com/pytorch/vision/issues/9306). These stages take one resized image and reuse the detector's own
 modules; all of them also run in PyTorch.
+
+``batched`` of a stage gives the same with the axis of the images in front of every output: what ncnn, which has no such
+axis, can express. For that, boxes are decoded without slices in steps.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
@@ -63,6 +67,34 @@ class _Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
+class _Anchors(nn.Module):
+    """Boxes that are known beforehand, (A, 4), as centres and sides (1, A, 2)."""
+
+    centres: Tensor
+    sides: Tensor
+
+    def __init__(self, boxes: Tensor) -> None:
+        super().__init__()
+        sides = boxes[None, :, 2:] - boxes[None, :, :2]
+        self.register_buffer("sides", sides.clone(), persistent=False)
+        self.register_buffer("centres", boxes[None, :, :2] + sides / 2, persistent=False)
+
+
+def decode(deltas: Tensor, centres: Tensor, sides: Tensor, coder: BoxCoder) -> Tensor:
+    """Return the corners (..., 4) of boxes, as torchvision's ``BoxCoder.decode_single`` does.
+
+    Args:
+        deltas: (..., 4): of the centre and of the logarithm of the sides.
+        centres: (..., 2): of the boxes that the deltas refer to.
+        sides: (..., 2): theirs.
+        coder: its weights and limit.
+    """
+    at, scale = (deltas.new_tensor(each) for each in (coder.weights[:2], coder.weights[2:]))
+    middle = deltas[..., :2] * (sides / at) + centres
+    half = torch.exp(torch.clamp(deltas[..., 2:] / scale, max=coder.bbox_xform_clip)) * (sides / 2)
+    return torch.cat([middle - half, middle + half], -1)
+
+
 class SSDHeads(nn.Module):
     """SSD without box decoding: images (1, 3, S, S) from 0 to 1 -> scores (A, C + 1) and boxes (A, 4).
 
@@ -77,35 +109,64 @@ class SSDHeads(nn.Module):
         with torch.inference_mode():
             maps = list(detector.eval().backbone(blank).values())
             (anchors,) = detector.anchor_generator(ImageList(blank, [(self.size, self.size)]), maps)
-        self.register_buffer("anchors", anchors.clone(), persistent=False)
+        self.anchors = _Anchors(anchors)
+
+    def batched(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.head(list(self.backbone(self.normalize(images)).values()))
+        boxes = decode(found["bbox_regression"], self.anchors.centres, self.anchors.sides, self.coder)
+        return found["cls_logits"].softmax(-1), boxes.clamp(0, self.size)  # the image is square
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.head(list(self.backbone(self.normalize(images)).values()))
-        boxes = self.coder.decode_single(found["bbox_regression"][0], self.anchors)
-        return found["cls_logits"][0].softmax(-1), clip(boxes, self.size, self.size)
+        scores, boxes = self.batched(images)
+        return scores[0], boxes[0]
 
 
 class RegionHeads(nn.Module):
     """The first half of Faster R-CNN: images (1, 3, H, W) -> features, objectness (A,) and boxes (A, 4).
 
     The features are (1, C, h, w); objectness is from 0 to 1; the boxes are in pixels and clipped to the image.
+
+    Args:
+        detector: the detector.
+        stride: of its features.
+        size: height and width of the images, if they are all alike.
     """
 
-    def __init__(self, detector: FasterRCNN, stride: int) -> None:
+    limit: Tensor
+
+    def __init__(self, detector: FasterRCNN, stride: int, size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.normalize, self.backbone, self.head = _Normalize(detector), detector.backbone, detector.rpn.head
         self.coder, self.generator = detector.rpn.box_coder, detector.rpn.anchor_generator
         self.stride, self.multiple = stride, detector.transform.size_divisible
+        self.size, self.anchors = size, None
+        if size is not None:
+            with torch.inference_mode():
+                features = self.backbone(self._pad(torch.zeros(1, 3, *size)))
+            self.anchors = self._anchors(features)
+            self.register_buffer("limit", torch.tensor([*size[::-1], *size[::-1]]).float(), persistent=False)
+
+    def _pad(self, images: Tensor) -> Tensor:
+        height, width = self.size or images.shape[-2:]  # a known size is plain numbers, also while tracing
+        return F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
+
+    def _anchors(self, features: Tensor) -> _Anchors:
+        rows, columns = features.shape[-2:]
+        (boxes,) = self.generator.grid_anchors([(rows, columns)], [(self.stride, self.stride)])
+        return _Anchors(boxes)
+
+    def batched(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.backbone(self._pad(self.normalize(images)))
+        (objectness,), (deltas,) = self.head([features])  # (1, A, h, w) and (1, 4 A, h, w), A of a cell
+        anchors = self._anchors(features) if self.anchors is None else self.anchors
+        deltas = deltas.permute(0, 2, 3, 1).reshape(1, -1, 4)
+        boxes = decode(deltas, anchors.centres, anchors.sides, self.coder)
+        boxes = clip(boxes, *images.shape[-2:]) if self.anchors is None else boxes.clamp(min=0).minimum(self.limit)
+        return features, objectness.permute(0, 2, 3, 1).reshape(1, -1).sigmoid(), boxes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        height, width = images.shape[-2:]
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        features = self.backbone(F.pad(self.normalize(images), padding))
-        (objectness,), (deltas,) = self.head([features])  # (1, A, h, w) and (1, 4 A, h, w), A of a cell
-        rows, columns = features.shape[-2:]
-        (anchors,) = self.generator.grid_anchors([(rows, columns)], [(self.stride, self.stride)])
-        boxes = self.coder.decode_single(deltas.permute(0, 2, 3, 1).reshape(-1, 4), anchors)
-        return features, objectness.permute(0, 2, 3, 1).flatten().sigmoid(), clip(boxes, height, width)
+        features, objectness, boxes = self.batched(images)
+        return features, objectness[0], boxes[0]
 
 
 class BoxHeads(nn.Module):
@@ -119,22 +180,26 @@ class BoxHeads(nn.Module):
         heads = detector.roi_heads
         self.subnet, self.predictor, self.coder = heads.box_head, heads.box_predictor, heads.box_coder
 
-    def forward(self, regions: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def batched(self, regions: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor]:
         logits, deltas = self.predictor(self.subnet(regions))
-        boxes = self.coder.decode_single(deltas, proposals)
-        return logits.softmax(-1), boxes.unflatten(-1, (-1, 4))
+        boxes = proposals.unsqueeze(1)  # for every class
+        sides = boxes[..., 2:] - boxes[..., :2]
+        found = decode(deltas.unflatten(-1, (-1, 4)), boxes[..., :2] + sides / 2, sides, self.coder)
+        return logits.softmax(-1), found
+
+    forward = batched
 
 
 class Whole(nn.Module):
     """All stages: images (1, 3, H, W) from 0 to 1 -> boxes (K, 4) in pixels, labels (K,) from 0 and scores (K,)."""
 
-    def __init__(self, detector: FasterRCNN | SSD, decoding: Decoding) -> None:
+    def __init__(self, detector: FasterRCNN | SSD, decoding: Decoding, size: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.decoding = decoding
         if decoding.proposals is None:
             self.heads: nn.Module = SSDHeads(detector)
         else:
-            self.regions, self.heads = RegionHeads(detector, decoding.stride), BoxHeads(detector)
+            self.regions, self.heads = RegionHeads(detector, decoding.stride, size), BoxHeads(detector)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.decoding.proposals is None:

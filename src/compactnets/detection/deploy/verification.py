@@ -1,4 +1,4 @@
-"""Compare an exported detector, in ONNX Runtime, with the original.
+"""Compare an exported detector, in its runtime, with the original.
 
 Suppression is a chain of decisions. Rounding may flip one if two scores are equal or an overlap is at the threshold. So
 detections are matched as sets, and an unmatched one is only accepted if such a decision explains it
@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
+from compactnets.deploy.formats.openvino import convert
 from compactnets.deploy.subject import TINY, load_pictures
 from compactnets.detection.deploy.artifact import (
     FIRST,
@@ -28,6 +29,8 @@ from compactnets.detection.deploy.artifact import (
     DetectorArtifact,
     DetectorCheck,
     DetectorVerification,
+    TensorRecord,
+    part_files,
 )
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.pairing import Found, pair, unlike_proposals
@@ -51,6 +54,7 @@ def verify_detector(
     detector: FasterRCNN | SSD,
     artifact: DetectorArtifact,
     folder: Path,
+    made_from: Path,
     tolerance: float = TOLERANCE,
     *,
     rounded: FasterRCNN | SSD | None = None,
@@ -62,6 +66,7 @@ def verify_detector(
         detector: the reference, on the CPU, in evaluation mode.
         artifact: its record so far.
         folder: with its files.
+        made_from: with the ONNX files that they were made from; for ONNX, the same.
         tolerance: the largest difference of a score, and of a box as a share of the input's longer side.
         rounded: the detector with its weights rounded to float16, if the artifact is float16. Its raw outputs are
             compared with the detector's, and the artifact with it: box decoding may flip decisions with rounded
@@ -88,7 +93,7 @@ def verify_detector(
     checks = []
     with scratch_folder() as scratch:
         for score, chosen in ((threshold, images), (single, images[place : place + 1]), (NOTHING, images[:1])):
-            find = _finder(artifact, folder, scratch, score)
+            find = _finder(artifact, folder, made_from, scratch, score)
             checks.append(_check(artifact, reference, find, chosen, score, tolerance))
             if score == threshold:  # the file itself, next to the copy that outputs its proposals
                 copied = find(images[0])
@@ -122,7 +127,8 @@ def _check(
             unlike = unlike_proposals(expected.proposals, found.proposals, tolerance * side)
             if unlike > max(1, UNLIKE_PROPOSALS * count):
                 raise LimitError(
-                    f"the onnx artifact has {unlike} of {count} proposals that PyTorch lacks: it was not kept"
+                    f"the {artifact.format} artifact has {unlike} of {count} proposals that PyTorch lacks: it was "
+                    f"not kept"
                 )
             alike.append(1 - unlike / count)
         candidates = reference.find(image, found.proposals, score, suppressed=False)
@@ -181,19 +187,25 @@ def _threshold_for_one(scores: Tensor, otherwise: float) -> tuple[int, float]:
     return first + 1, float(scores[first] + scores[first + 1]) / 2
 
 
-def _finder(artifact: DetectorArtifact, folder: Path, scratch: Path, score: float) -> Find:
+def _finder(artifact: DetectorArtifact, folder: Path, made_from: Path, scratch: Path, score: float) -> Find:
     """Return a function that runs the artifact with another threshold and also returns its proposals."""
     if artifact.heads == "boxes":
-        _change(folder / WHOLE, scratch / WHOLE, score, artifact.decoding.proposals is not None)
-        changed = ArtifactDetector(artifact, scratch)
-        return lambda images: Found(*changed.call(WHOLE, images))
+        source, whole = part_files("onnx", WHOLE)[0], artifact.file(WHOLE)
+        _change(made_from / source, scratch / source, score, artifact.decoding.proposals is not None)
+        records = list(artifact.outputs[whole])
+        if artifact.decoding.proposals is not None:
+            records.append(TensorRecord(name=PROPOSALS, shape=[PROPOSALS, 4], meaning="of the first half"))
+        if artifact.format == "openvino":
+            convert(scratch / source, scratch / whole)
+        changed = ArtifactDetector(artifact.model_copy(update={"outputs": {whole: records}}), scratch)
+        return lambda images: Found(*changed.call(whole, images))
     decoding = artifact.decoding.model_copy(update={"score": score})
     runner = ArtifactDetector(artifact.model_copy(update={"decoding": decoding}), folder)
 
     def find(images: Tensor) -> Found:
         if decoding.proposals is None:
             return Found(*runner.run(images))
-        features, objectness, boxes = runner.call(FIRST, images)
+        features, objectness, boxes = runner.call(artifact.file(FIRST), images)
         with torch.inference_mode():
             proposals = decoding.propose(objectness, boxes)
             return Found(*runner.finish(features, proposals, images.shape[2], images.shape[3]), proposals)
@@ -265,13 +277,13 @@ def _compare_heads(
     differences = []
     for image in images:
         expected, *between = _raw_outputs(detector, runner.artifact.decoding, image)
-        found = runner.call(FIRST if between else WHOLE, image)
-        found += runner.call(SECOND, *between) if between else []
+        found = runner.call(runner.artifact.file(FIRST if between else WHOLE), image)
+        found += runner.call(runner.artifact.file(SECOND), *between) if between else []
         differences.append(_largest_difference(expected, found))
     worst = float(np.max(differences))
     if not worst <= tolerance:  # also if it is NaN
         raise LimitError(
-            f"the raw outputs of the onnx artifact differ from PyTorch by {worst:.2g} of their largest value, past the "
-            f"tolerance of {tolerance:.2g}: it was not kept"
+            f"the raw outputs of the {runner.artifact.format} artifact differ from PyTorch by {worst:.2g} of their "
+            f"largest value, past the tolerance of {tolerance:.2g}: it was not kept"
         )
     return worst
