@@ -11,6 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,7 +55,9 @@ def _small_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Format, "write", stand_in)
     monkeypatch.setattr("compactnets.quantization.calibrated", lambda model, *_, **__: model)
     detector = "compactnets.detection.deploy.export"
-    monkeypatch.setattr(f"{detector}.write_graphs", lambda *given: write(given[-1]))
+    part = SimpleNamespace(name="model", inputs=[], outputs=[])
+    monkeypatch.setattr(f"{detector}.take_apart", lambda *_: [part])
+    monkeypatch.setattr(f"{detector}.write_part", lambda _, __, path, *more: write(path.parent))
     monkeypatch.setattr(f"{detector}.find_objects", lambda *_: None)
     page = "compactnets.report.page"
     monkeypatch.setattr(f"{page}.measure_rows", lambda _: [])

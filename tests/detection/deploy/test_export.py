@@ -15,12 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
 from compactnets.deploy.record import NAME, read_artifact
 from compactnets.deploy.rewrite import round_to_float16
-from compactnets.detection.checkpoint import Detector, DetectorRecord, load_detector
+from compactnets.detection.checkpoint import load_detector
 from compactnets.detection.deploy.artifact import DetectorArtifact
 from compactnets.detection.deploy.decoding import Decoding
 from compactnets.detection.deploy.export import export_detector
@@ -36,14 +35,14 @@ from compactnets.detection.prediction import predict_objects
 from compactnets.errors import InputError, LimitError
 from compactnets.training.checkpoint import save_checkpoint
 
-from ..lively import SMALLEST, lively_detector, photograph
+from ..lively import SMALLEST, photograph
+from .helpers import SIZE, assert_same, detector_of, picture
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 WHOLE, FIRST, SECOND = "model.onnx", "proposals.onnx", "subnet.onnx"
-SIZE = (64, 96)  # of Faster R-CNN: what its settings make of an image of 2 to 3
 FORMS = [  # the command line's test has ssd, boxes
     ("ssd", "raw"),
     ("faster_rcnn", "raw"),
@@ -51,11 +50,6 @@ FORMS = [  # the command line's test has ssd, boxes
 ]
 
 Export = Callable[[str, str], Path]
-
-
-@cache
-def detector_of(kind: str, model: str = SMALLEST) -> tuple[Detector, DetectorRecord]:
-    return lively_detector(kind, model)
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +64,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
         return folder
 
     return make
-
-
-def picture(height: int, width: int) -> Tensor:
-    return F.interpolate(photograph()[None], (height, width), mode="bilinear")[0]
-
-
-def assert_same(found: Detections, expected: Detections, tolerance: float = 1e-3) -> None:
-    assert len(expected) > 3
-    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
-    assert found.labels.tolist() == expected.labels.tolist()
-    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("model", ["shufflenet_g3_x0_25", SMALLEST])

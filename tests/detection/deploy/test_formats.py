@@ -29,7 +29,7 @@ from compactnets.errors import InputError, LimitError
 from compactnets.models.backbone import create_backbone
 
 from ...deploy.conftest import needs
-from .test_export import SIZE, assert_same, detector_of, picture
+from .helpers import SIZE, assert_same, detector_of, picture
 
 Export = Callable[[str, str, str], Path]
 
