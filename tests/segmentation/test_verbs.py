@@ -18,6 +18,7 @@ from compactnets.errors import InputError
 from compactnets.segmentation.data import read_mask
 
 from ..cli.helpers import Outcome
+from ..deploy.conftest import needs
 from .scenes import NAMES, scene, write_folders
 
 Run = Callable[..., Outcome]
@@ -105,10 +106,11 @@ def test_predict_takes_other_sizes_and_never_overwrites_an_input(trained: Path) 
 
 
 @pytest.mark.slow
-def test_export_to_onnx_is_verified_and_runs(run: Run, trained: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    best, output = trained / "run" / "best.safetensors", trained / "onnx"
-    done = run("export", best, "--format", "onnx", "--output", output, "--images", trained / "data" / "images")
+@pytest.mark.parametrize("form", ["onnx", "openvino", "ncnn"])
+def test_an_export_is_verified_and_runs(run: Run, trained: Path, form: str) -> None:
+    needs(form)
+    best, output = trained / "run" / "best.safetensors", trained / form
+    done = run("export", best, "--format", form, "--output", output, "--images", trained / "data" / "images")
     assert done.code == 0, done.err
     artifact = json.loads((output / "artifact.json").read_text())
     assert (artifact["task"], artifact["stride"], artifact["input"]) == ("segmentation", 8, [None, 3, None, None])
@@ -118,7 +120,10 @@ def test_export_to_onnx_is_verified_and_runs(run: Run, trained: Path) -> None:
         assert check["agreement"] > 0.999
     pair = [api.evaluate(each, trained / "data").figures.miou for each in (best, output)]
     assert pair[0] == pytest.approx(pair[1], abs=0.1)
-    again = run("export", best, "--format", "onnx", "--output", trained / "strict", "--tolerance", "0")
+    image = next((trained / "data" / "images").rglob("*.png"))
+    shares = [run("predict", "--checkpoint", each, image, "--json").json[0]["shares"] for each in (best, output)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.01)
+    again = run("export", best, "--format", form, "--output", trained / "strict", "--tolerance", "0")
     assert again.code == 3
     assert not (trained / "strict").exists()
 
