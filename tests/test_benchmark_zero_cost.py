@@ -37,7 +37,7 @@ def test_the_gradient_norm_of_a_linear_classifier(zero_cost: ModuleType) -> None
 
 def test_synflow_of_linear_layers(zero_cost: ModuleType) -> None:
     """Each layer's sum of |weight x gradient| is the summed output of |W2| |W1| 1, normalisation at its start aside."""
-    model = nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3, eps=0, affine=False), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3, eps=1e-12, affine=False), nn.Flatten())
     model.append(nn.Linear(3, 5, bias=False))
     first, last = (model[0].weight[:, :, 0, 0].abs(), model[3].weight.abs())
     output = float((last @ first @ torch.ones(2)).sum().detach())

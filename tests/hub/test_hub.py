@@ -27,6 +27,8 @@ from compactnets.training.checkpoint import read_tensors, save_checkpoint
 from ..cli.helpers import Outcome
 from .stand_in import TOKEN, Hub, Repository
 
+LOCAL_SAFETENSORS = (1, 0, 26)  # the first timm whose local-dir: reads them; it unpickled every file before
+
 Run = Callable[..., Outcome]
 NAME, SHIPPED = "someone/network", "menet_108_8x1_g3.cifar10"
 
@@ -60,7 +62,8 @@ def test_there_and_back(hub: Hub, run: Run, tmp_path: Path) -> None:
     assert torch.equal(logits(network, 32), expected)
     assert network.pretrained_cfg["mean"] == [0.4914, 0.4822, 0.4465]
     assert network.pretrained_cfg["label_names"][3] == "cat"
-    assert torch.equal(logits(timm.create_model(f"local-dir:{tmp_path / 'here'}", pretrained=True), 32), expected)
+    if tuple(map(int, timm.__version__.split(".")[:3])) >= LOCAL_SAFETENSORS:
+        assert torch.equal(logits(timm.create_model(f"local-dir:{tmp_path / 'here'}", pretrained=True), 32), expected)
     other = timm.create_model(f"hf-hub:{NAME}", pretrained=True, num_classes=3)
     assert logits(other, 32).shape == (2, 3)
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
