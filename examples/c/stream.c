@@ -9,7 +9,7 @@
  * last, nothing between them.
  *
  * A line for each change: the number of the frame, the class that leads (a number, in the order of the artifact's
- * labels), and its share. Probabilities are averaged over about eight frames, so that one frame alone changes nothing. */
+ * labels), and its share. Probabilities are averaged over about eight frames, so that one frame alone seldom changes it. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>

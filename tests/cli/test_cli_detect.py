@@ -97,7 +97,7 @@ def test_what_a_detector_cannot_do_is_one_line(trained: Path, run: Run) -> None:
             ("eval", "--checkpoint", trained, "--data", x, "--batch-size", 2),
             "--batch-size is not an option of evaluate for detection",
         ),
-        (("export", trained, "--format", "torch", "--output", x), "exported to onnx only"),
+        (("export", trained, "--format", "torch", "--output", x), "exported to onnx, openvino, ncnn"),
         (
             ("quantize", trained, "--format", "onnx", "--calibration", "a", "--eval", "a", "--output", x),
             "for detection",
