@@ -284,7 +284,7 @@ def prepare(folder: Path, blocks: list[Block], made: list[str]) -> None:
         photograph(folder / "new/one.jpg", 8)
         photograph(folder / "new/deeper/two.jpg", 9)
     if "my_network.pth" in text:
-        torch.save({"state_dict": compactnets.create_model(CLASSIFIER).state_dict()}, folder / "my_network.pth")
+        torch.save({"state_dict": compactnets.create_model(MENET).state_dict()}, folder / "my_network.pth")
     for name in IMAGE_FOLDERS:
         if re.search(rf"(?<![\w/]){name}/", text) and name not in made:
             image_folder(folder / name)
