@@ -89,9 +89,9 @@ def check_bounds(python: Path) -> None:
     """End with an error unless every dependency is installed in the version that its lower bound names."""
     installed = versions(python)
     wrong = [
-        f"{name}>={bound} was resolved to {installed.get(plain(name))}"
+        f"{name}>={bound} was resolved to {installed.get(normalized(name))}"
         for name, bound in lower_bounds().items()
-        if not re.fullmatch(re.escape(bound) + r"(\.0)*(\.post\d+)?", installed.get(plain(name), "none"))
+        if not re.fullmatch(re.escape(bound) + r"(\.0)*(\.post\d+)?", installed.get(normalized(name), "none"))
     ]
     if wrong:
         raise SystemExit("these lower bounds cannot be installed: raise them\n  " + "\n  ".join(wrong))
@@ -100,10 +100,10 @@ def check_bounds(python: Path) -> None:
 def versions(python: Path) -> dict[str, str]:
     """Return name and version of all that is installed but the package itself."""
     lines = output(python, "-m", "pip", "list", "--format=freeze", "--exclude=compactnets").split()
-    return {plain(name): version for name, _, version in (line.partition("==") for line in lines)}
+    return {normalized(name): version for name, _, version in (line.partition("==") for line in lines)}
 
 
-def plain(name: str) -> str:
+def normalized(name: str) -> str:
     """Return a distribution's name as PEP 503 normalises it: pip writes some with ``_``, others with ``-``."""
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -109,7 +109,7 @@ class ClassifierQuantization(Quantization):
         self.what = compared[0] if compared else self.what
 
     def take(self, calibration: str, evaluation: str, count: int) -> None:
-        self.images, self.rest = apart(
+        self.images, self.rest = disjoint_sources(
             self.record, calibration, evaluation, count, open_one=open_source, open_both=open_parts, part=PartOfSource
         )
         self.class_map = match_classes(self.record, self.rest)
@@ -158,7 +158,7 @@ class ClassifierQuantization(Quantization):
         return Start(reference, without_quantizers(model), counted, settings)
 
 
-def apart(
+def disjoint_sources(
     record: CheckpointRecord,
     calibration: str,
     evaluation: str,

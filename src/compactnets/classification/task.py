@@ -133,8 +133,8 @@ class Classification(Task[ClassificationRecipe]):
             raise InputError(
                 f"--split must be train, val, both or a share such as 0.8 for images with labels, found {split!r}"
             )
-        opened = functools.partial(open_quietly, download=data.download)
-        return check_source(name, split, workers=data.workers, opened=opened)  # type: ignore[arg-type]
+        opener = functools.partial(open_quietly, download=data.download)
+        return check_source(name, split, workers=data.workers, opener=opener)  # type: ignore[arg-type]
 
     def setup(
         self,

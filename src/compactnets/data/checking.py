@@ -25,7 +25,7 @@ def check_source(
     split: Literal["train", "val", "both"] = "both",
     *,
     workers: int | None = None,
-    opened: Callable[[str, Split], ImageSource] = open_quietly,
+    opener: Callable[[str, Split], ImageSource] = open_quietly,
 ) -> SourceReport:
     """Decode every image of a source and find duplicates.
 
@@ -34,7 +34,7 @@ def check_source(
     Args:
         split: ``"both"`` checks all existing splits, also for images in more than one.
         workers: processes that decode; ``None``: one per core, or none for fewer than 1,000 images.
-        opened: opens a split, as :func:`compactnets.data.open_source`.
+        opener: opens a split, as :func:`compactnets.data.open_source`.
 
     Raises:
         InputError: the source cannot be opened, or has no such split.
@@ -44,7 +44,7 @@ def check_source(
     wanted: tuple[Split, ...] = ("train", "val") if split == "both" else (split,)
     for name in wanted:
         try:
-            sources.append(opened(spec, name))
+            sources.append(opener(spec, name))
         except MissingSplitError as error:
             absent.append(error)
     if not sources:

@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from compactnets.classification.evaluation import match_classes
-from compactnets.classification.quantization import apart
+from compactnets.classification.quantization import disjoint_sources
 from compactnets.data import Preprocess
 from compactnets.deploy.artifact import Runs
 from compactnets.deploy.formats.registry import Format
 from compactnets.deploy.int8.comparison import Comparison
 from compactnets.deploy.int8.steps import read_pixels
 from compactnets.errors import InputError
-from compactnets.multilabel.data import LabelsSource, open_divided, open_labels
+from compactnets.multilabel.data import open_divided, open_labels
 from compactnets.multilabel.export import MultilabelSubject
 from compactnets.multilabel.metrics import LabelsScore, measure_on
 from compactnets.quantization import Quantization
@@ -49,7 +49,7 @@ class LabelsQuantization(Quantization):
     subject: MultilabelSubject
 
     def take(self, calibration: str, evaluation: str, count: int) -> None:
-        self.images, self.rest = apart(
+        self.images, self.rest = disjoint_sources(
             self.subject.record,
             calibration,
             evaluation,
@@ -66,7 +66,7 @@ class LabelsQuantization(Quantization):
         return read_pixels(self.images, Preprocess.from_dict(self.subject.record.preprocess))
 
     def compare(self, fmt: Format, plain: Path, int8: Path) -> LabelsComparison:
-        before, after = (self._measure(fmt, folder, self.rest) for folder in (plain, int8))
+        before, after = (self._measure(fmt, folder) for folder in (plain, int8))
         pairs = zip(before.classes, after.classes, strict=True)
         return LabelsComparison(
             before.images,
@@ -78,7 +78,7 @@ class LabelsQuantization(Quantization):
             ],
         )
 
-    def _measure(self, fmt: Format, folder: Path, source: LabelsSource) -> LabelsScore:
+    def _measure(self, fmt: Format, folder: Path) -> LabelsScore:
         """Measure an artifact in its runtime."""
         network = Runs(fmt.open(folder / fmt.file), None if fmt.any_batch else 1)
-        return measure_on(network, self.subject.record, source, batch_size=32)
+        return measure_on(network, self.subject.record, self.rest, batch_size=32)

@@ -184,7 +184,7 @@ class Multilabel(Task[MultilabelRecipe]):
             raise InputError(
                 f"--split must be train, val, both or a share such as 0.8 for {self.images}, found {split!r}"
             )
-        return check_source(name, split, workers=data.workers, opened=open_labels)  # type: ignore[arg-type]
+        return check_source(name, split, workers=data.workers, opener=open_labels)  # type: ignore[arg-type]
 
     def subject(self, model: Model, verb: str) -> MultilabelSubject:
         return MultilabelSubject(model.network, model.record)
