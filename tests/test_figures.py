@@ -538,7 +538,8 @@ def little_hardware() -> list[str]:
         f"{last['epochs'][-1]['seconds'] / 3600:.1f} hours of one core",
         f"From the same weights, of {scores[1]:.2f} %, a run at the full rate of {third['recipe']['lr']:g} ended at "
         f"{third['epochs'][-1]['top1_percent']:.2f} %, and one from {last['recipe']['lr']:g} at {scores[2]:.2f} %",
-        f"training loss was {third['epochs'][1]['train_loss']:.2f}, against {last['epochs'][1]['train_loss']:.2f} at",
+        f"training loss was {third['epochs'][1]['train_loss']:.2f} at the full rate, at 24 pixels, and "
+        f"{last['epochs'][1]['train_loss']:.2f} at the lower one, at 32",
         f"{late:.0f} % after two thirds of it, {scores[1]:.0f} % at its end",
         f"trained {by_size[0]:.0f} images a second at 16 pixels and {by_size[1]:.0f} at 32",
     ]
